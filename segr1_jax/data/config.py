@@ -1,0 +1,34 @@
+"""Where training and evaluation samples come from."""
+
+from dataclasses import dataclass
+
+from segr1_jax.knobs import knob, require_choice, require_range
+
+KINDS = ("folder", "jsonl", "synthetic")
+LEVELS = ("bright", "salient", "camouflaged")
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """One source of (image, mask, optional sentence)."""
+
+    kind: str = knob(
+        "synthetic", "folder (images/ and masks/ paired by file stem), jsonl (manifest of image, mask, instruction) or synthetic"
+    )
+    images: str = knob("", "folder: directory of images")
+    masks: str = knob("", "folder: directory of masks, same file stems, any image suffix")
+    ids: str = knob("", "folder: text file with one file stem per line; empty = every image")
+    manifest: str = knob("", "jsonl: manifest file; paths inside are relative to it")
+    level: str = knob("bright", "synthetic: difficulty, one of bright, salient, camouflaged")
+    size: int = knob(168, "synthetic: image side in pixels")
+    count: int = knob(4096, "synthetic: number of images")
+    max_objects: int = knob(1, "synthetic: 1 to 3 objects per image")
+    sentences: bool = knob(False, "synthetic: give each sample a sentence that picks one object")
+    seed: int = knob(0, "synthetic: seed of the set; sets of different seeds are disjoint")
+
+    def __post_init__(self):
+        require_choice("data.kind", self.kind, KINDS)
+        require_choice("data.level", self.level, LEVELS)
+        require_range("data.max_objects", self.max_objects, 1, 3)
+        require_range("data.count", self.count, 1)
+        require_range("data.size", self.size, 28)

@@ -1,0 +1,14 @@
+"""The one error class for bad input: it names the place, what was expected, what came, and the remedy."""
+
+
+class UserError(ValueError):
+    """Input the user can mend. The command line prints it as one message without a traceback.
+
+    Example:
+        >>> str(UserError("data/cat.png", expected="a mask of 640x480", got="512x512", remedy="resize the mask or fix the pair"))
+        'data/cat.png: expected a mask of 640x480, got 512x512. Remedy: resize the mask or fix the pair.'
+    """
+
+    def __init__(self, where: str, *, expected: str, got: str, remedy: str):
+        super().__init__(f"{where}: expected {expected}, got {got}. Remedy: {remedy.rstrip('.')}.")
+        self.where, self.expected, self.got, self.remedy = where, expected, got, remedy

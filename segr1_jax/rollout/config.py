@@ -1,0 +1,19 @@
+"""How completions are sampled."""
+
+from dataclasses import dataclass
+
+from segr1_jax.knobs import knob, require_range
+
+
+@dataclass(frozen=True)
+class RolloutConfig:
+    """Sampling for training; evaluation is greedy."""
+
+    group: int = knob(8, "completions per prompt (G)")
+    max_tokens: int = knob(400, "longest completion in tokens")
+    temperature: float = knob(1.0, "sampling temperature; training uses the same tempered distribution")
+
+    def __post_init__(self):
+        require_range("rollout.group", self.group, 2)
+        require_range("rollout.max_tokens", self.max_tokens, 1)
+        require_range("rollout.temperature", self.temperature, 1e-3)

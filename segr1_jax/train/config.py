@@ -1,0 +1,93 @@
+"""The whole configuration of a run, composed of the stages' own."""
+
+from dataclasses import dataclass, field
+
+from segr1_jax.data.config import DataConfig
+from segr1_jax.grpo.config import ObjectiveConfig
+from segr1_jax.knobs import knob, require_choice, require_range, section
+from segr1_jax.prompt.config import PromptConfig
+from segr1_jax.reward.config import RewardConfig
+from segr1_jax.rollout.config import RolloutConfig
+
+
+@dataclass(frozen=True)
+class PolicyConfig:
+    """Which weights to start from and in which precision to compute. The architecture comes from config.json alone."""
+
+    path: str = knob("", "Hugging Face directory (config.json, safetensors, tokenizer) or a run directory to start from")
+    compute_dtype: str = knob("bfloat16", "float32 or bfloat16; master weights and optimiser stay float32")
+    remat: bool = knob(True, "recompute layer activations in the backward pass")
+    head_chunk: int = knob(512, "completion tokens per chunk of the vocabulary projection")
+
+    def __post_init__(self):
+        require_choice("policy.compute_dtype", self.compute_dtype, ("float32", "bfloat16"))
+        require_range("policy.head_chunk", self.head_chunk, 1)
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """AdamW with a constant or cosine schedule after a linear warm-up."""
+
+    learning_rate: float = knob(1e-6, "peak learning rate")
+    schedule: str = knob("constant", "constant or cosine (to zero at the last step)")
+    warmup_steps: int = knob(0, "steps of linear warm-up")
+    b1: float = knob(0.9, "AdamW beta 1")
+    b2: float = knob(0.999, "AdamW beta 2")
+    eps: float = knob(1e-8, "AdamW epsilon")
+    weight_decay: float = knob(0.0, "decoupled weight decay")
+    max_grad_norm: float = knob(1.0, "gradients are clipped to this global norm")
+
+    def __post_init__(self):
+        require_choice("optimizer.schedule", self.schedule, ("constant", "cosine"))
+        require_range("optimizer.learning_rate", self.learning_rate, 0)
+        require_range("optimizer.max_grad_norm", self.max_grad_norm, 1e-9)
+
+
+@dataclass(frozen=True)
+class MeshConfig:
+    """Device mesh: data x fsdp x tensor must be the number of devices; one of them may be -1 (the rest)."""
+
+    data: int = knob(1, "replicas of the weights; the batch is split over data and fsdp")
+    fsdp: int = knob(-1, "shards of weights and optimiser state")
+    tensor: int = knob(1, "split of heads and hidden units inside a layer")
+
+
+@dataclass(frozen=True)
+class SftConfig:
+    """Supervised cold start on answers made from masks."""
+
+    interior_points: int = knob(2, "foreground points per answer")
+    exterior_points: int = knob(1, "background points per answer")
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """A training run. `segr1 sft` and `segr1 train` read the same schema; each ignores the other's stage section."""
+
+    run_dir: str = knob("runs/default", "everything the run writes goes here")
+    stage: str = knob("grpo", "sft or grpo")
+    seed: int = knob(0, "seed of data order, sampling and initialisation")
+    steps: int = knob(100, "updates to make")
+    batch: int = knob(24, "prompts per update, over all processes")
+    micro_batches: int = knob(1, "gradient accumulation: the batch is cut into this many parts")
+    eval_every: int = knob(0, "steps between evaluations; 0 = only before the first step and after the last")
+    save_every: int = knob(50, "steps between checkpoints")
+    keep: int = knob(2, "checkpoints kept")
+    log_every: int = knob(1, "steps between metric lines")
+    deterministic: bool = knob(True, "bitwise reproducible: fixed reductions where the backend offers them")
+    policy: PolicyConfig = section(PolicyConfig, "the policy")
+    data: DataConfig = section(DataConfig, "training data")
+    eval_data: DataConfig = field(default_factory=lambda: DataConfig(count=200, seed=1), metadata={"doc": "held-out data"})
+    eval_batch: int = knob(25, "prompts per evaluation batch")
+    prompt: PromptConfig = section(PromptConfig, "prompt and image frame")
+    rollout: RolloutConfig = section(RolloutConfig, "sampling")
+    reward: RewardConfig = section(RewardConfig, "reward and SAM2 sidecar")
+    objective: ObjectiveConfig = section(ObjectiveConfig, "GRPO objective")
+    optimizer: OptimizerConfig = section(OptimizerConfig, "optimiser")
+    sft: SftConfig = section(SftConfig, "answers made from masks")
+    mesh: MeshConfig = section(MeshConfig, "device mesh")
+
+    def __post_init__(self):
+        require_choice("stage", self.stage, ("sft", "grpo"))
+        for name in ("steps", "batch", "micro_batches", "save_every", "keep", "log_every", "eval_batch"):
+            require_range(name, getattr(self, name), 1)
