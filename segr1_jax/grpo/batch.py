@@ -1,0 +1,38 @@
+"""Completions, as the arrays a loss reads. Numpy on the host, jax on the device.
+
+Shape legend: B prompts; G completions per prompt; T completion tokens, padded on the right.
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+
+class AnswerBatch(NamedTuple):
+    """Target answers (SFT; G = 1). `weight` is each completion's share of the mean; it sums to 1 over the global batch."""
+
+    tokens: Any  # int32[B, G, T]
+    mask: Any  # bool[B, G, T]
+    weight: Any  # float32[B, G]
+
+
+class GroupBatch(NamedTuple):
+    """Sampled completions with what GRPO needs to know of them."""
+
+    tokens: Any  # int32[B, G, T]
+    mask: Any  # bool[B, G, T], the end-of-turn token included
+    weight: Any  # float32[B, G]
+    advantages: Any  # float32[B, G]
+    sampler_logprobs: Any  # float32[B, G, T]
+    reference_logprobs: Any  # float32[B, G, T]
+
+
+def answer_batch(answers: Sequence[np.ndarray], capacity: int, total: int) -> AnswerBatch:
+    """Token ids of one target answer per prompt, padded to `capacity`; `total` is the number of prompts over all processes."""
+    tokens = np.zeros((len(answers), 1, capacity), np.int32)
+    mask = np.zeros(tokens.shape, bool)
+    for row, ids in enumerate(answers):
+        tokens[row, 0, : len(ids)] = ids
+        mask[row, 0, : len(ids)] = True
+    return AnswerBatch(tokens, mask, np.full((len(answers), 1), 1.0 / total, np.float32))

@@ -1,0 +1,122 @@
+"""The pieces both towers are made of: one declaration per weight, norms, linear maps, rotary embedding, attention.
+
+Shape legend: B batch; G completions per prompt; T query tokens; S key tokens; D hidden; H query heads; K key/value heads;
+R = H / K query heads per key head; C head size; ... any leading axes.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Bool, Float
+
+MASKED = float(jnp.finfo(jnp.float32).min)  # finite: a row with no key left stays free of NaN, its output is never read
+
+Axes = tuple[str | None, ...]
+
+
+def weight(rngs: nnx.Rngs, shape: Sequence[int], axes: Axes, scale: float = 0.02) -> nnx.Param:
+    """Declare one weight: shape, logical axes (mapped to the mesh by policy/sharding.py) and a normal initialiser."""
+    return nnx.Param(scale * jax.random.normal(rngs.params(), tuple(shape), jnp.float32), axes=axes)
+
+
+def constant(value: float, shape: Sequence[int], axes: Axes) -> nnx.Param:
+    """Declare one weight that starts as a constant (norm scales, biases)."""
+    return nnx.Param(jnp.full(tuple(shape), value, jnp.float32), axes=axes)
+
+
+class Linear(nnx.Module):
+    """x @ kernel (+ bias) in the dtype of x; the kernel is stored [in, out], the transpose of torch's."""
+
+    def __init__(self, rngs: nnx.Rngs, size_in: int, size_out: int, axes: tuple[str | None, str | None], *, bias: bool):
+        self.kernel = weight(rngs, (size_in, size_out), axes)
+        self.bias = constant(0.0, (size_out,), axes[1:]) if bias else None
+
+    def __call__(self, x: Float[Array, "... in"]) -> Float[Array, "... out"]:
+        y = x @ self.kernel[...].astype(x.dtype)
+        return y if self.bias is None else y + self.bias[...].astype(x.dtype)
+
+
+class RMSNorm(nnx.Module):
+    """Root-mean-square norm; the statistics are float32 as in transformers' Qwen2_5_VLRMSNorm."""
+
+    def __init__(self, size: int, eps: float):
+        self.scale = constant(1.0, (size,), (None,))
+        self.eps = eps
+
+    def __call__(self, x: Float[Array, "... D"]) -> Float[Array, "... D"]:
+        x32 = x.astype(jnp.float32)
+        normed = x32 * jax.lax.rsqrt(jnp.mean(x32 * x32, axis=-1, keepdims=True) + self.eps)
+        return self.scale[...].astype(x.dtype) * normed.astype(x.dtype)
+
+
+class GatedMLP(nnx.Module):
+    """down(silu(gate(x)) * up(x))."""
+
+    def __init__(self, rngs: nnx.Rngs, hidden: int, intermediate: int, *, bias: bool):
+        self.gate = Linear(rngs, hidden, intermediate, ("embed", "mlp"), bias=bias)
+        self.up = Linear(rngs, hidden, intermediate, ("embed", "mlp"), bias=bias)
+        self.down = Linear(rngs, intermediate, hidden, ("mlp", "embed"), bias=bias)
+
+    def __call__(self, x: Float[Array, "... D"]) -> Float[Array, "... D"]:
+        return self.down(jax.nn.silu(self.gate(x)) * self.up(x))
+
+
+class Rotary(NamedTuple):
+    """Float32 cosines and sines for one rotation per token, shared by all heads; last axis C (both halves alike)."""
+
+    cos: Float[Array, "... C"]
+    sin: Float[Array, "... C"]
+
+    def __call__(self, x: Float[Array, "... H C"]) -> Float[Array, "... H C"]:
+        """Rotate pairs (c, c + C/2), computed in float32, returned in the dtype of x."""
+        x32 = x.astype(jnp.float32)
+        left, right = jnp.split(x32, 2, axis=-1)
+        turned = jnp.concatenate([-right, left], axis=-1)
+        return (x32 * self.cos[..., None, :] + turned * self.sin[..., None, :]).astype(x.dtype)
+
+
+def rotary_from_angles(angles: Float[Array, "... C/2"]) -> Rotary:
+    """Rotary tables from the angle of each frequency."""
+    both = jnp.concatenate([angles, angles], axis=-1)
+    return Rotary(jnp.cos(both), jnp.sin(both))
+
+
+class KeyValues(NamedTuple):
+    """Rotated keys, values and which slots hold a real token that the query may see.
+
+    `k`, `v`: [B, S, K, C] shared by all completions of a prompt, or [B, G, S, K, C] per completion.
+    `mask` broadcasts to the scores: [B, 1|G, 1|T, S].
+    """
+
+    k: Float[Array, "B *G S K C"]
+    v: Float[Array, "B *G S K C"]
+    mask: Bool[Array, "B #G #T S"]
+
+
+def attend(q_BGTHC: Float[Array, "B G T H C"], segments: Sequence[KeyValues]) -> Float[Array, "B G T H C"]:
+    """One softmax over the joined keys of all segments, without repeating a shared segment G times.
+
+    This is ordinary attention over the concatenated keys (so plain autodiff is exact); only the scores are concatenated.
+    Scores and softmax are float32.
+    """
+    B, G, T, H, C = q_BGTHC.shape
+    K = segments[0].k.shape[-2]
+    q_BGTKRC = q_BGTHC.reshape(B, G, T, K, H // K, C)
+    scores = [_masked_scores(q_BGTKRC, segment) for segment in segments]
+    probs_BGKRTS = jax.nn.softmax(jnp.concatenate(scores, axis=-1), axis=-1).astype(q_BGTHC.dtype)
+    out_BGTKRC, start = 0.0, 0
+    for segment, score in zip(segments, scores, strict=True):
+        stop = start + score.shape[-1]
+        equation = "bgkrts,bskc->bgtkrc" if segment.v.ndim == 4 else "bgkrts,bgskc->bgtkrc"
+        out_BGTKRC += jnp.einsum(equation, probs_BGKRTS[..., start:stop], segment.v)
+        start = stop
+    return out_BGTKRC.reshape(B, G, T, H, C)
+
+
+def _masked_scores(q_BGTKRC, segment: KeyValues):
+    equation = "bgtkrc,bskc->bgkrts" if segment.k.ndim == 4 else "bgtkrc,bgskc->bgkrts"
+    scores = jnp.einsum(equation, q_BGTKRC, segment.k, preferred_element_type=jnp.float32) * q_BGTKRC.shape[-1] ** -0.5
+    return jnp.where(segment.mask[:, :, None, None], scores, MASKED)

@@ -1,0 +1,60 @@
+"""The one function that turns states into token probabilities, for sampling, old, reference, policy and SFT alike.
+
+Banned ids and the temperature live here, so sampler and trainer cannot disagree about the distribution.
+
+Shape legend: B prompts; G completions; T tokens; D hidden; V vocabulary.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from segr1_jax.policy.model import PromptBatch, Qwen25VL
+
+
+class TokenScores(NamedTuple):
+    """Per token: log-probability of the token that stands there, and entropy (nats) of the distribution it came from."""
+
+    logprobs: Float[Array, "B G T"]
+    entropy: Float[Array, "B G T"]
+
+
+def distribution(
+    states: Float[Array, "... D"], kernel_DV: Float[Array, "D V"], banned: Sequence[int], temperature: float
+) -> Float[Array, "... V"]:
+    """Float32 log-probabilities of the tempered distribution with `banned` ids impossible."""
+    logits = jnp.einsum("...d,dv->...v", states, kernel_DV.astype(states.dtype), preferred_element_type=jnp.float32)
+    logits = logits.at[..., jnp.array(banned, jnp.int32)].set(-jnp.inf) / temperature
+    return jax.nn.log_softmax(logits, axis=-1)
+
+
+def score_tokens(
+    model: Qwen25VL,
+    prompts: PromptBatch,
+    tokens_BGT: Int[Array, "B G T"],
+    mask_BGT: Bool[Array, "B G T"],
+    *,
+    temperature: float = 1.0,
+    chunk: int = 64,
+) -> TokenScores:
+    """Log-probability and entropy of every completion token given its prompt; 0 where `mask_BGT` is False.
+
+    The vocabulary projection runs over `chunk` completion positions at a time and is recomputed in the backward pass, so no
+    [B, G, T, V] array ever exists.
+    """
+    states_BGTD = model.predict_states(prompts, tokens_BGT, mask_BGT)
+    kernel_DV, banned = model.head_kernel(), model.arch.never_sampled
+
+    @jax.checkpoint
+    def head(states, tokens):
+        logp = distribution(states, kernel_DV, banned, temperature)
+        entropy = -jnp.sum(jnp.where(jnp.isfinite(logp), jnp.exp(logp) * logp, 0.0), axis=-1)
+        return jnp.take_along_axis(logp, tokens[..., None], axis=-1)[..., 0], jax.lax.stop_gradient(entropy)
+
+    T = tokens_BGT.shape[-1]
+    parts = [head(states_BGTD[:, :, t : t + chunk], tokens_BGT[:, :, t : t + chunk]) for t in range(0, T, chunk)]
+    logprobs, entropy = (jnp.concatenate(columns, axis=-1) for columns in zip(*parts, strict=True))
+    return TokenScores(jnp.where(mask_BGT, logprobs, 0.0), jnp.where(mask_BGT, entropy, 0.0))

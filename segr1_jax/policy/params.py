@@ -1,0 +1,72 @@
+"""Weights as a flat dictionary, and the policy as a pure function of it.
+
+`Params` maps a dotted path ("layers.attention.q.kernel") to an array. Checkpoints, sharding rules, the Hugging Face key table and the
+optimiser all speak these paths; the modules in model.py are bound to them only while a step is traced.
+"""
+
+from dataclasses import dataclass, field
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from segr1_jax.policy.arch import PolicyArch
+from segr1_jax.policy.layers import Axes
+from segr1_jax.policy.model import Qwen25VL
+
+Params = dict[str, jax.Array]
+STACKED = ("layers.", "vision.layers.")
+
+
+@dataclass(frozen=True)
+class WeightSpec:
+    """What is known of a weight before it has a value: shape (layer axis first where stacked) and one logical axis name per axis."""
+
+    shape: tuple[int, ...]
+    axes: Axes
+
+
+@dataclass(frozen=True, eq=False)
+class Policy:
+    """An architecture with its compute settings; holds no weights.
+
+    Attributes:
+        arch: sizes and special tokens.
+        dtype: compute dtype; weights keep their own.
+        remat: recompute layers in the backward pass.
+    """
+
+    arch: PolicyArch
+    dtype: jnp.dtype = jnp.float32
+    remat: bool = False
+    _graphdef: nnx.GraphDef = field(init=False, repr=False)
+    _variables: dict = field(init=False, repr=False)
+
+    def __post_init__(self):
+        model = nnx.eval_shape(lambda: self._make(0))
+        graphdef, state = nnx.split(model)
+        object.__setattr__(self, "_graphdef", graphdef)
+        object.__setattr__(self, "_variables", {".".join(path): (path, variable) for path, variable in nnx.to_flat_state(state)})
+
+    def _make(self, seed) -> Qwen25VL:
+        return Qwen25VL(self.arch, nnx.Rngs(seed), dtype=self.dtype, remat=self.remat)
+
+    @property
+    def specs(self) -> dict[str, WeightSpec]:
+        """Shape and logical axes of every weight, from the modules' own declarations."""
+        return {name: WeightSpec(variable.shape, _axes(name, variable)) for name, (_, variable) in self._variables.items()}
+
+    def bind(self, params: Params) -> Qwen25VL:
+        """The model with these weights; cheap, for use inside a traced function."""
+        flat = [(path, variable.replace(params[name])) for name, (path, variable) in self._variables.items()]
+        return nnx.merge(self._graphdef, nnx.from_flat_state(flat))
+
+    def init(self, seed: int) -> Params:
+        """Random weights (float32), for tests and for shapes no checkpoint exists for."""
+        _, state = nnx.split(self._make(seed))
+        return {".".join(path): variable[...] for path, variable in nnx.to_flat_state(state)}
+
+
+def _axes(name: str, variable: nnx.Variable) -> Axes:
+    declared = tuple(variable.get_metadata("axes"))
+    return (None, *declared) if name.startswith(STACKED) else declared

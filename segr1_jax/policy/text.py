@@ -1,0 +1,97 @@
+"""The language model of Qwen2.5-VL on a shared prefix (transformers: Qwen2_5_VLTextModel).
+
+A prompt's prefix (image and text) is computed once; its G completions attend to the prefix's keys and values and to themselves.
+
+Shape legend: B prompts; P prefix tokens; G completions per prompt; T completion tokens; D hidden; H query heads;
+K key/value heads; C head size; L layers.
+"""
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Int
+
+from segr1_jax.policy.arch import TextArch
+from segr1_jax.policy.layers import GatedMLP, KeyValues, Linear, RMSNorm, Rotary, attend, rotary_from_angles
+
+
+class Rotaries(NamedTuple):
+    """Rotary tables of the prefix [B, P, C] and of the completions [B, 1, T, C] (position next + t on every axis)."""
+
+    prefix: Rotary
+    suffix: Rotary
+
+
+class PrefixCache(NamedTuple):
+    """Rotated keys and values of the prefix of every layer, never repeated per completion."""
+
+    k: Float[Array, "L B P K C"]
+    v: Float[Array, "L B P K C"]
+    mask: Bool[Array, "B P"]
+
+
+def mrope(arch: TextArch, positions: Int[Array, "3 *shape"]) -> Rotary:
+    """Multimodal rotary tables: each frequency follows the axis (temporal, height, width) its section names (float32)."""
+    half = arch.head_dim // 2
+    frequencies = arch.rope_theta ** (-jnp.arange(half, dtype=jnp.float32) / half)
+    axis = jnp.repeat(jnp.arange(3), jnp.array(arch.mrope_section), total_repeat_length=half)
+    position_of_frequency = jnp.moveaxis(positions, 0, -1).astype(jnp.float32)[..., axis]
+    return rotary_from_angles(position_of_frequency * frequencies)
+
+
+class TextAttention(nnx.Module):
+    """Grouped-query attention: biases on q, k, v, none on the output map."""
+
+    def __init__(self, rngs: nnx.Rngs, arch: TextArch):
+        self.arch = arch
+        self.q = Linear(rngs, arch.hidden, arch.heads * arch.head_dim, ("embed", "heads"), bias=True)
+        self.k = Linear(rngs, arch.hidden, arch.kv_heads * arch.head_dim, ("embed", "kv_heads"), bias=True)
+        self.v = Linear(rngs, arch.hidden, arch.kv_heads * arch.head_dim, ("embed", "kv_heads"), bias=True)
+        self.o = Linear(rngs, arch.heads * arch.head_dim, arch.hidden, ("heads", "embed"), bias=False)
+
+    def project(self, x: Float[Array, "... D"], rotary: Rotary):
+        """Rotated q [..., H, C], rotated k and plain v [..., K, C]."""
+
+        def heads(y, count):
+            return y.reshape(*y.shape[:-1], count, self.arch.head_dim)
+
+        q, k, v = heads(self.q(x), self.arch.heads), heads(self.k(x), self.arch.kv_heads), heads(self.v(x), self.arch.kv_heads)
+        return rotary(q), rotary(k), v
+
+    def out(self, heads: Float[Array, "... H C"]) -> Float[Array, "... D"]:
+        return self.o(heads.reshape(*heads.shape[:-2], -1))
+
+
+class TextLayer(nnx.Module):
+    """Pre-norm attention and gated MLP. The two entry points share every weight and the one `attend`."""
+
+    def __init__(self, rngs: nnx.Rngs, arch: TextArch):
+        self.norm1 = RMSNorm(arch.hidden, arch.norm_eps)
+        self.attention = TextAttention(rngs, arch)
+        self.norm2 = RMSNorm(arch.hidden, arch.norm_eps)
+        self.mlp = GatedMLP(rngs, arch.hidden, arch.intermediate, bias=False)
+
+    def prefix(self, x_BPD: Float[Array, "B P D"], rotary: Rotary, mask_BP: Bool[Array, "B P"]):
+        """Causal self-attention of the prefix; returns its new states and the K/V its completions will read."""
+        q, k, v = self.attention.project(self.norm1(x_BPD), rotary)
+        P = x_BPD.shape[1]
+        causal_BPP = jnp.tril(jnp.ones((P, P), bool)) & mask_BP[:, None, :]
+        heads = attend(q[:, None], [KeyValues(k, v, causal_BPP[:, None])])[:, 0]
+        return self._finish(x_BPD, heads), (k, v)
+
+    def suffix(self, x_BGTD: Float[Array, "B G T D"], rotary: Rotary, shared: KeyValues, own_mask, past: KeyValues | None = None):
+        """Completion tokens see the shared prefix, `past` K/V of their own (decoding), and each other as `own_mask` says."""
+        q, k, v = self.attention.project(self.norm1(x_BGTD), rotary)
+        segments = [shared, *([past] if past else []), KeyValues(k, v, own_mask)]
+        return self._finish(x_BGTD, attend(q, segments)), (k, v)
+
+    def _finish(self, x, heads):
+        x = x + self.attention.out(heads)
+        return x + self.mlp(self.norm2(x))
+
+
+def causal_mask(mask_BGT: Bool[Array, "B G T"]) -> Bool[Array, "B G T T"]:
+    """Token t sees the real tokens at or before t."""
+    T = mask_BGT.shape[-1]
+    return jnp.tril(jnp.ones((T, T), bool)) & mask_BGT[:, :, None, :]
