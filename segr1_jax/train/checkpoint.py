@@ -1,0 +1,84 @@
+"""Checkpoints: one atomic Orbax step of four items.
+
+params    the weights: alone enough for evaluation and export, on any mesh
+train     optimiser state and step count
+position  the next position in the global data order
+config    the configuration that made them
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from jax.sharding import Sharding
+
+from segr1_jax.errors import UserError
+from segr1_jax.policy.params import Params, Policy
+from segr1_jax.update import TrainState
+
+
+@dataclass(frozen=True)
+class Restored:
+    """What a run goes on from."""
+
+    state: TrainState
+    position: int
+
+
+class Checkpoints:
+    """The checkpoints of one run directory. Saving is asynchronous; `close` waits for it."""
+
+    def __init__(self, directory: Path, *, keep: int):
+        options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True, enable_async_checkpointing=True)
+        self._manager = ocp.CheckpointManager(directory.resolve(), options=options)
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, *_) -> None:
+        self._manager.close()
+
+    @property
+    def latest(self) -> int | None:
+        """The step of the newest complete checkpoint."""
+        return self._manager.latest_step()
+
+    def save(self, state: TrainState, position: int, config: dict[str, Any]) -> None:
+        """Write everything of this step; nothing of it counts until all of it is there."""
+        items = ocp.args.Composite(
+            params=ocp.args.StandardSave(state.params),
+            train=ocp.args.StandardSave({"opt_state": state.opt_state, "step": state.step}),
+            position=ocp.args.JsonSave({"position": position}),
+            config=ocp.args.JsonSave(config),
+        )
+        self._manager.save(int(state.step), args=items)
+
+    def restore(self, abstract: TrainState) -> Restored | None:
+        """The newest checkpoint, placed as `abstract` (ShapeDtypeStructs with shardings) says; None in a fresh run."""
+        if self.latest is None:
+            return None
+        items = ocp.args.Composite(
+            params=ocp.args.StandardRestore(abstract.params),
+            train=ocp.args.StandardRestore({"opt_state": abstract.opt_state, "step": abstract.step}),
+            position=ocp.args.JsonRestore(),
+        )
+        found = self._manager.restore(self.latest, args=items)
+        return Restored(TrainState(found["params"], found["train"]["opt_state"], found["train"]["step"]), found["position"]["position"])
+
+
+def restore_params(directory: Path, policy: Policy, shardings: dict[str, Sharding]) -> Params:
+    """Only the weights of the newest checkpoint under `directory`, for evaluation, export or the start of another run."""
+    with ocp.CheckpointManager(directory.resolve()) as manager:
+        step = manager.latest_step()
+        if step is None:
+            raise UserError(str(directory), expected="a finished checkpoint", got="none", remedy="let the run reach its first save")
+        target = {name: jax.ShapeDtypeStruct(spec.shape, np.float32, sharding=shardings[name]) for name, spec in policy.specs.items()}
+        return manager.restore(step, args=ocp.args.Composite(params=ocp.args.StandardRestore(target)))["params"]
+
+
+def abstract_state(shapes: TrainState, shardings: TrainState) -> TrainState:
+    """ShapeDtypeStructs that carry their shardings."""
+    return jax.tree.map(lambda shape, sharding: jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=sharding), shapes, shardings)

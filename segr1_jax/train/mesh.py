@@ -1,0 +1,95 @@
+"""The device mesh, and the way of host rows onto it and back.
+
+Every process holds its own rows of a batch (the slice the data order gives it); together they form one global array.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+from jax.experimental import multihost_utils
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from segr1_jax.errors import UserError
+from segr1_jax.policy.params import Params, Policy
+from segr1_jax.policy.sharding import BATCH, TRAIN_RULES, weight_shardings
+from segr1_jax.train.config import MeshConfig
+from segr1_jax.update import TrainState
+
+AXES = ("data", "fsdp", "tensor")
+
+
+def make_mesh(config: MeshConfig) -> Mesh:
+    """The mesh of all devices of all processes, axes Auto (the compiler propagates shardings).
+
+    Raises:
+        UserError: the sizes do not multiply to the number of devices.
+    """
+    sizes, count = [getattr(config, axis) for axis in AXES], jax.device_count()
+    if sizes.count(-1) == 1:
+        sizes[sizes.index(-1)] = count // math.prod(size for size in sizes if size != -1)
+    if math.prod(sizes) != count or min(sizes) < 1:
+        shape = " x ".join(f"{axis}={getattr(config, axis)}" for axis in AXES)
+        raise UserError("mesh", expected=f"sizes that multiply to {count} devices", got=shape, remedy="set one axis to -1 to take the rest")
+    return jax.make_mesh(tuple(sizes), AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where things live on a mesh."""
+
+    mesh: Mesh
+
+    @property
+    def replicated(self) -> NamedSharding:
+        return NamedSharding(self.mesh, PartitionSpec())
+
+    @property
+    def rows(self) -> NamedSharding:
+        return NamedSharding(self.mesh, BATCH)
+
+    @property
+    def row_shards(self) -> int:
+        """Into how many parts a batch is cut; every batch size must be a multiple of it."""
+        return self.mesh.shape["data"] * self.mesh.shape["fsdp"]
+
+    def weights(self, policy: Policy, rules: dict[str, str | None]) -> dict[str, NamedSharding]:
+        return weight_shardings(policy.specs, self.mesh, rules)
+
+    def state(self, policy: Policy, optimizer: optax.GradientTransformation) -> TrainState:
+        """The sharding of every leaf of a TrainState: optimiser moments lie where their weights lie."""
+        weights = self.weights(policy, TRAIN_RULES)
+        shapes: Params = {name: jax.ShapeDtypeStruct(spec.shape, np.float32) for name, spec in policy.specs.items()}
+        opt_state = optax.tree_utils.tree_map_params(
+            optimizer,
+            lambda _, sharding: sharding,
+            jax.eval_shape(optimizer.init, shapes),
+            weights,
+            transform_non_params=lambda _: self.replicated,
+        )
+        return TrainState(weights, opt_state, self.replicated)
+
+    def put_rows(self, local: Any) -> Any:
+        """This process's rows of every array of a tree, as global arrays split over the mesh."""
+        return jax.tree.map(lambda rows: jax.make_array_from_process_local_data(self.rows, np.asarray(rows)), local)
+
+    def get_rows(self, tree: Any) -> Any:
+        """The rows of global arrays that belong to this process, in order, as numpy."""
+        return jax.tree.map(_local_rows, tree)
+
+
+def _local_rows(array: jax.Array) -> np.ndarray:
+    if array.is_fully_addressable:
+        return np.asarray(array)
+    by_start = {shard.index[0].start or 0: shard.data for shard in array.addressable_shards}
+    return np.concatenate([np.asarray(by_start[start]) for start in sorted(by_start)])
+
+
+def sum_over_processes(values: np.ndarray) -> np.ndarray:
+    """Elementwise sum of a small float64 array over all processes; the same result everywhere."""
+    if jax.process_count() == 1:
+        return values
+    return np.asarray(multihost_utils.process_allgather(values)).sum(axis=0)
