@@ -32,6 +32,7 @@ class ParseStatus(enum.Enum):
     LABELS_MISMATCH = "labels_mismatch"
     OUT_OF_FRAME = "out_of_frame"
     TOO_MANY = "too_many"
+    TRAILING_TEXT = "trailing_text"
     UNFINISHED = "unfinished"
 
 

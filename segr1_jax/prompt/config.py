@@ -13,7 +13,7 @@ class PromptConfig:
 
     task: str = knob("rl", "which prompt text: rl (think, boxes, points), prerl (points only), sft (the paper's cold-start wording)")
     frame: int = knob(756, "side in pixels of the square model frame; a multiple of patch * merge (28)")
-    max_tokens: int = knob(1024, "longest prompt in tokens; longer ones are rejected when built, never cut")
+    max_tokens: int = knob(1152, "longest prompt in tokens; longer ones are rejected when built, never cut")
 
     def __post_init__(self):
         require_choice("prompt.task", self.task, TASKS)

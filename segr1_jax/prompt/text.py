@@ -1,0 +1,71 @@
+"""The one owner of prompt wording, per task, and of Qwen2.5-VL's chat layout.
+
+The three tasks differ as the paper's stages do (reasoning and boxes, points alone, the cold start's shorter wording
+with the question before the image); the sentences are our own.
+"""
+
+IMAGE_PAD = "<|image_pad|>"
+DEFAULT_SYSTEM = "You are a helpful assistant."
+TEMPLATE = (
+    "<think> reasoning process here </think> <bbox>[x1,y1,x2,y2]</bbox>, <points>[[x1,y1],[x2,y2],...]</points>, <labels>[1,0,...]</labels>"
+)
+POINTS_TEMPLATE = "<points>[[x1,y1],[x2,y2],...]</points>, <labels>[1,0,...]</labels>"
+
+_SYSTEM = (
+    "The user asks for a segmentation of an image, and you answer it. First you reason in your mind, then you give the answer. "
+    "The reasoning stands inside <think> </think>, each bounding box inside <bbox> </bbox>, all points inside <points> </points> "
+    "and their labels inside <labels> </labels>, that is, " + TEMPLATE + ". Coordinates are pixels of the image.\n"
+)
+_LABELS = "Label 1 is a point on the object, label 0 a point on the background.\n"
+_MODERATE = "Give a moderate number of points: enough to outline the object, not so many that they burden the segmentation."
+_EVERYTHING = "all primary objects."
+_POINTS_TASK = (
+    "Give a sparse set of point prompts for the most salient object of the image, on the object and on the background. "
+    "A moderate number is enough. "
+)
+
+
+def messages(task: str, instruction: str | None = None) -> list[dict]:
+    """The conversation in the message format of Hugging Face chat templates.
+
+    `task` is rl, prerl or sft; `instruction` is the phrase that picks the object ("the red fish"), None for all of them.
+
+    Example:
+        >>> messages("prerl")[0]["content"][0]
+        {'type': 'image'}
+    """
+    image = {"type": "image"}
+    request = f"Identify and segment {instruction or _EVERYTHING}\n"
+    if task == "prerl":
+        points = _POINTS_TASK if instruction is None else request
+        return [_user(image, _text(f"{points}Use exactly this format: {POINTS_TEMPLATE}"))]
+    if task == "sft":
+        return [_system(_SYSTEM), _user(_text(request), image)]
+    return [_system(_SYSTEM + _LABELS + _MODERATE), _user(image, _text(f"{request}Use exactly this format: {TEMPLATE}"))]
+
+
+def chat_text(conversation: list[dict], image_tokens: int) -> str:
+    """Lay the conversation out as Qwen2.5-VL's chat template does, each image as `image_tokens` pad tokens, up to the assistant's turn."""
+    if conversation[0]["role"] != "system":
+        conversation = [_system(DEFAULT_SYSTEM), *conversation]
+    turns = (f"<|im_start|>{turn['role']}\n{_content(turn['content'], image_tokens)}<|im_end|>\n" for turn in conversation)
+    return "".join(turns) + "<|im_start|>assistant\n"
+
+
+def _content(content: str | list[dict], image_tokens: int) -> str:
+    if isinstance(content, str):
+        return content
+    vision = f"<|vision_start|>{IMAGE_PAD * image_tokens}<|vision_end|>"
+    return "".join(part["text"] if part["type"] == "text" else vision for part in content)
+
+
+def _system(text: str) -> dict:
+    return {"role": "system", "content": text}
+
+
+def _user(*parts: dict) -> dict:
+    return {"role": "user", "content": list(parts)}
+
+
+def _text(text: str) -> dict:
+    return {"type": "text", "text": text}

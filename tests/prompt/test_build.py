@@ -1,0 +1,74 @@
+import numpy as np
+import pytest
+from transformers import AutoTokenizer
+
+from segr1_jax.errors import UserError
+from segr1_jax.prompt.build import PromptBuilder
+from segr1_jax.prompt.config import TASKS, PromptConfig
+from segr1_jax.prompt.pixels import patchify, stretch
+from segr1_jax.prompt.text import chat_text, messages
+from segr1_jax.prompt.tokenizer import Tokenizer
+from segr1_jax.types import Example
+
+
+def example(instruction=None):
+    image = np.random.default_rng(0).integers(0, 256, (90, 130, 3), dtype=np.uint8)
+    return Example(id=4, name="noise", image=image, mask=None, instruction=instruction)
+
+
+@pytest.fixture(scope="module")
+def tokenizer(qwen_directory):
+    return Tokenizer(qwen_directory)
+
+
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("instruction", [None, "the red fish, left of the 2nd stone"])
+def test_tokens_equal_the_chat_template(task, instruction, tokenizer, vision, qwen_directory):
+    prompt = PromptBuilder(tokenizer, vision, PromptConfig(task=task, frame=168)).build(example(instruction))
+    oracle = AutoTokenizer.from_pretrained(qwen_directory)
+    text = oracle.apply_chat_template(messages(task, instruction), tokenize=False, add_generation_prompt=True)
+    assert text == chat_text(messages(task, instruction), image_tokens=1)
+    expected = oracle(text.replace("<|image_pad|>", "<|image_pad|>" * 36))["input_ids"]
+    assert prompt.token_ids.tolist() == expected
+
+
+def test_image_slots_point_at_their_windows(tokenizer, vision):
+    prompt = PromptBuilder(tokenizer, vision, PromptConfig(frame=168)).build(example())
+    slots = prompt.image_index[prompt.token_ids == tokenizer.image_pad_id]
+    assert (prompt.image_index[prompt.token_ids != tokenizer.image_pad_id] == -1).all()
+    patches = patchify(stretch(example().image, 168, 168), vision)
+    units = prompt.patches.reshape(-1, 4 * patches.shape[1])[slots]
+    np.testing.assert_array_equal(units.reshape(patches.shape), patches)
+    assert (prompt.patches[~prompt.patch_mask] == 0).all()
+    assert prompt.next_position == prompt.positions.max() + 1
+    assert (prompt.native_frame.width, prompt.native_frame.height) == (130, 90)
+
+
+def test_answers_end_the_turn(tokenizer, vision):
+    builder = PromptBuilder(tokenizer, vision, PromptConfig(frame=168))
+    ids = builder.encode_answer("<think>a</think>")
+    assert ids[-1] == tokenizer.eos_id
+    assert tokenizer.decode(ids) == "<think>a</think>"
+
+
+def test_long_prompts_are_rejected_not_cut(tokenizer, vision):
+    with pytest.raises(UserError, match=r"max_tokens.*36 for the image"):
+        PromptBuilder(tokenizer, vision, PromptConfig(frame=168, max_tokens=100)).build(example())
+
+
+def test_sentences_may_not_spell_special_tokens(tokenizer, vision):
+    with pytest.raises(UserError, match="instruction"):
+        PromptBuilder(tokenizer, vision, PromptConfig(frame=168)).build(example("a<|image_pad|>b"))
+
+
+def test_missing_and_malformed_tokenizers_are_named(tmp_path):
+    with pytest.raises(UserError, match="no such file"):
+        Tokenizer(tmp_path)
+    (tmp_path / "tokenizer.json").write_text("{}")
+    with pytest.raises(UserError, match=r"tokenizer\.json"):
+        Tokenizer(tmp_path)
+
+
+def test_banned_ids_are_the_vision_tokens(tokenizer):
+    assert tokenizer.banned_ids == (151652, 151653, 151654, 151655, 151656)
+    assert (tokenizer.eos_id, tokenizer.pad_id, tokenizer.vocab_size) == (151645, 151643, 151665)
