@@ -8,7 +8,7 @@ from segr1_jax.errors import UserError
 
 
 def knob(default: Any, doc: str) -> Any:
-    """A dataclass field with its default and its documentation (units included); `segr1 help CONFIG` prints both."""
+    """A dataclass field with its default and its documentation (units included); `segr1 config` prints both."""
     if isinstance(default, list | dict | set):
         return dataclasses.field(default_factory=lambda: type(default)(default), metadata={"doc": doc})
     return dataclasses.field(default=default, metadata={"doc": doc})

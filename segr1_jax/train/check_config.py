@@ -1,0 +1,85 @@
+"""The rules that span several fields of a configuration. They run before any device work."""
+
+import shutil
+from pathlib import Path
+
+from segr1_jax.data.config import DataConfig
+from segr1_jax.errors import UserError
+from segr1_jax.train.config import MeshConfig, RunConfig
+
+MERGED_PATCH = 28  # pixels: patch 14 times spatial merge 2, the side of one image token of Qwen2.5-VL
+
+
+def check(config: RunConfig) -> None:
+    """Raise UserError at the first broken rule: numbers first, then the files that the run will read."""
+    check_rules(config)
+    check_paths(config)
+
+
+def check_rules(config: RunConfig) -> None:
+    """The rules that need no file system."""
+    if config.prompt.frame % MERGED_PATCH:
+        raise _error("prompt.frame", f"a multiple of {MERGED_PATCH}", config.prompt.frame, f"use {round(config.prompt.frame / 28) * 28}")
+    if config.batch % config.micro_batches:
+        raise _error("micro_batches", f"a divisor of batch = {config.batch}", config.micro_batches, "change batch or micro_batches")
+    if config.optimizer.warmup_steps >= config.steps:
+        raise _error("optimizer.warmup_steps", f"fewer than steps = {config.steps}", config.optimizer.warmup_steps, "shorten the warm-up")
+    if bool(config.reward.sam2_config) != bool(config.reward.sam2_checkpoint):
+        got = f"{config.reward.sam2_config!r} and {config.reward.sam2_checkpoint!r}"
+        raise _error("reward", "sam2_config and sam2_checkpoint both set or both empty", got, "set both, or neither for the nano SAM2")
+    _check_mesh(config.mesh)
+    _check_held_out(config.data, config.eval_data)
+
+
+def check_paths(config: RunConfig) -> None:
+    """The files and directories that the run will read exist."""
+    if not config.policy.path:
+        raise _error("policy.path", "a Hugging Face or run directory", "nothing", "set it; `segr1 tiny DIR` makes a small one")
+    _require_directory("policy.path", config.policy.path)
+    _check_source("data", config.data)
+    _check_source("eval_data", config.eval_data)
+    if config.reward.sam2_checkpoint:
+        _require_file("reward.sam2_checkpoint", config.reward.sam2_checkpoint)
+    if config.reward.python and shutil.which(config.reward.python) is None:
+        raise _error("reward.python", "a Python interpreter", config.reward.python, "launch/setup.sh makes one, or leave it empty")
+
+
+def _check_mesh(mesh: MeshConfig) -> None:
+    axes = (mesh.data, mesh.fsdp, mesh.tensor)
+    if any(size < 1 and size != -1 for size in axes) or axes.count(-1) > 1:
+        raise _error("mesh", "positive axis sizes, at most one of them -1", f"data, fsdp, tensor = {axes}", "change the mesh section")
+
+
+def _check_held_out(train: DataConfig, held_out: DataConfig) -> None:
+    if train.kind == held_out.kind == "synthetic" and train.seed == held_out.seed:
+        raise _error("eval_data.seed", "another seed than data.seed, so that the sets are disjoint", held_out.seed, "change one of them")
+
+
+def _check_source(section: str, data: DataConfig) -> None:
+    if data.kind == "folder":
+        _require_directory(f"{section}.images", data.images)
+        _require_directory(f"{section}.masks", data.masks)
+        if data.ids:
+            _require_file(f"{section}.ids", data.ids)
+    elif data.kind == "jsonl":
+        _require_file(f"{section}.manifest", data.manifest)
+
+
+def _require_directory(field: str, path: str) -> None:
+    if not path or not Path(path).is_dir():
+        raise _error(field, "a directory", _found(path), "paths are relative to the working directory")
+
+
+def _require_file(field: str, path: str) -> None:
+    if not path or not Path(path).is_file():
+        raise _error(field, "a file", _found(path), "paths are relative to the working directory")
+
+
+def _found(path: str) -> str:
+    if not path:
+        return "nothing"
+    return f"{path} (not of that kind)" if Path(path).exists() else f"{path} (missing)"
+
+
+def _error(where: str, expected: str, got: object, remedy: str) -> UserError:
+    return UserError(where, expected=expected, got=str(got), remedy=remedy)

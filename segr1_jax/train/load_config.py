@@ -1,0 +1,161 @@
+"""A run's configuration from YAML and `key=value` overrides, and back to text.
+
+OmegaConf reads the YAML and the overrides; the frozen dataclasses of train/config.py are the schema. Every value is
+checked against the type of its default, so an error names the source (file or command line), the field and the remedy.
+"""
+
+import dataclasses
+import difflib
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from segr1_jax.errors import UserError
+from segr1_jax.train.check_config import check_rules
+from segr1_jax.train.config import RunConfig
+
+MAY_DIFFER = ("run_dir", "keep", "mesh", "reward.python")  # where and on what a run happens, not what it computes
+
+
+def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
+    """The configuration in the YAML file `path` (or in `path`/config.yaml of a run directory) under `key=value` overrides.
+
+    Paths inside are taken as written, relative to the working directory.
+
+    Raises:
+        UserError: file missing or not YAML, unknown key (names the nearest), wrong type, `${...}`, a broken rule.
+
+    Example:
+        >>> load_config("configs/quickstart_grpo.yaml", ["steps=4", "optimizer.learning_rate=1e-4"]).steps
+        4
+    """
+    path = Path(path)
+    path = path / "config.yaml" if path.is_dir() else path
+    config = _apply(RunConfig(), _read_yaml(path), str(path))
+    config = _apply(config, _read_overrides(overrides), "command line")
+    check_rules(config)
+    return config
+
+
+def dump_config(config: RunConfig) -> str:
+    """The whole configuration as YAML; load_config reads it back to an equal one."""
+    return OmegaConf.to_yaml(OmegaConf.create(dataclasses.asdict(config)))
+
+
+def config_hash(config: RunConfig) -> str:
+    """16 hex digits over every field that decides what the run computes (all but MAY_DIFFER)."""
+    deciding = {key: value for key, value in flatten(config).items() if not _may_differ(key)}
+    return hashlib.sha256(json.dumps(deciding, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def differing_fields(old: RunConfig, new: RunConfig) -> list[str]:
+    """`key: old -> new` for each deciding field in which the two configurations differ."""
+    old_values, new_values = flatten(old), flatten(new)
+    return [
+        f"{key}: {old_values[key]!r} -> {new_values[key]!r}"
+        for key in new_values
+        if not _may_differ(key) and old_values[key] != new_values[key]
+    ]
+
+
+def describe(config: Any = None) -> str:
+    """One line per knob: dotted key, default, documentation; sections in the order of the schema."""
+    return "\n".join(f"{key} = {value!r}\n    {doc}" for key, value, doc in _knobs(RunConfig() if config is None else config))
+
+
+def flatten(config: Any) -> dict[str, Any]:
+    """Dotted key -> value of every leaf."""
+    return {key: value for key, value, _ in _knobs(config)}
+
+
+def _knobs(config: Any, prefix: str = "") -> Iterator[tuple[str, Any, str]]:
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if dataclasses.is_dataclass(value):
+            yield from _knobs(value, f"{prefix}{field.name}.")
+        else:
+            yield prefix + field.name, value, field.metadata.get("doc", "")
+
+
+def _may_differ(key: str) -> bool:
+    return any(key == free or key.startswith(f"{free}.") for free in MAY_DIFFER)
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        tree = OmegaConf.load(path)
+    except FileNotFoundError:
+        raise UserError(str(path), expected="a YAML configuration file", got="no such file", remedy="see configs/") from None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, OmegaConfBaseException) as error:
+        raise UserError(str(path), expected="a YAML configuration file", got=_one_line(error), remedy="mend the file") from error
+    tree = OmegaConf.to_container(tree, resolve=False)
+    if not isinstance(tree, dict):
+        raise UserError(str(path), expected="key: value lines", got=type(tree).__name__, remedy="see configs/ for examples")
+    return tree
+
+
+def _read_overrides(overrides: Sequence[str]) -> dict[str, Any]:
+    for text in overrides:
+        if not text.partition("=")[1] or not text.partition("=")[0].strip():
+            raise UserError("command line", expected="key=value", got=repr(text), remedy="write for example steps=100")
+    try:
+        return OmegaConf.to_container(OmegaConf.from_dotlist(list(overrides)), resolve=False)
+    except (yaml.YAMLError, OmegaConfBaseException) as error:
+        raise UserError("command line", expected="key=value with a YAML value", got=_one_line(error), remedy="quote the value") from error
+
+
+def _apply(config: Any, tree: dict[str, Any], source: str, prefix: str = "") -> Any:
+    """`config` with the values of `tree`; recursive over sections."""
+    names = [field.name for field in dataclasses.fields(config)]
+    changes = {}
+    for name, value in tree.items():
+        key = f"{prefix}{name}"
+        if name not in names:
+            raise _unknown_key(source, key, names, prefix)
+        old = getattr(config, name)
+        if not dataclasses.is_dataclass(old):
+            changes[name] = _typed(value, type(old), f"{source}: {key}")
+        elif isinstance(value, dict):
+            changes[name] = _apply(old, value, source, f"{key}.")
+        else:
+            raise UserError(
+                f"{source}: {key}",
+                expected="a section of keys",
+                got=repr(value),
+                remedy=f"set {key}.{dataclasses.fields(old)[0].name} or another",
+            )
+    try:
+        return dataclasses.replace(config, **changes)
+    except UserError as error:  # a dataclass knows its own field, not the file or the section it stands in
+        where = f"{source}: {prefix}{error.where.rpartition('.')[2]}"
+        raise UserError(where, expected=error.expected, got=error.got, remedy=error.remedy) from None
+
+
+def _typed(value: Any, kind: type, where: str) -> Any:
+    if isinstance(value, str) and "${" in value:
+        raise UserError(where, expected="a plain value", got=value, remedy="interpolation is off: write the value itself")
+    if kind is float and type(value) is int:
+        return float(value)
+    if type(value) is not kind:
+        remedy = "put the value in quotes" if kind is str else "change the value"
+        raise UserError(where, expected=kind.__name__, got=f"{value!r} ({type(value).__name__})", remedy=remedy)
+    return value
+
+
+def _unknown_key(source: str, key: str, siblings: Sequence[str], prefix: str) -> UserError:
+    near = [prefix + name for name in difflib.get_close_matches(key.removeprefix(prefix), siblings, n=1)]
+    everywhere = list(flatten(RunConfig()))
+    near = near or [full for full in everywhere if full.rpartition(".")[2] == key.rpartition(".")[2]]
+    near = near or difflib.get_close_matches(key, everywhere, n=1, cutoff=0.4)
+    remedy = f"did you mean {near[0]}? " if near else ""
+    return UserError(source, expected="a known key", got=repr(key), remedy=f"{remedy}`segr1 config` lists every key")
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())

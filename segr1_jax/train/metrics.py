@@ -1,0 +1,108 @@
+"""What a run tells while it goes: metrics.jsonl, TensorBoard, and the seconds of each phase."""
+
+import contextlib
+import json
+import math
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+from jaxtyping import UInt8
+
+from segr1_jax.files import write_atomically
+from segr1_jax.train.rundir import RunDir
+from segr1_jax.train.tensorboard import cut_events
+
+
+class MetricsWriter:
+    """Appends one JSON line per call to metrics.jsonl (sorted keys, flushed) and the same numbers to TensorBoard.
+
+    `start_step` is the restored step: whatever the run wrote after it is cut, so a killed run and an uninterrupted one leave the
+    same lines. 0 means that nothing was restored: all earlier lines go. Use it as a context manager.
+
+    Example:
+        >>> with MetricsWriter(run, start_step=0) as writer:
+        ...     writer.write(1, {"train/reward": 0.5, "time/rollout_s": 1.2})
+    """
+
+    def __init__(self, run: RunDir, start_step: int = 0):
+        from tensorboardX import SummaryWriter  # imported here: it is slow, and no reader of configurations needs it
+
+        _cut_lines(run, start_step)
+        cut_events(run.tensorboard, start_step)
+        self._lines = run.metrics.open("a")
+        self._board = SummaryWriter(str(run.tensorboard), filename_suffix=f".from_step_{start_step}")
+
+    def write(self, step: int, figures: Mapping[str, Any]) -> None:
+        """Log numbers (Python, numpy or jax scalars) under names such as `train/reward`."""
+        numbers = {name: _number(value) for name, value in figures.items()}
+        self._lines.write(json.dumps({"step": step} | {name: _json(value) for name, value in numbers.items()}, sort_keys=True) + "\n")
+        self._lines.flush()
+        for name, value in numbers.items():
+            self._board.add_scalar(name, value, step)
+
+    def image(self, step: int, name: str, image_HW3: UInt8[np.ndarray, "H W 3"]) -> None:
+        """Show an RGB image in TensorBoard."""
+        self._board.add_image(name, image_HW3, step, dataformats="HWC")
+
+    def close(self) -> None:
+        self._lines.close()
+        self._board.close()
+
+    def __enter__(self) -> "MetricsWriter":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def read_metrics(run: RunDir) -> list[dict[str, Any]]:
+    """The lines of metrics.jsonl in order; a last line cut short by a kill is left out."""
+    if not run.metrics.exists():
+        return []
+    whole = run.metrics.read_text().rpartition("\n")[0]
+    return [json.loads(line) for line in whole.splitlines()]
+
+
+class PhaseTimer:
+    """Seconds per phase of a step.
+
+    Example:
+        >>> timer = PhaseTimer()
+        >>> with timer("rollout"):
+        ...     pass
+        >>> sorted(timer.take())
+        ['time/rollout_s']
+    """
+
+    def __init__(self):
+        self._seconds: dict[str, float] = defaultdict(float)
+
+    @contextlib.contextmanager
+    def __call__(self, phase: str) -> Iterator[None]:
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._seconds[f"time/{phase}_s"] += time.perf_counter() - start
+
+    def take(self) -> dict[str, float]:
+        """The seconds since the last call, by phase; the clock starts anew."""
+        seconds, self._seconds = dict(self._seconds), defaultdict(float)
+        return seconds
+
+
+def _cut_lines(run: RunDir, start_step: int) -> None:
+    kept = [line for line in read_metrics(run) if start_step > 0 and line["step"] <= start_step]
+    write_atomically(run.metrics, "".join(json.dumps(line, sort_keys=True) + "\n" for line in kept))
+
+
+def _number(value: Any) -> int | float:
+    return value if isinstance(value, int) else np.asarray(value).item()
+
+
+def _json(value: int | float) -> int | float | str:
+    """JSON has no NaN: `float()` reads these words back."""
+    return value if math.isfinite(value) else str(value)

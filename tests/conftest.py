@@ -1,0 +1,26 @@
+"""Set-up shared by all tests: CPU with 8 devices, runtime-checked shapes, the named tolerances, and the folder of test data."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8".strip()
+
+from jaxtyping import install_import_hook
+
+install_import_hook("segr1_jax", "runtime_types.typechecked")  # array annotations are checked while testing
+
+TOL_SIMPLE = 1e-5  # float32, one operation or a short chain of them
+TOL_COMPLEX = 1e-4  # float32, a whole model against another implementation, summed in another order
+
+SHARED = Path(__file__).resolve().parents[1].parent / "shared"
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of test data and weights beside the project; tests that need it skip where it is absent."""
+    if not SHARED.is_dir():
+        pytest.skip("../shared (test data and weights beside the project) is absent")
+    return SHARED

@@ -1,0 +1,146 @@
+"""Configuration: loading, errors that teach, the hash, and every file in configs/."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from segr1_jax.errors import UserError
+from segr1_jax.train.check_config import check, check_rules
+from segr1_jax.train.config import RunConfig
+from segr1_jax.train.load_config import config_hash, describe, differing_fields, dump_config, flatten, load_config
+
+CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))
+
+
+@pytest.fixture
+def write(tmp_path):
+    def _write(text: str) -> Path:
+        path = tmp_path / "run.yaml"
+        path.write_text(text)
+        return path
+
+    return _write
+
+
+def test_file_then_overrides(write):
+    path = write("steps: 7\noptimizer: {learning_rate: 3e-4}\neval_data: {level: salient}\n")
+    config = load_config(path, ["steps=9", "reward.weights.iou=1", "policy.path=runs/tiny"])
+    assert (config.steps, config.optimizer.learning_rate, config.policy.path) == (9, 3e-4, "runs/tiny")
+    assert config.reward.weights.iou == 1.0
+    assert isinstance(config.reward.weights.iou, float)
+    assert (config.eval_data.level, config.eval_data.count, config.eval_data.seed) == ("salient", 200, 1)  # the section's own defaults stay
+
+
+def test_run_directory_stands_for_its_config(tmp_path):
+    (tmp_path / "config.yaml").write_text("steps: 3\n")
+    assert load_config(tmp_path).steps == 3
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("step: 3", ("run.yaml", "'step'", "did you mean steps")),
+        ("optimizer: {lr_rate: 1}", ("run.yaml", "optimizer.lr_rate", "optimizer.learning_rate")),
+        ("learning_rate: 1e-3", ("optimizer.learning_rate",)),
+        ("steps: many", ("run.yaml: steps", "expected int", "'many' (str)")),
+        ("steps: 1.5", ("expected int", "1.5 (float)")),
+        ("deterministic: 1", ("expected bool", "1 (int)")),
+        ("run_dir: 12", ("expected str", "quotes")),
+        ("data: 3", ("run.yaml: data", "a section")),
+        ("eval_data: {kind: zip}", ("run.yaml: eval_data.kind", "folder, jsonl, synthetic", "'zip'")),
+        ("run_dir: ${oc.env:HOME}", ("run_dir", "interpolation")),
+        ("run_dir: ${", ("run.yaml",)),
+        ("[1, 2]", ("key: value",)),
+        ("steps: [", ("YAML",)),
+        ("steps: 1\nsteps: 2", ("YAML", "duplicate")),
+    ],
+)
+def test_bad_file_names_place_and_remedy(write, text, words):
+    with pytest.raises(UserError) as error:
+        load_config(write(text))
+    assert all(word in str(error.value) for word in words), str(error.value)
+
+
+@pytest.mark.parametrize("override", ["steps", "=3", "step=3", "run_dir=${oc.env:HOME}", "steps=[", "seed=abc"])
+def test_bad_override(write, override):
+    with pytest.raises(UserError, match="command line"):
+        load_config(write("steps: 3"), [override])
+
+
+def test_missing_file():
+    with pytest.raises(UserError, match=r"nowhere\.yaml.*no such file"):
+        load_config("nowhere.yaml")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "field"),
+    [
+        (["prompt.frame=100"], "prompt.frame"),
+        (["batch=10", "micro_batches=3"], "micro_batches"),
+        (["steps=5", "optimizer.warmup_steps=5"], "optimizer.warmup_steps"),
+        (["reward.sam2_config=a.yaml"], "reward"),
+        (["mesh.data=-1"], "mesh"),
+        (["mesh.tensor=0"], "mesh"),
+        (["data.seed=1"], "eval_data.seed"),
+    ],
+)
+def test_rules_over_several_fields(write, overrides, field):
+    with pytest.raises(UserError) as error:
+        load_config(write(""), overrides)
+    assert error.value.where == field
+
+
+@pytest.mark.parametrize(
+    ("overrides", "field"),
+    [
+        ([], "policy.path"),
+        (["policy.path=absent"], "policy.path"),
+        (["policy.path=.", "data.kind=folder"], "data.images"),
+        (["policy.path=.", "data.kind=folder", "data.images=.", "data.masks=gone"], "data.masks"),
+        (["policy.path=.", "eval_data.kind=jsonl", "eval_data.manifest=."], "eval_data.manifest"),
+        (["policy.path=.", "reward.python=no-such-python"], "reward.python"),
+        (["policy.path=.", "reward.sam2_config=a.yaml", "reward.sam2_checkpoint=gone.pt"], "reward.sam2_checkpoint"),
+    ],
+)
+def test_files_that_the_run_reads(write, overrides, field):
+    with pytest.raises(UserError) as error:
+        check(load_config(write(""), overrides))
+    assert error.value.where == field
+
+
+def test_check_passes_on_existing_paths(write, tmp_path):
+    check(load_config(write(""), [f"policy.path={tmp_path}", "data.kind=folder", f"data.images={tmp_path}", f"data.masks={tmp_path}"]))
+
+
+@given(st.integers(1, 10**6), st.floats(1e-12, 1.0), st.text(st.characters(codec="utf-8", exclude_characters="$"), max_size=20))
+def test_dump_loads_back_to_the_same(tmp_path_factory, steps, rate, text):
+    config = RunConfig(steps=steps, seed=3)
+    config = dataclasses.replace(config, run_dir=text, optimizer=dataclasses.replace(config.optimizer, learning_rate=rate))
+    path = tmp_path_factory.mktemp("dump") / "config.yaml"
+    path.write_text(dump_config(config))
+    assert load_config(path) == config
+
+
+def test_hash_follows_what_decides_the_result():
+    base = RunConfig()
+    assert config_hash(base) == config_hash(RunConfig(run_dir="elsewhere", keep=9))
+    assert config_hash(base) != config_hash(RunConfig(steps=101))
+    assert differing_fields(base, RunConfig(steps=101, run_dir="elsewhere")) == ["steps: 100 -> 101"]
+
+
+def test_describe_lists_every_knob_with_its_doc():
+    text = describe()
+    for key in flatten(RunConfig()):
+        assert f"{key} = " in text
+    assert "weight of the mask IoU" in text
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_every_shipped_config_builds_and_says_how_to_run_it(path):
+    config = load_config(path)
+    check_rules(config)
+    head = "".join(line for line in path.read_text().splitlines(keepends=True) if line.startswith("#"))
+    assert all(word in head for word in ("Command:", "Hardware:", "Time:", "Expected:")), "the head comment tells how to run it"

@@ -1,0 +1,113 @@
+"""Run directory, metric lines, TensorBoard, progress: above all that a resumed run leaves what an uninterrupted one leaves."""
+
+import io
+import json
+import math
+
+import numpy as np
+import pytest
+
+from segr1_jax.errors import UserError
+from segr1_jax.train.config import RunConfig
+from segr1_jax.train.metrics import MetricsWriter, PhaseTimer, read_metrics
+from segr1_jax.train.progress import Progress, show_markdown
+from segr1_jax.train.rundir import open_run_dir
+from segr1_jax.train.tensorboard import _records
+
+
+@pytest.fixture
+def run(tmp_path):
+    return open_run_dir(RunConfig(run_dir=str(tmp_path / "run")))
+
+
+def _board_steps(run) -> list[int]:
+    files = sorted(run.tensorboard.glob("events*"))
+    return [step for file in files for _, step in _records(file.read_bytes()) if step]
+
+
+def test_run_directory_is_complete_and_reopens(tmp_path):
+    config = RunConfig(run_dir=str(tmp_path / "a" / "run"))
+    run = open_run_dir(config)
+    assert run.config.is_file()
+    assert run.hash.read_text().strip()
+    assert run.checkpoints.is_dir()
+    assert open_run_dir(config) == run
+    assert [path.name for path in run.path.parent.iterdir()] == ["run"], "no draft is left"
+
+
+def test_run_directory_of_another_config_names_the_fields(tmp_path):
+    open_run_dir(RunConfig(run_dir=str(tmp_path / "run")))
+    with pytest.raises(UserError, match="steps: 100 -> 5"):
+        open_run_dir(RunConfig(run_dir=str(tmp_path / "run"), steps=5))
+
+
+def test_a_folder_that_is_no_run_is_left_alone(tmp_path):
+    (tmp_path / "thesis.tex").write_text("x")
+    with pytest.raises(UserError, match=r"config\.yaml"):
+        open_run_dir(RunConfig(run_dir=str(tmp_path)))
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_an_empty_folder_becomes_a_run(tmp_path):
+    assert open_run_dir(RunConfig(run_dir=str(tmp_path))).config.is_file()
+
+
+def test_lines_are_sorted_flushed_and_readable(run):
+    with MetricsWriter(run) as writer:
+        writer.write(1, {"train/b": np.float32(0.5), "train/a": 2, "train/nan": math.nan})
+        line = run.metrics.read_text()  # before close: flushed
+        writer.image(1, "samples/0", np.zeros((4, 4, 3), np.uint8))
+    assert line == '{"step": 1, "train/a": 2, "train/b": 0.5, "train/nan": "nan"}\n'
+
+
+def test_resume_cuts_lines_and_events_after_the_restored_step(run):
+    with MetricsWriter(run) as writer:
+        for step in range(1, 6):
+            writer.write(step, {"train/reward": step / 10})
+    with run.metrics.open("a") as file:
+        file.write('{"step": 6, "train/re')  # a kill in the middle of a line
+    torn = next(run.tensorboard.glob("events*"))
+    torn.write_bytes(torn.read_bytes() + b"\x07\x00\x00")
+    with MetricsWriter(run, start_step=3) as writer:
+        writer.write(4, {"train/reward": 0.4})
+    assert [line["step"] for line in read_metrics(run)] == [1, 2, 3, 4]
+    assert _board_steps(run) == [1, 2, 3, 4]
+    assert all(json.loads(line) for line in run.metrics.read_text().splitlines())
+
+
+def test_nothing_restored_starts_clean(run):
+    with MetricsWriter(run) as writer:
+        writer.write(0, {"eval/iou": 0.1})
+    with MetricsWriter(run, start_step=0) as writer:
+        writer.write(0, {"eval/iou": 0.1})
+    assert len(read_metrics(run)) == 1
+
+
+def test_phase_timer_adds_up_and_starts_anew():
+    timer = PhaseTimer()
+    for phase in ("rollout", "update", "rollout"):
+        with timer(phase):
+            pass
+    assert set(timer.take()) == {"time/rollout_s", "time/update_s"}
+    assert timer.take() == {}
+
+
+def test_progress_prints_plain_lines_where_there_is_no_terminal():
+    stream = io.StringIO()
+    with Progress("grpo", total=2, stream=stream) as progress:
+        progress.update(1, {"reward": 1.0})
+        progress.update(2, {"reward": 1.25})
+    assert stream.getvalue() == "grpo 2/2  left 0:00:00  reward 1.250\n"
+
+
+def test_progress_and_markdown_on_a_terminal():
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    stream = Terminal()
+    with Progress("sft", total=2, start=1, stream=stream) as progress:
+        progress.update(2, {"loss": 0.5})
+    show_markdown("| a |\n|---|\n| 1 |\n", stream)
+    assert "2/2" in stream.getvalue()
+    assert "loss 0.500" in stream.getvalue()
