@@ -34,7 +34,7 @@ class Linear(nnx.Module):
         self.kernel = weight(rngs, (size_in, size_out), axes)
         self.bias = constant(0.0, (size_out,), axes[1:]) if bias else None
 
-    def __call__(self, x: Float[Array, "... in"]) -> Float[Array, "... out"]:
+    def __call__(self, x: Float[Array, "... I"]) -> Float[Array, "... O"]:
         y = x @ self.kernel[...].astype(x.dtype)
         return y if self.bias is None else y + self.bias[...].astype(x.dtype)
 
@@ -78,7 +78,7 @@ class Rotary(NamedTuple):
         return (x32 * self.cos[..., None, :] + turned * self.sin[..., None, :]).astype(x.dtype)
 
 
-def rotary_from_angles(angles: Float[Array, "... C/2"]) -> Rotary:
+def rotary_from_angles(angles: Float[Array, "... half"]) -> Rotary:
     """Rotary tables from the angle of each frequency."""
     both = jnp.concatenate([angles, angles], axis=-1)
     return Rotary(jnp.cos(both), jnp.sin(both))

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
 from segr1_jax.policy.arch import PolicyArch
@@ -38,7 +39,7 @@ class OwnCache(NamedTuple):
 class Qwen25VL(nnx.Module):
     """The policy. Every method is pure in the weights; compute runs in `dtype`, weights keep their own."""
 
-    def __init__(self, arch: PolicyArch, rngs: nnx.Rngs, *, dtype: jnp.dtype = jnp.float32, remat: bool = False):
+    def __init__(self, arch: PolicyArch, rngs: nnx.Rngs, *, dtype: DTypeLike = jnp.float32, remat: bool = False):
         text = arch.text
         self.arch, self.dtype, self.remat = arch, dtype, remat
         self.vision = VisionTower(rngs, arch.vision, remat=remat)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
 
 from segr1_jax.policy.arch import PolicyArch
 from segr1_jax.policy.layers import Axes
@@ -37,7 +38,7 @@ class Policy:
     """
 
     arch: PolicyArch
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
     remat: bool = False
     _graphdef: nnx.GraphDef = field(init=False, repr=False)
     _variables: dict = field(init=False, repr=False)

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
 from segr1_jax.policy.arch import VisionArch
@@ -88,7 +89,7 @@ class VisionTower(nnx.Module):
         self.merge_in = Linear(rngs, merged, merged, ("embed", "mlp"), bias=True)
         self.merge_out = Linear(rngs, merged, arch.out_hidden, ("mlp", "embed"), bias=True)
 
-    def __call__(self, images: Images, dtype: jnp.dtype) -> Float[Array, "B M D"]:
+    def __call__(self, images: Images, dtype: DTypeLike) -> Float[Array, "B M D"]:
         """Merged features, row = window * S / merge^2 + unit; rows of padded slots hold finite garbage that nothing reads."""
         B, W, S, V = images.patches.shape
         x_BND = images.patches.reshape(B, W * S, V).astype(dtype) @ self.patch_embed[...].astype(dtype)

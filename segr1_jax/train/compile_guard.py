@@ -1,6 +1,5 @@
 """Counts compilations, so that a step which recompiles after warm-up is an error and not a mystery."""
 
-import jax
 from jax import monitoring
 
 from segr1_jax.errors import UserError
