@@ -1,0 +1,64 @@
+"""Answers to rewards: parse the text, move its prompts to native pixels, have the sidecar score the mask.
+
+Two calls, so that other work (reference log-probabilities) fits between them: `submit` sends, `collect` waits.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool
+
+from segr1_jax.answer import parse, sam_prompts
+from segr1_jax.reward.client import RewardClient
+from segr1_jax.reward.combine import combine
+from segr1_jax.reward.config import RewardWeights
+from segr1_jax.types import Answer, Example, Frame, ParseStatus, Reward, ScoreRequest
+
+
+@dataclass(frozen=True)
+class AnswerText:
+    """What the policy wrote about an example. An unfinished text (cut at the length cap) never counts as an answer."""
+
+    example: Example
+    text: str
+    finished: bool = True
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A reward with what led to it; `mask` only where it was asked for and the text parsed."""
+
+    reward: Reward
+    answer: Answer | None
+    mask: Bool[np.ndarray, "H W"] | None
+
+
+@dataclass(frozen=True)
+class Pending:
+    """Texts whose masks are being scored."""
+
+    ticket: int
+    answers: tuple[Answer | None, ...]
+    statuses: tuple[ParseStatus, ...]
+
+
+def submit(client: RewardClient, texts: Sequence[AnswerText], frame: Frame, task: str, *, want_masks: bool = False) -> Pending:
+    """Parse every text (coordinates in `frame`) and send those that parsed to the sidecar."""
+    parsed = [parse(item.text, frame, task=task) if item.finished else (None, ParseStatus.UNFINISHED) for item in texts]
+    requests = [
+        ScoreRequest(item.example.image, item.example.mask, sam_prompts(answer, item.example.frame), want_masks)
+        for item, (answer, _) in zip(texts, parsed, strict=True)
+        if answer is not None
+    ]
+    return Pending(client.submit(requests), tuple(answer for answer, _ in parsed), tuple(status for _, status in parsed))
+
+
+def collect(client: RewardClient, pending: Pending, weights: RewardWeights) -> list[Judged]:
+    """Wait for the scores; one result per text, in order."""
+    scores = iter(client.collect(pending.ticket))
+    judged = []
+    for answer, status in zip(pending.answers, pending.statuses, strict=True):
+        score = next(scores) if answer is not None else None
+        judged.append(Judged(combine(weights, status, score), answer, score.mask if score else None))
+    return judged

@@ -1,0 +1,60 @@
+"""The end of a run: the closing table, the skipped samples, the count of compilations."""
+
+import sys
+from collections.abc import Sequence
+
+import jax
+
+from segr1_jax.eval.baselines import constant_figures, shuffled_figures, truth_figures
+from segr1_jax.eval.run import Evaluation, Scorer
+from segr1_jax.eval.table import markdown_table
+from segr1_jax.files import write_atomically
+from segr1_jax.reward.client import RewardClient
+from segr1_jax.train.progress import show_markdown
+from segr1_jax.train.run import Run
+from segr1_jax.types import Example
+from segr1_jax.viz import panel
+
+BASELINE_MASKS = 400  # training masks the best constant box is fitted to
+PANELS = 8
+
+
+def closing_report(run: Run, client: RewardClient) -> None:
+    """Write report.md and samples/, print the table, list bad samples; raise if anything compiled after warm-up."""
+    last = run.final_evaluation(client)
+    if jax.process_index() == 0:
+        _save_panels(run, last)
+        table = markdown_table(_rows(run, client, last))
+        write_atomically(run.directory.report, f"# {run.directory.path.name}\n\n{table}\n")
+        show_markdown(table)
+        for name, reason in run.skipped.reasons.items():
+            print(f"skipped {name}: {reason}", file=sys.stderr)
+    run.guard.check()
+
+
+def _rows(run: Run, client: RewardClient, last: Evaluation) -> dict[str, dict[str, float]]:
+    """Before and after, beside what a blind and a perfect policy would get (baselines on this process's held-out images)."""
+    config, stage = run.config, run.config.stage.upper()
+    scorer = Scorer(client, run.engine.builder.frame, config.prompt.task, config.reward.weights)
+    held_out = [item.example for item in last.texts]
+    rows = {"best constant answer": constant_figures(scorer, _some_masks(run), held_out)}
+    first = run.evaluation_figures(0)
+    if first is not None:
+        rows[f"before {stage}"] = first
+    rows[f"after {stage}"] = last.figures
+    rows[f"after {stage}, answers given to another image"] = shuffled_figures(scorer, last.texts)
+    sft = config.sft
+    rows["prompt from the ground truth"] = truth_figures(scorer, held_out, interior=sft.interior_points, exterior=sft.exterior_points)
+    return rows
+
+
+def _some_masks(run: Run) -> list:
+    return [run.source[index].mask for index in range(min(len(run.source), BASELINE_MASKS))]
+
+
+def _save_panels(run: Run, last: Evaluation) -> None:
+    """Image, prediction and truth side by side for the first held-out images."""
+    for item, judged in list(zip(last.texts, last.judged, strict=True))[:PANELS]:
+        example: Example = item.example
+        picture = panel(example.image, judged.mask, example.mask, judged.answer)
+        run.show(run.config.steps, f"held_out/{example.id}", picture)

@@ -1,0 +1,124 @@
+"""The policy on its mesh: the jitted functions a run calls, with their shardings. Everything compiled is compiled here."""
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from segr1_jax.policy.inputs import stack_prompts
+from segr1_jax.policy.logprobs import score_tokens
+from segr1_jax.policy.model import PromptBatch
+from segr1_jax.policy.params import Params, Policy
+from segr1_jax.policy.sharding import ROLLOUT_RULES, TRAIN_RULES
+from segr1_jax.prompt.build import PromptBuilder
+from segr1_jax.rollout.completions import to_completions
+from segr1_jax.rollout.sampler import Samples, make_sampler
+from segr1_jax.train.config import RunConfig
+from segr1_jax.train.mesh import Placement
+from segr1_jax.types import Completion, Prompt
+from segr1_jax.update import LossFn, TrainState, init_state, make_train_step
+
+
+@dataclass(frozen=True)
+class Engine:
+    """Config, mesh placement, policy and prompt builder of one run; holds no weights."""
+
+    config: RunConfig
+    placement: Placement
+    policy: Policy
+    builder: PromptBuilder
+    optimizer: optax.GradientTransformation
+
+    @functools.cached_property
+    def state_shardings(self) -> TrainState:
+        return self.placement.state(self.policy, self.optimizer)
+
+    @functools.cached_property
+    def init_state(self):
+        """params -> TrainState at step 0."""
+        return jax.jit(functools.partial(init_state, optimizer=self.optimizer), out_shardings=self.state_shardings)
+
+    @functools.cached_property
+    def rollout_weights(self):
+        """Master weights -> a copy in the compute dtype, gathered over fsdp, for one rollout."""
+        return jax.jit(self._cast, out_shardings=self.placement.weights(self.policy, ROLLOUT_RULES))
+
+    @functools.cached_property
+    def frozen_weights(self):
+        """Master weights -> a copy in the compute dtype, sharded like them, for the reference policy."""
+        return jax.jit(self._cast, out_shardings=self.placement.weights(self.policy, TRAIN_RULES))
+
+    def _cast(self, params: Params) -> Params:
+        return jax.tree.map(lambda x: x.astype(self.policy.dtype), params)
+
+    def train_step(self, loss: LossFn):
+        """(state, batch) -> (state, metrics); the old state's buffers are reused."""
+        step = make_train_step(
+            self.policy,
+            loss,
+            self.optimizer,
+            temperature=self.config.rollout.temperature if self.config.stage == "grpo" else 1.0,
+            head_chunk=self.config.policy.head_chunk,
+            micro_batches=self.config.micro_batches,
+        )
+        return jax.jit(step, donate_argnums=0, out_shardings=(self.state_shardings, self.placement.replicated))
+
+    @functools.cached_property
+    def reference_logprobs(self):
+        """(params, prompts, tokens, mask) -> log-probabilities of the completion tokens, no gradient."""
+
+        def score(params: Params, prompts: PromptBatch, tokens, mask):
+            scores = score_tokens(
+                self.policy.bind(params),
+                prompts,
+                tokens,
+                mask,
+                temperature=self.config.rollout.temperature,
+                chunk=self.config.policy.head_chunk,
+            )
+            return scores.logprobs
+
+        return jax.jit(score, out_shardings=self.placement.rows)
+
+    @functools.cached_property
+    def sample(self):
+        """(rollout weights, prompts, key, example ids) -> Samples of the training distribution."""
+        return self._sampler(group=self.config.rollout.group, temperature=self.config.rollout.temperature, greedy=False)
+
+    @functools.cached_property
+    def answer(self):
+        """(rollout weights, prompts, key, example ids) -> the one greedy Sample per prompt, for evaluation."""
+        return self._sampler(group=1, temperature=1.0, greedy=True)
+
+    def _sampler(self, *, group: int, temperature: float, greedy: bool):
+        rollout, end = self.config.rollout, self.builder.tokenizer.eos_id
+        sampler = make_sampler(
+            self.policy, group=group, max_tokens=rollout.max_tokens, end_token=end, temperature=temperature, greedy=greedy
+        )
+        return jax.jit(sampler, out_shardings=self.placement.rows)
+
+    def step_key(self, step: int) -> jax.Array:
+        """The random key of one training step."""
+        return _step_key(self.config.seed, step)
+
+    def put_prompts(self, prompts: Sequence[Prompt]) -> tuple[PromptBatch, jax.Array]:
+        """This process's prompts as part of the global batch, and the example ids beside them."""
+        ids = np.array([prompt.example_id for prompt in prompts], np.int32)
+        return self.placement.put_rows((stack_prompts(prompts, self.config.prompt.max_tokens), ids))
+
+    def completions(self, samples: Samples, example_ids: Sequence[int], version: int) -> list[list[Completion]]:
+        """This process's rows of `samples` as records."""
+        return to_completions(self.placement.get_rows(samples), example_ids, self.builder.tokenizer.decode, version)
+
+
+@jax.jit
+def _step_key(seed, step) -> jax.Array:
+    return jax.random.fold_in(jax.random.key(seed), step)
+
+
+def compute_dtype(config: RunConfig) -> jnp.dtype:
+    return jnp.dtype(config.policy.compute_dtype)

@@ -1,0 +1,133 @@
+"""The order of the stages, and the only module that knows it.
+
+    Example --prompt--> Prompt --rollout--> Completion --answer--> Answer | ParseStatus
+      --reward client--> Reward --advantages--> TrainBatch --update--> TrainState --checkpoint--> params
+"""
+
+import functools
+import sys
+from collections import Counter
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+
+from segr1_jax import judge
+from segr1_jax.answer import render
+from segr1_jax.grpo.advantages import completion_weights, group_advantages
+from segr1_jax.grpo.batch import GroupBatch, answer_batch
+from segr1_jax.grpo.loss import answer_loss, grpo_loss
+from segr1_jax.judge import AnswerText, Judged
+from segr1_jax.reward.client import RewardClient
+from segr1_jax.rollout.sampler import Samples
+from segr1_jax.sft import target_answer
+from segr1_jax.train.closing import closing_report
+from segr1_jax.train.config import RunConfig
+from segr1_jax.train.mesh import sum_over_processes
+from segr1_jax.train.run import Run
+from segr1_jax.types import Completion
+from segr1_jax.update import TrainBatch
+
+
+def run_sft(config: RunConfig) -> None:
+    """Supervised cold start on answers made from masks; the loss is on the answer alone."""
+    with Run(config) as run, RewardClient(config.reward) as client:
+        engine, builder, sft = run.engine, run.engine.builder, config.sft
+        update = engine.train_step(answer_loss)
+        _first_evaluation(run, client)
+        for step, samples in run.steps():
+            with run.timer("answers"):
+                targets = [
+                    target_answer(s.example.mask, builder.frame, interior=sft.interior_points, exterior=sft.exterior_points, name=s.example.name)
+                    for s in samples
+                ]
+                texts = [render(target, task=config.prompt.task) for target in targets]
+                answers = answer_batch([builder.encode_answer(text) for text in texts], config.rollout.max_tokens, config.batch)
+                prompts, _ = engine.put_prompts([sample.prompt for sample in samples])
+            with run.timer("update"):
+                run.state, metrics = update(run.state, TrainBatch(prompts, engine.placement.put_rows(answers)))
+                metrics = jax.device_get(metrics)
+            _close_step(run, client, step, metrics)
+        closing_report(run, client)
+
+
+def run_grpo(config: RunConfig) -> None:
+    """Seg-R1: sample a group of answers per image, reward their masks, step towards the better ones."""
+    with Run(config) as run, RewardClient(config.reward) as client:
+        engine = run.engine
+        reference = engine.frozen_weights(run.initial_params())
+        update = engine.train_step(functools.partial(grpo_loss, objective=config.objective))
+        _first_evaluation(run, client)
+        for step, samples in run.steps():
+            for sample in samples:
+                client.encode(sample.example.image)
+            with run.timer("rollout"):
+                prompts, ids = engine.put_prompts([sample.prompt for sample in samples])
+                drawn = engine.sample(engine.rollout_weights(run.state.params), prompts, engine.step_key(step), ids)
+                groups = engine.completions(drawn, [sample.example.id for sample in samples], step - 1)
+            texts = [AnswerText(s.example, c.text, c.finished) for s, group in zip(samples, groups, strict=True) for c in group]
+            pending = judge.submit(client, texts, engine.builder.frame, config.prompt.task)
+            with run.timer("reference"):  # needs no reward, so it runs while the masks are scored
+                reference_logprobs = jax.block_until_ready(engine.reference_logprobs(reference, prompts, drawn.tokens, drawn.mask))
+            with run.timer("reward_wait"):
+                judged = judge.collect(client, pending, config.reward.weights)
+            with run.timer("update"):
+                batch = TrainBatch(prompts, _group_batch(run, drawn, reference_logprobs, judged))
+                run.state, metrics = update(run.state, batch)
+                metrics = jax.device_get(metrics)
+            _close_step(run, client, step, metrics | _group_figures(judged, groups) | _client_figures(client))
+        closing_report(run, client)
+
+
+def _group_batch(run: Run, drawn: Samples, reference_logprobs: jax.Array, judged: Sequence[Judged]) -> GroupBatch:
+    """Rewards of this process to advantages; the weights count the valid completions of all processes."""
+    shape = (-1, run.config.rollout.group)
+    rewards_BG = np.array([item.reward.total for item in judged]).reshape(shape)
+    valid_BG = np.array([item.reward.valid for item in judged]).reshape(shape)
+    counted_BG = completion_weights(valid_BG)
+    total = sum_over_processes(np.array([np.count_nonzero(counted_BG)], np.float64))[0]
+    weight_BG = (counted_BG > 0) / max(total, 1.0)
+    advantages_BG = group_advantages(rewards_BG, valid_BG)
+    on_mesh = run.engine.placement.put_rows((weight_BG.astype(np.float32), advantages_BG.astype(np.float32)))
+    return GroupBatch(drawn.tokens, drawn.mask, *on_mesh, drawn.logprobs, reference_logprobs)
+
+
+def _group_figures(judged: Sequence[Judged], groups: Sequence[Sequence[Completion]]) -> dict[str, float]:
+    """Means over all processes: reward and its terms, lengths, the share of each parse status and of groups that teach nothing."""
+    rewards = [item.reward for item in judged]
+    totals_BG = np.array([reward.total for reward in rewards]).reshape(len(groups), -1)
+    figures = {name: np.mean([getattr(reward, name) for reward in rewards]) for name in ("format", "iou", "s_measure", "valid")}
+    figures |= {"reward": totals_BG.mean(), "reward_std": totals_BG.std(axis=1, ddof=1).mean()}
+    figures["dead_groups"] = np.mean(np.ptp(totals_BG, axis=1) == 0)
+    figures["length"] = np.mean([len(completion.token_ids) for group in groups for completion in group])
+    figures["finished"] = np.mean([completion.finished for group in groups for completion in group])
+    statuses = Counter(reward.parse for reward in rewards)
+    figures |= {f"parse/{status.value}": statuses[status] / len(rewards) for status in type(rewards[0].parse)}
+    means = sum_over_processes(np.array(list(figures.values()), np.float64)) / jax.process_count()
+    return dict(zip(figures, means.tolist(), strict=True))
+
+
+def _client_figures(client: RewardClient) -> dict[str, float]:
+    return {f"sidecar/{name}": value for name, value in client.stats().items()}
+
+
+def _first_evaluation(run: Run, client: RewardClient) -> None:
+    if run.first_step == 0:
+        run.evaluate(0, client)
+
+
+def _close_step(run: Run, client: RewardClient, step: int, figures: dict) -> None:
+    """Evaluate and save where due. From the end of the first update (an evaluation came before it) nothing may compile."""
+    run.finish(step, figures)
+    if run.is_due(step, run.config.eval_every):
+        run.evaluate(step, client)
+    if run.is_due(step, run.config.save_every):
+        run.save(step)
+    if step > run.first_step + 1 or run.first_step == 0:
+        run.guard.warm()
+
+
+def print_skipped(run: Run) -> None:
+    """List the samples that could not be read."""
+    for name, reason in run.skipped.reasons.items():
+        print(f"skipped {name}: {reason}", file=sys.stderr)

@@ -1,0 +1,176 @@
+"""One training run: its directory, data, engine, state and bookkeeping. What happens in a step is in loop.py."""
+
+import dataclasses
+import functools
+import json
+import math
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from typing import Any
+
+import jax
+import numpy as np
+
+from segr1_jax.data.pipeline import Sample, Skipped, batches, sweep
+from segr1_jax.data.sources import check, open_source
+from segr1_jax.errors import UserError
+from segr1_jax.eval.run import Evaluation, Scorer, evaluate
+from segr1_jax.files import write_atomically
+from segr1_jax.hf.load import read_arch
+from segr1_jax.policy.params import Params, Policy
+from segr1_jax.policy.sharding import TRAIN_RULES
+from segr1_jax.prompt.build import PromptBuilder
+from segr1_jax.reward.client import RewardClient
+from segr1_jax.train.checkpoint import Checkpoints, abstract_state
+from segr1_jax.train.compile_guard import CompileGuard
+from segr1_jax.train.config import RunConfig
+from segr1_jax.train.engine import Engine, compute_dtype
+from segr1_jax.train.mesh import Placement, make_mesh, sum_over_processes
+from segr1_jax.train.metrics import MetricsWriter, PhaseTimer
+from segr1_jax.train.optimizer import make_optimizer
+from segr1_jax.train.progress import Progress
+from segr1_jax.train.rundir import open_run_dir
+from segr1_jax.train.start import resolve_start
+from segr1_jax.types import Example, Prompt
+
+SHOWN = ("reward", "iou", "format", "loss", "kl")
+
+
+class Run:
+    """Everything around the steps of a run. Opening it checks files, makes or reopens the directory, and restores the newest step."""
+
+    def __init__(self, config: RunConfig):
+        self._open = ExitStack()
+        self.config = config
+        self.source, self.held_out = open_source(config.data), open_source(config.eval_data)
+        check(self.source)
+        check(self.held_out)
+        self.start = resolve_start(config.policy.path)
+        policy = Policy(read_arch(self.start.base), compute_dtype(config), config.policy.remat)
+        builder = PromptBuilder.from_directory(self.start.base, config.prompt)
+        self.engine = Engine(config, Placement(make_mesh(config.mesh)), policy, builder, make_optimizer(config.optimizer, config.steps))
+        self._check_rows()
+        self.directory = open_run_dir(config)
+        self.guard, self.timer, self.skipped = CompileGuard(), PhaseTimer(), Skipped()
+        self._open.callback(self.guard.close)
+        self._checkpoints = self._open.enter_context(Checkpoints(self.directory.checkpoints, keep=config.keep))
+        self.state, self.position = self._restore()
+        self.first_step = int(self.state.step)
+        self._writer = self._open.enter_context(MetricsWriter(self.directory, self.first_step))
+
+    def __enter__(self) -> "Run":
+        return self
+
+    def __exit__(self, *exception) -> None:
+        self._open.__exit__(*exception)
+
+    def initial_params(self) -> Params:
+        """The weights this run started from, whatever step it is at: the reference policy."""
+        return self.start.load(self.engine.policy, self.engine.placement.weights(self.engine.policy, TRAIN_RULES))
+
+    def steps(self) -> Iterator[tuple[int, list[Sample]]]:
+        """(step number from 1, this process's samples) until config.steps; each ends with `finish`."""
+        config = self.config
+        with Progress(config.stage, config.steps, self.first_step) as self._progress:
+            if self.first_step == config.steps:
+                return
+            samples = batches(
+                self.source,
+                self.engine.builder.build,
+                seed=config.seed,
+                start_position=self.position,
+                batch=config.batch,
+                process=jax.process_index(),
+                processes=jax.process_count(),
+                skipped=self.skipped,
+            )
+            for step in range(self.first_step + 1, config.steps + 1):
+                with self.timer("input"):
+                    batch = next(samples)
+                yield step, batch
+
+    def finish(self, step: int, figures: Mapping[str, Any]) -> None:
+        """Log a step and count its samples as used."""
+        self.position += self.config.batch
+        if step % self.config.log_every == 0 or step == self.config.steps:
+            self._write(step, figures | self.timer.take() | {"position": self.position})
+        self._progress.update(step, {name: float(figures[name]) for name in SHOWN if name in figures})
+
+    def is_due(self, step: int, every: int) -> bool:
+        """True every `every` steps and at the last; 0 means only at the last."""
+        return step == self.config.steps or (every > 0 and step % every == 0)
+
+    def save(self, step: int) -> None:
+        """Checkpoint this step (asynchronously)."""
+        with self.timer("save"):
+            self._checkpoints.save(self.state, self.position, dataclasses.asdict(self.config))
+
+    def evaluate(self, step: int, client: RewardClient) -> Evaluation:
+        """Evaluate the current weights on the held-out set, write figures and rows, and log them."""
+        engine = self.engine
+        weights = engine.rollout_weights(self.state.params)
+        rows_here = self.config.eval_batch // jax.process_count()
+
+        def answer(prompts: Sequence[Prompt]):
+            padded = [*prompts, *[self._filler] * (rows_here - len(prompts))]
+            on_mesh, ids = engine.put_prompts(padded)
+            samples = engine.answer(weights, on_mesh, engine.step_key(0), ids)
+            return [group[0] for group in engine.completions(samples, [prompt.example_id for prompt in padded], step)][: len(prompts)]
+
+        with self.timer("eval"):
+            scorer = Scorer(client, engine.builder.frame, self.config.prompt.task, self.config.reward.weights)
+            result = evaluate(self._held_out_batches(rows_here), answer, scorer, len(self.held_out), sum_over_processes)
+        rows = "".join(json.dumps(dataclasses.asdict(row) | {"parse": row.parse.value}, sort_keys=True) + "\n" for row in result.rows)
+        write_atomically(self.directory.eval / f"step_{step:06d}.rows_{jax.process_index()}.jsonl", rows)
+        write_atomically(self.directory.eval / f"step_{step:06d}.json", json.dumps(result.figures, sort_keys=True) + "\n")
+        self._write(step, {f"eval/{name}": value for name, value in result.figures.items() if not math.isnan(value)})
+        print(f"step {step}: held-out IoU {result.figures['iou']:.4f}, format {result.figures['format']:.3f}", file=sys.stderr)
+        return result
+
+    def evaluation_figures(self, step: int) -> dict[str, float] | None:
+        """The figures of an earlier evaluation of this run, also from before a resume."""
+        file = self.directory.eval / f"step_{step:06d}.json"
+        return json.loads(file.read_text()) if file.is_file() else None
+
+    def show(self, step: int, name: str, image: np.ndarray) -> None:
+        """Put an image into TensorBoard."""
+        self._writer.image(step, name, image)
+
+    def _write(self, step: int, figures: Mapping[str, Any]) -> None:
+        if jax.process_index() == 0:
+            self._writer.write(step, figures)
+
+    def _restore(self):
+        engine = self.engine
+        shapes = jax.eval_shape(engine.init_state, {n: jax.ShapeDtypeStruct(s.shape, np.float32) for n, s in engine.policy.specs.items()})
+        restored = self._checkpoints.restore(abstract_state(shapes, engine.state_shardings))
+        if restored is not None:
+            return restored.state, restored.position
+        return engine.init_state(self.initial_params()), 0
+
+    def _held_out_batches(self, rows_here: int) -> Iterator[list[tuple[Example, Prompt]]]:
+        """Equally many batches in every process, the last ones short or empty."""
+        processes = jax.process_count()
+        found = sweep(
+            self.held_out,
+            self.engine.builder.build,
+            batch=rows_here,
+            process=jax.process_index(),
+            processes=processes,
+            skipped=self.skipped,
+        )
+        for _ in range(math.ceil(math.ceil(len(self.held_out) / processes) / rows_here)):
+            yield [(sample.example, sample.prompt) for sample in next(found, [])]
+
+    @functools.cached_property
+    def _filler(self) -> Prompt:
+        """Fills the last evaluation batch up to its fixed shape; its answer is dropped."""
+        return self.engine.builder.build(dataclasses.replace(self.held_out[0], name="filler"))
+
+    def _check_rows(self) -> None:
+        shards = self.engine.placement.row_shards
+        for field, size in {"batch": self.config.batch // self.config.micro_batches, "eval_batch": self.config.eval_batch}.items():
+            if size % shards:
+                remedy = f"make {field} (per micro-batch) a multiple of {shards}, or give devices to mesh.tensor"
+                raise UserError(field, expected=f"rows for data x fsdp = {shards} shards", got=str(size), remedy=remedy)
