@@ -1,4 +1,7 @@
-"""What each subcommand calls. Implementations are imported when called, so that `--help` starts at once and loads no JAX."""
+"""What each subcommand calls.
+
+Implementations are imported once the configuration has been read and checked: `--help` and a mistyped key answer at once, without JAX.
+"""
 
 import argparse
 from pathlib import Path
@@ -10,46 +13,48 @@ from segr1_jax.train.load_config import config_hash, describe, dump_config, load
 
 
 def sft(options: argparse.Namespace) -> int:
+    config = _stage_config(options, "sft")
     from segr1_jax.train.loop import run_sft
 
-    run_sft(_stage_config(options, "sft"))
+    run_sft(config)
     return 0
 
 
 def train(options: argparse.Namespace) -> int:
+    config = _stage_config(options, "grpo")
     from segr1_jax.train.loop import run_grpo
 
-    run_grpo(_stage_config(options, "grpo"))
+    run_grpo(config)
     return 0
 
 
 def evaluate(options: argparse.Namespace) -> int:
+    config, source = _config_and_source(options)
     from segr1_jax.eval.run import run_eval
     from segr1_jax.train.progress import show_markdown
 
-    config, source = _config_and_source(options)
     show_markdown(run_eval(config, source))
     return 0
 
 
 def predict(options: argparse.Namespace) -> int:
-    from segr1_jax.eval.predict import run_predict
-
     config, source = _config_and_source(options)
     for image in options.images:
         if not image.is_file():
             raise UserError("--images", expected="an image file", got=f"{image} (missing)", remedy="give paths from the working directory")
     out = options.out or Path(config.run_dir) / "samples" / "predict"
+    from segr1_jax.eval.predict import run_predict
+
     run_predict(config, source, out, images=options.images, instruction=options.instruction, count=options.count)
     print(f"wrote {out}")
     return 0
 
 
 def export(options: argparse.Namespace) -> int:
-    from segr1_jax.hf.export import run_export
-
     config, source = _config_and_source(options)
     out = options.out or Path(config.run_dir) / "export"
+    from segr1_jax.hf.export import run_export
+
     run_export(config, source, out)
     print(f"wrote {out}")
     return 0
