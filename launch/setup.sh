@@ -19,16 +19,17 @@ fail() {
   exit 1
 }
 
-# The first interpreter of version 3.11 or newer: the named one, else the default python3, else a newer one beside it.
+# The first interpreter of version 3.11 or newer: python3, one of a named version, or one that pyenv keeps but has not put on PATH.
 find_python() {
-  local candidate
-  for candidate in ${1:+"python$1"} ${1:-python3 python3.13 python3.12 python3.11}; do
-    if "$candidate" -c 'import sys, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+  local wanted=$1 candidate
+  local candidates=(python3 python3.13 python3.12 python3.11 "${PYENV_ROOT:-$HOME/.pyenv}"/versions/3.*/bin/python3)
+  for candidate in "${candidates[@]}"; do
+    if "$candidate" -c "import sys, venv; v = sys.version_info[:2]; sys.exit(v < (3, 11) or '$wanted' not in ('', '%d.%d' % v))" 2>/dev/null; then
       command -v "$candidate"
       return
     fi
   done
-  fail "no Python ${1:-3.11 or newer} found (python3 is $(python3 --version 2>&1 || true)): install Python 3.11, 3.12 or 3.13 with its venv module."
+  fail "no Python ${wanted:-3.11 or newer} found (python3 is $(python3 --version 2>&1 || true)): install Python 3.11, 3.12 or 3.13 with its venv module."
 }
 
 require_disk() {
