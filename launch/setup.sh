@@ -47,7 +47,9 @@ install() {
   printf 'setup: %s: %s ... ' "$venv" "$what"
   if ! SAM2_BUILD_CUDA=0 "$venv/bin/python" -m pip install --quiet --disable-pip-version-check "$@" >"$venv/setup.log" 2>&1; then
     echo "failed"
-    fail "pip could not install $what (last line: $(tail -n 1 "$venv/setup.log")); check network and disk, then run the same command again (whole log: $venv/setup.log)."
+    local error
+    error=$(awk '/ERROR/ { error = $0 } { last = $0 } END { print error ? error : last }' "$venv/setup.log")
+    fail "pip could not install $what ($error); check network and disk, then run the same command again (whole log: $venv/setup.log)."
   fi
   echo "$((SECONDS - began)) s"
 }
