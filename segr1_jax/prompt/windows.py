@@ -53,6 +53,6 @@ def _layout(rows: int, columns: int, merge: int, side: int) -> WindowLayout:
 
     arrays = (patch_index, np.where(mask[..., None], positions, 0), mask, unit_row)
     layout = WindowLayout(*(array if array.dtype == bool else array.astype(np.int32) for array in arrays))
-    for array in dataclasses.astuple(layout):
+    for array in vars(layout).values():  # shared by every prompt of this size
         array.setflags(write=False)
     return layout

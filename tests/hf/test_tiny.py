@@ -41,9 +41,16 @@ def test_published_names_and_size(directory):
     assert 1e6 < sum(weight.size for weight in weights.values()) < 4e6
 
 
+@pytest.fixture(scope="module")
+def processor(directory):
+    """AutoProcessor with the Pillow image processor. Asked for `backend="pil"` itself it wants a Pillow video processor too, and fails."""
+    processor = AutoProcessor.from_pretrained(directory)
+    processor.image_processor = AutoImageProcessor.from_pretrained(directory, backend="pil")
+    return processor
+
+
 @pytest.mark.parametrize("task", TASKS)
-def test_processor_gives_the_same_prompt(directory, image, task):
-    processor = AutoProcessor.from_pretrained(directory, backend="pil")
+def test_processor_gives_the_same_prompt(directory, processor, image, task):
     text = processor.apply_chat_template(messages(task), tokenize=False, add_generation_prompt=True)
     batch = processor(images=[image], text=[text], return_tensors="np")
     prompt = PromptBuilder.from_directory(directory, PromptConfig(task=task, frame=168)).build(Example(0, "noise", image, None))
@@ -52,15 +59,14 @@ def test_processor_gives_the_same_prompt(directory, image, task):
     np.testing.assert_array_equal(units.reshape(-1, 1176), batch["pixel_values"])
 
 
-def test_transformers_loads_every_weight_and_generates(directory, image):
+def test_transformers_loads_every_weight_and_generates(directory, processor, image):
     model, info = Qwen2_5_VLForConditionalGeneration.from_pretrained(directory, output_loading_info=True)
     assert not any(info.values())
-    processor = AutoProcessor.from_pretrained(directory, backend="pil")
     text = processor.apply_chat_template(messages("rl"), tokenize=False, add_generation_prompt=True)
     batch = processor(images=[image], text=[text], return_tensors="pt")
     with torch.no_grad():
         logits = model(**batch).logits
-        generated = model.generate(**batch, max_new_tokens=4, suppress_tokens=None)
+        generated = model.generate(**batch, max_new_tokens=4)
     assert torch.isfinite(logits).all()
     assert generated.shape[1] > batch["input_ids"].shape[1]
     embedding = load_file(directory / "model.safetensors")["model.embed_tokens.weight"]

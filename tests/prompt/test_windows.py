@@ -29,3 +29,10 @@ def test_filled_slots_follow_the_reference_order(units, window, vision):
     merged = layout.patch_index.reshape(-1, 4)[layout.unit_row]
     np.testing.assert_array_equal(merged, np.arange(rows * columns * 4).reshape(-1, 4))
     assert layout.patch_index.shape[1] == (window // 14) ** 2
+
+
+def test_layouts_are_shared_and_read_only(vision):
+    layout = window_layout(84, 56, vision)
+    assert layout is window_layout(84, 56, vision)
+    assert not any(array.flags.writeable for array in vars(layout).values())
+    assert layout.patch_index.dtype == layout.unit_row.dtype == np.int32

@@ -1,0 +1,37 @@
+#!/usr/bin/env bash
+# The whole road on 2 CPU cores: tiny policy, supervised cold start, GRPO with mask rewards, export, table, predictions.
+#
+#   bash launch/quickstart.sh
+#
+# Everything lands in runs/quickstart. Running it again goes on where it stopped; remove the folder to start anew.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+RUN=runs/quickstart
+GRPO=configs/quickstart_grpo.yaml
+TIMES=()
+
+# stage NAME COMMAND...: run it, remember its seconds; a failure names the stage and ends the script.
+stage() {
+  local name=$1 began=$SECONDS
+  shift
+  printf '\n== %s: %s\n' "$name" "$*"
+  "$@" || {
+    echo "quickstart: stage '$name' failed; the same command goes on from here once the fault above is mended." >&2
+    exit 1
+  }
+  TIMES+=("$(printf '%-10s %5d s' "$name" $((SECONDS - began)))")
+}
+
+stage setup bash launch/setup.sh cpu
+SEGR1=.venv/bin/segr1
+[[ -f $RUN/tiny/config.json ]] || stage policy "$SEGR1" tiny "$RUN/tiny"
+stage sft "$SEGR1" sft configs/quickstart_sft.yaml
+stage grpo "$SEGR1" train "$GRPO"
+stage export "$SEGR1" export "$GRPO"
+stage eval "$SEGR1" eval "$GRPO"
+stage predict "$SEGR1" predict "$GRPO" --count 4
+
+printf '\nquickstart: done\n'
+printf '  %s\n' "${TIMES[@]}"
+printf 'Table: %s/grpo/report.md   Model: %s/grpo/export   Masks: %s/grpo/samples/predict\n' "$RUN" "$RUN" "$RUN"

@@ -1,0 +1,128 @@
+#!/usr/bin/env bash
+# Makes the environment(s) of segr1_jax beside this folder; the next call finds them ready and returns at once.
+#
+#   bash launch/setup.sh cpu|cuda12|cuda13|tpu [--python 3.12]
+#
+# cpu, cuda13, tpu: one .venv for trainer and SAM2 sidecar. cuda12: .venv for the trainer and .venv-sidecar for SAM2, since the
+# CUDA 13 torch and jax[cuda12] overwrite each other's cuDNN; set reward.python=.venv-sidecar/bin/python then.
+# --python names a version; its environments are .venv-3.12 and .venv-sidecar-3.12, apart from the default ones.
+# A ready environment holds the stamp `segr1-ready` with a hash of its recipe. It is written last, so an interrupted set-up is
+# never taken for a whole one: the same command goes on with it.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+MIN_FREE_GB=12
+SAM2="sam2==1.1.0" # uploaded by a third party, equal to facebookresearch/sam2@2b90b9f: pinned
+
+fail() {
+  echo "setup: $1" >&2
+  exit 1
+}
+
+# The first interpreter of version 3.11 or newer: python3, one of a named version, or one that pyenv keeps but has not put on PATH.
+find_python() {
+  local wanted=$1 candidate
+  local candidates=(python3 python3.13 python3.12 python3.11 "${PYENV_ROOT:-$HOME/.pyenv}"/versions/3.*/bin/python3)
+  for candidate in "${candidates[@]}"; do
+    if "$candidate" -c "import sys, venv; v = sys.version_info[:2]; sys.exit(v < (3, 11) or '$wanted' not in ('', '%d.%d' % v))" 2>/dev/null; then
+      command -v "$candidate"
+      return
+    fi
+  done
+  fail "no Python ${wanted:-3.11 or newer} found (python3 is $(python3 --version 2>&1 || true)): install Python 3.11, 3.12 or 3.13 with its venv module."
+}
+
+require_disk() {
+  local free_gb
+  free_gb=$(df -Pk . | awk 'NR == 2 { print int($4 / 1024 / 1024) }')
+  if ((free_gb < MIN_FREE_GB)); then
+    fail "only ${free_gb} GB free on this disk, ${MIN_FREE_GB} GB are needed: clear some space and run the same command again."
+  fi
+}
+
+# install VENV WHAT PIP-ARGUMENTS...: one quiet pip call, one line of progress.
+install() {
+  local venv=$1 what=$2 began=$SECONDS
+  shift 2
+  printf 'setup: %s: %s ... ' "$venv" "$what"
+  if ! SAM2_BUILD_CUDA=0 "$venv/bin/python" -m pip install --quiet --disable-pip-version-check "$@" >"$venv/setup.log" 2>&1; then
+    echo "failed"
+    local error
+    error=$(awk '/ERROR/ { error = $0 } { last = $0 } END { print error ? error : last }' "$venv/setup.log")
+    fail "pip could not install $what ($error); check network and disk, then run the same command again (whole log: $venv/setup.log)."
+  fi
+  echo "$((SECONDS - began)) s"
+}
+
+# An environment of another kind or of a Python that is gone is made anew; an unfinished one of the same kind is gone on with.
+# One that somebody else made (it has no segr1-kind) is never touched.
+open_venv() {
+  local venv=$1 kind=$2
+  if [[ -e $venv && ! -f $venv/segr1-kind ]]; then
+    fail "$venv exists and was not made by this script: move it away, then run the same command again."
+  fi
+  if [[ "$(cat "$venv/segr1-kind" 2>/dev/null)" != "$kind" ]] || ! "$venv/bin/python" -m pip --version >/dev/null 2>&1; then
+    rm -rf "$venv"
+    mkdir "$venv"
+    echo "$kind" >"$venv/segr1-kind"
+    "$PYTHON" -m venv "$venv" || fail "$PYTHON cannot make an environment in $venv: install its venv module (python3-venv)."
+  fi
+  rm -f "$venv/segr1-ready"
+}
+
+make_trainer() {
+  local venv=$1 extras=$2
+  install "$venv" "segr1_jax with extras $extras" --no-build-isolation --editable ".[$extras]"
+}
+
+make_sam2() {
+  local venv=$1
+  install "$venv" "torch and torchvision" torch torchvision
+  install "$venv" "$SAM2" --no-build-isolation "$SAM2" # its isolated build would fetch torch again
+}
+
+KIND=${1:-}
+case "$KIND" in
+  cpu | cuda12 | cuda13 | tpu) shift ;;
+  *) fail "say which machine this is: bash launch/setup.sh cpu|cuda12|cuda13|tpu [--python 3.12]" ;;
+esac
+VERSION=
+if [[ ${1:-} == --python ]]; then
+  VERSION=${2:-}
+  [[ $VERSION =~ ^3\.[0-9]+$ ]] || fail "--python needs a version such as 3.12, got '$VERSION'."
+  shift 2
+fi
+(($# == 0)) || fail "unknown argument '$1'; usage: bash launch/setup.sh cpu|cuda12|cuda13|tpu [--python 3.12]"
+
+VENV=.venv${VERSION:+-$VERSION}
+SIDECAR=.venv-sidecar${VERSION:+-$VERSION}
+RECIPE="$KIND $(cat pyproject.toml launch/setup.sh | sha256sum | cut -c1-16)"
+if [[ "$(cat "$VENV/segr1-ready" 2>/dev/null)" == "$RECIPE" ]] && [[ $KIND != cuda12 || -x $SIDECAR/bin/python ]]; then
+  exit 0
+fi
+
+PYTHON=$(find_python "$VERSION")
+require_disk
+echo "setup: $KIND, $("$PYTHON" --version); the first time takes some minutes"
+open_venv "$VENV" "$KIND"
+install "$VENV" "build tools" --upgrade pip "setuptools>=77" wheel
+case "$KIND" in
+  cpu)
+    make_sam2 "$VENV"
+    make_trainer "$VENV" sidecar,dev
+    ;;
+  cuda13 | tpu)
+    make_sam2 "$VENV"
+    make_trainer "$VENV" "$KIND,sidecar,dev"
+    ;;
+  cuda12)
+    make_trainer "$VENV" cuda12,dev
+    open_venv "$SIDECAR" "$KIND"
+    install "$SIDECAR" "build tools" --upgrade pip "setuptools>=77" wheel
+    make_sam2 "$SIDECAR"
+    install "$SIDECAR" "what the sidecar reads" numpy jaxtyping "safetensors>=0.8" "omegaconf>=2.3.1,<2.5"
+    install "$SIDECAR" "segr1_jax alone" --no-build-isolation --no-deps --editable .
+    ;;
+esac
+echo "$RECIPE" >"$VENV/segr1-ready"
+echo "setup: ready in $SECONDS s; see it with $VENV/bin/segr1 doctor"

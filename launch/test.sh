@@ -1,0 +1,19 @@
+#!/usr/bin/env bash
+# Sets up a CPU environment, then lints and tests.
+#
+#   bash launch/test.sh [--python 3.12] [pytest arguments, such as -m slow or tests/reward]
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+PYTHON_ARGUMENTS=()
+VENV=.venv
+if [[ ${1:-} == --python ]]; then
+  PYTHON_ARGUMENTS=(--python "${2:-}")
+  VENV=.venv-${2:-}
+  shift 2 || true
+fi
+bash launch/setup.sh cpu ${PYTHON_ARGUMENTS[@]+"${PYTHON_ARGUMENTS[@]}"}
+
+"$VENV/bin/ruff" check --quiet .
+"$VENV/bin/ruff" format --check --quiet .
+exec "$VENV/bin/python" -m pytest -q "$@"

@@ -1,0 +1,110 @@
+"""What each subcommand calls.
+
+Implementations are imported once the configuration has been read and checked: `--help` and a mistyped key answer at once, without JAX.
+"""
+
+import argparse
+from pathlib import Path
+
+from segr1_jax.errors import UserError
+from segr1_jax.train.check_config import check
+from segr1_jax.train.config import RunConfig
+from segr1_jax.train.load_config import config_hash, describe, dump_config, load_config
+
+
+def sft(options: argparse.Namespace) -> int:
+    config = _stage_config(options, "sft")
+    from segr1_jax.train.loop import run_sft
+
+    run_sft(config)
+    return 0
+
+
+def train(options: argparse.Namespace) -> int:
+    config = _stage_config(options, "grpo")
+    from segr1_jax.train.loop import run_grpo
+
+    run_grpo(config)
+    return 0
+
+
+def evaluate(options: argparse.Namespace) -> int:
+    config, source = _config_and_source(options)
+    from segr1_jax.eval.run import run_eval
+    from segr1_jax.train.progress import show_markdown
+
+    show_markdown(run_eval(config, source))
+    return 0
+
+
+def predict(options: argparse.Namespace) -> int:
+    config, source = _config_and_source(options)
+    for image in options.images:
+        if not image.is_file():
+            raise UserError("--images", expected="an image file", got=f"{image} (missing)", remedy="give paths from the working directory")
+    out = options.out or Path(config.run_dir) / "samples" / "predict"
+    from segr1_jax.eval.predict import run_predict
+
+    run_predict(config, source, out, images=options.images, instruction=options.instruction, count=options.count)
+    print(f"wrote {out}")
+    return 0
+
+
+def export(options: argparse.Namespace) -> int:
+    config, source = _config_and_source(options)
+    out = options.out or Path(config.run_dir) / "export"
+    from segr1_jax.hf.export import run_export
+
+    run_export(config, source, out)
+    print(f"wrote {out}")
+    return 0
+
+
+def tiny(options: argparse.Namespace) -> int:
+    from segr1_jax.hf.tiny import make_tiny_policy
+
+    make_tiny_policy(options.out, seed=options.seed, frame=options.frame)
+    print(f"wrote {options.out}")
+    return 0
+
+
+def doctor(options: argparse.Namespace) -> int:
+    from segr1_jax.doctor import examine, report
+
+    checks = examine(options.python)
+    print(report(checks))
+    return int(any(check.status == "fail" for check in checks))
+
+
+def show_config(options: argparse.Namespace) -> int:
+    if options.config is None:
+        print(describe())
+        return 0
+    config = load_config(options.config, options.overrides)
+    print(f"# hash {config_hash(config)}\n{dump_config(config)}", end="")
+    return 0
+
+
+def _stage_config(options: argparse.Namespace, stage: str) -> RunConfig:
+    config = load_config(options.config, options.overrides)
+    if config.stage != stage:
+        raise UserError(
+            f"{options.config}: stage",
+            expected=stage,
+            got=config.stage,
+            remedy=f"use `segr1 {_COMMAND[config.stage]}`, or set stage={stage}",
+        )
+    check(config)
+    return config
+
+
+_COMMAND = {"sft": "sft", "grpo": "train"}
+
+
+def _config_and_source(options: argparse.Namespace) -> tuple[RunConfig, Path]:
+    config = load_config(options.config, options.overrides)
+    source = options.source or Path(config.run_dir)
+    if not source.is_dir():
+        remedy = "train first, or name a run or Hugging Face directory with --source"
+        raise UserError("--source" if options.source else "run_dir", expected="a directory", got=f"{source} (missing)", remedy=remedy)
+    return config, source

@@ -1,0 +1,155 @@
+"""The command line: subcommands, their few options, and help that shows an example, what is written, and where to go next.
+
+Every knob of a run is a key of the configuration, so no subcommand of the chain has a flag for one.
+"""
+
+import argparse
+import textwrap
+from collections.abc import Callable
+from pathlib import Path
+
+from segr1_jax import __version__
+from segr1_jax.cli import commands
+
+OVERVIEW = """\
+Seg-R1 in JAX: teach Qwen2.5-VL to segment by reinforcement learning.
+
+The chain, each step reading what the one before wrote:
+  segr1 tiny runs/tiny                                a small policy to try everything with
+  segr1 sft configs/quickstart_sft.yaml               supervised cold start from masks
+  segr1 train configs/quickstart_grpo.yaml            GRPO with mask rewards from SAM2
+  segr1 eval configs/quickstart_grpo.yaml             the table of figures
+  segr1 predict configs/quickstart_grpo.yaml          masks, overlays, JSON
+  segr1 export configs/quickstart_grpo.yaml           a directory for transformers and vLLM
+`segr1 config` lists every key a configuration may set; `segr1 doctor` checks the machine."""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser; a parsed result has `run`, the function of commands.py to call with it."""
+    parser = argparse.ArgumentParser("segr1", description=OVERVIEW, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--version", action="version", version=f"segr1 {__version__}")
+    add = parser.add_subparsers(title="commands", metavar="COMMAND", required=True).add_parser
+    _add_runs(add)
+    _add_uses(add)
+    _add_helpers(add)
+    return parser
+
+
+def _add_runs(add: Callable[..., argparse.ArgumentParser]) -> None:
+    sft = _command(
+        add,
+        "sft",
+        commands.sft,
+        "supervised cold start on answers made from masks",
+        """\
+        example:  segr1 sft configs/quickstart_sft.yaml data.level=salient
+        writes:   the run directory (metrics.jsonl, tb/, checkpoints/, eval/, report.md)
+        again:    the same command goes on from the last checkpoint
+        next:     segr1 train, with policy.path set to this run's directory""",
+    )
+    train = _command(
+        add,
+        "train",
+        commands.train,
+        "GRPO: sample answers, score their masks with SAM2, update",
+        """\
+        example:  segr1 train configs/quickstart_grpo.yaml rollout.group=4 reward.weights.s_measure=0.5
+        writes:   the run directory (metrics.jsonl, tb/, checkpoints/, eval/, samples/, report.md)
+        again:    the same command goes on from the last checkpoint
+        next:     segr1 eval, segr1 predict, segr1 export with the same configuration""",
+    )
+    for command in (sft, train):
+        _add_config(command)
+
+
+def _add_uses(add: Callable[..., argparse.ArgumentParser]) -> None:
+    evaluate = _command(
+        add,
+        "eval",
+        commands.evaluate,
+        "S-measure, MAE, IoU and format rate on held-out data",
+        """\
+        example:  segr1 eval configs/quickstart_grpo.yaml eval_data.count=1000
+        writes:   eval/ in the run directory (one line per sample) and prints the table
+        next:     segr1 predict shows single answers""",
+    )
+    predict = _command(
+        add,
+        "predict",
+        commands.predict,
+        "masks for images",
+        """\
+        example:  segr1 predict configs/quickstart_grpo.yaml --images cat.jpg --instruction "the left cat"
+        writes:   per image a mask PNG, an overlay with box and points, and JSON, under --out
+        without --images: the first held-out images of eval_data""",
+    )
+    export = _command(
+        add,
+        "export",
+        commands.export,
+        "a Hugging Face directory that transformers and vLLM load",
+        """\
+        example:  segr1 export configs/quickstart_grpo.yaml --out my-model
+        writes:   safetensors, config.json, tokenizer, processor, model card
+        next:     segr1 eval CONFIG --source my-model""",
+    )
+    for command in (evaluate, predict, export):
+        _add_config(command)
+        command.add_argument("--source", type=Path, metavar="DIR", help="run or Hugging Face directory to use (default: run_dir of CONFIG)")
+    predict.add_argument("--images", type=Path, nargs="+", default=[], metavar="IMAGE", help="image files")
+    predict.add_argument("--instruction", metavar="TEXT", help="the sentence that picks the object (default: all primary objects)")
+    predict.add_argument("--count", type=int, default=4, metavar="N", help="without --images: how many held-out images (default 4)")
+    predict.add_argument("--out", type=Path, metavar="DIR", help="where to write (default: samples/predict in run_dir)")
+    export.add_argument("--out", type=Path, metavar="DIR", help="where to write (default: export in run_dir)")
+
+
+def _add_helpers(add: Callable[..., argparse.ArgumentParser]) -> None:
+    tiny = _command(
+        add,
+        "tiny",
+        commands.tiny,
+        "make a small random Qwen2.5-VL directory",
+        """\
+        example:  segr1 tiny runs/tiny
+        writes:   config.json, safetensors, tokenizer, processor (a few MB)
+        next:     segr1 sft configs/quickstart_sft.yaml policy.path=runs/tiny""",
+    )
+    tiny.add_argument("out", type=Path, metavar="DIR", help="directory to make")
+    tiny.add_argument("--seed", type=int, default=0, help="seed of the weights (default 0)")
+    tiny.add_argument("--frame", type=int, default=168, help="side of the square model frame in pixels, a multiple of 28 (default 168)")
+    doctor = _command(
+        add,
+        "doctor",
+        commands.doctor,
+        "check versions, devices, clashes, memory and disk",
+        """\
+        example:  segr1 doctor --python .venv-sidecar/bin/python
+        prints:   one line per check (ok, warn, fail) with what to do; exit status 1 where one failed""",
+    )
+    doctor.add_argument("--python", default="", metavar="PATH", help="interpreter of the SAM2 sidecar (default: this one)")
+    config = _command(
+        add,
+        "config",
+        commands.show_config,
+        "list every key with its default, or show one configuration in full",
+        """\
+        example:  segr1 config                                      every key, its default, what it does
+                  segr1 config configs/quickstart_grpo.yaml steps=4   the whole configuration, checked
+        writes:   nothing""",
+    )
+    _add_config(config, nargs="?")
+
+
+def _command(
+    add: Callable[..., argparse.ArgumentParser], name: str, run: Callable[[argparse.Namespace], int], summary: str, text: str
+) -> argparse.ArgumentParser:
+    command = add(
+        name, help=summary, description=summary, epilog=textwrap.dedent(text), formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    command.set_defaults(run=run)
+    return command
+
+
+def _add_config(command: argparse.ArgumentParser, nargs: str | None = None) -> None:
+    command.add_argument("config", nargs=nargs, type=Path, metavar="CONFIG", help="YAML file, or a run directory")
+    command.add_argument("overrides", nargs="*", metavar="key=value", help="keys to change, such as steps=100 optimizer.learning_rate=1e-5")

@@ -1,0 +1,75 @@
+"""Open image and mask files; everything that can be wrong with one is a UserError that names it.
+
+Shape legend: H W the upright image in pixels, after EXIF orientation.
+"""
+
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Bool, UInt8
+from PIL import Image, ImageOps
+
+from segr1_jax.errors import UserError
+
+_UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
+_SWAPPED = (5, 6, 7, 8)  # EXIF orientations that exchange width and height
+_ORIENTATION = 0x0112
+
+
+def open_image(path: Path) -> UInt8[np.ndarray, "H W 3"]:
+    """The upright RGB image. Grey, palette and 16-bit images are converted; an alpha channel is dropped."""
+    image = _open(path, "image")
+    if image.mode.startswith("I;16"):
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    if image.mode in ("I", "F"):
+        raise UserError(
+            str(path), expected="an image of 8 or 16 bits per channel", got=f"mode {image.mode}", remedy="convert it to 8-bit RGB"
+        )
+    return np.asarray(image.convert("RGB"))
+
+
+def open_mask(path: Path, height: int, width: int) -> Bool[np.ndarray, "H W"]:
+    """The upright mask, which must be `height` x `width` pixels.
+
+    True where its grey value is above half of full scale; 1-bit masks and masks of only 0 and 1 are true where not 0.
+    """
+    mask = _open(path, "mask")
+    require_same_size(path, mask.size, (width, height))
+    if mask.mode.startswith("I"):
+        values_HW, full = np.asarray(mask), 65535
+    else:
+        values_HW, full = np.asarray(mask if mask.mode == "1" else mask.convert("L")), 255
+    return values_HW > (0 if values_HW.max(initial=0) <= 1 else full // 2)
+
+
+def upright_size(path: Path, kind: str) -> tuple[int, int]:
+    """(width, height) of the upright picture, from the file's header alone."""
+    try:
+        with Image.open(path) as image:
+            width, height = image.size
+            swapped = image.getexif().get(_ORIENTATION) in _SWAPPED
+    except _UNREADABLE as error:
+        raise _unreadable(path, kind, error) from error
+    return (height, width) if swapped else (width, height)
+
+
+def require_same_size(mask: Path, size: tuple[int, int], image_size: tuple[int, int]) -> None:
+    """Raise UserError unless the mask's (width, height) is the image's."""
+    if size != image_size:
+        expected = f"a mask of its image's size, {image_size[0]}x{image_size[1]}"
+        raise UserError(str(mask), expected=expected, got=f"{size[0]}x{size[1]}", remedy="resize the mask or fix the pair")
+
+
+def _open(path: Path, kind: str) -> Image.Image:
+    try:
+        with Image.open(path) as image:
+            return ImageOps.exif_transpose(image)
+    except _UNREADABLE as error:
+        raise _unreadable(path, kind, error) from error
+
+
+def _unreadable(path: Path, kind: str, error: Exception) -> UserError:
+    got = "no such file" if isinstance(error, FileNotFoundError) else f"{type(error).__name__}: {error}"
+    return UserError(str(path), expected=f"a readable {kind} file", got=got, remedy="replace the file or leave it out")

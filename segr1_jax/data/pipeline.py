@@ -1,0 +1,103 @@
+"""Examples loaded and prompts built ahead of the step, by threads, from any integer position."""
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import grain
+
+from segr1_jax.data.order import example_index, process_positions
+from segr1_jax.data.sources import Source
+from segr1_jax.errors import UserError
+from segr1_jax.types import Example, Prompt
+
+MAX_ATTEMPTS = 8  # replacements tried for one position before the set counts as broken
+
+
+class Sample(NamedTuple):
+    """A loaded example at its global position, with what `build` made of it."""
+
+    position: int
+    example: Example
+    prompt: Prompt
+
+
+@dataclasses.dataclass
+class Skipped:
+    """Bad samples met so far in this process: name -> what was wrong. The run lists them at its end."""
+
+    reasons: dict[str, str] = dataclasses.field(default_factory=dict)
+
+    def add(self, name: str, error: UserError) -> None:
+        self.reasons[name] = str(error)
+
+    def __len__(self) -> int:
+        return len(self.reasons)
+
+
+def batches(
+    source: Source,
+    build: Callable[[Example], Prompt],
+    *,
+    seed: int,
+    start_position: int,
+    batch: int,
+    process: int = 0,
+    processes: int = 1,
+    threads: int = 2,
+    skipped: Skipped | None = None,
+) -> Iterator[list[Sample]]:
+    """Endless batches of this process: from each `batch` consecutive positions (over all processes) its every `processes`-th.
+
+    The order is `order.example_index`; begin at any position, with any number of processes, and the global order is the same. A
+    sample whose file or prompt raises UserError is recorded in `skipped` and replaced as `example_index` says; other positions are
+    not touched. Raises UserError if `batch` is no multiple of `processes`, or where MAX_ATTEMPTS replacements fail in a row.
+    """
+    if batch % processes:
+        raise UserError("batch", expected=f"a multiple of the {processes} processes", got=str(batch), remedy="change batch")
+    record = Skipped() if skipped is None else skipped
+
+    def load(position: int) -> Sample:
+        for attempt in range(MAX_ATTEMPTS):
+            sample = _load(source, build, position, example_index(seed, position, len(source), attempt), record)
+            if sample is not None:
+                return sample
+        last = list(record.reasons.values())[-1]
+        raise UserError(
+            "data", expected="readable samples", got=f"{MAX_ATTEMPTS} bad ones in a row, the last: {last}", remedy="mend the set"
+        )
+
+    positions = process_positions(start_position, process, processes)
+    return _ahead(positions, load, batch // processes, threads)
+
+
+def sweep(
+    source: Source,
+    build: Callable[[Example], Prompt],
+    *,
+    batch: int,
+    process: int = 0,
+    processes: int = 1,
+    threads: int = 2,
+    skipped: Skipped | None = None,
+) -> Iterator[list[Sample]]:
+    """Every example once, in the source's own order, for evaluation; the last batch may be short, bad samples are left out."""
+    record = Skipped() if skipped is None else skipped
+    positions = range(process, len(source), processes)
+    return _ahead(positions, lambda position: _load(source, build, position, position, record), batch, threads)
+
+
+def _load(source: Source, build: Callable[[Example], Prompt], position: int, index: int, skipped: Skipped) -> Sample | None:
+    try:
+        example = source[index]
+        return Sample(position, example, build(example))
+    except UserError as error:
+        skipped.add(source.names[index], error)
+        return None
+
+
+def _ahead(positions: range, load: Callable[[int], Any], batch: int, threads: int) -> Iterator[list[Sample]]:
+    """Read `positions` in order, up to two batches ahead; None from `load` leaves the position out."""
+    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * batch if threads else 0)
+    loaded = grain.MapDataset.range(positions.start, positions.stop, positions.step).map(load).to_iter_dataset(options)
+    return iter(loaded.batch(batch, drop_remainder=False, batch_fn=list))

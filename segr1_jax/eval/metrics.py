@@ -1,0 +1,113 @@
+"""From per-sample rows to the figures of a table, and the best constant answer as a baseline.
+
+Shape legend: H W native pixels; N masks; E = GRID + 1 grid lines.
+"""
+
+import itertools
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from segr1_jax.types import ParseStatus
+
+TERMS = ("iou", "s_measure", "mae")
+GRID = 64  # the best constant box is searched to 1/64 of a side
+COARSE = 8  # cells per move of the exhaustive search
+
+
+@dataclass(frozen=True)
+class EvalRow:
+    """One scored answer. Without a parsed answer there is no mask, and every term has its worst value: IoU 0, S 0, MAE 1.
+
+    Example:
+        >>> EvalRow(example_id=3, name="cat", text="I see a cat.", parse=ParseStatus.MISSING_THINK).iou
+        0.0
+    """
+
+    example_id: int
+    name: str
+    text: str
+    parse: ParseStatus
+    iou: float = 0.0
+    s_measure: float = 0.0
+    mae: float = 1.0
+
+
+def aggregate(rows: Sequence[EvalRow]) -> dict[str, float]:
+    """Means with standard errors (`iou`, `iou_se`, ...), the format rate, the number of rows, and a count per parse status.
+
+    Invalid answers are counted with their worst values, never left out or replaced. With fewer than two rows the standard error
+    is NaN; no rows at all is a ValueError, since an evaluation of nothing is a fault of the caller.
+    """
+    if not rows:
+        raise ValueError("aggregate needs at least one row")
+    valid = np.array([row.parse is ParseStatus.OK for row in rows], np.float64)
+    figures = {"count": float(len(rows)), "format": float(valid.mean()), "format_se": standard_error(valid)}
+    for term in TERMS:
+        values = np.array([getattr(row, term) for row in rows], np.float64)
+        figures |= {term: float(values.mean()), f"{term}_se": standard_error(values)}
+    counts = Counter(row.parse for row in rows)
+    return figures | {f"parse/{status.value}": float(counts[status]) for status in ParseStatus}
+
+
+def standard_error(values_N: Float[np.ndarray, " N"]) -> float:
+    """Of the mean: std(ddof=1) / sqrt(N); NaN below two values."""
+    return float(np.std(values_N, ddof=1) / math.sqrt(len(values_N))) if len(values_N) > 1 else math.nan
+
+
+def mean_absolute_error(prediction_HW: Bool[np.ndarray, "H W"], truth_HW: Bool[np.ndarray, "H W"]) -> float:
+    """MAE of binary masks: the share of pixels that differ (Perazzi et al. 2012)."""
+    return float(np.mean(prediction_HW != truth_HW))
+
+
+def best_constant_box(masks: Sequence[Bool[np.ndarray, "_H _W"]]) -> tuple[float, float, float, float]:
+    """The one box (x1, y1, x2, y2), in shares of width and height, with the largest mean IoU between filled box and mask.
+
+    What a policy that ignores the image can reach. Every box on a coarse grid is tried, then the best one's sides are moved
+    by halving steps until no move helps. Masks may differ in size.
+    """
+    tables_NEE = np.stack([_integral_on_grid(mask) for mask in masks])
+    lines = range(0, GRID + 1, COARSE)
+    spans = list(itertools.combinations(lines, 2))
+    best = max(((x1, y1, x2, y2) for x1, x2 in spans for y1, y2 in spans), key=lambda box: _mean_iou(tables_NEE, box))
+    step = COARSE // 2
+    while step:
+        better = max(_moves(best, step), key=lambda box: _mean_iou(tables_NEE, box))
+        if _mean_iou(tables_NEE, better) > _mean_iou(tables_NEE, best):
+            best = better
+        else:
+            step //= 2
+    return tuple(side / GRID for side in best)
+
+
+def _moves(box: tuple[int, ...], step: int) -> list[tuple[int, ...]]:
+    """Boxes with one or more sides moved by `step`, that stay inside the grid and keep some area."""
+    moved = (
+        tuple(side + delta for side, delta in zip(box, deltas, strict=True)) for deltas in itertools.product((-step, 0, step), repeat=4)
+    )
+    return [(x1, y1, x2, y2) for x1, y1, x2, y2 in moved if 0 <= x1 < x2 <= GRID and 0 <= y1 < y2 <= GRID]
+
+
+def _mean_iou(tables_NEE: Float[np.ndarray, "N E E"], box: tuple[int, ...]) -> float:
+    x1, y1, x2, y2 = box
+    inside_N = tables_NEE[:, y2, x2] - tables_NEE[:, y1, x2] - tables_NEE[:, y2, x1] + tables_NEE[:, y1, x1]
+    union_N = (x2 - x1) * (y2 - y1) / GRID**2 + tables_NEE[:, -1, -1] - inside_N
+    return float(np.mean(inside_N / union_N))
+
+
+def _integral_on_grid(mask_HW: Bool[np.ndarray, "H W"]) -> Float[np.ndarray, "E E"]:
+    """The share of the image that is mask and lies above and left of each crossing of grid lines (exact at any size)."""
+    return _integrate_rows(_integrate_rows(mask_HW.astype(np.float64)).T).T
+
+
+def _integrate_rows(values_HW: Float[np.ndarray, "H W"]) -> Float[np.ndarray, "E W"]:
+    height = values_HW.shape[0]
+    sums = np.concatenate([np.zeros_like(values_HW[:1]), np.cumsum(values_HW, axis=0)]) / height
+    lines = np.linspace(0, height, GRID + 1)
+    below = np.minimum(lines.astype(int), height - 1)
+    part = (lines - below)[:, None]
+    return sums[below] * (1 - part) + sums[below + 1] * part

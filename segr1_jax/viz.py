@@ -1,0 +1,52 @@
+"""Pictures for people: a mask with the prompts that made it, and prediction beside truth.
+
+Shape legend: H W native image in pixels; K panels.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Bool, UInt8
+from PIL import Image, ImageDraw
+
+from segr1_jax.types import SamPrompt
+
+MASK_COLOUR = (30, 144, 255)
+MASK_OPACITY = 0.5
+BOX_COLOUR = (255, 215, 0)
+POINT_COLOURS = {1: (50, 220, 80), 0: (235, 60, 50)}  # on the object, on the background
+GAP = 4  # white pixels between two pictures
+
+
+def overlay(
+    image_HW3: UInt8[np.ndarray, "H W 3"], mask_HW: Bool[np.ndarray, "H W"] | None = None, prompts: Sequence[SamPrompt] = ()
+) -> UInt8[np.ndarray, "H W 3"]:
+    """The image with the mask tinted, boxes outlined, and points as dots: green on the object, red on the background.
+
+    Prompts are in pixels of this image, as `answer.sam_prompts` gives them.
+    """
+    canvas_HW3 = image_HW3.astype(np.float32)
+    if mask_HW is not None:
+        canvas_HW3[mask_HW] = (1 - MASK_OPACITY) * canvas_HW3[mask_HW] + MASK_OPACITY * np.array(MASK_COLOUR, np.float32)
+    picture = Image.fromarray(np.rint(canvas_HW3).astype(np.uint8))
+    draw = ImageDraw.Draw(picture)
+    stroke = max(1, min(picture.size) // 150)
+    for prompt in prompts:
+        if prompt.box is not None:
+            draw.rectangle([float(v) for v in prompt.box], outline=BOX_COLOUR, width=stroke)
+    for prompt in prompts:
+        for (x, y), label in zip(prompt.points.tolist(), prompt.labels.tolist(), strict=True):
+            draw.circle((x, y), 2 * stroke, fill=POINT_COLOURS[label], outline=(255, 255, 255))
+    return np.asarray(picture)
+
+
+def panel(
+    image_HW3: UInt8[np.ndarray, "H W 3"],
+    prediction_HW: Bool[np.ndarray, "H W"] | None,
+    truth_HW: Bool[np.ndarray, "H W"] | None,
+    prompts: Sequence[SamPrompt] = (),
+) -> UInt8[np.ndarray, "H K*W+gaps 3"]:
+    """Side by side: image | prediction with its prompts | truth. A missing mask leaves its picture untinted."""
+    pictures = (image_HW3, overlay(image_HW3, prediction_HW, prompts), overlay(image_HW3, truth_HW))
+    gap = np.full((len(image_HW3), GAP, 3), 255, np.uint8)
+    return np.concatenate([part for picture in pictures for part in (gap, picture)][1:], axis=1)

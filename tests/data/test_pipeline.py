@@ -1,0 +1,104 @@
+import collections
+import itertools
+
+import numpy as np
+import pytest
+
+from segr1_jax.data.order import example_index
+from segr1_jax.data.pipeline import MAX_ATTEMPTS, Skipped, batches, sweep
+from segr1_jax.errors import UserError
+from segr1_jax.types import Example
+
+SIZE = 13
+
+
+class Numbers:
+    """A source of tiny examples, some of them bad."""
+
+    def __init__(self, bad=()):
+        self.bad, self.names = set(bad), [f"number-{i}" for i in range(SIZE)]
+
+    def __len__(self):
+        return SIZE
+
+    def __getitem__(self, index):
+        if index in self.bad:
+            raise UserError(self.names[index], expected="a file", got="none", remedy="mend it")
+        return Example(id=index, name=self.names[index], image=np.zeros((1, 1, 3), np.uint8), mask=None)
+
+
+def read(source=None, *, count, start=0, process=0, processes=1, batch=4, **options):
+    stream = batches(
+        source or Numbers(),
+        lambda example: example.id * 10,
+        seed=5,
+        start_position=start,
+        batch=batch,
+        process=process,
+        processes=processes,
+        **options,
+    )
+    return [[(sample.position, sample.example.id) for sample in part] for part in itertools.islice(stream, count)]
+
+
+def flat(parts):
+    return list(itertools.chain.from_iterable(parts))
+
+
+def test_each_epoch_is_a_new_permutation():
+    epochs = [[example_index(5, epoch * SIZE + i, SIZE) for i in range(SIZE)] for epoch in range(3)]
+    assert all(sorted(epoch) == list(range(SIZE)) for epoch in epochs)
+    assert epochs[0] != epochs[1] != epochs[2]
+    assert epochs[0] != [example_index(6, i, SIZE) for i in range(SIZE)]
+
+
+@pytest.mark.parametrize("threads", [0, 2])
+def test_batches_follow_the_global_order_across_epochs(threads):
+    expected = [(p, example_index(5, p, SIZE)) for p in range(32)]
+    assert flat(read(count=8, threads=threads)) == expected
+
+
+def test_any_start_position_continues_the_same_order():
+    assert flat(read(count=5, start=12)) == flat(read(count=8))[12:]
+
+
+@pytest.mark.parametrize("bad", [(), (2, 7)])
+def test_process_count_does_not_change_the_global_batch(bad):
+    alone = read(Numbers(bad), count=6)
+    halves = [read(Numbers(bad), count=6, process=p, processes=2) for p in range(2)]
+    assert [sorted(a + b) for a, b in zip(*halves, strict=True)] == alone
+
+
+def test_bad_samples_are_replaced_and_listed_without_moving_others():
+    skipped = Skipped()
+    whole, mended = flat(read(count=8)), flat(read(Numbers((2, 7)), count=8, skipped=skipped))
+    assert len(mended) == len(whole)
+    for (position, index), (same_position, other) in zip(whole, mended, strict=True):
+        assert position == same_position
+        assert other == index if index not in (2, 7) else other not in (2, 7)
+    assert sorted(skipped.reasons) == ["number-2", "number-7"]
+    assert len(skipped) == 2
+
+
+def test_a_broken_set_ends_with_a_report():
+    with pytest.raises(UserError, match=f"{MAX_ATTEMPTS} bad ones in a row"):
+        read(Numbers(range(SIZE)), count=1)
+
+
+def test_batch_must_divide_over_processes():
+    with pytest.raises(UserError, match="multiple of the 3 processes"):
+        read(count=1, processes=3)
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_sweep_reads_every_good_sample_once(processes):
+    skipped = Skipped()
+    parts = [
+        sample
+        for process in range(processes)
+        for part in sweep(Numbers((4,)), lambda e: e.id * 10, batch=4, process=process, processes=processes, skipped=skipped)
+        for sample in part
+    ]
+    assert collections.Counter(sample.example.id for sample in parts) == {i: 1 for i in range(SIZE) if i != 4}
+    assert all(sample.prompt == 10 * sample.example.id for sample in parts)
+    assert list(skipped.reasons) == ["number-4"]
