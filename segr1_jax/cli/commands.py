@@ -30,7 +30,7 @@ def train(options: argparse.Namespace) -> int:
 
 def evaluate(options: argparse.Namespace) -> int:
     config, source = _config_and_source(options)
-    from segr1_jax.eval.run import run_eval
+    from segr1_jax.apply.evaluate import run_eval
     from segr1_jax.train.progress import show_markdown
 
     show_markdown(run_eval(config, source))
@@ -43,7 +43,7 @@ def predict(options: argparse.Namespace) -> int:
         if not image.is_file():
             raise UserError("--images", expected="an image file", got=f"{image} (missing)", remedy="give paths from the working directory")
     out = options.out or Path(config.run_dir) / "samples" / "predict"
-    from segr1_jax.eval.predict import run_predict
+    from segr1_jax.apply.predict import run_predict
 
     run_predict(config, source, out, images=options.images, instruction=options.instruction, count=options.count)
     print(f"wrote {out}")
@@ -53,7 +53,7 @@ def predict(options: argparse.Namespace) -> int:
 def export(options: argparse.Namespace) -> int:
     config, source = _config_and_source(options)
     out = options.out or Path(config.run_dir) / "export"
-    from segr1_jax.hf.export import run_export
+    from segr1_jax.apply.export import run_export
 
     run_export(config, source, out)
     print(f"wrote {out}")

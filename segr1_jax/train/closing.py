@@ -1,15 +1,18 @@
 """The end of a run: the closing table, the skipped samples, the count of compilations."""
 
 import sys
-from collections.abc import Sequence
 
 import jax
+import numpy as np
+from PIL import Image
 
+from segr1_jax.answer import sam_prompts
 from segr1_jax.eval.baselines import constant_figures, shuffled_figures, truth_figures
-from segr1_jax.eval.run import Evaluation, Scorer
+from segr1_jax.eval.run import Evaluation
 from segr1_jax.eval.table import markdown_table
 from segr1_jax.files import write_atomically
 from segr1_jax.reward.client import RewardClient
+from segr1_jax.train.held_out import scorer_of
 from segr1_jax.train.progress import show_markdown
 from segr1_jax.train.run import Run
 from segr1_jax.types import Example
@@ -35,7 +38,7 @@ def closing_report(run: Run, client: RewardClient) -> None:
 def _rows(run: Run, client: RewardClient, last: Evaluation) -> dict[str, dict[str, float]]:
     """Before and after, beside what a blind and a perfect policy would get (baselines on this process's held-out images)."""
     config, stage = run.config, run.config.stage.upper()
-    scorer = Scorer(client, run.engine.builder.frame, config.prompt.task, config.reward.weights)
+    scorer = scorer_of(run.engine, client)
     held_out = [item.example for item in last.texts]
     rows = {"best constant answer": constant_figures(scorer, _some_masks(run), held_out)}
     first = run.evaluation_figures(0)
@@ -56,5 +59,8 @@ def _save_panels(run: Run, last: Evaluation) -> None:
     """Image, prediction and truth side by side for the first held-out images."""
     for item, judged in list(zip(last.texts, last.judged, strict=True))[:PANELS]:
         example: Example = item.example
-        picture = panel(example.image, judged.mask, example.mask, judged.answer)
+        prompts = sam_prompts(judged.answer, example.frame) if judged.answer else ()
+        mask = np.zeros_like(example.mask) if judged.mask is None else judged.mask
+        picture = panel(example.image, mask, example.mask, prompts)
+        Image.fromarray(picture).save(run.directory.samples / f"held_out_{example.id:06d}.png")
         run.show(run.config.steps, f"held_out/{example.id}", picture)

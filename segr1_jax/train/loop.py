@@ -1,19 +1,20 @@
 """The order of the stages, and the only module that knows it.
 
-    Example --prompt--> Prompt --rollout--> Completion --answer--> Answer | ParseStatus
-      --reward client--> Reward --advantages--> TrainBatch --update--> TrainState --checkpoint--> params
+Example --prompt--> Prompt --rollout--> Completion --answer--> Answer | ParseStatus
+  --reward client--> Reward --advantages--> TrainBatch --update--> TrainState --checkpoint--> params
 """
 
 import functools
-import sys
 from collections import Counter
 from collections.abc import Sequence
 
 import jax
 import numpy as np
+from jaxtyping import Int
 
 from segr1_jax import judge
 from segr1_jax.answer import render
+from segr1_jax.data.pipeline import Sample
 from segr1_jax.grpo.advantages import completion_weights, group_advantages
 from segr1_jax.grpo.batch import GroupBatch, answer_batch
 from segr1_jax.grpo.loss import answer_loss, grpo_loss
@@ -32,17 +33,12 @@ from segr1_jax.update import TrainBatch
 def run_sft(config: RunConfig) -> None:
     """Supervised cold start on answers made from masks; the loss is on the answer alone."""
     with Run(config) as run, RewardClient(config.reward) as client:
-        engine, builder, sft = run.engine, run.engine.builder, config.sft
+        engine = run.engine
         update = engine.train_step(answer_loss)
         _first_evaluation(run, client)
         for step, samples in run.steps():
             with run.timer("answers"):
-                targets = [
-                    target_answer(s.example.mask, builder.frame, interior=sft.interior_points, exterior=sft.exterior_points, name=s.example.name)
-                    for s in samples
-                ]
-                texts = [render(target, task=config.prompt.task) for target in targets]
-                answers = answer_batch([builder.encode_answer(text) for text in texts], config.rollout.max_tokens, config.batch)
+                answers = answer_batch([_target_tokens(run, sample) for sample in samples], config.rollout.max_tokens, config.batch)
                 prompts, _ = engine.put_prompts([sample.prompt for sample in samples])
             with run.timer("update"):
                 run.state, metrics = update(run.state, TrainBatch(prompts, engine.placement.put_rows(answers)))
@@ -77,6 +73,13 @@ def run_grpo(config: RunConfig) -> None:
                 metrics = jax.device_get(metrics)
             _close_step(run, client, step, metrics | _group_figures(judged, groups) | _client_figures(client))
         closing_report(run, client)
+
+
+def _target_tokens(run: Run, sample: Sample) -> Int[np.ndarray, " T"]:
+    """What the policy should have answered to this sample."""
+    builder, sft, example = run.engine.builder, run.config.sft, sample.example
+    target = target_answer(example.mask, builder.frame, interior=sft.interior_points, exterior=sft.exterior_points, name=example.name)
+    return builder.encode_answer(render(target, task=run.config.prompt.task))
 
 
 def _group_batch(run: Run, drawn: Samples, reference_logprobs: jax.Array, judged: Sequence[Judged]) -> GroupBatch:
@@ -125,9 +128,3 @@ def _close_step(run: Run, client: RewardClient, step: int, figures: dict) -> Non
         run.save(step)
     if step > run.first_step + 1 or run.first_step == 0:
         run.guard.warm()
-
-
-def print_skipped(run: Run) -> None:
-    """List the samples that could not be read."""
-    for name, reason in run.skipped.reasons.items():
-        print(f"skipped {name}: {reason}", file=sys.stderr)

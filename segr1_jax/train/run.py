@@ -1,21 +1,20 @@
 """One training run: its directory, data, engine, state and bookkeeping. What happens in a step is in loop.py."""
 
 import dataclasses
-import functools
 import json
 import math
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from typing import Any
 
 import jax
 import numpy as np
 
-from segr1_jax.data.pipeline import Sample, Skipped, batches, sweep
+from segr1_jax.data.pipeline import Sample, Skipped, batches
 from segr1_jax.data.sources import check, open_source
 from segr1_jax.errors import UserError
-from segr1_jax.eval.run import Evaluation, Scorer, evaluate
+from segr1_jax.eval.run import Evaluation
 from segr1_jax.files import write_atomically
 from segr1_jax.hf.load import read_arch
 from segr1_jax.policy.params import Params, Policy
@@ -26,13 +25,13 @@ from segr1_jax.train.checkpoint import Checkpoints, abstract_state
 from segr1_jax.train.compile_guard import CompileGuard
 from segr1_jax.train.config import RunConfig
 from segr1_jax.train.engine import Engine, compute_dtype
-from segr1_jax.train.mesh import Placement, make_mesh, sum_over_processes
+from segr1_jax.train.held_out import evaluate_weights
+from segr1_jax.train.mesh import Placement, make_mesh
 from segr1_jax.train.metrics import MetricsWriter, PhaseTimer
 from segr1_jax.train.optimizer import make_optimizer
 from segr1_jax.train.progress import Progress
 from segr1_jax.train.rundir import open_run_dir
 from segr1_jax.train.start import resolve_start
-from segr1_jax.types import Example, Prompt
 
 SHOWN = ("reward", "iou", "format", "loss", "kl")
 
@@ -57,6 +56,7 @@ class Run:
         self._checkpoints = self._open.enter_context(Checkpoints(self.directory.checkpoints, keep=config.keep))
         self.state, self.position = self._restore()
         self.first_step = int(self.state.step)
+        self._last_evaluation: tuple[int, Evaluation] | None = None
         self._writer = self._open.enter_context(MetricsWriter(self.directory, self.first_step))
 
     def __enter__(self) -> "Run":
@@ -108,25 +108,22 @@ class Run:
 
     def evaluate(self, step: int, client: RewardClient) -> Evaluation:
         """Evaluate the current weights on the held-out set, write figures and rows, and log them."""
-        engine = self.engine
-        weights = engine.rollout_weights(self.state.params)
-        rows_here = self.config.eval_batch // jax.process_count()
-
-        def answer(prompts: Sequence[Prompt]):
-            padded = [*prompts, *[self._filler] * (rows_here - len(prompts))]
-            on_mesh, ids = engine.put_prompts(padded)
-            samples = engine.answer(weights, on_mesh, engine.step_key(0), ids)
-            return [group[0] for group in engine.completions(samples, [prompt.example_id for prompt in padded], step)][: len(prompts)]
-
         with self.timer("eval"):
-            scorer = Scorer(client, engine.builder.frame, self.config.prompt.task, self.config.reward.weights)
-            result = evaluate(self._held_out_batches(rows_here), answer, scorer, len(self.held_out), sum_over_processes)
+            weights = self.engine.rollout_weights(self.state.params)
+            result = evaluate_weights(self.engine, weights, self.held_out, client, self.skipped)
         rows = "".join(json.dumps(dataclasses.asdict(row) | {"parse": row.parse.value}, sort_keys=True) + "\n" for row in result.rows)
         write_atomically(self.directory.eval / f"step_{step:06d}.rows_{jax.process_index()}.jsonl", rows)
         write_atomically(self.directory.eval / f"step_{step:06d}.json", json.dumps(result.figures, sort_keys=True) + "\n")
         self._write(step, {f"eval/{name}": value for name, value in result.figures.items() if not math.isnan(value)})
         print(f"step {step}: held-out IoU {result.figures['iou']:.4f}, format {result.figures['format']:.3f}", file=sys.stderr)
+        self._last_evaluation = (step, result)
         return result
+
+    def final_evaluation(self, client: RewardClient) -> Evaluation:
+        """That of the last step; made now if this process did not (a run resumed after its last update)."""
+        if self._last_evaluation is None or self._last_evaluation[0] != self.config.steps:
+            return self.evaluate(self.config.steps, client)
+        return self._last_evaluation[1]
 
     def evaluation_figures(self, step: int) -> dict[str, float] | None:
         """The figures of an earlier evaluation of this run, also from before a resume."""
@@ -148,25 +145,6 @@ class Run:
         if restored is not None:
             return restored.state, restored.position
         return engine.init_state(self.initial_params()), 0
-
-    def _held_out_batches(self, rows_here: int) -> Iterator[list[tuple[Example, Prompt]]]:
-        """Equally many batches in every process, the last ones short or empty."""
-        processes = jax.process_count()
-        found = sweep(
-            self.held_out,
-            self.engine.builder.build,
-            batch=rows_here,
-            process=jax.process_index(),
-            processes=processes,
-            skipped=self.skipped,
-        )
-        for _ in range(math.ceil(math.ceil(len(self.held_out) / processes) / rows_here)):
-            yield [(sample.example, sample.prompt) for sample in next(found, [])]
-
-    @functools.cached_property
-    def _filler(self) -> Prompt:
-        """Fills the last evaluation batch up to its fixed shape; its answer is dropped."""
-        return self.engine.builder.build(dataclasses.replace(self.held_out[0], name="filler"))
 
     def _check_rows(self) -> None:
         shards = self.engine.placement.row_shards

@@ -1,0 +1,54 @@
+"""Evaluating weights on a held-out set through the engine: equal work in every process, one fixed batch shape."""
+
+import dataclasses
+import math
+from collections.abc import Iterator, Sequence
+
+import jax
+
+from segr1_jax.data.pipeline import Skipped, sweep
+from segr1_jax.data.sources import Source
+from segr1_jax.eval.run import Evaluation, Scorer, evaluate
+from segr1_jax.policy.params import Params
+from segr1_jax.reward.client import RewardClient
+from segr1_jax.train.engine import Engine
+from segr1_jax.train.mesh import sum_over_processes
+from segr1_jax.types import Completion, Example, Prompt
+
+
+def scorer_of(engine: Engine, client: RewardClient) -> Scorer:
+    """The scorer for this run's frame, task and weights."""
+    return Scorer(client, engine.builder.frame, engine.config.prompt.task, engine.config.reward.weights)
+
+
+def evaluate_weights(engine: Engine, weights: Params, source: Source, client: RewardClient, skipped: Skipped) -> Evaluation:
+    """Greedy answers of `weights` (rollout weights) on every example of `source`, scored."""
+    rows_here = engine.config.eval_batch // jax.process_count()
+    answerer = Answerer(engine, weights, rows_here, engine.builder.build(dataclasses.replace(source[0], name="filler")))
+    batches = _equal_batches(engine, source, rows_here, skipped)
+    return evaluate(batches, answerer, scorer_of(engine, client), len(source), sum_over_processes)
+
+
+@dataclasses.dataclass(frozen=True)
+class Answerer:
+    """Greedy answers for up to `rows` prompts; `filler` pads the batch to its fixed shape and its answers are dropped."""
+
+    engine: Engine
+    weights: Params
+    rows: int
+    filler: Prompt
+
+    def __call__(self, prompts: Sequence[Prompt]) -> list[Completion]:
+        padded = [*prompts, *[self.filler] * (self.rows - len(prompts))]
+        on_mesh, ids = self.engine.put_prompts(padded)
+        samples = self.engine.answer(self.weights, on_mesh, self.engine.step_key(0), ids)
+        groups = self.engine.completions(samples, [prompt.example_id for prompt in padded], 0)
+        return [group[0] for group in groups][: len(prompts)]
+
+
+def _equal_batches(engine: Engine, source: Source, rows: int, skipped: Skipped) -> Iterator[list[tuple[Example, Prompt]]]:
+    """Equally many batches in every process (they answer in one program); the last ones may be short or empty."""
+    processes = jax.process_count()
+    found = sweep(source, engine.builder.build, batch=rows, process=jax.process_index(), processes=processes, skipped=skipped)
+    for _ in range(math.ceil(math.ceil(len(source) / processes) / rows)):
+        yield [(sample.example, sample.prompt) for sample in next(found, [])]
