@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "segr1_jax"
 
 # The longest matching prefix decides. L0 to L4 of the design are 0, 10, 20, 30 and up, 40; the schema of a run composes the
-# stages' own schemas, evaluation uses the trainer's tools, and the loop uses evaluation.
+# stages' own schemas, training evaluates, and a trained policy is applied with the trainer's tools.
 RANKS = {
     "": 0,  # segr1_jax itself
     **dict.fromkeys(("types", "errors", "arrays"), 0),
@@ -20,10 +20,10 @@ RANKS = {
     **dict.fromkeys(("data", "prompt", "answer", "policy", "reward", "grpo", "sft"), 10),
     "rollout.config": 10,
     "train.config": 15,
-    **dict.fromkeys(("hf", "rollout", "update", "viz"), 20),
-    "train": 30,
-    "eval": 33,
-    **dict.fromkeys(("train.loop", "plan", "profile", "doctor"), 36),
+    **dict.fromkeys(("hf", "rollout", "update", "viz", "judge"), 20),
+    "eval": 30,
+    "train": 33,
+    **dict.fromkeys(("apply", "plan", "profile", "doctor"), 36),
     "cli": 40,
 }
 JAX_FREE = ("reward", "data", "prompt", "answer", "types")

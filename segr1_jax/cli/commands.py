@@ -15,7 +15,9 @@ from segr1_jax.train.load_config import config_hash, describe, dump_config, load
 def sft(options: argparse.Namespace) -> int:
     config = _stage_config(options, "sft")
     from segr1_jax.train.loop import run_sft
+    from segr1_jax.train.processes import join_processes
 
+    join_processes()
     run_sft(config)
     return 0
 
@@ -23,7 +25,9 @@ def sft(options: argparse.Namespace) -> int:
 def train(options: argparse.Namespace) -> int:
     config = _stage_config(options, "grpo")
     from segr1_jax.train.loop import run_grpo
+    from segr1_jax.train.processes import join_processes
 
+    join_processes()
     run_grpo(config)
     return 0
 

@@ -6,6 +6,7 @@ import math
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -29,8 +30,9 @@ from segr1_jax.train.held_out import evaluate_weights
 from segr1_jax.train.mesh import Placement, make_mesh
 from segr1_jax.train.metrics import MetricsWriter, PhaseTimer
 from segr1_jax.train.optimizer import make_optimizer
+from segr1_jax.train.processes import is_first, wait_for_all
 from segr1_jax.train.progress import Progress
-from segr1_jax.train.rundir import open_run_dir
+from segr1_jax.train.rundir import RunDir, open_run_dir
 from segr1_jax.train.start import resolve_start
 
 SHOWN = ("reward", "iou", "format", "loss", "kl")
@@ -50,14 +52,14 @@ class Run:
         builder = PromptBuilder.from_directory(self.start.base, config.prompt)
         self.engine = Engine(config, Placement(make_mesh(config.mesh)), policy, builder, make_optimizer(config.optimizer, config.steps))
         self._check_rows()
-        self.directory = open_run_dir(config)
+        self.directory = _shared_run_dir(config)
         self.guard, self.timer, self.skipped = CompileGuard(), PhaseTimer(), Skipped()
         self._open.callback(self.guard.close)
         self._checkpoints = self._open.enter_context(Checkpoints(self.directory.checkpoints, keep=config.keep))
         self.state, self.position = self._restore()
         self.first_step = int(self.state.step)
         self._last_evaluation: tuple[int, Evaluation] | None = None
-        self._writer = self._open.enter_context(MetricsWriter(self.directory, self.first_step))
+        self._writer = self._open.enter_context(MetricsWriter(self.directory, self.first_step)) if is_first() else None
 
     def __enter__(self) -> "Run":
         return self
@@ -113,7 +115,8 @@ class Run:
             result = evaluate_weights(self.engine, weights, self.held_out, client, self.skipped)
         rows = "".join(json.dumps(dataclasses.asdict(row) | {"parse": row.parse.value}, sort_keys=True) + "\n" for row in result.rows)
         write_atomically(self.directory.eval / f"step_{step:06d}.rows_{jax.process_index()}.jsonl", rows)
-        write_atomically(self.directory.eval / f"step_{step:06d}.json", json.dumps(result.figures, sort_keys=True) + "\n")
+        if is_first():
+            write_atomically(self.directory.eval / f"step_{step:06d}.json", json.dumps(result.figures, sort_keys=True) + "\n")
         self._write(step, {f"eval/{name}": value for name, value in result.figures.items() if not math.isnan(value)})
         print(f"step {step}: held-out IoU {result.figures['iou']:.4f}, format {result.figures['format']:.3f}", file=sys.stderr)
         self._last_evaluation = (step, result)
@@ -132,10 +135,11 @@ class Run:
 
     def show(self, step: int, name: str, image: np.ndarray) -> None:
         """Put an image into TensorBoard."""
-        self._writer.image(step, name, image)
+        if self._writer:
+            self._writer.image(step, name, image)
 
     def _write(self, step: int, figures: Mapping[str, Any]) -> None:
-        if jax.process_index() == 0:
+        if self._writer:
             self._writer.write(step, figures)
 
     def _restore(self):
@@ -152,3 +156,11 @@ class Run:
             if size % shards:
                 remedy = f"make {field} (per micro-batch) a multiple of {shards}, or give devices to mesh.tensor"
                 raise UserError(field, expected=f"rows for data x fsdp = {shards} shards", got=str(size), remedy=remedy)
+
+
+def _shared_run_dir(config: RunConfig) -> RunDir:
+    """The first process makes or checks the directory; the others wait for it."""
+    if is_first():
+        directory = open_run_dir(config)
+    wait_for_all("run directory")
+    return directory if is_first() else RunDir(Path(config.run_dir))

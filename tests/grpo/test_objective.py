@@ -45,9 +45,7 @@ def test_log_ratio_is_clipped():
     assert jnp.isfinite(k3(jnp.float32(-200.0), jnp.float32(0.0)))
 
 
-@pytest.mark.parametrize(
-    ("ratio", "advantage", "expected"), [(1.5, 1.0, 1.2), (0.5, 1.0, 0.5), (1.5, -1.0, -1.5), (0.5, -1.0, -0.8)]
-)
+@pytest.mark.parametrize(("ratio", "advantage", "expected"), [(1.5, 1.0, 1.2), (0.5, 1.0, 0.5), (1.5, -1.0, -1.5), (0.5, -1.0, -0.8)])
 def test_clipped_surrogate_by_hand(ratio, advantage, expected):
     value = clipped_surrogate(jnp.full((1, 1, 1), ratio), jnp.full((1, 1), advantage), clip=0.2)
     np.testing.assert_allclose(value, expected, rtol=TOL_SIMPLE)

@@ -1,0 +1,80 @@
+"""8 devices and two processes of 4 against one device: same data order, rollout, loss and gradients."""
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import TOL_COMPLEX, TOL_SIMPLE
+
+from segr1_jax.hf.tiny import make_tiny_policy
+
+WORKER = Path(__file__).parent / "worker.py"
+ROOT = WORKER.parents[2]
+TIMEOUT_S = 400
+REDUNDANT = (
+    "grad/layers.attention.k.bias",
+    "grad/vision.layers.attention.k.bias",
+)  # softmax ignores a bias on all keys: exactly 0 but for rounding
+
+
+def start(directory: Path, out: Path, mesh: tuple[int, int, int], devices: int, **environment: str) -> subprocess.Popen:
+    variables = os.environ | {
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        "JAX_PLATFORMS": "cpu",
+        "PYTHONPATH": str(ROOT),
+    }
+    return subprocess.Popen([sys.executable, str(WORKER), str(directory), str(out), *map(str, mesh)], env=variables | environment)
+
+
+def result_of(processes: list[subprocess.Popen], out: Path) -> dict[str, np.ndarray]:
+    for process in processes:
+        assert process.wait(TIMEOUT_S) == 0
+    return dict(np.load(out))
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory):
+    return make_tiny_policy(tmp_path_factory.mktemp("sharding") / "tiny", seed=1, frame=84)
+
+
+@pytest.fixture(scope="module")
+def alone(directory, tmp_path_factory):
+    out = tmp_path_factory.mktemp("alone") / "one.npz"
+    return result_of([start(directory, out, (1, 1, 1), devices=1)], out)
+
+
+def assert_same(found: dict[str, np.ndarray], alone: dict[str, np.ndarray]) -> None:
+    for name in ("positions", "ids", "tokens"):
+        np.testing.assert_array_equal(found[name], alone[name], err_msg=name)
+    for name in ("logprobs", "reference"):
+        np.testing.assert_allclose(found[name], alone[name], atol=TOL_COMPLEX, err_msg=name)
+    np.testing.assert_allclose(found["loss"], alone["loss"], rtol=TOL_SIMPLE)
+    for name in alone:
+        if name.startswith("grad/") and name not in REDUNDANT:
+            error = np.linalg.norm(found[name] - alone[name]) / np.linalg.norm(alone[name])
+            assert error <= TOL_SIMPLE, (name, error)
+
+
+@pytest.mark.parametrize("mesh", [(1, 8, 1), (2, 2, 2)], ids=["fsdp8", "2x2x2"])
+def test_eight_devices_equal_one(mesh, alone, directory, tmp_path):
+    out = tmp_path / "eight.npz"
+    assert_same(result_of([start(directory, out, mesh, devices=8)], out), alone)
+
+
+def test_two_processes_of_four_equal_one_device(alone, directory, tmp_path):
+    out, address = tmp_path / "two.npz", f"127.0.0.1:{free_port()}"
+    processes = [
+        start(directory, out, (1, 8, 1), 4, JAX_COORDINATOR_ADDRESS=address, JAX_NUM_PROCESSES="2", JAX_PROCESS_ID=str(index))
+        for index in range(2)
+    ]
+    assert_same(result_of(processes, out), alone)

@@ -1,0 +1,84 @@
+"""One GRPO rollout and update of the tiny policy on some mesh; run in one process or several, compared by test_sharding.py.
+
+python worker.py POLICY_DIR OUT.npz DATA FSDP TENSOR
+"""
+
+import functools
+import sys
+
+import jax
+import numpy as np
+import optax
+
+from segr1_jax.data.config import DataConfig
+from segr1_jax.data.pipeline import batches
+from segr1_jax.data.sources import open_source
+from segr1_jax.grpo.batch import GroupBatch
+from segr1_jax.grpo.config import ObjectiveConfig
+from segr1_jax.grpo.loss import grpo_loss
+from segr1_jax.hf.load import load_params, read_arch
+from segr1_jax.policy.params import Policy
+from segr1_jax.policy.sharding import TRAIN_RULES
+from segr1_jax.prompt.build import PromptBuilder
+from segr1_jax.prompt.config import PromptConfig
+from segr1_jax.rollout.config import RolloutConfig
+from segr1_jax.train.config import MeshConfig, PolicyConfig, RunConfig
+from segr1_jax.train.engine import Engine
+from segr1_jax.train.mesh import Placement, make_mesh
+from segr1_jax.train.processes import join_processes
+from segr1_jax.update import TrainBatch
+
+GROUP, TOKENS, BATCH = 2, 12, 8
+
+
+def make_engine(directory: str, mesh: MeshConfig, micro_batches: int = 1) -> Engine:
+    config = RunConfig(
+        batch=BATCH,
+        micro_batches=micro_batches,
+        policy=PolicyConfig(path=directory, compute_dtype="float32", remat=False),
+        prompt=PromptConfig(frame=84, max_tokens=48),
+        rollout=RolloutConfig(group=GROUP, max_tokens=TOKENS),
+        mesh=mesh,
+    )
+    builder = PromptBuilder.from_directory(directory, config.prompt)
+    return Engine(config, Placement(make_mesh(mesh)), Policy(read_arch(directory)), builder, optax.sgd(1.0))
+
+
+def run(directory: str, mesh: MeshConfig) -> dict[str, np.ndarray]:
+    """Data order, samples, loss and (through a unit SGD step) gradients."""
+    engine = make_engine(directory, mesh)
+    source = open_source(DataConfig(size=84, count=50))
+    index, count = jax.process_index(), jax.process_count()
+    samples = next(batches(source, engine.builder.build, seed=3, start_position=16, batch=BATCH, process=index, processes=count))
+    params = load_params(directory, engine.policy, engine.placement.weights(engine.policy, TRAIN_RULES))
+    before = _host(engine, params)
+
+    prompts, ids = engine.put_prompts([sample.prompt for sample in samples])
+    drawn = engine.sample(engine.rollout_weights(params), prompts, engine.step_key(1), ids)
+    reference = engine.reference_logprobs(engine.frozen_weights(params), prompts, drawn.tokens, drawn.mask)
+    advantages = np.stack([np.sin([sample.example.id, sample.example.id + 7.0]) for sample in samples]).astype(np.float32)
+    weight = np.full(advantages.shape, 1 / (BATCH * GROUP), np.float32)
+    on_mesh = engine.placement.put_rows((weight, advantages))
+    completions = GroupBatch(drawn.tokens, drawn.mask, *on_mesh, drawn.logprobs, reference)
+    update = engine.train_step(functools.partial(grpo_loss, objective=ObjectiveConfig(beta=0.04)))
+    state, metrics = update(engine.init_state(params), TrainBatch(prompts, completions))
+
+    positions = engine.placement.put_rows((np.array([sample.position for sample in samples], np.int32), ids))
+    order, rows = _host(engine, (positions, (drawn.tokens, drawn.logprobs, reference)))
+    found = {"positions": order[0], "ids": order[1], "tokens": rows[0], "logprobs": rows[1], "reference": rows[2]}
+    after = _host(engine, state.params)
+    gradients = {f"grad/{name}": before[name] - after[name] for name in before}
+    return found | gradients | {name: np.asarray(value) for name, value in jax.device_get(metrics).items()}
+
+
+def _host(engine: Engine, tree):
+    """Copies of a tree's arrays, whole, on every process."""
+    whole = jax.jit(lambda x: x, out_shardings=engine.placement.replicated)(tree)
+    return jax.tree.map(lambda x: np.array(x.addressable_data(0)), whole)
+
+
+if __name__ == "__main__":
+    join_processes()
+    results = run(sys.argv[1], MeshConfig(*map(int, sys.argv[3:6])))
+    if jax.process_index() == 0:
+        np.savez(sys.argv[2], **results)
