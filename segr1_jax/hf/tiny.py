@@ -21,6 +21,7 @@ from segr1_jax.prompt.tokenizer import END_OF_TURN, PAD
 HIDDEN, MLP, LAYERS, HEADS, KV_HEADS = 160, 384, 4, 4, 2
 HEAD_DIM = HIDDEN // HEADS
 MROPE_SECTION = (4, 8, 8)  # sums to half a head
+ROPE_THETA = 10.0  # the lowest frequencies turn with the column: at the usual 1e4 and up, 6 columns of image tokens are one to them
 VISION_HIDDEN, VISION_MLP, VISION_DEPTH, VISION_HEADS = 96, 256, 4, 4
 FULL_ATTENTION = (1, 3)
 PATCH, TEMPORAL_PATCH, MERGE, WINDOW = 14, 2, 2, 56
@@ -152,7 +153,7 @@ def _json_files(ids: dict[str, int], vocabulary: int, frame: int) -> dict[str, d
         "num_hidden_layers": LAYERS,
         "num_key_value_heads": KV_HEADS,
         "rms_norm_eps": 1e-6,
-        "rope_theta": 10000.0,
+        "rope_theta": ROPE_THETA,
         "rope_scaling": {"type": "mrope", "mrope_section": list(MROPE_SECTION)},
         "tie_word_embeddings": True,
         "torch_dtype": "float32",

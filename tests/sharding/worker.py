@@ -41,17 +41,16 @@ def make_engine(directory: str, mesh: MeshConfig, micro_batches: int = 1) -> Eng
         mesh=mesh,
     )
     builder = PromptBuilder.from_directory(directory, config.prompt)
-    return Engine(config, Placement(make_mesh(mesh)), Policy(read_arch(directory)), builder, optax.sgd(1.0))
+    return Engine(config, Placement(make_mesh(mesh)), Policy(read_arch(directory)), builder, optax.trace(decay=0.0))
 
 
 def run(directory: str, mesh: MeshConfig) -> dict[str, np.ndarray]:
-    """Data order, samples, loss and (through a unit SGD step) gradients."""
+    """Data order, samples, loss and gradients (the state of an undecayed trace)."""
     engine = make_engine(directory, mesh)
     source = open_source(DataConfig(size=84, count=50))
     index, count = jax.process_index(), jax.process_count()
     samples = next(batches(source, engine.builder.build, seed=3, start_position=16, batch=BATCH, process=index, processes=count))
     params = load_params(directory, engine.policy, engine.placement.weights(engine.policy, TRAIN_RULES))
-    before = _host(engine, params)
 
     prompts, ids = engine.put_prompts([sample.prompt for sample in samples])
     drawn = engine.sample(engine.rollout_weights(params), prompts, engine.step_key(1), ids)
@@ -63,11 +62,10 @@ def run(directory: str, mesh: MeshConfig) -> dict[str, np.ndarray]:
     update = engine.train_step(functools.partial(grpo_loss, objective=ObjectiveConfig(beta=0.04)))
     state, metrics = update(engine.init_state(params), TrainBatch(prompts, completions))
 
-    positions = engine.placement.put_rows((np.array([sample.position for sample in samples], np.int32), ids))
-    order, rows = _host(engine, (positions, (drawn.tokens, drawn.logprobs, reference)))
-    found = {"positions": order[0], "ids": order[1], "tokens": rows[0], "logprobs": rows[1], "reference": rows[2]}
-    after = _host(engine, state.params)
-    gradients = {f"grad/{name}": before[name] - after[name] for name in before}
+    positions = engine.placement.put_rows(np.array([sample.position for sample in samples], np.int32))
+    arrays = {"positions": positions, "ids": ids, "tokens": drawn.tokens, "logprobs": drawn.logprobs, "reference": reference}
+    found = _host(engine, arrays)
+    gradients = {f"grad/{name}": gradient for name, gradient in _host(engine, state.opt_state.trace).items()}
     return found | gradients | {name: np.asarray(value) for name, value in jax.device_get(metrics).items()}
 
 
