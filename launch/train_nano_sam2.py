@@ -11,17 +11,19 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+from nano_gates import measure_gates, report
 from nano_prompts import meant_mask, random_layout, random_prompt
 from safetensors.torch import save_file
 
 from segr1_jax.data.config import LEVELS, DataConfig
 from segr1_jax.data.synthetic import scene
 from segr1_jax.reward.protocol import WirePrompt
-from segr1_jax.reward.sam2_model import NANO_CHECKPOINT, NANO_CONFIG, build_model, with_box_corners
+from segr1_jax.reward.sam2_model import NANO_CHECKPOINT, NANO_CONFIG, Sam2, build_model, with_box_corners
 
 TRAIN_SEED, SIDE, PROMPTS_PER_IMAGE = 9_000_000, 168, 4
 SETS = [DataConfig(level=level, max_objects=3, size=SIDE, seed=TRAIN_SEED) for level in LEVELS]
 PIXEL_MEAN, PIXEL_STD = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+AIM_GAIN = 2.0  # attention logits of about 4 where prompt and place coincide
 EPS = 1.0  # pixels, keeps the dice loss finite on empty masks
 
 
@@ -73,10 +75,27 @@ def mask_loss(logits_P1hw, targets_PMM):
     return 2 * entropy + (1 - (2 * overlap + EPS) / (total + EPS)).mean()
 
 
+def aim_attention(model) -> None:
+    """Initialise the decoder so that a prompt and the place it names attend to each other.
+
+    The position code's inner product falls off with distance; equal query and key projections keep that product, while independent
+    random ones lose it, and then prompts are ignored for tens of thousands of steps.
+    """
+    transformer = model.sam_mask_decoder.transformer
+    crossings = [transformer.final_attn_token_to_image]
+    for layer in transformer.layers:
+        crossings += [layer.cross_attn_token_to_image, layer.cross_attn_image_to_token]
+    for attention in crossings:
+        torch.nn.init.orthogonal_(attention.q_proj.weight, gain=AIM_GAIN)
+        attention.k_proj.weight.data.copy_(attention.q_proj.weight)
+
+
 def train(args) -> None:
     torch.manual_seed(args.seed)
     torch.set_num_threads(args.threads)
     model = build_model(NANO_CONFIG, args.start, postprocessing=False).train().requires_grad_(True)
+    if args.start is None or args.aim:
+        aim_attention(model)
     # A throwaway head that finds objects without a prompt: it teaches the encoder long before the decoder can.
     head = torch.nn.Conv2d(model.hidden_dim // 8, 1, 1)
     parameters = [*model.parameters(), *head.parameters()]
@@ -119,8 +138,12 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--first-step", type=int, default=0, help="number of the first batch; with --start, go on from a former run's end")
     parser.add_argument("--start", type=Path, help="weights to start from; none: random")
+    parser.add_argument("--aim", action="store_true")
     parser.add_argument("--out", type=Path, default=NANO_CHECKPOINT)
-    train(parser.parse_args())
+    parser.add_argument("--gate-images", type=int, default=300)
+    args = parser.parse_args()
+    train(args)
+    print(report(measure_gates(Sam2(build_model(NANO_CONFIG, args.out, postprocessing=False)), args.gate_images)))
 
 
 if __name__ == "__main__":

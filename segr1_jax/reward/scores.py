@@ -37,7 +37,7 @@ def iou(mask: Bool[np.ndarray, "H W"], truth: Bool[np.ndarray, "H W"]) -> float:
     """Intersection over union; two empty masks agree: 1."""
     common = np.count_nonzero(mask & truth)
     union = np.count_nonzero(mask) + np.count_nonzero(truth) - common
-    return common / union if union else 1.0
+    return float(common / union) if union else 1.0
 
 
 def s_measure(mask: Bool[np.ndarray, "H W"], truth: Bool[np.ndarray, "H W"]) -> float:

@@ -12,9 +12,13 @@ import numpy as np
 import pytest
 
 from segr1_jax.errors import UserError
+from segr1_jax.reward import protocol
 from segr1_jax.reward.client import RewardClient
 from segr1_jax.reward.config import RewardConfig
+from segr1_jax.reward.protocol import Kind, Request
+from segr1_jax.reward.sam2_model import NANO_CHECKPOINT, NANO_CONFIG, Sam2, build_model
 from segr1_jax.reward.scores import capped_size, iou, resize_nearest, s_measure
+from segr1_jax.reward.sidecar import Server
 from segr1_jax.types import ScoreStatus
 
 GONE_S = 5.0  # a sidecar must have ended this long after its trainer
@@ -28,11 +32,13 @@ def client(reward_config):
 
 
 @pytest.fixture(scope="module")
-def expected(requests):
-    """(iou, s_measure, mask) of every request, computed here."""
-    from segr1_jax.reward.sam2_model import NANO_CHECKPOINT, NANO_CONFIG, Sam2, build_model
+def sam2():
+    return Sam2(build_model(NANO_CONFIG, NANO_CHECKPOINT, postprocessing=False))
 
-    sam2 = Sam2(build_model(NANO_CONFIG, NANO_CHECKPOINT, postprocessing=False))
+
+@pytest.fixture(scope="module")
+def expected(requests, sam2):
+    """(iou, s_measure, mask) of every request, computed here."""
     masks = [sam2.decode(sam2.encode(r.image), r.prompts) for r in requests]
     return [(iou(m, r.mask), s_measure(m, r.mask), m) for m, r in zip(masks, requests, strict=True)]
 
@@ -69,15 +75,25 @@ def test_order_cache_and_company_change_nothing(requests, expected):
         assert client.stats()["cache_hits"] == 0
 
 
-def test_large_images_are_scored_at_the_cap(requests, expected):
-    request = replace(requests[3], want_mask=True)
+def test_large_images_are_scored_at_the_cap(requests, sam2):
+    request = requests[8]
     height, width = request.mask.shape
-    with RewardClient(RewardConfig(max_side=width // 2)) as client:
-        (score,) = client.collect(client.submit([request]))
-    assert score.mask.shape == request.mask.shape
-    size = capped_size((height, width), width // 2)
-    np.testing.assert_array_equal(score.mask, resize_nearest(resize_nearest(score.mask, size), (height, width)))
-    assert score.iou == iou(resize_nearest(score.mask, size), resize_nearest(request.mask, size))
+    blocks = [request.image, request.mask, np.frombuffer(protocol.pack_prompts(request.prompts), np.uint8)]
+    image_at, mask_at, prompts_at, result_at = np.cumsum([protocol.HEADER_BYTES, *(b.nbytes for b in blocks)]).tolist()
+    _, region = protocol.create_region(result_at + width * height)
+    for at, block in zip((image_at, mask_at, prompts_at), blocks, strict=True):
+        region[at : at + block.nbytes] = block.tobytes()
+    size = (height, width)
+    record = Request(
+        Kind.SCORE, 1, b"x" * 16, image_at, mask_at, prompts_at, result_at, *size, *size, len(request.prompts), blocks[2].nbytes
+    )
+    reply = Server(sam2, region, cache_bytes=1 << 20, max_side=width // 2).answer(record)
+    small = capped_size(size, width // 2)
+    mask = sam2.decode(sam2.encode(request.image), request.prompts, small)
+    assert small == (height // 2, width // 2)
+    assert reply.iou == iou(mask, resize_nearest(request.mask, small))
+    returned = np.unpackbits(np.frombuffer(region, np.uint8)[result_at:], count=height * width).reshape(size)
+    np.testing.assert_array_equal(returned, resize_nearest(mask, size))
 
 
 def test_a_killed_or_stopped_sidecar_changes_nothing(requests, expected):
@@ -92,20 +108,20 @@ def test_a_killed_or_stopped_sidecar_changes_nothing(requests, expected):
     assert stats["scores"] == 2 * len(requests)
 
 
-KILLER = """
+POISON = """
 import os, signal
-from segr1_jax.reward import sidecar
-score = sidecar.Server._score
-def poisoned(self, request, embedding):
-    if request.width == 120:
+from segr1_jax.reward import scores
+capped_size = scores.capped_size
+def poisoned(size, max_side):
+    if size == (120, 120):
         os.kill(os.getpid(), signal.SIGKILL)
-    return score(self, request, embedding)
-sidecar.Server._score = poisoned
+    return capped_size(size, max_side)
+scores.capped_size = poisoned
 """
 
 
 def test_a_request_that_kills_twice_is_quarantined_and_the_run_goes_on(requests, expected, tmp_path, monkeypatch):
-    (tmp_path / "sitecustomize.py").write_text(KILLER)
+    (tmp_path / "sitecustomize.py").write_text(POISON)
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join((str(ROOT), str(tmp_path))))
     batch = [requests[1], requests[2], requests[3]]  # the middle one is 120 pixels wide
     with RewardClient(RewardConfig()) as client:
@@ -119,8 +135,11 @@ def test_a_request_that_kills_twice_is_quarantined_and_the_run_goes_on(requests,
 TRAINER = """
 import sys, time
 import numpy as np
+from segr1_jax.reward import protocol
 from segr1_jax.reward.client import RewardClient
 from segr1_jax.reward.config import RewardConfig
+from segr1_jax.reward.protocol import Kind, Request
+from segr1_jax.reward.sam2_model import NANO_CHECKPOINT, NANO_CONFIG, Sam2, build_model
 client = RewardClient(RewardConfig())
 client.start()
 client.encode(np.zeros((100, 100, 3), np.uint8))
