@@ -1,0 +1,28 @@
+"""The gates of the nano SAM2 that ships, on fewer images than launch/train_nano_sam2.py prints."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from segr1_jax.reward.sam2_model import NANO_CHECKPOINT, NANO_CONFIG, Sam2, build_model
+
+sys.path.append(str(Path(__file__).parents[2] / "launch"))
+from nano_gates import GATES, measure_gates
+
+IMAGES = 60
+LARGEST_BYTES = 8_000_000
+
+
+@pytest.fixture(scope="module")
+def values():
+    return measure_gates(Sam2(build_model(NANO_CONFIG, NANO_CHECKPOINT, postprocessing=False)), IMAGES)
+
+
+@pytest.mark.parametrize("gate", GATES)
+def test_gate(values, gate):
+    assert values[gate] >= GATES[gate], values
+
+
+def test_the_weights_are_small():
+    assert NANO_CHECKPOINT.stat().st_size <= LARGEST_BYTES

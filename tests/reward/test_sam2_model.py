@@ -1,0 +1,96 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import random_prompt
+from omegaconf import OmegaConf
+from sam2.sam2_image_predictor import SAM2ImagePredictor
+
+from segr1_jax.errors import UserError
+from segr1_jax.reward.sam2_model import NANO_CHECKPOINT, NANO_CONFIG, Sam2, build_model
+from segr1_jax.reward.scores import iou, resize_nearest
+
+SAME_MASK_IOU = 0.9  # two resolutions of one mask differ along its edge only
+PHOTO = Path(__file__).parents[2].parent / "shared" / "weights" / "sam2_nano_photo"
+
+
+def _model(name, postprocessing):
+    if name == "nano":
+        return build_model(NANO_CONFIG, NANO_CHECKPOINT, postprocessing=postprocessing)
+    if not PHOTO.is_dir():
+        pytest.skip(f"{PHOTO} is absent")
+    return build_model(PHOTO / "sam2_nano.yaml", PHOTO / "sam2_nano.safetensors", postprocessing=postprocessing)
+
+
+def _predictor(model, image):
+    predictor = SAM2ImagePredictor(model)
+    predictor._bb_feat_sizes = [(model.image_size // stride,) * 2 for stride in (4, 8, 16)]
+    predictor.set_image(image)
+    return predictor
+
+
+@pytest.mark.parametrize("name", ["nano", "photo"])
+@pytest.mark.parametrize("postprocessing", [False, True])
+def test_masks_equal_the_predictors(name, postprocessing):
+    model, rng = _model(name, postprocessing), np.random.default_rng(1)
+    sam2 = Sam2(model)
+    for height, width in ((168, 168), (90, 151), (300, 210)):
+        image = rng.integers(0, 256, (height // 8 + 1, width // 8 + 1, 3), np.uint8).repeat(8, 0).repeat(8, 1)[:height, :width]
+        embedding, predictor = sam2.encode(image), _predictor(model, image)
+        prompts = [random_prompt(rng, height, width, box=box, points=k) for box, k in ((True, 0), (True, 3), (False, 1), (True, 3))]
+        joined = np.zeros((height, width), bool)
+        for prompt in prompts:
+            points = {"point_coords": prompt.points, "point_labels": prompt.labels} if len(prompt.labels) else {}
+            expected = predictor.predict(box=prompt.box, multimask_output=False, **points)[0][0].astype(bool)
+            np.testing.assert_array_equal(sam2.decode(embedding, [prompt]), expected)
+            joined |= expected
+        np.testing.assert_array_equal(sam2.decode(embedding, prompts), joined)
+
+
+def test_no_prompt_gives_an_empty_mask_and_capped_masks_keep_native_coordinates():
+    sam2, rng = Sam2(_model("nano", False)), np.random.default_rng(0)
+    embedding = sam2.encode(rng.integers(0, 256, (160, 320, 3), np.uint8))
+    assert not sam2.decode(embedding, []).any()
+    prompt = random_prompt(rng, 160, 320, box=True, points=1)
+    large, small = sam2.decode(embedding, [prompt]), sam2.decode(embedding, [prompt], (80, 160))
+    assert large.shape == (160, 320)
+    assert iou(small, resize_nearest(large, (80, 160))) > SAME_MASK_IOU
+
+
+@pytest.mark.parametrize(
+    "target", ["os.system", "sam2.build_sam.os.system", "sam2.build_sam.build_sam2", "sam2.nothing.Here", "torch.nn.Linear"]
+)
+def test_a_target_that_is_no_sam2_class_is_refused_and_not_run(tmp_path, target):
+    tree = OmegaConf.load(NANO_CONFIG)
+    marker = tmp_path / "ran"
+    tree.model.image_encoder.neck.position_encoding = {"_target_": target, "command": f"touch {marker}"}
+    OmegaConf.save(tree, tmp_path / "bad.yaml")
+    with pytest.raises(UserError, match="class of the sam2 package"):
+        build_model(tmp_path / "bad.yaml", None, postprocessing=False)
+    assert not marker.exists()
+
+
+def test_a_config_inside_the_sam2_package_is_found_by_name():
+    from sam2.build_sam import build_sam2
+
+    name = "configs/sam2.1/sam2.1_hiera_t.yaml"
+    ours = build_model(name, None, postprocessing=True)
+    theirs = build_sam2(name, device="cpu")
+    assert {k: v.shape for k, v in ours.state_dict().items()} == {k: v.shape for k, v in theirs.state_dict().items()}
+    for field in ("dynamic_multimask_via_stability", "dynamic_multimask_stability_delta", "dynamic_multimask_stability_thresh"):
+        assert getattr(ours.sam_mask_decoder, field) == getattr(theirs.sam_mask_decoder, field)
+
+
+def test_weights_load_from_pt_and_bad_ones_are_named(tmp_path):
+    model = _model("nano", False)
+    torch.save({"model": model.state_dict()}, tmp_path / "good.pt")
+    again = build_model(NANO_CONFIG, tmp_path / "good.pt", postprocessing=False)
+    assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), again.state_dict().values(), strict=True))
+    torch.save({"model": {"stray": torch.zeros(1)}}, tmp_path / "bad.pt")
+    with pytest.raises(UserError, match=r"(?s)bad\.pt.*Missing key"):
+        build_model(NANO_CONFIG, tmp_path / "bad.pt", postprocessing=False)
+    with pytest.raises(UserError, match=r"absent\.pt.*No such file"):
+        build_model(NANO_CONFIG, tmp_path / "absent.pt", postprocessing=False)
+    with pytest.raises(UserError, match="no such file"):
+        build_model("absent.yaml", None, postprocessing=False)

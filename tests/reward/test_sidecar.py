@@ -1,0 +1,190 @@
+"""The sidecar end to end, with the nano SAM2, against the same functions called in this process."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from segr1_jax.errors import UserError
+from segr1_jax.reward import protocol
+from segr1_jax.reward.client import RewardClient
+from segr1_jax.reward.config import RewardConfig
+from segr1_jax.reward.protocol import Kind, Request
+from segr1_jax.reward.sam2_model import NANO_CHECKPOINT, NANO_CONFIG, Sam2, build_model
+from segr1_jax.reward.scores import capped_size, iou, resize_nearest, s_measure
+from segr1_jax.reward.sidecar import Server
+from segr1_jax.types import ScoreStatus
+
+GONE_S = 5.0  # a sidecar must have ended this long after its trainer
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def client(reward_config):
+    with RewardClient(reward_config) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def sam2():
+    return Sam2(build_model(NANO_CONFIG, NANO_CHECKPOINT, postprocessing=False))
+
+
+@pytest.fixture(scope="module")
+def expected(requests, sam2):
+    """(iou, s_measure, mask) of every request, computed here."""
+    masks = [sam2.decode(sam2.encode(r.image), r.prompts) for r in requests]
+    return [(iou(m, r.mask), s_measure(m, r.mask), m) for m, r in zip(masks, requests, strict=True)]
+
+
+def _assert_equal(scores, requests, expected):
+    assert len(scores) == len(requests)
+    for score, request, (want_iou, want_s, want_mask) in zip(scores, requests, expected, strict=True):
+        assert score.status is ScoreStatus.OK
+        assert (score.iou, score.s_measure) == (want_iou, want_s)
+        assert (score.mask is not None) == request.want_mask
+        if request.want_mask:
+            np.testing.assert_array_equal(score.mask, want_mask)
+
+
+def test_scores_equal_direct_computation_and_an_image_is_encoded_once(client, requests, expected):
+    before = client.stats()
+    for request in requests[:3]:
+        client.encode(request.image)
+    tickets = [client.submit(requests[:10]), client.submit([]), client.submit(requests[10:])]
+    assert client.collect(tickets[1]) == []
+    later, first = client.collect(tickets[2]), client.collect(tickets[0])
+    _assert_equal(first + later, requests, expected)
+    after = client.stats()
+    assert after["encodes"] - before["encodes"] == len({r.image.tobytes() for r in requests})
+    assert after["scores"] - before["scores"] == len(requests)
+    assert after["queue_depth"] == 0
+
+
+def test_order_cache_and_company_change_nothing(requests, expected):
+    shuffled = np.random.default_rng(3).permutation(len(requests))
+    with RewardClient(RewardConfig(cache_mb=0, queue=3)) as client:
+        scores = client.collect(client.submit([requests[k] for k in shuffled]))
+        _assert_equal(scores, [requests[k] for k in shuffled], [expected[k] for k in shuffled])
+        assert client.stats()["cache_hits"] == 0
+
+
+def test_large_images_are_scored_at_the_cap(requests, sam2):
+    request = requests[8]
+    height, width = request.mask.shape
+    blocks = [request.image, request.mask, np.frombuffer(protocol.pack_prompts(request.prompts), np.uint8)]
+    image_at, mask_at, prompts_at, result_at = np.cumsum([protocol.HEADER_BYTES, *(b.nbytes for b in blocks)]).tolist()
+    _, region = protocol.create_region(result_at + width * height)
+    for at, block in zip((image_at, mask_at, prompts_at), blocks, strict=True):
+        region[at : at + block.nbytes] = block.tobytes()
+    size = (height, width)
+    record = Request(
+        Kind.SCORE, 1, b"x" * 16, image_at, mask_at, prompts_at, result_at, *size, *size, len(request.prompts), blocks[2].nbytes
+    )
+    reply = Server(sam2, region, cache_bytes=1 << 20, max_side=width // 2).answer(record)
+    small = capped_size(size, width // 2)
+    mask = sam2.decode(sam2.encode(request.image), request.prompts, small)
+    assert small == (height // 2, width // 2)
+    assert reply.iou == iou(mask, resize_nearest(request.mask, small))
+    returned = np.unpackbits(np.frombuffer(region, np.uint8)[result_at:], count=height * width).reshape(size)
+    np.testing.assert_array_equal(returned, resize_nearest(mask, size))
+
+
+def test_a_killed_or_stopped_sidecar_changes_nothing(requests, expected):
+    with RewardClient(RewardConfig(request_timeout_s=2, queue=64)) as client:
+        for blow in (signal.SIGKILL, signal.SIGSTOP):
+            ticket = client.submit(requests)
+            os.kill(client.sidecar_pid, blow)
+            _assert_equal(client.collect(ticket), requests, expected)
+        stats = client.stats()
+    assert stats["restarts"] == 2
+    assert stats["quarantined"] == 0
+    assert stats["scores"] == 2 * len(requests)
+
+
+POISON = """
+import os, signal
+from segr1_jax.reward import scores
+capped_size = scores.capped_size
+def poisoned(size, max_side):
+    if size == (120, 120):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return capped_size(size, max_side)
+scores.capped_size = poisoned
+"""
+
+
+def test_a_request_that_kills_twice_is_quarantined_and_the_run_goes_on(requests, expected, tmp_path, monkeypatch):
+    (tmp_path / "sitecustomize.py").write_text(POISON)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join((str(ROOT), str(tmp_path))))
+    batch = [requests[1], requests[2], requests[3]]  # the middle one is 120 pixels wide
+    with RewardClient(RewardConfig()) as client:
+        scores = client.collect(client.submit(batch))
+        stats = client.stats()
+    assert [s.status for s in scores] == [ScoreStatus.OK, ScoreStatus.QUARANTINED, ScoreStatus.OK]
+    assert [scores[0].iou, scores[2].iou] == [expected[1][0], expected[3][0]]
+    assert (stats["quarantined"], stats["restarts"]) == (1, 2)
+
+
+TRAINER = """
+import sys, time
+import numpy as np
+from segr1_jax.reward import protocol
+from segr1_jax.reward.client import RewardClient
+from segr1_jax.reward.config import RewardConfig
+from segr1_jax.reward.protocol import Kind, Request
+from segr1_jax.reward.sam2_model import NANO_CHECKPOINT, NANO_CONFIG, Sam2, build_model
+client = RewardClient(RewardConfig())
+client.start()
+client.encode(np.zeros((100, 100, 3), np.uint8))
+print(client.sidecar_pid, flush=True)
+time.sleep(60)
+"""
+
+
+def test_a_killed_trainer_leaves_no_sidecar_and_no_shared_memory():
+    shared_before = set(os.listdir("/dev/shm"))
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen([sys.executable, "-c", TRAINER], stdout=subprocess.PIPE, text=True, env=environment) as trainer:
+        sidecar = int(trainer.stdout.readline())
+        assert _alive(sidecar)
+        trainer.kill()
+    deadline = time.monotonic() + GONE_S
+    while _alive(sidecar) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not _alive(sidecar)
+    assert not {name for name in set(os.listdir("/dev/shm")) - shared_before if "segr1" in name}
+
+
+def _alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def test_a_sidecar_that_cannot_start_says_why():
+    with pytest.raises(UserError, match=r"(?s)absent\.pt.*reward\.sam2_checkpoint"):
+        RewardClient(RewardConfig(sam2_checkpoint="absent.pt")).start()
+    with pytest.raises(UserError, match=r"no/such/python"):
+        RewardClient(RewardConfig(python="no/such/python")).start()
+
+
+def test_requests_that_cannot_be_scored_are_refused_before_they_are_sent(client, requests):
+    good = requests[2]
+    nan = replace(good.prompts[0], box=np.full(4, np.nan, np.float32))
+    for bad, message in (
+        (replace(good, mask=good.mask[1:]), "image's size"),
+        (replace(good, image=good.image[..., 0]), "RGB"),
+        (replace(good, prompts=(nan,)), "nan"),
+        (replace(good, prompts=(replace(good.prompts[0], box=None),)), "neither box nor points"),
+    ):
+        with pytest.raises(UserError, match=message):
+            client.submit([good, bad])
+    assert client.stats()["queue_depth"] == 0
