@@ -15,9 +15,8 @@ from segr1_jax.train.load_config import config_hash, describe, dump_config, load
 def sft(options: argparse.Namespace) -> int:
     config = _stage_config(options, "sft")
     from segr1_jax.train.loop import run_sft
-    from segr1_jax.train.processes import join_processes
 
-    join_processes()
+    _prepare(config)
     run_sft(config)
     return 0
 
@@ -25,9 +24,8 @@ def sft(options: argparse.Namespace) -> int:
 def train(options: argparse.Namespace) -> int:
     config = _stage_config(options, "grpo")
     from segr1_jax.train.loop import run_grpo
-    from segr1_jax.train.processes import join_processes
 
-    join_processes()
+    _prepare(config)
     run_grpo(config)
     return 0
 
@@ -37,6 +35,7 @@ def evaluate(options: argparse.Namespace) -> int:
     from segr1_jax.apply.evaluate import run_eval
     from segr1_jax.train.progress import show_markdown
 
+    _prepare(config)
     show_markdown(run_eval(config, source))
     return 0
 
@@ -49,6 +48,7 @@ def predict(options: argparse.Namespace) -> int:
     out = options.out or Path(config.run_dir) / "samples" / "predict"
     from segr1_jax.apply.predict import run_predict
 
+    _prepare(config)
     run_predict(config, source, out, images=options.images, instruction=options.instruction, count=options.count)
     print(f"wrote {out}")
     return 0
@@ -59,6 +59,7 @@ def export(options: argparse.Namespace) -> int:
     out = options.out or Path(config.run_dir) / "export"
     from segr1_jax.apply.export import run_export
 
+    _prepare(config)
     run_export(config, source, out)
     print(f"wrote {out}")
     return 0
@@ -100,6 +101,12 @@ def _stage_config(options: argparse.Namespace, stage: str) -> RunConfig:
         )
     check(config)
     return config
+
+
+def _prepare(config: RunConfig) -> None:
+    from segr1_jax.train.runtime import prepare_runtime
+
+    prepare_runtime(deterministic=config.deterministic)
 
 
 _COMMAND = {"sft": "sft", "grpo": "train"}

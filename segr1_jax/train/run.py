@@ -30,9 +30,9 @@ from segr1_jax.train.held_out import evaluate_weights
 from segr1_jax.train.mesh import Placement, make_mesh
 from segr1_jax.train.metrics import MetricsWriter, PhaseTimer
 from segr1_jax.train.optimizer import make_optimizer
-from segr1_jax.train.processes import is_first, wait_for_all
 from segr1_jax.train.progress import Progress
 from segr1_jax.train.rundir import RunDir, open_run_dir
+from segr1_jax.train.runtime import is_first, wait_for_all
 from segr1_jax.train.start import resolve_start
 
 SHOWN = ("reward", "iou", "format", "loss", "kl")

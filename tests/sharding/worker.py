@@ -25,7 +25,7 @@ from segr1_jax.rollout.config import RolloutConfig
 from segr1_jax.train.config import MeshConfig, PolicyConfig, RunConfig
 from segr1_jax.train.engine import Engine
 from segr1_jax.train.mesh import Placement, make_mesh
-from segr1_jax.train.processes import join_processes
+from segr1_jax.train.runtime import join_processes
 from segr1_jax.update import TrainBatch
 
 GROUP, TOKENS, BATCH = 2, 12, 8

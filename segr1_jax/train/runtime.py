@@ -1,17 +1,31 @@
-"""Several processes of one run, through JAX's own distributed runtime."""
+"""What must be settled before JAX starts: determinism, the compilation cache, the other processes of the run."""
 
 import os
+from pathlib import Path
 
 import jax
 from jax.experimental import multihost_utils
 
 from segr1_jax.errors import UserError
 
+CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "segr1_jax" / "xla"
+MIN_COMPILE_S = 1.0  # quicker compilations are not worth a file
+DETERMINISTIC = "--xla_gpu_deterministic_ops=true"
 VARIABLES = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 
 
+def prepare_runtime(*, deterministic: bool) -> None:
+    """Call once, before any other use of JAX."""
+    if deterministic:
+        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {DETERMINISTIC}".strip()
+    if not jax.config.jax_compilation_cache_dir:  # JAX_COMPILATION_CACHE_DIR wins
+        jax.config.update("jax_compilation_cache_dir", str(CACHE))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", MIN_COMPILE_S)
+    join_processes()
+
+
 def join_processes() -> None:
-    """Join the other processes if the launcher set VARIABLES; call before any other use of JAX.
+    """Join the other processes if the launcher set VARIABLES.
 
     Raises:
         UserError: some but not all of them are set.
