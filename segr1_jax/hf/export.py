@@ -8,11 +8,11 @@ from pathlib import Path
 
 import jax
 import numpy as np
-from safetensors import serialize_file
+from safetensors.numpy import save_file
 
 from segr1_jax.errors import UserError
 from segr1_jax.hf.keys import stored_name, table, to_stored
-from segr1_jax.hf.tensors import DTYPES, INDEX, NAMES, SINGLE
+from segr1_jax.hf.tensors import DTYPES, INDEX, SINGLE
 from segr1_jax.policy.params import STACKED, Params, Policy
 
 SHARD_BYTES = 5 * 10**9
@@ -72,7 +72,7 @@ def _write_shards(directory: Path, tensors: Iterator[tuple[str, np.ndarray]]) ->
     size = total = 0
 
     def flush() -> None:
-        _write_shard(directory / f"shard-{len(shards):05d}", pending)
+        save_file(pending, directory / f"shard-{len(shards):05d}", {"format": "pt"})
         shards.append(list(pending))
         pending.clear()
 
@@ -93,8 +93,3 @@ def _write_shards(directory: Path, tensors: Iterator[tuple[str, np.ndarray]]) ->
         weight_map |= dict.fromkeys(names, file)
     index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}
     (directory / INDEX).write_text(json.dumps(index, indent=2) + "\n")
-
-
-def _write_shard(file: Path, arrays: dict[str, np.ndarray]) -> None:
-    records = {name: {"dtype": NAMES[array.dtype], "shape": array.shape, "data": array.tobytes()} for name, array in arrays.items()}
-    serialize_file(records, str(file), {"format": "pt"})

@@ -13,7 +13,6 @@ import numpy as np
 from segr1_jax.errors import UserError
 
 DTYPES = {"F32": np.dtype(np.float32), "F16": np.dtype(np.float16), "BF16": np.dtype(ml_dtypes.bfloat16)}
-NAMES = {dtype: name for name, dtype in DTYPES.items()}
 MAX_HEADER = 100 * 2**20
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"

@@ -1,0 +1,168 @@
+"""In and out of Hugging Face directories: exact round trips that transformers opens, and clear errors for broken ones."""
+
+import json
+import shutil
+
+import jax
+import numpy as np
+import pytest
+import torch
+from policy.oracle import make_oracle, make_prompt, oracle_logits, save_oracle
+from safetensors.numpy import load_file, save_file
+from transformers import Qwen2_5_VLForConditionalGeneration
+
+from segr1_jax.errors import UserError
+from segr1_jax.hf.export import export_policy
+from segr1_jax.hf.keys import LAYOUTS
+from segr1_jax.hf.load import load_params, read_arch
+from segr1_jax.hf.tensors import open_checkpoint
+from segr1_jax.policy.params import Policy
+
+
+@pytest.fixture(scope="module", params=[True, False], ids=["tied", "untied"])
+def base(request, tmp_path_factory):
+    oracle = make_oracle(tied=request.param)
+    return oracle, save_oracle(oracle, tmp_path_factory.mktemp("base"))
+
+
+def load(directory):
+    policy = Policy(read_arch(directory))
+    device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    return policy, load_params(directory, policy, dict.fromkeys(policy.specs, device))
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_round_trip_is_exact_in_both_layouts(base, layout, tmp_path):
+    oracle, directory = base
+    policy, params = load(directory)
+    out = export_policy(params, policy, directory, tmp_path / "out", card="card\n", layout=layout)
+    again = load(out)[1]
+    for name, value in params.items():
+        np.testing.assert_array_equal(again[name], value, err_msg=name)
+    reopened = Qwen2_5_VLForConditionalGeneration.from_pretrained(out).eval()
+    for (name, ours), (_, theirs) in zip(reopened.state_dict().items(), oracle.state_dict().items(), strict=True):
+        assert torch.equal(ours, theirs), name
+    prompt = make_prompt(np.random.default_rng(0), [(56, 84)], [3, 5])
+    completion = np.array([5, 6, 7])
+    np.testing.assert_array_equal(oracle_logits(reopened, prompt, completion), oracle_logits(oracle, prompt, completion))
+
+
+def test_several_shards_with_index(base, tmp_path, monkeypatch):
+    monkeypatch.setattr("segr1_jax.hf.export.SHARD_BYTES", 100_000)
+    _, directory = base
+    policy, params = load(directory)
+    out = export_policy(params, policy, directory, tmp_path / "out", card="")
+    files = sorted(path.name for path in out.glob("*.safetensors"))
+    assert len(files) > 3
+    assert files[0].endswith(f"-of-{len(files):05d}.safetensors")
+    assert set(json.loads((out / "model.safetensors.index.json").read_text())["weight_map"].values()) == set(files)
+    for name, value in load(out)[1].items():
+        np.testing.assert_array_equal(value, params[name], err_msg=name)
+
+
+def test_bfloat16_is_read_and_written(base, tmp_path):
+    _, directory = base
+    policy, params = load(directory)
+    half = export_policy(params, policy, directory, tmp_path / "half", card="", dtype="BF16")
+    rounded = load(half)[1]
+    for name, value in params.items():
+        np.testing.assert_array_equal(rounded[name], value.astype(jax.numpy.bfloat16).astype(np.float32), err_msg=name)
+    again = export_policy(rounded, policy, directory, tmp_path / "again", card="", dtype="BF16")
+    assert (again / "model.safetensors").read_bytes() == (half / "model.safetensors").read_bytes()
+
+
+def test_an_existing_target_is_refused_and_kept(base, tmp_path):
+    _, directory = base
+    policy, params = load(directory)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine.txt").write_text("keep")
+    with pytest.raises(UserError, match="does not exist yet"):
+        export_policy(params, policy, directory, tmp_path / "out", card="")
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    assert (tmp_path / "out" / "mine.txt").read_text() == "keep"
+
+
+def test_sharded_load_holds_eighths(base):
+    _, directory = base
+    policy = Policy(read_arch(directory))
+    mesh = jax.make_mesh((8,), ("fsdp",), axis_types=(jax.sharding.AxisType.Auto,))
+    rows = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(None, "fsdp"))
+    whole = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+    name = "layers.attention.q.kernel"
+    params = load_params(directory, policy, {key: rows if key == name else whole for key in policy.specs})
+    assert params[name].addressable_shards[0].data.shape == (3, 8, 64)
+    np.testing.assert_array_equal(np.asarray(params[name]), load(directory)[1][name])
+
+
+def broken(directory, tmp_path, change):
+    copy = shutil.copytree(directory, tmp_path / "broken")
+    file = copy / "model.safetensors"
+    tensors = load_file(file)
+    change(copy, tensors)
+    if file.exists() and tensors:
+        save_file(tensors, file)
+    return copy
+
+
+def test_everything_wrong_is_reported_at_once(base, tmp_path):
+    _, directory = base
+
+    def change(_, tensors):
+        tensors.pop(next(name for name in tensors if "norm1" in name))
+        tensors["surprise"] = np.zeros(3, np.float32)
+        name = next(name for name in tensors if name.endswith("model.norm.weight"))
+        tensors[name] = np.zeros(7, np.float32)
+
+    with pytest.raises(UserError) as error:
+        load(broken(directory, tmp_path, change))
+    for part in ("missing", "norm1", "unexpected surprise", "(7,), not (64,)"):
+        assert part in str(error.value)
+
+
+def cut_file(copy, tensors):
+    file = copy / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-100])
+    tensors.clear()
+
+
+def huge_header(copy, tensors):
+    (copy / "model.safetensors").write_bytes((2**60).to_bytes(8, "little") + b"{}")
+    tensors.clear()
+
+
+def remove_weights(copy, tensors):
+    (copy / "model.safetensors").unlink()
+    tensors.clear()
+
+
+def other_architecture(copy, _):
+    config = json.loads((copy / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps(config | {"model_type": "llama", "architectures": ["Llama"]}))
+
+
+def bad_json(copy, _):
+    (copy / "config.json").write_text("{")
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (cut_file, "cut short"),
+        (huge_header, "header"),
+        (remove_weights, "no such file"),
+        (other_architecture, "Llama"),
+        (bad_json, "valid JSON"),
+    ],
+)
+def test_broken_checkpoints_name_the_fault(base, tmp_path, change, words):
+    with pytest.raises(UserError, match=words):
+        load(broken(base[1], tmp_path, change))
+
+
+def test_open_checkpoint_reads_what_safetensors_reads(base):
+    _, directory = base
+    theirs = load_file(directory / "model.safetensors")
+    ours = open_checkpoint(directory)
+    assert set(ours) == set(theirs)
+    for name, tensor in ours.items():
+        np.testing.assert_array_equal(tensor.view(), theirs[name])
