@@ -1,5 +1,6 @@
 """The end of a run: the closing table, the skipped samples, the count of compilations."""
 
+import json
 import sys
 
 import jax
@@ -37,18 +38,22 @@ def closing_report(run: Run, client: RewardClient) -> None:
 
 def _rows(run: Run, client: RewardClient, last: Evaluation) -> dict[str, dict[str, float]]:
     """Before and after, beside what a blind and a perfect policy would get (baselines on this process's held-out images)."""
-    config, stage = run.config, run.config.stage.upper()
-    scorer = scorer_of(run.engine, client)
+    sft, stage, scorer = run.config.sft, run.config.stage.upper(), scorer_of(run.engine, client)
     held_out = [item.example for item in last.texts]
-    rows = {"best constant answer": constant_figures(scorer, _some_masks(run), held_out)}
-    first = run.evaluation_figures(0)
-    if first is not None:
-        rows[f"before {stage}"] = first
-    rows[f"after {stage}"] = last.figures
-    rows[f"after {stage}, answers given to another image"] = shuffled_figures(scorer, last.texts)
-    sft = config.sft
-    rows["prompt from the ground truth"] = truth_figures(scorer, held_out, interior=sft.interior_points, exterior=sft.exterior_points)
-    return rows
+    baselines = {
+        "constant": constant_figures(scorer, _some_masks(run), held_out),
+        "shuffled": shuffled_figures(scorer, last.texts),
+        "truth": truth_figures(scorer, held_out, interior=sft.interior_points, exterior=sft.exterior_points),
+    }
+    for name, figures in baselines.items():
+        write_atomically(run.directory.eval / f"{name}.json", json.dumps(figures, sort_keys=True) + "\n")
+    return {
+        "best constant answer": baselines["constant"],
+        f"before {stage}": run.evaluation_figures(0),
+        f"after {stage}": last.figures,
+        f"after {stage}, answers given to another image": baselines["shuffled"],
+        "prompt from the ground truth": baselines["truth"],
+    }
 
 
 def _some_masks(run: Run) -> list:

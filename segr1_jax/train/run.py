@@ -128,10 +128,9 @@ class Run:
             return self.evaluate(self.config.steps, client)
         return self._last_evaluation[1]
 
-    def evaluation_figures(self, step: int) -> dict[str, float] | None:
+    def evaluation_figures(self, step: int) -> dict[str, float]:
         """The figures of an earlier evaluation of this run, also from before a resume."""
-        file = self.directory.eval / f"step_{step:06d}.json"
-        return json.loads(file.read_text()) if file.is_file() else None
+        return json.loads((self.directory.eval / f"step_{step:06d}.json").read_text())
 
     def show(self, step: int, name: str, image: np.ndarray) -> None:
         """Put an image into TensorBoard."""
