@@ -24,6 +24,7 @@ TRAIN_SEED, SIDE, PROMPTS_PER_IMAGE = 9_000_000, 168, 4
 SETS = [DataConfig(level=level, max_objects=3, size=SIDE, seed=TRAIN_SEED) for level in LEVELS]
 PIXEL_MEAN, PIXEL_STD = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
 AIM_GAIN = 2.0  # attention logits of about 4 where prompt and place coincide
+SIZE_WEIGHT, CLIP = 0.02, 0.5
 EPS = 1.0  # pixels, keeps the dice loss finite on empty masks
 
 
@@ -46,7 +47,7 @@ def make_batch(step: int, images: int):
 
 
 def predict(model, pixels_B, coords_PK2, labels_PK):
-    """Mask logits (P, 1, h, w) of PROMPTS_PER_IMAGE prompts for each image, and its finest feature map (B, C, h, w)."""
+    """Mask logits (P, 1, h, w) of PROMPTS_PER_IMAGE prompts for each image, and the feature maps (B, C, h, w), finest first."""
     x = ((pixels_B.permute(0, 3, 1, 2).float() / 255) - PIXEL_MEAN[:, None, None]) / PIXEL_STD[:, None, None]
     x = F.interpolate(x, (model.image_size,) * 2, mode="bilinear", antialias=True)
     _, levels, _, sizes = model._prepare_backbone_features(model.forward_image(x))
@@ -63,7 +64,7 @@ def predict(model, pixels_B, coords_PK2, labels_PK):
         repeat_image=False,
         high_res_features=maps[:-1],
     )
-    return logits, features[0]
+    return logits, features
 
 
 def mask_loss(logits_P1hw, targets_PMM):
@@ -99,17 +100,19 @@ def train(args) -> None:
     # A throwaway head that finds objects without a prompt: it teaches the encoder long before the decoder can.
     head = torch.nn.Conv2d(model.hidden_dim // 8, 1, 1)
     parameters = [*model.parameters(), *head.parameters()]
-    optimizer = torch.optim.AdamW(parameters, lr=args.lr, weight_decay=0.01)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, args.lr, total_steps=args.steps, pct_start=0.05)
+    optimizer = torch.optim.AdamW(parameters, lr=args.lr, weight_decay=0.01, betas=(0.9, 0.98))
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, args.lr, total_steps=args.steps, pct_start=0.1)
     began, smooth = time.monotonic(), None
     for step in range(args.steps):
         pixels, coords, labels, targets, objects = make_batch(args.first_step + step, args.images)
-        logits, finest = predict(model, pixels, coords, labels)
+        logits, features = predict(model, pixels, coords, labels)
         loss = mask_loss(logits, targets)
-        found = F.interpolate(head(finest), objects.shape[1:], mode="bilinear")[:, 0]
+        found = F.interpolate(head(features[0]), objects.shape[1:], mode="bilinear")[:, 0]
         optimizer.zero_grad()
-        (loss + F.binary_cross_entropy_with_logits(found, objects)).backward()
-        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        # The embedding must stay of the position code's size, or it drowns the prompts for good.
+        size = SIZE_WEIGHT * (features[-1].square().mean() - 1).square()
+        (loss + size + F.binary_cross_entropy_with_logits(found, objects)).backward()
+        torch.nn.utils.clip_grad_norm_(parameters, CLIP)
         optimizer.step()
         schedule.step()
         smooth = loss.item() if smooth is None else 0.98 * smooth + 0.02 * loss.item()
@@ -118,7 +121,7 @@ def train(args) -> None:
                 f"step {step + 1}/{args.steps} loss {smooth:.4f} {time.monotonic() - began:.0f} s",
                 flush=True,
             )
-        if step % 300 == 299 or step + 1 == args.steps:
+        if step % 100 == 99 or step + 1 == args.steps:
             save(model, args.out)
 
 

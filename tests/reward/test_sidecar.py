@@ -176,6 +176,14 @@ def test_a_sidecar_that_cannot_start_says_why():
         RewardClient(RewardConfig(python="no/such/python")).start()
 
 
+def test_the_sidecar_needs_no_package_of_the_trainer():
+    heavy = "{'jax', 'jaxtyping', 'torch', 'flax'} & set(sys.modules)"
+    code = f"import sys, segr1_jax.reward.sidecar, segr1_jax.reward.scores; print({heavy})"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
+    assert done.stdout.strip() == "set()"
+
+
 def test_requests_that_cannot_be_scored_are_refused_before_they_are_sent(client, requests):
     good = requests[2]
     nan = replace(good.prompts[0], box=np.full(4, np.nan, np.float32))
