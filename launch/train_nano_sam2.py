@@ -1,6 +1,10 @@
 """Train the nano SAM2 that ships with segr1_jax on the synthetic set, and print its gates.
 
-python launch/train_nano_sam2.py --steps 1800 --threads 2
+    python launch/train_nano_sam2.py
+
+Seed 0, 2600 steps of 8 images x 4 prompts, @TIME@ on one core of a shared 2-core machine. Result on 300 held-out images:
+
+@RESULT@
 """
 
 import argparse
@@ -94,9 +98,8 @@ def aim_attention(model) -> None:
 def train(args) -> None:
     torch.manual_seed(args.seed)
     torch.set_num_threads(args.threads)
-    model = build_model(NANO_CONFIG, args.start, postprocessing=False).train().requires_grad_(True)
-    if args.start is None or args.aim:
-        aim_attention(model)
+    model = build_model(NANO_CONFIG, None, postprocessing=False).train().requires_grad_(True)
+    aim_attention(model)
     # A throwaway head that finds objects without a prompt: it teaches the encoder long before the decoder can.
     head = torch.nn.Conv2d(model.hidden_dim // 8, 1, 1)
     parameters = [*model.parameters(), *head.parameters()]
@@ -104,7 +107,7 @@ def train(args) -> None:
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, args.lr, total_steps=args.steps, pct_start=0.1)
     began, smooth = time.monotonic(), None
     for step in range(args.steps):
-        pixels, coords, labels, targets, objects = make_batch(args.first_step + step, args.images)
+        pixels, coords, labels, targets, objects = make_batch(step, args.images)
         logits, features = predict(model, pixels, coords, labels)
         loss = mask_loss(logits, targets)
         found = F.interpolate(head(features[0]), objects.shape[1:], mode="bilinear")[:, 0]
@@ -134,14 +137,11 @@ def save(model, path: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=1800)
-    parser.add_argument("--images", type=int, default=16, help="images a step, each with four prompts")
-    parser.add_argument("--lr", type=float, default=1.5e-3)
+    parser.add_argument("--steps", type=int, default=2600)
+    parser.add_argument("--images", type=int, default=8, help="images a step, each with four prompts")
+    parser.add_argument("--lr", type=float, default=6e-4)
     parser.add_argument("--seed", type=int, default=0, help="of the initial weights")
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--first-step", type=int, default=0, help="number of the first batch; with --start, go on from a former run's end")
-    parser.add_argument("--start", type=Path, help="weights to start from; none: random")
-    parser.add_argument("--aim", action="store_true")
+    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", type=Path, default=NANO_CHECKPOINT)
     parser.add_argument("--gate-images", type=int, default=300)
     args = parser.parse_args()
