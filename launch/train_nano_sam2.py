@@ -98,8 +98,9 @@ def aim_attention(model) -> None:
 def train(args) -> None:
     torch.manual_seed(args.seed)
     torch.set_num_threads(args.threads)
-    model = build_model(NANO_CONFIG, None, postprocessing=False).train().requires_grad_(True)
-    aim_attention(model)
+    model = build_model(NANO_CONFIG, args.start, postprocessing=False).train().requires_grad_(True)
+    if args.start is None:
+        aim_attention(model)
     # A throwaway head that finds objects without a prompt: it teaches the encoder long before the decoder can.
     head = torch.nn.Conv2d(model.hidden_dim // 8, 1, 1)
     parameters = [*model.parameters(), *head.parameters()]
@@ -107,7 +108,7 @@ def train(args) -> None:
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, args.lr, total_steps=args.steps, pct_start=0.1)
     began, smooth = time.monotonic(), None
     for step in range(args.steps):
-        pixels, coords, labels, targets, objects = make_batch(step, args.images)
+        pixels, coords, labels, targets, objects = make_batch(args.first_batch + step, args.images)
         logits, features = predict(model, pixels, coords, labels)
         loss = mask_loss(logits, targets)
         found = F.interpolate(head(features[0]), objects.shape[1:], mode="bilinear")[:, 0]
@@ -141,6 +142,8 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=8, help="images a step, each with four prompts")
     parser.add_argument("--lr", type=float, default=6e-4)
     parser.add_argument("--seed", type=int, default=0, help="of the initial weights")
+    parser.add_argument("--start", type=Path, help="weights to go on from; none: random")
+    parser.add_argument("--first-batch", type=int, default=0, help="number of the first batch; with --start, where the former run ended")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", type=Path, default=NANO_CHECKPOINT)
     parser.add_argument("--gate-images", type=int, default=300)
