@@ -14,6 +14,7 @@ from segr1_jax.reward.protocol import WirePrompt
 from segr1_jax.reward.scores import iou
 
 HELD_OUT_SEED = 77_000_000
+SHIFT = 0.25  # of its width, by which a box is moved to see that the mask answers to its box
 GATES = {
     "box_above_fill": 0.15,
     "box_above_ellipse": 0.08,
@@ -52,6 +53,8 @@ def _measure_image(sam2, rng, image, masks) -> dict[str, float]:
 
     result = {
         "box": score(box),
+        "shifted_box": score(box + SHIFT * (box[2] - box[0]) * np.array([1, 0, 1, 0], np.float32)),
+        "whole_image_box": score(np.array([0, 0, *truth.shape[::-1]], np.float32)),
         "fill": iou(_rectangle(box, truth.shape), truth),
         "ellipse": iou(_ellipse(box, truth.shape), truth),
         "points": score(None, positives, [1] * len(positives)),

@@ -8,13 +8,14 @@ Legend: N image side; M = N / 2 side of target masks; O objects; K points. Coord
 
 import numpy as np
 
-FILL_BELOW, OBJECT_ABOVE = 0.35, 0.6  # box IoU with the object's tight box
+FILL_BELOW, OBJECT_ABOVE = 0.4, 0.7  # box IoU with the object's tight box
 BOX_SLACK = 0.08  # an object may stick out of its box by this share of the box's side
 DISC = 0.1  # radius of a stray point's disc, share of the image side
 POINT_COUNTS = (0, 1, 2, 3, 4, 5, 6)
 ODDS_WITH_BOX = (0.3, 0.12, 0.12, 0.12, 0.12, 0.12, 0.1)
 ODDS_POINTS_ONLY = (0.0, 0.3, 0.2, 0.2, 0.1, 0.1, 0.1)
 ODDS_BOX = 0.65
+ODDS_ANY_BOX, ODDS_LOOSE_BOX = 0.12, 0.2
 
 
 def random_layout(rng) -> tuple[bool, int]:
@@ -39,9 +40,14 @@ def random_prompt(rng, masks: list[np.ndarray], has_box: bool, count: int):
 
 def _random_box(rng, masks):
     side = masks[0].shape[0]
-    if rng.random() < 0.15:
-        return np.sort(rng.uniform(0, side, (2, 2)), axis=0).reshape(4).astype(np.float32)
     x1, y1, x2, y2 = tight_box(np.logical_or.reduce(masks))
+    kind = rng.random()
+    if kind < ODDS_ANY_BOX:
+        return np.sort(rng.uniform(0, side, (2, 2)), axis=0).reshape(4).astype(np.float32)
+    if kind < ODDS_ANY_BOX + ODDS_LOOSE_BOX:  # around the object, each side up to the image's border
+        border = np.array([0, 0, side, side])
+        share = rng.uniform(0, 1, 4) ** rng.choice((0.2, 1.0))
+        return ((1 - share) * (x1, y1, x2, y2) + share * border).astype(np.float32)
     spread = rng.choice((0.0, 0.05, 0.25), p=(0.4, 0.35, 0.25)) * np.array([x2 - x1, y2 - y1] * 2)
     corners = np.clip((x1, y1, x2, y2) + rng.normal(0, 1, 4) * spread, 0, side).reshape(2, 2)
     return np.sort(corners, axis=0).reshape(4).astype(np.float32)

@@ -1,6 +1,10 @@
 """Train the nano SAM2 that ships with segr1_jax on the synthetic set, and print its gates.
 
-python launch/train_nano_sam2.py --steps 1800 --threads 2
+    python launch/train_nano_sam2.py
+
+Seed 0, 2600 steps of 8 images x 4 prompts, @TIME@ on one core of a shared 2-core machine. Result on 300 held-out images:
+
+@RESULT@
 """
 
 import argparse
@@ -24,6 +28,7 @@ TRAIN_SEED, SIDE, PROMPTS_PER_IMAGE = 9_000_000, 168, 4
 SETS = [DataConfig(level=level, max_objects=3, size=SIDE, seed=TRAIN_SEED) for level in LEVELS]
 PIXEL_MEAN, PIXEL_STD = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
 AIM_GAIN = 2.0  # attention logits of about 4 where prompt and place coincide
+SIZE_WEIGHT, CLIP = 0.02, 0.5
 EPS = 1.0  # pixels, keeps the dice loss finite on empty masks
 
 
@@ -46,7 +51,7 @@ def make_batch(step: int, images: int):
 
 
 def predict(model, pixels_B, coords_PK2, labels_PK):
-    """Mask logits (P, 1, h, w) of PROMPTS_PER_IMAGE prompts for each image, and its finest feature map (B, C, h, w)."""
+    """Mask logits (P, 1, h, w) of PROMPTS_PER_IMAGE prompts for each image, and the feature maps (B, C, h, w), finest first."""
     x = ((pixels_B.permute(0, 3, 1, 2).float() / 255) - PIXEL_MEAN[:, None, None]) / PIXEL_STD[:, None, None]
     x = F.interpolate(x, (model.image_size,) * 2, mode="bilinear", antialias=True)
     _, levels, _, sizes = model._prepare_backbone_features(model.forward_image(x))
@@ -63,7 +68,7 @@ def predict(model, pixels_B, coords_PK2, labels_PK):
         repeat_image=False,
         high_res_features=maps[:-1],
     )
-    return logits, features[0]
+    return logits, features
 
 
 def mask_loss(logits_P1hw, targets_PMM):
@@ -94,22 +99,24 @@ def train(args) -> None:
     torch.manual_seed(args.seed)
     torch.set_num_threads(args.threads)
     model = build_model(NANO_CONFIG, args.start, postprocessing=False).train().requires_grad_(True)
-    if args.start is None or args.aim:
+    if args.start is None:
         aim_attention(model)
     # A throwaway head that finds objects without a prompt: it teaches the encoder long before the decoder can.
     head = torch.nn.Conv2d(model.hidden_dim // 8, 1, 1)
     parameters = [*model.parameters(), *head.parameters()]
-    optimizer = torch.optim.AdamW(parameters, lr=args.lr, weight_decay=0.01)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, args.lr, total_steps=args.steps, pct_start=0.05)
+    optimizer = torch.optim.AdamW(parameters, lr=args.lr, weight_decay=0.01, betas=(0.9, 0.98))
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, args.lr, total_steps=args.steps, pct_start=0.1)
     began, smooth = time.monotonic(), None
     for step in range(args.steps):
-        pixels, coords, labels, targets, objects = make_batch(args.first_step + step, args.images)
-        logits, finest = predict(model, pixels, coords, labels)
+        pixels, coords, labels, targets, objects = make_batch(args.first_batch + step, args.images)
+        logits, features = predict(model, pixels, coords, labels)
         loss = mask_loss(logits, targets)
-        found = F.interpolate(head(finest), objects.shape[1:], mode="bilinear")[:, 0]
+        found = F.interpolate(head(features[0]), objects.shape[1:], mode="bilinear")[:, 0]
         optimizer.zero_grad()
-        (loss + F.binary_cross_entropy_with_logits(found, objects)).backward()
-        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        # The embedding must stay of the position code's size, or it drowns the prompts for good.
+        size = SIZE_WEIGHT * (features[-1].square().mean() - 1).square()
+        (loss + size + F.binary_cross_entropy_with_logits(found, objects)).backward()
+        torch.nn.utils.clip_grad_norm_(parameters, CLIP)
         optimizer.step()
         schedule.step()
         smooth = loss.item() if smooth is None else 0.98 * smooth + 0.02 * loss.item()
@@ -118,7 +125,7 @@ def train(args) -> None:
                 f"step {step + 1}/{args.steps} loss {smooth:.4f} {time.monotonic() - began:.0f} s",
                 flush=True,
             )
-        if step % 300 == 299 or step + 1 == args.steps:
+        if step % 100 == 99 or step + 1 == args.steps:
             save(model, args.out)
 
 
@@ -131,14 +138,13 @@ def save(model, path: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=1800)
-    parser.add_argument("--images", type=int, default=16, help="images a step, each with four prompts")
-    parser.add_argument("--lr", type=float, default=1.5e-3)
+    parser.add_argument("--steps", type=int, default=2600)
+    parser.add_argument("--images", type=int, default=8, help="images a step, each with four prompts")
+    parser.add_argument("--lr", type=float, default=6e-4)
     parser.add_argument("--seed", type=int, default=0, help="of the initial weights")
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--first-step", type=int, default=0, help="number of the first batch; with --start, go on from a former run's end")
-    parser.add_argument("--start", type=Path, help="weights to start from; none: random")
-    parser.add_argument("--aim", action="store_true")
+    parser.add_argument("--start", type=Path, help="weights to go on from; none: random")
+    parser.add_argument("--first-batch", type=int, default=0, help="number of the first batch; with --start, where the former run ended")
+    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", type=Path, default=NANO_CHECKPOINT)
     parser.add_argument("--gate-images", type=int, default=300)
     args = parser.parse_args()

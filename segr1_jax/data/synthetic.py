@@ -6,6 +6,7 @@ never share a stream. Shapes are mostly concave, so filling the box is clearly w
 Shape legend: N image side in pixels; h w size of one object's crop; K objects.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -14,6 +15,8 @@ from jaxtyping import Bool, Float, UInt8
 from segr1_jax.data.config import LEVELS, DataConfig
 from segr1_jax.errors import UserError
 from segr1_jax.types import Example
+
+Inside = Callable[[np.ndarray, np.ndarray], np.ndarray]  # points (u, v) of [-1, 1] squared -> whether they lie in the shape
 
 PALETTE = {
     "red": (235, 50, 45),
@@ -122,22 +125,28 @@ def _place(rng: np.random.Generator, side: int, count: int) -> list[Bool[np.ndar
         draw = SHAPES[rng.choice(len(SHAPES), p=SHAPE_ODDS)](rng)
         while length >= side * SIDE_RANGE[0]:
             crop_hw = _rasterise(draw, length)
-            h, w = crop_hw.shape
-            for y, x in rng.integers((0, 0), (side - h + 1, side - w + 1), (PLACEMENT_TRIES, 2)):
-                if not (taken_NN[y : y + h, x : x + w] & crop_hw).any():
-                    mask_NN = np.zeros((side, side), bool)
-                    mask_NN[y : y + h, x : x + w] = crop_hw
-                    masks.append(mask_NN)
-                    break
-            else:
-                length *= SHRINK
-                continue
-            taken_NN |= mask_NN
-            break
+            where = _free_place(rng, taken_NN, crop_hw)
+            if where is not None:
+                mask_NN = np.zeros((side, side), bool)
+                mask_NN[where] = crop_hw
+                taken_NN |= mask_NN
+                masks.append(mask_NN)
+                break
+            length *= SHRINK
     return masks
 
 
-def _rasterise(inside, length: float) -> Bool[np.ndarray, "h w"]:
+def _free_place(rng: np.random.Generator, taken_NN: np.ndarray, crop_hw: np.ndarray) -> tuple[slice, slice] | None:
+    """Where the crop covers no taken pixel, of some random places; None if all fail."""
+    side, (h, w) = len(taken_NN), crop_hw.shape
+    for y, x in rng.integers((0, 0), (side - h + 1, side - w + 1), (PLACEMENT_TRIES, 2)):
+        where = slice(y, y + h), slice(x, x + w)
+        if not (taken_NN[where] & crop_hw).any():
+            return where
+    return None
+
+
+def _rasterise(inside: Inside, length: float) -> Bool[np.ndarray, "h w"]:
     """The shape `inside(u, v)` of the unit disc, scaled so that its long side is about `length` pixels, cut to its box."""
     rough = _cut_to_box(inside(*_disc_grid(48)))
     return _cut_to_box(inside(*_disc_grid(round(length * 48 / max(rough.shape)))))
@@ -157,12 +166,12 @@ def _cut_to_box(mask: Bool[np.ndarray, "h w"]) -> Bool[np.ndarray, "h w"]:
     return mask[_box(mask)]
 
 
-def _ellipse(rng: np.random.Generator):
+def _ellipse(rng: np.random.Generator) -> Inside:
     turn, ratio = _turn(rng), rng.uniform(0.3, 0.8)
     return lambda u, v: np.hypot(*_stretch(turn(u, v), ratio)) < 1
 
 
-def _rounded_box(rng: np.random.Generator):
+def _rounded_box(rng: np.random.Generator) -> Inside:
     turn, ratio, corner = _turn(rng), rng.uniform(0.25, 0.8), rng.uniform(3, 8)
     scale = (1 + ratio**2) ** 0.5  # its corners touch the unit circle
 
@@ -173,7 +182,7 @@ def _rounded_box(rng: np.random.Generator):
     return inside
 
 
-def _blob(rng: np.random.Generator):
+def _blob(rng: np.random.Generator) -> Inside:
     phases, heights = rng.uniform(0, 2 * np.pi, 4), rng.normal(0, 1, 4) * (0.32, 0.22, 0.14, 0.08)
     turn, ratio = _turn(rng), rng.uniform(0.5, 1)
 
@@ -186,7 +195,7 @@ def _blob(rng: np.random.Generator):
     return inside
 
 
-def _star(rng: np.random.Generator):
+def _star(rng: np.random.Generator) -> Inside:
     arms, core, turn = int(rng.integers(3, 7)), rng.uniform(0.25, 0.5), _turn(rng)
 
     def inside(u, v):
@@ -197,7 +206,7 @@ def _star(rng: np.random.Generator):
     return inside
 
 
-def _crescent(rng: np.random.Generator):
+def _crescent(rng: np.random.Generator) -> Inside:
     shift, bite, turn = rng.uniform(0.35, 0.65), rng.uniform(0.7, 0.95), _turn(rng)
 
     def inside(u, v):
@@ -211,13 +220,14 @@ SHAPES = (_ellipse, _rounded_box, _blob, _star, _crescent)
 SHAPE_ODDS = (0.15, 0.15, 0.25, 0.25, 0.2)
 
 
-def _turn(rng: np.random.Generator):
+def _turn(rng: np.random.Generator) -> Callable:
+    """A random rotation of (u, v)."""
     angle = rng.uniform(0, 2 * np.pi)
     c, s = np.float32(np.cos(angle)), np.float32(np.sin(angle))
     return lambda u, v: (c * u + s * v, c * v - s * u)
 
 
-def _stretch(xy, ratio: float):
+def _stretch(xy: tuple[np.ndarray, np.ndarray], ratio: float) -> tuple[np.ndarray, np.ndarray]:
     return xy[0], xy[1] / np.float32(ratio)
 
 

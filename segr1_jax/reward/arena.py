@@ -7,18 +7,20 @@ from collections.abc import Hashable
 
 from segr1_jax.reward.protocol import HEADER_BYTES
 
+IDLE_BYTES = 64 << 20  # images sent ahead wait here for their scores
 STEP = 64  # blocks start at multiples of a cache line
 
 
 class Arena:
     """Places blocks in a region of fixed size, first fit.
 
-    A block with a key is shared: `put` with the same key again finds it. It stays, unused, after its last release and is written
-    over only when room is needed, the longest unused first.
+    A block with a key is shared: `put` with the same key again finds it. After its last release it stays, unused, until room is
+    needed or `idle_bytes` of such blocks lie about; the longest unused goes first.
     """
 
-    def __init__(self, region: mmap.mmap):
+    def __init__(self, region: mmap.mmap, idle_bytes: int = IDLE_BYTES):
         self._region = region
+        self._idle_room = idle_bytes
         self._free = [(HEADER_BYTES, len(region) - HEADER_BYTES)]  # (offset, length), by offset, never adjacent
         self._length: dict[int, int] = {}
         self._users: dict[int, int] = {}
@@ -29,8 +31,8 @@ class Arena:
     def put(self, data, key: Hashable = None) -> int | None:
         """The offset of a block with these bytes, held until `release`; None while there is no room."""
         if key is not None and (offset := self._by_key.get(key)) is not None:
+            self._wake(offset)
             self._users[offset] += 1
-            self._idle.pop(offset, None)
             return offset
         view = memoryview(data).cast("B")
         offset = self.reserve(len(view))
@@ -47,7 +49,7 @@ class Arena:
         while (offset := self._take(length)) is None:
             if not self._idle:
                 return None
-            self._give_back(self._idle.popitem(last=False)[0])
+            self._drop_oldest_idle()
         self._length[offset], self._users[offset] = length, 1
         return offset
 
@@ -56,10 +58,23 @@ class Arena:
         self._users[offset] -= 1
         if self._users[offset]:
             return
-        if offset in self._key:
-            self._idle[offset] = None
-        else:
+        if offset not in self._key:
             self._give_back(offset)
+            return
+        self._idle[offset] = None
+        self._idle_room -= self._length[offset]
+        while self._idle_room < 0:
+            self._drop_oldest_idle()
+
+    def _wake(self, offset: int) -> None:
+        if offset in self._idle:
+            del self._idle[offset]
+            self._idle_room += self._length[offset]
+
+    def _drop_oldest_idle(self) -> None:
+        offset = next(iter(self._idle))
+        self._wake(offset)
+        self._give_back(offset)
 
     def _take(self, length: int) -> int | None:
         for index, (offset, room) in enumerate(self._free):

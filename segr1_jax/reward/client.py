@@ -54,13 +54,18 @@ class RewardClient:
         Raises:
             UserError: it did not come up within config.start_timeout_s; the message ends with its last lines.
         """
-        self._keeper.start()
+        try:
+            self._keeper.start()
+        except BaseException:
+            self.close()
+            raise
 
     def close(self) -> None:
-        """End the sidecar and give the shared memory back."""
-        self._keeper.close()
-        os.close(self._region_fd)
-        self._region.close()
+        """End the sidecar and give the shared memory back; unanswered requests stay so. A second call does nothing."""
+        if not self._region.closed:
+            self._keeper.close()
+            os.close(self._region_fd)
+            self._region.close()
 
     def encode(self, image: UInt8[np.ndarray, "H W 3"]) -> None:
         """Have the image encoded ahead of its scores. Never waits: with a full queue the hint is dropped."""

@@ -26,7 +26,10 @@ class RewardConfig:
     postprocessing: bool = knob(
         True, "apply build_sam2's dynamic-multimask overrides (off for models whose only trained mask is the single one)"
     )
-    python: str = knob("", "interpreter of the sidecar; empty = the trainer's own")
+    python: str = knob(
+        "",
+        "interpreter of the sidecar; empty = the trainer's own. Another one needs torch, sam2 and `pip install --no-deps` of this package",
+    )
     device: str = knob("cpu", "torch device of the sidecar: cpu, cuda or cuda:N")
     dtype: str = knob("float32", "float32, or bfloat16 (autocast)")
     threads: int = knob(1, "torch threads of the sidecar")

@@ -68,8 +68,10 @@ class Keeper:
 
     @property
     def pid(self) -> int:
-        """The sidecar's process id, for tests and reports."""
-        return self._sidecar.pid
+        """The process id of the sidecar; waits while one is being started."""
+        with self.changed:
+            self.wait_for(lambda: self._sidecar is not None)
+            return self._sidecar.pid
 
     @property
     def in_flight(self) -> int:
@@ -145,6 +147,8 @@ class Keeper:
 
     def _flush(self) -> None:
         """Send what the socket takes now; the rest goes after the next reply, or to the next sidecar."""
+        if self._sidecar is None:
+            return
         try:
             while self._unsent:
                 self._sidecar.socket.send(protocol.pack_request(self._jobs[self._unsent[0]].request))
@@ -154,7 +158,9 @@ class Keeper:
 
     def _bury(self, reason: str) -> None:
         """End a failed sidecar; blame the request that it was working on."""
-        obituary = self._sidecar.kill()
+        with self.changed:
+            dead, self._sidecar = self._sidecar, None
+        obituary = dead.kill()
         self.restarts += 1
         self._silent_restarts += 1
         log.warning("the reward sidecar %s (%s); starting another", reason, obituary.strip())

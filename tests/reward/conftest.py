@@ -1,21 +1,13 @@
-"""A tiny SAM2 with random weights, made once, so that the sidecar's tests need no trained model."""
+"""Requests and configuration shared by the sidecar's tests."""
 
 import numpy as np
 import pytest
+from random_prompts import random_prompt
 
 from segr1_jax.data.config import DataConfig
 from segr1_jax.data.synthetic import generate
 from segr1_jax.reward.config import RewardConfig
-from segr1_jax.types import SamPrompt, ScoreRequest
-
-
-def random_prompt(rng, height, width, *, box, points):
-    corners = np.sort(rng.uniform(0, 1, (2, 2)), axis=0) * (width, height)
-    return SamPrompt(
-        box=corners.reshape(4).astype(np.float32) if box else None,
-        points=(rng.uniform(0, 1, (points, 2)) * (width, height)).astype(np.float32),
-        labels=rng.integers(0, 2, points).astype(np.int32),
-    )
+from segr1_jax.types import ScoreRequest
 
 
 @pytest.fixture(scope="session")

@@ -21,6 +21,15 @@ def test_same_key_shares_a_block_until_room_is_needed():
     assert arena.reserve(1) is None
 
 
+def test_unused_blocks_stay_within_their_budget():
+    arena = Arena(mmap.mmap(-1, REGION), idle_bytes=2 * STEP)
+    offsets = [arena.put(bytes(STEP), key) for key in "abc"]
+    for offset in offsets:
+        arena.release(offset)
+    assert arena.put(bytes(STEP), "d") == offsets[0]  # only the longest unused made room
+    assert [arena.put(bytes(STEP), key) for key in "bc"] == offsets[1:]
+
+
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(1, 20 * STEP), st.sampled_from([None, "a", "b", "c"])), max_size=60))
 def test_held_blocks_keep_their_bytes_and_all_room_comes_back(steps):
     region = mmap.mmap(-1, REGION)

@@ -3,8 +3,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import random_prompt
 from omegaconf import OmegaConf
+from random_prompts import random_prompt
 from sam2.sam2_image_predictor import SAM2ImagePredictor
 
 from segr1_jax.errors import UserError
