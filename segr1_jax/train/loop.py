@@ -51,7 +51,7 @@ def run_grpo(config: RunConfig) -> None:
     """Seg-R1: sample a group of answers per image, reward their masks, step towards the better ones."""
     with Run(config) as run, RewardClient(config.reward) as client:
         engine = run.engine
-        reference = engine.frozen_weights(run.initial_params())
+        reference = engine.frozen_weights(run.initial_params()) if config.objective.beta > 0 else None
         update = engine.train_step(functools.partial(grpo_loss, objective=config.objective))
         _first_evaluation(run, client)
         for step, samples in run.steps():
@@ -63,8 +63,10 @@ def run_grpo(config: RunConfig) -> None:
                 groups = engine.completions(drawn, [sample.example.id for sample in samples], step - 1)
             texts = [AnswerText(s.example, c.text, c.finished) for s, group in zip(samples, groups, strict=True) for c in group]
             pending = judge.submit(client, texts, engine.builder.frame, config.prompt.task)
-            with run.timer("reference"):  # needs no reward, so it runs while the masks are scored
-                reference_logprobs = jax.block_until_ready(engine.reference_logprobs(reference, prompts, drawn.tokens, drawn.mask))
+            reference_logprobs = drawn.logprobs
+            if reference is not None:  # needs no reward, so it runs while the masks are scored
+                with run.timer("reference"):
+                    reference_logprobs = jax.block_until_ready(engine.reference_logprobs(reference, prompts, drawn.tokens, drawn.mask))
             with run.timer("reward_wait"):
                 judged = judge.collect(client, pending, config.reward.weights)
             with run.timer("update"):
