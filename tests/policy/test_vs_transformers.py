@@ -76,8 +76,8 @@ def test_padding_of_completions_changes_nothing(pair, prompts, completions):
     mask = jnp.ones(completions.shape, bool)
     mask = mask.at[:, :, 3:].set(False)
     garbage = jnp.where(mask, completions, 7)
-    whole = score_tokens(policy.bind(params), batch, completions, jnp.ones_like(mask))
-    cut = score_tokens(policy.bind(params), batch, garbage, mask)
+    score = jax.jit(lambda p, b, t, m: score_tokens(policy.bind(p), b, t, m))
+    whole, cut = score(params, batch, completions, jnp.ones_like(mask)), score(params, batch, garbage, mask)
     np.testing.assert_allclose(cut.logprobs[:, :, :3], whole.logprobs[:, :, :3], atol=TOL_SIMPLE)
     assert not np.any(cut.logprobs[:, :, 3:])
 
@@ -102,7 +102,8 @@ def test_sampler_logprobs_are_the_scorers(pair, prompts):
     sampler = jax.jit(make_sampler(policy, group=G, max_tokens=9, end_token=EOS, temperature=0.8))
     batch, ids = batch_of(prompts, capacity=48), jnp.array([5, 0, 11])
     samples = sampler(params, batch, jax.random.key(3), ids)
-    scores = score_tokens(policy.bind(params), batch, samples.tokens, samples.mask, temperature=0.8)
+    score = jax.jit(lambda p, b, t, m: score_tokens(policy.bind(p), b, t, m, temperature=0.8))
+    scores = score(params, batch, samples.tokens, samples.mask)
     np.testing.assert_allclose(scores.logprobs, samples.logprobs, atol=TOL_COMPLEX)
     order = np.array([2, 0, 1])
     again = sampler(params, jax.tree.map(lambda x: x[order], batch), jax.random.key(3), ids[order])
@@ -117,7 +118,7 @@ def test_gradients_equal_torch_autograd(pair, prompts, completions):
     def total(p):
         return score_tokens(policy.bind(p), batch, tokens, jnp.ones(tokens.shape, bool)).logprobs.mean()
 
-    ours = jax.grad(total)(params)
+    ours = jax.jit(jax.grad(total))(params)
     for name, theirs in oracle_gradients(oracle, policy, prompts[:2], tokens).items():
         error = np.linalg.norm(np.asarray(ours[name]) - theirs) / np.linalg.norm(theirs)
         assert error <= TOL_COMPLEX or np.linalg.norm(theirs) < TOL_SIMPLE, (name, error)
