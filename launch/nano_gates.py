@@ -21,6 +21,7 @@ GATES = {
     "points_only": 0.65,
     "background_point_costs": 0.2,
     "negative_gains": 0.05,
+    "whole_image_box_costs": 0.4,
 }
 
 
@@ -38,6 +39,7 @@ def measure_gates(sam2, images: int, seed: int = HELD_OUT_SEED) -> dict[str, flo
         "points_only": mean["points"],
         "background_point_costs": mean["points_1"] - mean["stray"],
         "negative_gains": mean["pair_negative"] - mean["pair"],
+        "whole_image_box_costs": mean["box"] - mean["whole_image_box"],
         **{f"iou_{name}": value for name, value in mean.items()},
     }
 

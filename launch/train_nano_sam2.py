@@ -1,10 +1,15 @@
 """Train the nano SAM2 that ships with segr1_jax on the synthetic set, and print its gates.
 
-    python launch/train_nano_sam2.py
+    python launch/train_nano_sam2.py --out first.safetensors
+    python launch/train_nano_sam2.py --start first.safetensors --first-batch 2600 --steps 1300 --lr 5e-4
 
-Seed 0, 2600 steps of 8 images x 4 prompts, @TIME@ on one core of a shared 2-core machine. Result on 300 held-out images:
+Seed 0; 15 + 7 minutes on one core of a busy 2-core machine. The weights that ship were made so, but for the prompts of the first
+run: they had no loose boxes, and FILL_BELOW, OBJECT_ABOVE were 0.35, 0.6 (nano_prompts). On 300 held-out images:
 
-@RESULT@
+    first run   box 0.766, above fill 0.228, above ellipse 0.164; points 0.698; stray point -0.546; negative point +0.078
+    second run  box 0.778, above fill 0.240, above ellipse 0.176; points 0.726; stray point -0.562; negative point +0.083
+
+A box around the whole image, which should not find the object, scores 0.45 after the first run and 0.11 after the second.
 """
 
 import argparse

@@ -10,7 +10,7 @@ from segr1_jax.reward.sam2_model import NANO_CHECKPOINT, NANO_CONFIG, Sam2, buil
 sys.path.append(str(Path(__file__).parents[2] / "launch"))
 from nano_gates import GATES, measure_gates
 
-IMAGES = 60
+IMAGES = 90
 LARGEST_BYTES = 8_000_000
 
 

@@ -7,7 +7,10 @@ from omegaconf import OmegaConf
 from random_prompts import random_prompt
 from sam2.sam2_image_predictor import SAM2ImagePredictor
 
+from segr1_jax.data.config import DataConfig
+from segr1_jax.data.synthetic import generate
 from segr1_jax.errors import UserError
+from segr1_jax.reward.protocol import WirePrompt
 from segr1_jax.reward.sam2_model import NANO_CHECKPOINT, NANO_CONFIG, Sam2, build_model
 from segr1_jax.reward.scores import iou, resize_nearest
 
@@ -49,13 +52,16 @@ def test_masks_equal_the_predictors(name, postprocessing):
 
 
 def test_no_prompt_gives_an_empty_mask_and_capped_masks_keep_native_coordinates():
-    sam2, rng = Sam2(_model("nano", False)), np.random.default_rng(0)
-    embedding = sam2.encode(rng.integers(0, 256, (160, 320, 3), np.uint8))
+    sam2 = Sam2(_model("nano", False))
+    example = generate(DataConfig(size=320), 1)
+    embedding = sam2.encode(example.image)
     assert not sam2.decode(embedding, []).any()
-    prompt = random_prompt(rng, 160, 320, box=True, points=1)
-    large, small = sam2.decode(embedding, [prompt]), sam2.decode(embedding, [prompt], (80, 160))
-    assert large.shape == (160, 320)
-    assert iou(small, resize_nearest(large, (80, 160))) > SAME_MASK_IOU
+    rows, columns = np.flatnonzero(example.mask.any(1)), np.flatnonzero(example.mask.any(0))
+    box = np.array([columns[0], rows[0], columns[-1], rows[-1]], np.float32)
+    prompt = WirePrompt(box, np.zeros((0, 2), np.float32), np.zeros(0, np.int32))
+    large, small = sam2.decode(embedding, [prompt]), sam2.decode(embedding, [prompt], (160, 160))
+    assert large.shape == (320, 320)
+    assert iou(small, resize_nearest(large, (160, 160))) > SAME_MASK_IOU
 
 
 @pytest.mark.parametrize(
