@@ -28,7 +28,7 @@ SEGR1=.venv/bin/segr1
 [[ -f $RUN/tiny/config.json ]] || stage policy "$SEGR1" tiny "$RUN/tiny"
 stage sft "$SEGR1" sft configs/quickstart_sft.yaml
 stage grpo "$SEGR1" train "$GRPO"
-stage export "$SEGR1" export "$GRPO"
+[[ -d $RUN/grpo/export ]] || stage export "$SEGR1" export "$GRPO"
 stage eval "$SEGR1" eval "$GRPO"
 stage predict "$SEGR1" predict "$GRPO" --count 4
 

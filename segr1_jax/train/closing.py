@@ -2,6 +2,7 @@
 
 import json
 import sys
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -13,14 +14,26 @@ from segr1_jax.eval.run import Evaluation
 from segr1_jax.eval.table import markdown_table
 from segr1_jax.files import write_atomically
 from segr1_jax.reward.client import RewardClient
+from segr1_jax.train.config import RunConfig
 from segr1_jax.train.held_out import scorer_of
+from segr1_jax.train.load_config import differing_fields, load_config
 from segr1_jax.train.progress import show_markdown
 from segr1_jax.train.run import Run
+from segr1_jax.train.rundir import RunDir
 from segr1_jax.types import Example
 from segr1_jax.viz import panel
 
 BASELINE_MASKS = 400  # training masks the best constant box is fitted to
 PANELS = 8
+
+
+def show_ended_run(config: RunConfig) -> bool:
+    """If this very run has ended before, print its table again and return True: the same command is then done in seconds."""
+    directory = RunDir(Path(config.run_dir))
+    if not directory.report.is_file() or differing_fields(load_config(directory.config), config):
+        return False
+    show_markdown(directory.report.read_text())
+    return True
 
 
 def closing_report(run: Run, client: RewardClient) -> None:
@@ -29,11 +42,11 @@ def closing_report(run: Run, client: RewardClient) -> None:
     if jax.process_index() == 0:
         _save_panels(run, last)
         table = markdown_table(_rows(run, client, last))
-        write_atomically(run.directory.report, f"# {run.directory.path.name}\n\n{table}\n")
-        show_markdown(table)
         for name, reason in run.skipped.reasons.items():
             print(f"skipped {name}: {reason}", file=sys.stderr)
-    run.guard.check()
+        run.guard.check()
+        write_atomically(run.directory.report, f"# {run.directory.path.name}\n\n{table}\n")
+        show_markdown(table)
 
 
 def _rows(run: Run, client: RewardClient, last: Evaluation) -> dict[str, dict[str, float]]:

@@ -22,7 +22,7 @@ from segr1_jax.judge import AnswerText, Judged
 from segr1_jax.reward.client import RewardClient
 from segr1_jax.rollout.sampler import Samples
 from segr1_jax.sft import target_answer
-from segr1_jax.train.closing import closing_report
+from segr1_jax.train.closing import closing_report, show_ended_run
 from segr1_jax.train.config import RunConfig
 from segr1_jax.train.mesh import sum_over_processes
 from segr1_jax.train.run import Run
@@ -32,6 +32,8 @@ from segr1_jax.update import TrainBatch
 
 def run_sft(config: RunConfig) -> None:
     """Supervised cold start on answers made from masks; the loss is on the answer alone."""
+    if show_ended_run(config):
+        return
     with Run(config) as run, RewardClient(config.reward) as client:
         engine = run.engine
         update = engine.train_step(answer_loss)
@@ -49,6 +51,8 @@ def run_sft(config: RunConfig) -> None:
 
 def run_grpo(config: RunConfig) -> None:
     """Seg-R1: sample a group of answers per image, reward their masks, step towards the better ones."""
+    if show_ended_run(config):
+        return
     with Run(config) as run, RewardClient(config.reward) as client:
         engine = run.engine
         reference = engine.frozen_weights(run.initial_params()) if config.objective.beta > 0 else None
@@ -122,11 +126,11 @@ def _first_evaluation(run: Run, client: RewardClient) -> None:
 
 
 def _close_step(run: Run, client: RewardClient, step: int, figures: dict) -> None:
-    """Evaluate and save where due. From the end of the first update (an evaluation came before it) nothing may compile."""
+    """Evaluate and save where due. Once this process has made an update and an evaluation, nothing may compile any more."""
     run.finish(step, figures)
     if run.is_due(step, run.config.eval_every):
         run.evaluate(step, client)
     if run.is_due(step, run.config.save_every):
         run.save(step)
-    if step > run.first_step + 1 or run.first_step == 0:
+    if run.has_evaluated:
         run.guard.warm()

@@ -122,6 +122,11 @@ class Run:
         self._last_evaluation = (step, result)
         return result
 
+    @property
+    def has_evaluated(self) -> bool:
+        """True once this process has made an evaluation."""
+        return self._last_evaluation is not None
+
     def final_evaluation(self, client: RewardClient) -> Evaluation:
         """That of the last step; made now if this process did not (a run resumed after its last update)."""
         if self._last_evaluation is None or self._last_evaluation[0] != self.config.steps:
