@@ -29,6 +29,7 @@ SEGR1=.venv/bin/segr1
 stage sft "$SEGR1" sft configs/quickstart_sft.yaml
 stage grpo "$SEGR1" train "$GRPO"
 [[ -d $RUN/grpo/export ]] || stage export "$SEGR1" export "$GRPO"
+stage check .venv/bin/python launch/export_check.py "$GRPO"
 stage eval "$SEGR1" eval "$GRPO"
 stage predict "$SEGR1" predict "$GRPO" --count 4
 

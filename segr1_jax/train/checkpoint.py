@@ -56,6 +56,10 @@ class Checkpoints:
         )
         self._manager.save(int(state.step), args=items)
 
+    def wait(self) -> None:
+        """Return once everything saved so far is committed."""
+        self._manager.wait_until_finished()
+
     def restore(self, abstract: TrainState) -> Restored | None:
         """The newest checkpoint, placed as `abstract` (ShapeDtypeStructs with shardings) says; None in a fresh run."""
         if self.latest is None:

@@ -39,6 +39,7 @@ def show_ended_run(config: RunConfig) -> bool:
 def closing_report(run: Run, client: RewardClient) -> None:
     """Write report.md and samples/, print the table, list bad samples; raise if anything compiled after warm-up."""
     last = run.final_evaluation(client)
+    run.wait_saved()
     if jax.process_index() == 0:
         _save_panels(run, last)
         table = markdown_table(_rows(run, client, last))

@@ -108,6 +108,10 @@ class Run:
         with self.timer("save"):
             self._checkpoints.save(self.state, self.position, dataclasses.asdict(self.config))
 
+    def wait_saved(self) -> None:
+        """Return once every checkpoint is committed."""
+        self._checkpoints.wait()
+
     def evaluate(self, step: int, client: RewardClient) -> Evaluation:
         """Evaluate the current weights on the held-out set, write figures and rows, and log them."""
         with self.timer("eval"):

@@ -1,0 +1,102 @@
+"""Does the exported directory speak like the policy it came from? Compares transformers with our own forward pass and sampler.
+
+    .venv/bin/python launch/export_check.py configs/quickstart_grpo.yaml [--images 16]
+
+Held-out images go through the exported processor (`backend="pil"`, the image stretched to the frame first) and model, in float32;
+token ids, logits of every answer token and the greedy text must agree. Exit status 1 where they do not.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import torch
+import transformers
+from PIL import Image
+
+from segr1_jax.apply.opened import Opened, open_policy
+from segr1_jax.data.sources import open_source
+from segr1_jax.grpo.batch import answer_batch
+from segr1_jax.prompt.text import messages
+from segr1_jax.train.held_out import Answerer
+from segr1_jax.train.load_config import load_config
+from segr1_jax.types import Completion, Example, Prompt
+
+TOLERANCE = 1e-4  # float32, a whole model summed in another order
+
+
+class Exported:
+    """The exported directory, opened with transformers alone."""
+
+    def __init__(self, directory: Path, frame: int, task: str):
+        transformers.logging.set_verbosity_error()
+        self._frame, self._task = frame, task
+        self._processor = transformers.AutoProcessor.from_pretrained(directory)
+        self._processor.image_processor = transformers.AutoImageProcessor.from_pretrained(directory, backend="pil")
+        self._model = transformers.Qwen2_5_VLForConditionalGeneration.from_pretrained(directory, dtype=torch.float32).eval()
+
+    def inputs(self, example: Example):
+        image = Image.fromarray(example.image).resize((self._frame, self._frame), Image.Resampling.BICUBIC)
+        text = self._processor.apply_chat_template(messages(self._task, example.instruction), add_generation_prompt=True)
+        return self._processor(text=[text], images=[image], return_tensors="pt")
+
+    def logits(self, inputs, answer_ids: np.ndarray) -> np.ndarray:
+        """Logits [T, V] that predict each answer token."""
+        answer = torch.tensor(answer_ids[None].astype(np.int64))
+        whole = {key: inputs[key] for key in ("pixel_values", "image_grid_thw")}
+        whole["input_ids"] = torch.cat([inputs["input_ids"], answer], dim=1)
+        whole["mm_token_type_ids"] = torch.nn.functional.pad(inputs["mm_token_type_ids"], (0, answer.shape[1]))
+        with torch.no_grad():
+            return self._model(**whole).logits[0, inputs["input_ids"].shape[1] - 1 : -1].numpy()
+
+    def greedy_ids(self, inputs, max_tokens: int, suppressed: list[int]) -> np.ndarray:
+        generated = self._model.generate(**inputs, do_sample=False, max_new_tokens=max_tokens, suppress_tokens=suppressed)
+        return generated[0, inputs["input_ids"].shape[1] :].numpy()
+
+
+def our_logits(opened: Opened, prompts: list[Prompt], answers: list[Completion]) -> np.ndarray:
+    """Logits [B, T, V] that predict each answer token, unmasked and untempered."""
+    engine = opened.engine
+    on_mesh, _ = engine.put_prompts(prompts)
+    batch = answer_batch([answer.token_ids for answer in answers], engine.config.rollout.max_tokens, len(answers))
+
+    @jax.jit
+    def logits(params, prompts, tokens, mask):
+        model = engine.policy.bind(params)
+        return jnp.einsum("bgtd,dv->bgtv", model.predict_states(prompts, tokens, mask), model.head_kernel())
+
+    return np.asarray(logits(opened.params, on_mesh, batch.tokens, batch.mask))[:, 0]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("config", type=Path)
+    parser.add_argument("--images", type=int, default=16)
+    options = parser.parse_args()
+    config = load_config(options.config, ["policy.compute_dtype=float32"])
+    run = Path(config.run_dir)
+    opened = open_policy(config, run)
+    source = open_source(config.eval_data)
+    examples = [source[index] for index in range(options.images)]
+    prompts = [opened.engine.builder.build(example) for example in examples]
+    answers = Answerer(opened.engine, opened.rollout_weights, options.images, prompts[0])(prompts)
+    ours = our_logits(opened, prompts, answers)
+
+    exported = Exported(run / "export", config.prompt.frame, config.prompt.task)
+    suppressed = list(opened.engine.policy.arch.never_sampled)
+    worst, same_prompts, same_texts = 0.0, 0, 0
+    for prompt, example, answer, logits in zip(prompts, examples, answers, ours, strict=True):
+        inputs = exported.inputs(example)
+        same_prompts += np.array_equal(inputs["input_ids"][0], prompt.token_ids)
+        theirs = exported.logits(inputs, answer.token_ids)
+        worst = max(worst, float(np.abs(theirs - logits[: len(theirs)]).max()))
+        same_texts += np.array_equal(exported.greedy_ids(inputs, config.rollout.max_tokens, suppressed), answer.token_ids)
+    print(f"{options.images} images: same prompt ids {same_prompts}, same greedy answer {same_texts}, largest logit difference {worst:.2e}")
+    return int(worst > TOLERANCE or min(same_prompts, same_texts) < options.images)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
