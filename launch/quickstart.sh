@@ -23,7 +23,7 @@ stage() {
   TIMES+=("$(printf '%-10s %5d s' "$name" $((SECONDS - began)))")
 }
 
-stage setup bash launch/setup.sh cpu
+stage setup bash launch/setup.sh "$(cat .venv/segr1-kind 2>/dev/null || echo cpu)" # an environment for a GPU is kept
 SEGR1=.venv/bin/segr1
 [[ -f $RUN/tiny/config.json ]] || stage policy "$SEGR1" tiny "$RUN/tiny"
 stage sft "$SEGR1" sft configs/quickstart_sft.yaml

@@ -25,7 +25,7 @@ from segr1_jax.viz import overlay
 def run_predict(
     config: RunConfig, source: Path, out: Path, *, images: Sequence[Path] = (), instruction: str | None = None, count: int = 8
 ) -> None:
-    """Write `<name>.mask.png` (0 and 255, native size), `<name>.overlay.png` and `<name>.json` for each image.
+    """Write `<number>_<stem>.mask.png` (0 and 255, native size), `.overlay.png` and `.json` for each image.
 
     Without `images`, the first `count` held-out examples are used. Text that is no answer gives an empty mask and says so in the JSON.
     """
@@ -72,9 +72,10 @@ def _write(out: Path, item: AnswerText, result: Judged) -> None:
         }
         for prompt in prompts
     ]
-    write_atomically(out / f"{example.name}.mask.png", _png(mask.astype(np.uint8) * 255))
-    write_atomically(out / f"{example.name}.overlay.png", _png(overlay(example.image, mask, prompts)))
-    write_atomically(out / f"{example.name}.json", json.dumps(record, indent=2) + "\n")
+    stem = f"{example.id:06d}_{Path(example.name).stem}"  # names may hold folders, and stems may repeat
+    write_atomically(out / f"{stem}.mask.png", _png(mask.astype(np.uint8) * 255))
+    write_atomically(out / f"{stem}.overlay.png", _png(overlay(example.image, mask, prompts)))
+    write_atomically(out / f"{stem}.json", json.dumps(record, indent=2) + "\n")
 
 
 def _png(pixels: np.ndarray) -> bytes:

@@ -33,7 +33,8 @@ def open_image(path: Path) -> UInt8[np.ndarray, "H W 3"]:
 def open_mask(path: Path, height: int, width: int) -> Bool[np.ndarray, "H W"]:
     """The upright mask, which must be `height` x `width` pixels.
 
-    True where its grey value is above half of full scale; 1-bit masks and masks of only 0 and 1 are true where not 0.
+    True where its grey value is above half of full scale; 1-bit masks and masks of only 0 and 1 are true where not 0. Raises UserError
+    where nothing is true: such a sample teaches nothing, and often means that the mask holds class numbers.
     """
     mask = _open(path, "mask")
     require_same_size(path, mask.size, (width, height))
@@ -41,7 +42,11 @@ def open_mask(path: Path, height: int, width: int) -> Bool[np.ndarray, "H W"]:
         values_HW, full = np.asarray(mask), 65535
     else:
         values_HW, full = np.asarray(mask if mask.mode == "1" else mask.convert("L")), 255
-    return values_HW > (0 if values_HW.max(initial=0) <= 1 else full // 2)
+    mask_HW = values_HW > (0 if values_HW.max(initial=0) <= 1 else full // 2)
+    if not mask_HW.any():
+        got = f"no pixel brighter than {full // 2} of {full} (the brightest: {values_HW.max(initial=0)})"
+        raise UserError(str(path), expected="a mask, white on black", got=got, remedy="write the object as white, or leave the sample out")
+    return mask_HW
 
 
 def upright_size(path: Path, kind: str) -> tuple[int, int]:

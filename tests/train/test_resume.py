@@ -79,7 +79,7 @@ def cold_start(tmp_path_factory):
     return folder
 
 
-@pytest.mark.slow
+@pytest.mark.chaos
 @pytest.mark.parametrize(
     ("stage", "config", "policy"), [("sft", "quickstart_sft.yaml", "tiny"), ("train", "quickstart_grpo.yaml", "sft")], ids=["sft", "grpo"]
 )
