@@ -19,17 +19,17 @@ fail() {
   exit 1
 }
 
-# The first interpreter of version 3.11 or newer: python3, one of a named version, or one that pyenv keeps but has not put on PATH.
+# The first interpreter of version 3.11 to 3.13: python3, one of a named version, or one that pyenv keeps but has not put on PATH.
 find_python() {
   local wanted=$1 candidate
   local candidates=(python3 python3.13 python3.12 python3.11 "${PYENV_ROOT:-$HOME/.pyenv}"/versions/3.*/bin/python3)
   for candidate in "${candidates[@]}"; do
-    if "$candidate" -c "import sys, venv; v = sys.version_info[:2]; sys.exit(v < (3, 11) or '$wanted' not in ('', '%d.%d' % v))" 2>/dev/null; then
+    if "$candidate" -c "import sys, venv; v = sys.version_info[:2]; sys.exit(not (3, 11) <= v < (3, 14) or '$wanted' not in ('', '%d.%d' % v))" 2>/dev/null; then
       command -v "$candidate"
       return
     fi
   done
-  fail "no Python ${wanted:-3.11 or newer} found (python3 is $(python3 --version 2>&1 || true)): install Python 3.11, 3.12 or 3.13 with its venv module."
+  fail "no Python ${wanted:-3.11 to 3.13} found (python3 is $(python3 --version 2>&1 || true)): install Python 3.11, 3.12 or 3.13 with its venv module."
 }
 
 require_disk() {

@@ -1,4 +1,4 @@
-"""Set-up shared by all tests: CPU with 8 devices, runtime-checked shapes, the named tolerances, and the folder of test data."""
+"""Set-up shared by all tests: CPU with 8 devices, runtime-checked shapes, and the folder of test data."""
 
 import os
 from pathlib import Path
@@ -11,9 +11,6 @@ os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_p
 from jaxtyping import install_import_hook
 
 install_import_hook("segr1_jax", "runtime_types.typechecked")  # array annotations are checked while testing
-
-TOL_SIMPLE = 1e-5  # float32, one operation or a short chain of them
-TOL_COMPLEX = 1e-4  # float32, a whole model against another implementation, summed in another order
 
 SHARED = Path(__file__).resolve().parents[1].parent / "shared"
 

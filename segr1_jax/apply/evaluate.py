@@ -16,16 +16,15 @@ from segr1_jax.train.rundir import RunDir
 
 
 def run_eval(config: RunConfig, source: Path) -> str:
-    """Answer config.eval_data greedily, write eval/policy.json and eval/policy.jsonl into the run directory, return the table."""
+    """Answer config.eval_data greedily and return the table; where `source` is a run, write eval/policy.json and .jsonl into it."""
     held_out, skipped = open_source(config.eval_data), Skipped()
     check(held_out)
     opened = open_policy(config, source)
     with RewardClient(config.reward) as client:
         result = evaluate_weights(opened.engine, opened.rollout_weights, held_out, client, skipped)
-    folder = RunDir(Path(config.run_dir)).eval
-    folder.mkdir(parents=True, exist_ok=True)
-    rows = [json.dumps(dataclasses.asdict(row) | {"parse": row.parse.value}, sort_keys=True) for row in result.rows]
-    write_atomically(folder / "policy.jsonl", "".join(row + "\n" for row in rows))
-    write_atomically(folder / "policy.json", json.dumps(result.figures, sort_keys=True) + "\n")
+    if RunDir(source).config.is_file():
+        rows = [json.dumps(dataclasses.asdict(row) | {"parse": row.parse.value}, sort_keys=True) for row in result.rows]
+        write_atomically(RunDir(source).eval / "policy.jsonl", "".join(row + "\n" for row in rows))
+        write_atomically(RunDir(source).eval / "policy.json", json.dumps(result.figures, sort_keys=True) + "\n")
     lines = [f"skipped {name}: {reason}" for name, reason in skipped.reasons.items()]
     return "\n".join([markdown_table({str(source): result.figures}), *lines])

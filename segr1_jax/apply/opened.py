@@ -1,6 +1,7 @@
 """A trained policy opened for use: its engine and weights, from a run or a Hugging Face directory."""
 
 import dataclasses
+import functools
 from pathlib import Path
 
 from segr1_jax.hf.load import read_arch
@@ -22,7 +23,7 @@ class Opened:
     start: Start
     params: Params
 
-    @property
+    @functools.cached_property
     def rollout_weights(self) -> Params:
         return self.engine.rollout_weights(self.params)
 
@@ -34,7 +35,8 @@ def open_policy(config: RunConfig, source: Path) -> Opened:
         UserError: `source` is neither, or holds no finished checkpoint.
     """
     start = resolve_start(source)
-    policy = Policy(read_arch(start.base), compute_dtype(config))
+    policy = Policy(read_arch(Path(start.base)), compute_dtype(config))
     builder = PromptBuilder.from_directory(start.base, config.prompt)
     engine = Engine(config, Placement(make_mesh(config.mesh)), policy, builder, make_optimizer(config.optimizer, config.steps))
+    engine.check_rows()
     return Opened(engine, start, start.load(policy, engine.placement.weights(policy, ROLLOUT_RULES)))

@@ -23,7 +23,7 @@ from segr1_jax.viz import overlay
 
 
 def run_predict(
-    config: RunConfig, source: Path, out: Path, *, images: Sequence[Path] = (), instruction: str | None = None, count: int = 8
+    config: RunConfig, source: Path, out: Path, *, images: Sequence[Path] = (), instruction: str | None = None, count: int = 4
 ) -> None:
     """Write `<number>_<stem>.mask.png` (0 and 255, native size), `.overlay.png` and `.json` for each image.
 

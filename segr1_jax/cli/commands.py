@@ -15,18 +15,22 @@ from segr1_jax.train.load_config import config_hash, describe, dump_config, load
 def sft(options: argparse.Namespace) -> int:
     config = _stage_config(options, "sft")
     from segr1_jax.train.loop import run_sft
+    from segr1_jax.train.runtime import end_together
 
     _prepare(config)
-    run_sft(config)
+    with end_together():
+        run_sft(config)
     return 0
 
 
 def train(options: argparse.Namespace) -> int:
     config = _stage_config(options, "grpo")
     from segr1_jax.train.loop import run_grpo
+    from segr1_jax.train.runtime import end_together
 
     _prepare(config)
-    run_grpo(config)
+    with end_together():
+        run_grpo(config)
     return 0
 
 

@@ -4,7 +4,7 @@ import dataclasses
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from PIL import Image
 
@@ -18,6 +18,7 @@ MANIFEST_FIELDS = ("image", "mask", "instruction")
 PROBLEMS_SHOWN = 5
 
 
+@runtime_checkable
 class Source(Protocol):
     """Random access to examples; `example.id` is the index. Item access raises UserError for a bad file."""
 

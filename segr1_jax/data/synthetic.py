@@ -152,9 +152,9 @@ def _rasterise(inside: Inside, length: float) -> Bool[np.ndarray, "h w"]:
     return _cut_to_box(inside(*_disc_grid(round(length * 48 / max(rough.shape)))))
 
 
-def _disc_grid(steps: int) -> list[Float[np.ndarray, "h w"]]:
+def _disc_grid(steps: int) -> tuple[Float[np.ndarray, "h w"], Float[np.ndarray, "h w"]]:
     axis = (np.arange(steps, dtype=np.float32) + 0.5) * (2 / steps) - 1
-    return np.meshgrid(axis, axis)
+    return tuple(np.meshgrid(axis, axis))
 
 
 def _box(mask: Bool[np.ndarray, "h w"]) -> tuple[slice, slice]:

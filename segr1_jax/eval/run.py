@@ -24,10 +24,10 @@ class Scorer:
     weights: RewardWeights = RewardWeights()
 
     def rows(self, texts: Sequence[AnswerText]) -> tuple[list[EvalRow], list[Judged]]:
-        """Score each text on its own example. Invalid answers keep the worst values."""
+        """Score each text on its own example. Invalid answers keep the worst values; what the sidecar could not score has no row."""
         pending = submit(self.client, texts, self.frame, self.task, want_masks=True)
         judged = collect(self.client, pending, self.weights)
-        return [_row(text, result) for text, result in zip(texts, judged, strict=True)], judged
+        return [_row(text, result) for text, result in zip(texts, judged, strict=True) if result.reward.valid], judged
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ def evaluate(
         answered = [AnswerText(example, done.text, done.finished) for (example, _), done in zip(pairs, completions, strict=True)]
         new_rows, new_judged = scorer.rows(answered)
         rows, texts, judged = rows + new_rows, texts + answered, judged + new_judged
-    return Evaluation(aggregate(_everywhere(rows, total, sum_over_processes)), rows, texts, judged)
+    return Evaluation(figures_everywhere(rows, total, sum_over_processes), rows, texts, judged)
 
 
 def _row(item: AnswerText, result: Judged) -> EvalRow:
@@ -71,14 +71,16 @@ def _row(item: AnswerText, result: Judged) -> EvalRow:
     return EvalRow(example.id, example.name, item.text, reward.parse, reward.iou, reward.s_measure, mae)
 
 
-def _everywhere(rows: Sequence[EvalRow], total: int, sum_over_processes: Callable[[np.ndarray], np.ndarray]) -> list[EvalRow]:
-    """The rows of all processes, by example id (texts and names stay at home)."""
+def figures_everywhere(rows: Sequence[EvalRow], total: int, sum_over_processes: Callable[[np.ndarray], np.ndarray]) -> dict[str, float]:
+    """The figures over the rows of all processes, whose example ids are below `total`."""
     table = np.zeros((total, 5), np.float64)
     for row in rows:
         table[row.example_id] = (1, STATUSES.index(row.parse), row.iou, row.s_measure, row.mae)
     found = sum_over_processes(table)
-    return [
-        EvalRow(example_id, "", "", STATUSES[int(status)], iou, s_measure, mae)
-        for example_id, (present, status, iou, s_measure, mae) in enumerate(found.tolist())
-        if present
-    ]
+    return aggregate(
+        [
+            EvalRow(example_id, "", "", STATUSES[int(status)], iou, s_measure, mae)
+            for example_id, (present, status, iou, s_measure, mae) in enumerate(found.tolist())
+            if present
+        ]
+    )

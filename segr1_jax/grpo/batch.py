@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from segr1_jax.errors import UserError
+
 
 class AnswerBatch(NamedTuple):
     """Target answers (SFT; G = 1). `weight` is each completion's share of the mean; it sums to 1 over the global batch."""
@@ -29,7 +31,16 @@ class GroupBatch(NamedTuple):
 
 
 def answer_batch(answers: Sequence[np.ndarray], capacity: int, total: int) -> AnswerBatch:
-    """Token ids of one target answer per prompt, padded to `capacity`; `total` is the number of prompts over all processes."""
+    """Token ids of one target answer per prompt, padded to `capacity`; `total` is the number of prompts over all processes.
+
+    Raises:
+        UserError: an answer longer than `capacity`.
+    """
+    longest = max(len(ids) for ids in answers)
+    if longest > capacity:
+        raise UserError(
+            "rollout.max_tokens", expected=f"at least {longest}, the longest target answer", got=str(capacity), remedy="raise it"
+        )
     tokens = np.zeros((len(answers), 1, capacity), np.int32)
     mask = np.zeros(tokens.shape, bool)
     for row, ids in enumerate(answers):

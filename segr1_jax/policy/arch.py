@@ -57,11 +57,13 @@ class PolicyArch:
     video_token: int
     vision_start_token: int
     vision_end_token: int
+    vision_pad_token: int | None
 
     @property
     def never_sampled(self) -> tuple[int, ...]:
         """Vision special ids: a completion that held one would break the next forward pass, so their logits are masked."""
-        return tuple(sorted({self.image_token, self.video_token, self.vision_start_token, self.vision_end_token}))
+        ids = (self.image_token, self.video_token, self.vision_start_token, self.vision_end_token, self.vision_pad_token)
+        return tuple(sorted({token for token in ids if token is not None}))
 
 
 def arch_from_config(config: Mapping[str, Any], where: str = "config.json") -> PolicyArch:
@@ -118,9 +120,10 @@ def _text(config: Mapping[str, Any], text: Mapping[str, Any]) -> TextArch:
     )
 
 
-def _token_ids(config: Mapping[str, Any], text: Mapping[str, Any]) -> tuple[int, int, int, int]:
+def _token_ids(config: Mapping[str, Any], text: Mapping[str, Any]) -> tuple[int | None, ...]:
     names = ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id")
-    return tuple(config[name] if name in config else text[name] for name in names)
+    required = tuple(config[name] if name in config else text[name] for name in names)
+    return (*required, config.get("vision_token_id"))
 
 
 def _check(arch: PolicyArch, where: str) -> None:

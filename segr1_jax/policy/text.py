@@ -16,13 +16,6 @@ from segr1_jax.policy.arch import TextArch
 from segr1_jax.policy.layers import GatedMLP, KeyValues, Linear, RMSNorm, Rotary, attend, rotary_from_angles
 
 
-class Rotaries(NamedTuple):
-    """Rotary tables of the prefix [B, P, C] and of the completions [B, 1, T, C] (position next + t on every axis)."""
-
-    prefix: Rotary
-    suffix: Rotary
-
-
 class PrefixCache(NamedTuple):
     """Rotated keys and values of the prefix of every layer, never repeated per completion."""
 

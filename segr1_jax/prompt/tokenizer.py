@@ -1,6 +1,6 @@
 """A thin, torch-free view of a Hugging Face fast tokenizer: text to ids and back, and the special ids by name."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +17,7 @@ VISION_TOKENS = ("<|vision_start|>", "<|vision_end|>", "<|vision_pad|>", "<|imag
 class Tokenizer:
     """The tokenizer of a policy directory (`tokenizer.json`).
 
-    `eos_id` ends a turn, `pad_id` fills batches, `image_pad_id` marks image slots; `banned_ids` are the vision tokens,
-    which stand for pixels and may never be sampled. Raises UserError where the file is missing, unreadable or lacks one of them.
+    `eos_id` ends a turn, `image_pad_id` marks image slots. Raises UserError where the file is missing, unreadable or lacks one of them.
     """
 
     def __init__(self, directory: str | Path):
@@ -35,9 +34,7 @@ class Tokenizer:
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()
         self.eos_id = self._special(END_OF_TURN)
-        self.pad_id = self._special(PAD)
         self.image_pad_id = self._special("<|image_pad|>")
-        self.banned_ids = tuple(self._special(token) for token in VISION_TOKENS)
         self.special_tokens = tuple(token.content for token in self._tokenizer.get_added_tokens_decoder().values() if token.special)
         self.vocab_size = self._tokenizer.get_vocab_size(with_added_tokens=True)
 
@@ -45,9 +42,9 @@ class Tokenizer:
         """Token ids (int32) of `text`; special tokens written out in it become their ids, none are added."""
         return np.asarray(self._tokenizer.encode(text, add_special_tokens=False).ids, np.int32)
 
-    def decode(self, ids: Sequence[int]) -> str:
-        """Text of `ids` without special tokens, as `batch_decode(skip_special_tokens=True)` gives it."""
-        return self._tokenizer.decode([int(i) for i in ids], skip_special_tokens=True)
+    def decode(self, ids: Iterable[int]) -> str:
+        """Text of `ids`. The end of a turn is dropped; any other special token shows, for no answer may hold one."""
+        return self._tokenizer.decode([int(i) for i in ids if i != self.eos_id], skip_special_tokens=False)
 
     def _special(self, token: str) -> int:
         index = self._tokenizer.token_to_id(token)

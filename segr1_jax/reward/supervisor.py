@@ -116,7 +116,7 @@ def _settings(config: RewardConfig, socket_fd: int, region_fd: int) -> str:
 
 def _environment(config: RewardConfig) -> dict[str, str]:
     """Ours, with this package importable where the interpreter is ours; another one must have it installed or on PYTHONPATH."""
-    environment = {**os.environ, "OMP_NUM_THREADS": str(config.threads)}
+    environment = {**os.environ, "OMP_NUM_THREADS": str(config.threads), "CUBLAS_WORKSPACE_CONFIG": ":4096:8"}  # the latter for determinism
     if not config.python:
         package = Path(importlib.util.find_spec("segr1_jax").origin).parents[1]
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, (str(package), os.environ.get("PYTHONPATH"))))

@@ -53,6 +53,10 @@ def _check_mesh(mesh: MeshConfig) -> None:
 def _check_held_out(train: DataConfig, held_out: DataConfig) -> None:
     if train.kind == held_out.kind == "synthetic" and train.seed == held_out.seed:
         raise _error("eval_data.seed", "another seed than data.seed, so that the sets are disjoint", held_out.seed, "change one of them")
+    if train.kind != "synthetic" and held_out == train:
+        raise _error("eval_data", "other samples than data", "the same", "give it the ids or the manifest of a held-out split")
+    if train.kind != "synthetic" and held_out.kind == "synthetic":
+        raise _error("eval_data.kind", "held-out samples like the training data", "synthetic", "set eval_data to a held-out split")
 
 
 def _check_source(section: str, data: DataConfig) -> None:

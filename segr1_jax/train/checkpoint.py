@@ -73,12 +73,20 @@ class Checkpoints:
         return Restored(TrainState(found["params"], found["train"]["opt_state"], found["train"]["step"]), found["position"]["position"])
 
 
-def restore_params(directory: Path, policy: Policy, shardings: dict[str, Sharding]) -> Params:
-    """Only the weights of the newest checkpoint under `directory`, for evaluation, export or the start of another run."""
-    with ocp.CheckpointManager(directory.resolve()) as manager:
-        step = manager.latest_step()
-        if step is None:
-            raise UserError(str(directory), expected="a finished checkpoint", got="none", remedy="let the run reach its first save")
+def newest_step(directory: Path) -> int:
+    """The newest finished checkpoint under `directory`. Raises UserError where there is none."""
+    steps = ocp.utils.checkpoint_steps(directory) if directory.is_dir() else []
+    if not steps:
+        raise UserError(str(directory), expected="a finished checkpoint", got="none", remedy="let the run reach its first save")
+    return max(steps)
+
+
+def restore_params(directory: Path, step: int, policy: Policy, shardings: dict[str, Sharding]) -> Params:
+    """Only the weights of one checkpoint under `directory`, for evaluation, export or the start of another run."""
+    with ocp.CheckpointManager(directory.resolve(), options=ocp.CheckpointManagerOptions(read_only=True)) as manager:
+        if step not in manager.all_steps():
+            remedy = "raise `keep` of that run, or start a new run from what it has"
+            raise UserError(str(directory), expected=f"the checkpoint of step {step}", got=f"steps {manager.all_steps()}", remedy=remedy)
         target = {name: jax.ShapeDtypeStruct(spec.shape, np.float32, sharding=shardings[name]) for name, spec in policy.specs.items()}
         return manager.restore(step, args=ocp.args.Composite(params=ocp.args.StandardRestore(target)))["params"]
 

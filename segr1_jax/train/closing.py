@@ -1,29 +1,32 @@
 """The end of a run: the closing table, the skipped samples, the count of compilations."""
 
 import json
-import sys
+from collections.abc import Sequence
 from pathlib import Path
 
-import jax
 import numpy as np
+from jaxtyping import Bool
 from PIL import Image
 
 from segr1_jax.answer import sam_prompts
-from segr1_jax.eval.baselines import constant_figures, shuffled_figures, truth_figures
-from segr1_jax.eval.run import Evaluation
+from segr1_jax.data.pipeline import sweep
+from segr1_jax.eval.baselines import constant_rows, shuffled_rows, truth_rows
+from segr1_jax.eval.run import Evaluation, figures_everywhere
 from segr1_jax.eval.table import markdown_table
 from segr1_jax.files import write_atomically
 from segr1_jax.reward.client import RewardClient
 from segr1_jax.train.config import RunConfig
 from segr1_jax.train.held_out import scorer_of
 from segr1_jax.train.load_config import differing_fields, load_config
+from segr1_jax.train.mesh import sum_over_processes
 from segr1_jax.train.progress import show_markdown
 from segr1_jax.train.run import Run
 from segr1_jax.train.rundir import RunDir
+from segr1_jax.train.runtime import is_first, wait_for_all
 from segr1_jax.types import Example
 from segr1_jax.viz import panel
 
-BASELINE_MASKS = 400  # training masks the best constant box is fitted to
+BASELINE_EXAMPLES = 400  # training samples the best constant answer is chosen on
 PANELS = 8
 
 
@@ -37,30 +40,33 @@ def show_ended_run(config: RunConfig) -> bool:
 
 
 def closing_report(run: Run, client: RewardClient) -> None:
-    """Write report.md and samples/, print the table, list bad samples; raise if anything compiled after warm-up."""
+    """Write report.md and samples/ and print the table, with the samples that could not be read."""
     last = run.final_evaluation(client)
     run.wait_saved()
-    if jax.process_index() == 0:
+    run.guard.check()
+    rows = _rows(run, client, last)
+    if is_first():
         _save_panels(run, last)
-        table = markdown_table(_rows(run, client, last))
-        for name, reason in run.skipped.reasons.items():
-            print(f"skipped {name}: {reason}", file=sys.stderr)
-        run.guard.check()
-        write_atomically(run.directory.report, f"# {run.directory.path.name}\n\n{table}\n")
-        show_markdown(table)
+        skipped = "".join(f"- skipped {name}: {reason}\n" for name, reason in run.skipped.reasons.items())
+        text = f"# {run.directory.path.name}\n\n{markdown_table(rows)}\n" + (f"\n{skipped}" if skipped else "")
+        write_atomically(run.directory.report, text)
+        show_markdown(text)
+    wait_for_all("closing report")
 
 
 def _rows(run: Run, client: RewardClient, last: Evaluation) -> dict[str, dict[str, float]]:
-    """Before and after, beside what a blind and a perfect policy would get (baselines on this process's held-out images)."""
+    """Before and after, beside what a blind and a perfect policy would get on the same held-out images."""
     sft, stage, scorer = run.config.sft, run.config.stage.upper(), scorer_of(run.engine, client)
     held_out = [item.example for item in last.texts]
-    baselines = {
-        "constant": constant_figures(scorer, _some_masks(run), held_out),
-        "shuffled": shuffled_figures(scorer, last.texts),
-        "truth": truth_figures(scorer, held_out, interior=sft.interior_points, exterior=sft.exterior_points),
+    found = {
+        "constant": constant_rows(scorer, _training_examples(run), held_out),
+        "shuffled": shuffled_rows(scorer, last.texts),
+        "truth": truth_rows(scorer, held_out, interior=sft.interior_points, exterior=sft.exterior_points),
     }
+    baselines = {name: figures_everywhere(rows, len(run.held_out), sum_over_processes) for name, rows in found.items()}
     for name, figures in baselines.items():
-        write_atomically(run.directory.eval / f"{name}.json", json.dumps(figures, sort_keys=True) + "\n")
+        if is_first():
+            write_atomically(run.directory.eval / f"{name}.json", json.dumps(figures, sort_keys=True) + "\n")
     return {
         "best constant answer": baselines["constant"],
         f"before {stage}": run.evaluation_figures(0),
@@ -70,16 +76,23 @@ def _rows(run: Run, client: RewardClient, last: Evaluation) -> dict[str, dict[st
     }
 
 
-def _some_masks(run: Run) -> list:
-    return [run.source[index].mask for index in range(min(len(run.source), BASELINE_MASKS))]
+def _training_examples(run: Run) -> Sequence[Example]:
+    """The first readable training samples; all processes read the same."""
+    batches = sweep(run.source, run.engine.builder.build, batch=BASELINE_EXAMPLES, skipped=run.skipped)
+    return [sample.example for sample in next(batches)]
 
 
 def _save_panels(run: Run, last: Evaluation) -> None:
     """Image, prediction and truth side by side for the first held-out images."""
     for item, judged in list(zip(last.texts, last.judged, strict=True))[:PANELS]:
-        example: Example = item.example
-        prompts = sam_prompts(judged.answer, example.frame) if judged.answer else ()
-        mask = np.zeros_like(example.mask) if judged.mask is None else judged.mask
-        picture = panel(example.image, mask, example.mask, prompts)
-        Image.fromarray(picture).save(run.directory.samples / f"held_out_{example.id:06d}.png")
-        run.show(run.config.steps, f"held_out/{example.id}", picture)
+        picture = panel(item.example.image, _mask(judged.mask, item.example), item.example.mask, _prompts(judged.answer, item.example))
+        Image.fromarray(picture).save(run.directory.samples / f"held_out_{item.example.id:06d}.png")
+        run.show(run.config.steps, f"held_out/{item.example.id}", picture)
+
+
+def _mask(mask: Bool[np.ndarray, "H W"] | None, example: Example) -> Bool[np.ndarray, "H W"]:
+    return np.zeros_like(example.mask) if mask is None else mask
+
+
+def _prompts(answer, example: Example):
+    return sam_prompts(answer, example.frame) if answer else ()

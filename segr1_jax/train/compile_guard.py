@@ -11,13 +11,12 @@ class CompileGuard:
     """Counts XLA compilations of this process while active; those after `warm` are faults."""
 
     def __init__(self):
-        self.total, self.seconds, self._at_warm = 0, 0.0, None
+        self.total, self._at_warm = 0, None
         monitoring.register_event_duration_secs_listener(self._listen)
 
-    def _listen(self, event: str, seconds: float, **_) -> None:
+    def _listen(self, event: str, _seconds: float, **_) -> None:
         if event == COMPILE_EVENT:
             self.total += 1
-            self.seconds += seconds
 
     def warm(self) -> None:
         """From now on every compilation counts as a fault (call once every function has run)."""

@@ -17,7 +17,7 @@ class PolicyConfig:
     path: str = knob("", "Hugging Face directory (config.json, safetensors, tokenizer) or a run directory to start from")
     compute_dtype: str = knob("bfloat16", "float32 or bfloat16; master weights and optimiser stay float32")
     remat: bool = knob(True, "recompute layer activations in the backward pass")
-    head_chunk: int = knob(512, "completion tokens per chunk of the vocabulary projection")
+    head_chunk: int = knob(64, "completion positions per chunk of the vocabulary projection")
 
     def __post_init__(self):
         require_choice("policy.compute_dtype", self.compute_dtype, ("float32", "bfloat16"))
@@ -41,6 +41,9 @@ class OptimizerConfig:
         require_choice("optimizer.schedule", self.schedule, ("constant", "cosine"))
         require_range("optimizer.learning_rate", self.learning_rate, 0)
         require_range("optimizer.max_grad_norm", self.max_grad_norm, 1e-9)
+        require_range("optimizer.warmup_steps", self.warmup_steps, 0)
+        for name in ("b1", "b2"):
+            require_range(f"optimizer.{name}", getattr(self, name), 0, 1)
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,10 @@ class SftConfig:
 
     interior_points: int = knob(2, "foreground points per answer")
     exterior_points: int = knob(1, "background points per answer")
+
+    def __post_init__(self):
+        require_range("sft.interior_points", self.interior_points, 1, 32)
+        require_range("sft.exterior_points", self.exterior_points, 0, 32)
 
 
 @dataclass(frozen=True)
@@ -91,3 +98,5 @@ class RunConfig:
         require_choice("stage", self.stage, ("sft", "grpo"))
         for name in ("steps", "batch", "micro_batches", "save_every", "keep", "log_every", "eval_batch"):
             require_range(name, getattr(self, name), 1)
+        for name in ("seed", "eval_every"):
+            require_range(name, getattr(self, name), 0)

@@ -33,6 +33,11 @@ class Engine:
     builder: PromptBuilder
     optimizer: optax.GradientTransformation
 
+    def check_rows(self) -> None:
+        """Raise UserError where a batch does not fit the mesh."""
+        config = self.config
+        self.placement.check_rows(batch=config.batch // config.micro_batches, eval_batch=config.eval_batch)
+
     @functools.cached_property
     def state_shardings(self) -> TrainState:
         return self.placement.state(self.policy, self.optimizer)

@@ -5,6 +5,7 @@ import math
 from collections.abc import Iterator, Sequence
 
 import jax
+import numpy as np
 
 from segr1_jax.data.pipeline import Skipped, sweep
 from segr1_jax.data.sources import Source
@@ -15,6 +16,8 @@ from segr1_jax.train.engine import Engine
 from segr1_jax.train.mesh import sum_over_processes
 from segr1_jax.types import Completion, Example, Prompt
 
+FILLER = Example(id=0, name="filler", image=np.zeros((28, 28, 3), np.uint8), mask=None)
+
 
 def scorer_of(engine: Engine, client: RewardClient) -> Scorer:
     """The scorer for this run's frame, task and weights."""
@@ -24,7 +27,7 @@ def scorer_of(engine: Engine, client: RewardClient) -> Scorer:
 def evaluate_weights(engine: Engine, weights: Params, source: Source, client: RewardClient, skipped: Skipped) -> Evaluation:
     """Greedy answers of `weights` (rollout weights) on every example of `source`, scored."""
     rows_here = engine.config.eval_batch // jax.process_count()
-    answerer = Answerer(engine, weights, rows_here, engine.builder.build(dataclasses.replace(source[0], name="filler")))
+    answerer = Answerer(engine, weights, rows_here, engine.builder.build(FILLER))
     batches = _equal_batches(engine, source, rows_here, skipped)
     return evaluate(batches, answerer, scorer_of(engine, client), len(source), sum_over_processes)
 

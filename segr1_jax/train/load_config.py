@@ -36,8 +36,10 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
         4
     """
     path = Path(path)
-    path = path / "config.yaml" if path.is_dir() else path
-    config = _apply(RunConfig(), _read_yaml(path), str(path))
+    file = path / "config.yaml" if path.is_dir() else path
+    config = _apply(RunConfig(), _read_yaml(file), str(file))
+    if path.is_dir():
+        config = dataclasses.replace(config, run_dir=str(path))  # the directory may have been moved since it was made
     config = _apply(config, _read_overrides(overrides), "command line")
     check_rules(config)
     return config

@@ -15,6 +15,7 @@ from jaxtyping import Int
 from segr1_jax import judge
 from segr1_jax.answer import render
 from segr1_jax.data.pipeline import Sample
+from segr1_jax.errors import UserError
 from segr1_jax.grpo.advantages import completion_weights, group_advantages
 from segr1_jax.grpo.batch import GroupBatch, answer_batch
 from segr1_jax.grpo.loss import answer_loss, grpo_loss
@@ -28,6 +29,8 @@ from segr1_jax.train.mesh import sum_over_processes
 from segr1_jax.train.run import Run
 from segr1_jax.types import Completion
 from segr1_jax.update import TrainBatch
+
+TERMS = ("format", "iou", "s_measure")
 
 
 def run_sft(config: RunConfig) -> None:
@@ -65,14 +68,15 @@ def run_grpo(config: RunConfig) -> None:
                 prompts, ids = engine.put_prompts([sample.prompt for sample in samples])
                 drawn = engine.sample(engine.rollout_weights(run.state.params), prompts, engine.step_key(step), ids)
                 groups = engine.completions(drawn, [sample.example.id for sample in samples], step - 1)
-            texts = [AnswerText(s.example, c.text, c.finished) for s, group in zip(samples, groups, strict=True) for c in group]
-            pending = judge.submit(client, texts, engine.builder.frame, config.prompt.task)
             reference_logprobs = drawn.logprobs
-            if reference is not None:  # needs no reward, so it runs while the masks are scored
-                with run.timer("reference"):
-                    reference_logprobs = jax.block_until_ready(engine.reference_logprobs(reference, prompts, drawn.tokens, drawn.mask))
-            with run.timer("reward_wait"):
+            if reference is not None:  # dispatched first: it needs no reward, and runs while the masks are scored
+                reference_logprobs = engine.reference_logprobs(reference, prompts, drawn.tokens, drawn.mask)
+            with run.timer("reward"):
+                texts = [AnswerText(s.example, c.text, c.finished) for s, group in zip(samples, groups, strict=True) for c in group]
+                pending = judge.submit(client, texts, engine.builder.frame, config.prompt.task)
                 judged = judge.collect(client, pending, config.reward.weights)
+            with run.timer("reference_wait"):
+                jax.block_until_ready(reference_logprobs)
             with run.timer("update"):
                 batch = TrainBatch(prompts, _group_batch(run, drawn, reference_logprobs, judged))
                 run.state, metrics = update(run.state, batch)
@@ -104,9 +108,11 @@ def _group_batch(run: Run, drawn: Samples, reference_logprobs: jax.Array, judged
 def _group_figures(judged: Sequence[Judged], groups: Sequence[Sequence[Completion]]) -> dict[str, float]:
     """Means over all processes: reward and its terms, lengths, the share of each parse status and of groups that teach nothing."""
     rewards = [item.reward for item in judged]
-    totals_BG = np.array([reward.total for reward in rewards]).reshape(len(groups), -1)
-    figures = {name: np.mean([getattr(reward, name) for reward in rewards]) for name in ("format", "iou", "s_measure", "valid")}
-    figures |= {"reward": totals_BG.mean(), "reward_std": totals_BG.std(axis=1, ddof=1).mean()}
+    valid = np.array([reward.valid for reward in rewards])
+    totals = np.ma.masked_array([reward.total for reward in rewards], ~valid)
+    totals_BG = totals.reshape(len(groups), -1)
+    figures = {name: np.ma.masked_array([getattr(reward, name) for reward in rewards], ~valid).mean() for name in TERMS}
+    figures |= {"valid": valid.mean(), "reward": totals.mean(), "reward_std": totals_BG.std(axis=1, ddof=1).mean()}
     figures["dead_groups"] = np.mean(np.ptp(totals_BG, axis=1) == 0)
     figures["length"] = np.mean([len(completion.token_ids) for group in groups for completion in group])
     figures["finished"] = np.mean([completion.finished for group in groups for completion in group])
@@ -128,8 +134,14 @@ def _first_evaluation(run: Run, client: RewardClient) -> None:
 def _close_step(run: Run, client: RewardClient, step: int, figures: dict) -> None:
     """Evaluate and save where due. Once this process has made an update and an evaluation, nothing may compile any more."""
     run.finish(step, figures)
+    if not np.isfinite(figures["grad_norm"]):
+        got = f"a gradient norm of {figures['grad_norm']} in step {step}"
+        raise UserError(
+            "training", expected="finite numbers", got=got, remedy="lower optimizer.learning_rate; earlier checkpoints are good"
+        )
     if run.is_due(step, run.config.eval_every):
         run.evaluate(step, client)
+    run.guard.check()  # before the save, so that a resumed run cannot pass over it
     if run.is_due(step, run.config.save_every):
         run.save(step)
     if run.has_evaluated:

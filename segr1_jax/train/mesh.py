@@ -72,6 +72,17 @@ class Placement:
         )
         return TrainState(weights, opt_state, self.replicated)
 
+    def check_rows(self, **sizes: int) -> None:
+        """Raise UserError unless batches of these sizes split evenly, and every process holds rows of its own."""
+        for field, size in sizes.items():
+            if size % self.row_shards:
+                remedy = f"make {field} a multiple of {self.row_shards} (in each micro-batch), or give devices to mesh.tensor"
+                raise UserError(field, expected=f"rows for data x fsdp = {self.row_shards} shards", got=str(size), remedy=remedy)
+        owners = [{device.process_index for device in replicas} for replicas in self.mesh.devices.reshape(self.row_shards, -1)]
+        if any(len(processes) > 1 for processes in owners):
+            got = "tensor groups across processes"
+            raise UserError("mesh.tensor", expected="every tensor group inside one process", got=got, remedy="lower mesh.tensor")
+
     def put_rows(self, local: Any) -> Any:
         """This process's rows of every array of a tree, as global arrays split over the mesh."""
         return jax.tree.map(lambda rows: jax.make_array_from_process_local_data(self.rows, np.asarray(rows)), local)
@@ -89,7 +100,7 @@ def _local_rows(array: jax.Array) -> np.ndarray:
 
 
 def sum_over_processes(values: np.ndarray) -> np.ndarray:
-    """Elementwise sum of a small float64 array over all processes; the same result everywhere."""
+    """Elementwise sum of a small array over all processes (float32 where there are several); the same result everywhere."""
     if jax.process_count() == 1:
         return values
     return np.asarray(multihost_utils.process_allgather(values)).sum(axis=0)

@@ -14,7 +14,6 @@ import numpy as np
 
 from segr1_jax.data.pipeline import Sample, Skipped, batches
 from segr1_jax.data.sources import check, open_source
-from segr1_jax.errors import UserError
 from segr1_jax.eval.run import Evaluation
 from segr1_jax.files import write_atomically
 from segr1_jax.hf.load import read_arch
@@ -33,7 +32,7 @@ from segr1_jax.train.optimizer import make_optimizer
 from segr1_jax.train.progress import Progress
 from segr1_jax.train.rundir import RunDir, open_run_dir
 from segr1_jax.train.runtime import is_first, wait_for_all
-from segr1_jax.train.start import resolve_start
+from segr1_jax.train.start import Start, record_start, recorded_start
 
 SHOWN = ("reward", "iou", "format", "loss", "kl")
 
@@ -47,12 +46,12 @@ class Run:
         self.source, self.held_out = open_source(config.data), open_source(config.eval_data)
         check(self.source)
         check(self.held_out)
-        self.start = resolve_start(config.policy.path)
-        policy = Policy(read_arch(self.start.base), compute_dtype(config), config.policy.remat)
+        self.start = recorded_start(config)
+        policy = Policy(read_arch(Path(self.start.base)), compute_dtype(config), config.policy.remat)
         builder = PromptBuilder.from_directory(self.start.base, config.prompt)
         self.engine = Engine(config, Placement(make_mesh(config.mesh)), policy, builder, make_optimizer(config.optimizer, config.steps))
-        self._check_rows()
-        self.directory = _shared_run_dir(config)
+        self.engine.check_rows()
+        self.directory = _shared_run_dir(config, self.start)
         self.guard, self.timer, self.skipped = CompileGuard(), PhaseTimer(), Skipped()
         self._open.callback(self.guard.close)
         self._checkpoints = self._open.enter_context(Checkpoints(self.directory.checkpoints, keep=config.keep))
@@ -96,7 +95,7 @@ class Run:
         """Log a step and count its samples as used."""
         self.position += self.config.batch
         if step % self.config.log_every == 0 or step == self.config.steps:
-            self._write(step, figures | self.timer.take() | {"position": self.position})
+            self._write(step, figures | self.timer.take() | {"position": self.position, "skipped": len(self.skipped)})
         self._progress.update(step, {name: float(figures[name]) for name in SHOWN if name in figures})
 
     def is_due(self, step: int, every: int) -> bool:
@@ -113,7 +112,8 @@ class Run:
         self._checkpoints.wait()
 
     def evaluate(self, step: int, client: RewardClient) -> Evaluation:
-        """Evaluate the current weights on the held-out set, write figures and rows, and log them."""
+        """Evaluate the current weights on the held-out set, write figures and rows, and log them (once, also over a resume)."""
+        known = (self.directory.eval / f"step_{step:06d}.json").is_file() and step == self.first_step > 0
         with self.timer("eval"):
             weights = self.engine.rollout_weights(self.state.params)
             result = evaluate_weights(self.engine, weights, self.held_out, client, self.skipped)
@@ -121,7 +121,8 @@ class Run:
         write_atomically(self.directory.eval / f"step_{step:06d}.rows_{jax.process_index()}.jsonl", rows)
         if is_first():
             write_atomically(self.directory.eval / f"step_{step:06d}.json", json.dumps(result.figures, sort_keys=True) + "\n")
-        self._write(step, {f"eval/{name}": value for name, value in result.figures.items() if not math.isnan(value)})
+        if not known:
+            self._write(step, {f"eval/{name}": value for name, value in result.figures.items() if not math.isnan(value)})
         print(f"step {step}: held-out IoU {result.figures['iou']:.4f}, format {result.figures['format']:.3f}", file=sys.stderr)
         self._last_evaluation = (step, result)
         return result
@@ -158,17 +159,11 @@ class Run:
             return restored.state, restored.position
         return engine.init_state(self.initial_params()), 0
 
-    def _check_rows(self) -> None:
-        shards = self.engine.placement.row_shards
-        for field, size in {"batch": self.config.batch // self.config.micro_batches, "eval_batch": self.config.eval_batch}.items():
-            if size % shards:
-                remedy = f"make {field} (per micro-batch) a multiple of {shards}, or give devices to mesh.tensor"
-                raise UserError(field, expected=f"rows for data x fsdp = {shards} shards", got=str(size), remedy=remedy)
 
-
-def _shared_run_dir(config: RunConfig) -> RunDir:
+def _shared_run_dir(config: RunConfig, start: Start) -> RunDir:
     """The first process makes or checks the directory; the others wait for it."""
     if is_first():
         directory = open_run_dir(config)
+        record_start(directory, start)
     wait_for_all("run directory")
     return directory if is_first() else RunDir(Path(config.run_dir))

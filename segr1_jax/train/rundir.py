@@ -2,6 +2,7 @@
 
 config.yaml     the whole configuration          checkpoints/  Orbax steps
 config.hash     its hash                         eval/         one JSONL of rows per evaluation
+start.json      the weights it began from
 metrics.jsonl   one line per logged step         samples/      masks beside ground truth
 tb/             the same for TensorBoard         export/       the Hugging Face directory
 report.md       the closing table
@@ -32,6 +33,10 @@ class RunDir:
     @property
     def hash(self) -> Path:
         return self.path / "config.hash"
+
+    @property
+    def start(self) -> Path:
+        return self.path / "start.json"
 
     @property
     def metrics(self) -> Path:
@@ -78,6 +83,9 @@ def open_run_dir(config: RunConfig) -> RunDir:
         raise UserError(
             str(run.path), expected="a run directory or an empty one", got="files without config.yaml", remedy="choose another run_dir"
         )
+    if not has_begun(run):  # nothing was computed yet: a configuration that could not start does not bind the next one
+        write_atomically(run.config, dump_config(config))
+        write_atomically(run.hash, config_hash(config) + "\n")
     changed = differing_fields(load_config(run.config), config)
     if changed:
         raise UserError(
@@ -87,6 +95,11 @@ def open_run_dir(config: RunConfig) -> RunDir:
             remedy="choose another run_dir, or undo the change",
         )
     return run
+
+
+def has_begun(run: RunDir) -> bool:
+    """True once the run has logged or saved anything."""
+    return any(run.checkpoints.iterdir()) or (run.metrics.is_file() and run.metrics.stat().st_size > 0)
 
 
 def _has_content(path: Path) -> bool:

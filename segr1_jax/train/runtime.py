@@ -1,6 +1,10 @@
 """What must be settled before JAX starts: determinism, the compilation cache, the other processes of the run."""
 
+import contextlib
 import os
+import sys
+import traceback
+from collections.abc import Iterator
 from pathlib import Path
 
 import jax
@@ -9,6 +13,7 @@ from jax.experimental import multihost_utils
 from segr1_jax.errors import UserError
 
 CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "segr1_jax" / "xla"
+FAILED = 70  # exit status of a process that takes its peers with it (EX_SOFTWARE)
 MIN_COMPILE_S = 1.0  # quicker compilations are not worth a file
 DETERMINISTIC = "--xla_gpu_deterministic_ops=true"
 VARIABLES = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
@@ -38,6 +43,22 @@ def join_processes() -> None:
         raise UserError("environment", expected=f"all of {', '.join(VARIABLES)}", got=f"no {missing}", remedy="set them, or none of them")
     address, count, index = found.values()
     jax.distributed.initialize(address, int(count), int(index))
+
+
+@contextlib.contextmanager
+def end_together() -> Iterator[None]:
+    """Around a whole run: where several processes work on it and this one fails, say why and end at once.
+
+    The others then lose their connection and end too; an orderly exit would wait for them, and they for this one's collectives.
+    """
+    try:
+        yield
+    except BaseException as error:
+        if jax.process_count() == 1:
+            raise
+        print(f"segr1: process {jax.process_index()} of {jax.process_count()} failed: {error}", file=sys.stderr, flush=True)
+        traceback.print_exc()
+        os._exit(FAILED)
 
 
 def is_first() -> bool:

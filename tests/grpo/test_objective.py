@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import TOL_SIMPLE
+from tolerances import TOL_SIMPLE
 
 from segr1_jax.grpo.advantages import completion_weights, group_advantages
 from segr1_jax.grpo.batch import AnswerBatch, GroupBatch, answer_batch

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
-from conftest import TOL_COMPLEX, TOL_SIMPLE
 from policy.oracle import EOS, batch_of, make_oracle, make_prompt, oracle_logits, save_oracle
+from tolerances import TOL_COMPLEX, TOL_SIMPLE
 
 from segr1_jax.hf.load import load_params, read_arch
 from segr1_jax.policy.logprobs import score_tokens

@@ -69,6 +69,6 @@ def test_missing_and_malformed_tokenizers_are_named(tmp_path):
         Tokenizer(tmp_path)
 
 
-def test_banned_ids_are_the_vision_tokens(tokenizer):
-    assert tokenizer.banned_ids == (151652, 151653, 151654, 151655, 151656)
-    assert (tokenizer.eos_id, tokenizer.pad_id, tokenizer.vocab_size) == (151645, 151643, 151665)
+def test_special_tokens_inside_an_answer_show(tokenizer):
+    """Hidden ones would let an answer that no other engine accepts pass the parser; only the end of the turn is dropped."""
+    assert tokenizer.decode(tokenizer.encode("a<|endoftext|>b<|im_end|>")) == "a<|endoftext|>b"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import TOL_COMPLEX, TOL_SIMPLE
+from tolerances import TOL_COMPLEX, TOL_SIMPLE
 
 from segr1_jax.hf.tiny import make_tiny_policy
 
