@@ -1,6 +1,6 @@
 """Pictures for people: a mask with the prompts that made it, and prediction beside truth.
 
-Shape legend: H W native image in pixels; K panels.
+Shape legend: H W native image in pixels; across: three pictures with the gaps between them.
 """
 
 from collections.abc import Sequence
@@ -45,7 +45,7 @@ def panel(
     prediction_HW: Bool[np.ndarray, "H W"] | None,
     truth_HW: Bool[np.ndarray, "H W"] | None,
     prompts: Sequence[SamPrompt] = (),
-) -> UInt8[np.ndarray, "H K*W+gaps 3"]:
+) -> UInt8[np.ndarray, "H across 3"]:
     """Side by side: image | prediction with its prompts | truth. A missing mask leaves its picture untinted."""
     pictures = (image_HW3, overlay(image_HW3, prediction_HW, prompts), overlay(image_HW3, truth_HW))
     gap = np.full((len(image_HW3), GAP, 3), 255, np.uint8)

@@ -162,7 +162,7 @@ def _box(mask: Bool[np.ndarray, "h w"]) -> tuple[slice, slice]:
     return slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
 
 
-def _cut_to_box(mask: Bool[np.ndarray, "h w"]) -> Bool[np.ndarray, "h w"]:
+def _cut_to_box(mask: Bool[np.ndarray, "H W"]) -> Bool[np.ndarray, "h w"]:
     return mask[_box(mask)]
 
 

@@ -1,6 +1,5 @@
 """A thin, torch-free view of a Hugging Face fast tokenizer: text to ids and back, and the special ids by name."""
 
-from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -42,7 +41,7 @@ class Tokenizer:
         """Token ids (int32) of `text`; special tokens written out in it become their ids, none are added."""
         return np.asarray(self._tokenizer.encode(text, add_special_tokens=False).ids, np.int32)
 
-    def decode(self, ids: Iterable[int]) -> str:
+    def decode(self, ids: Int[np.ndarray, " T"]) -> str:
         """Text of `ids`. The end of a turn is dropped; any other special token shows, for no answer may hold one."""
         return self._tokenizer.decode([int(i) for i in ids if i != self.eos_id], skip_special_tokens=False)
 

@@ -3,13 +3,14 @@
 from collections.abc import Callable, Sequence
 
 import numpy as np
+from jaxtyping import Int
 
 from segr1_jax.rollout.sampler import Samples
 from segr1_jax.types import Completion
 
 
 def to_completions(
-    samples: Samples, example_ids: Sequence[int], decode: Callable[[Sequence[int]], str], policy_version: int
+    samples: Samples, example_ids: Sequence[int], decode: Callable[[Int[np.ndarray, " T"]], str], policy_version: int
 ) -> list[list[Completion]]:
     """One list of G completions per prompt, from host arrays. `decode` turns token ids into text without special tokens."""
     tokens_BGT, logprobs_BGT, mask_BGT, finished_BG = (np.asarray(array) for array in samples)

@@ -99,8 +99,8 @@ def test_rules_over_several_fields(write, overrides, field):
     [
         ([], "policy.path"),
         (["policy.path=absent"], "policy.path"),
-        (["policy.path=.", "data.kind=folder"], "data.images"),
-        (["policy.path=.", "data.kind=folder", "data.images=.", "data.masks=gone"], "data.masks"),
+        (["policy.path=.", "data.kind=folder", "eval_data.kind=folder"], "data.images"),
+        (["policy.path=.", "data.kind=folder", "data.images=.", "data.masks=gone", "eval_data.kind=folder"], "data.masks"),
         (["policy.path=.", "eval_data.kind=jsonl", "eval_data.manifest=."], "eval_data.manifest"),
         (["policy.path=.", "reward.python=no-such-python"], "reward.python"),
         (["policy.path=.", "reward.sam2_config=a.yaml", "reward.sam2_checkpoint=gone.pt"], "reward.sam2_checkpoint"),
@@ -113,7 +113,18 @@ def test_files_that_the_run_reads(write, overrides, field):
 
 
 def test_check_passes_on_existing_paths(write, tmp_path):
-    check(load_config(write(""), [f"policy.path={tmp_path}", "data.kind=folder", f"data.images={tmp_path}", f"data.masks={tmp_path}"]))
+    folders = [f"{section}.{field}={tmp_path}" for section in ("data", "eval_data") for field in ("images", "masks")]
+    (tmp_path / "held_out.txt").write_text("a\n")
+    kinds = ["data.kind=folder", "eval_data.kind=folder", f"eval_data.ids={tmp_path}/held_out.txt"]
+    check(load_config(write(""), [f"policy.path={tmp_path}", *kinds, *folders]))
+
+
+def test_held_out_data_must_be_other_data(write):
+    same = [f"{section}.{field}" for section in ("data", "eval_data") for field in ("kind=jsonl", "manifest=a", "count=9", "seed=0")]
+    with pytest.raises(UserError, match="held-out split"):
+        load_config(write(""), same)
+    with pytest.raises(UserError, match="held-out split"):
+        load_config(write(""), ["data.kind=jsonl", "data.manifest=a"])
 
 
 @settings(deadline=None)

@@ -9,6 +9,7 @@ import pytest
 
 from segr1_jax.errors import UserError
 from segr1_jax.train.config import RunConfig
+from segr1_jax.train.load_config import load_config
 from segr1_jax.train.metrics import MetricsWriter, PhaseTimer, read_metrics
 from segr1_jax.train.progress import Progress, show_markdown
 from segr1_jax.train.rundir import open_run_dir
@@ -36,9 +37,16 @@ def test_run_directory_is_complete_and_reopens(tmp_path):
 
 
 def test_run_directory_of_another_config_names_the_fields(tmp_path):
-    open_run_dir(RunConfig(run_dir=str(tmp_path / "run")))
+    run = open_run_dir(RunConfig(run_dir=str(tmp_path / "run")))
+    run.metrics.write_text('{"step": 1}\n')
     with pytest.raises(UserError, match="steps: 100 -> 5"):
         open_run_dir(RunConfig(run_dir=str(tmp_path / "run"), steps=5))
+
+
+def test_a_run_that_never_began_does_not_bind_the_next_configuration(tmp_path):
+    open_run_dir(RunConfig(run_dir=str(tmp_path / "run")))
+    run = open_run_dir(RunConfig(run_dir=str(tmp_path / "run"), steps=5))
+    assert load_config(run.config).steps == 5
 
 
 def test_a_folder_that_is_no_run_is_left_alone(tmp_path):
