@@ -35,21 +35,21 @@ ALPHA = 0.5  # share of the object term
 
 def iou(mask: Bool[np.ndarray, "H W"], truth: Bool[np.ndarray, "H W"]) -> float:
     """Intersection over union; two empty masks agree: 1."""
-    common = np.count_nonzero(mask & truth)
-    union = np.count_nonzero(mask) + np.count_nonzero(truth) - common
-    return float(common / union) if union else 1.0
+    common = _count(mask & truth)
+    union = _count(mask) + _count(truth) - common
+    return common / union if union else 1.0
 
 
 def s_measure(mask: Bool[np.ndarray, "H W"], truth: Bool[np.ndarray, "H W"]) -> float:
     """S = 0.5 object + 0.5 region of a binary prediction against a binary ground truth, in [0, 1]; the module has the edge cases."""
-    pixels, predicted, wanted = truth.size, np.count_nonzero(mask), np.count_nonzero(truth)
+    pixels, predicted, wanted = truth.size, _count(mask), _count(truth)
     if wanted == 0:
         return 1 - predicted / pixels
     if wanted == pixels:
         return predicted / pixels
     common = mask & truth
     region = _region(mask, truth, common, wanted)
-    hit = np.count_nonzero(common)
+    hit = _count(common)
     kept_out = pixels - predicted - wanted + hit
     foreground = _object(hit, wanted) * wanted / pixels
     background = _object(kept_out, pixels - wanted) * (1 - wanted / pixels)
@@ -68,6 +68,10 @@ def capped_size(size: tuple[int, int], max_side: int) -> tuple[int, int]:
     """(height, width) scaled so that the long side is at most `max_side`."""
     scale = min(1.0, max_side / max(size))
     return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
+
+
+def _count(mask: Bool[np.ndarray, "..."]) -> int:
+    return int(np.count_nonzero(mask))
 
 
 def _object(right: int, pixels: int) -> float:
@@ -89,7 +93,7 @@ def _region(mask, truth, common, wanted: int) -> float:
         for columns in (slice(0, split_x), slice(split_x, width)):
             pixels = (rows.stop - rows.start) * (columns.stop - columns.start)
             if pixels:
-                counts = (np.count_nonzero(part[rows, columns]) for part in (mask, truth, common))
+                counts = (_count(part[rows, columns]) for part in (mask, truth, common))
                 total += _ssim(pixels, *counts) * pixels / truth.size
     return total
 
