@@ -83,7 +83,9 @@ def newest_step(directory: Path) -> int:
 
 def restore_params(directory: Path, step: int, policy: Policy, shardings: dict[str, Sharding]) -> Params:
     """Only the weights of one checkpoint under `directory`, for evaluation, export or the start of another run."""
-    with ocp.CheckpointManager(directory.resolve(), options=ocp.CheckpointManagerOptions(read_only=True)) as manager:
+    with ocp.CheckpointManager(
+        directory.resolve(), options=ocp.CheckpointManagerOptions(read_only=True, save_interval_steps=0, create=False)
+    ) as manager:
         if step not in manager.all_steps():
             remedy = "raise `keep` of that run, or start a new run from what it has"
             raise UserError(str(directory), expected=f"the checkpoint of step {step}", got=f"steps {manager.all_steps()}", remedy=remedy)
