@@ -35,14 +35,16 @@ def finish(words: list[str], cwd: Path) -> None:
     assert start(words, cwd).wait(DEADLINE_S) == 0
 
 
-def kill_after_step(words: list[str], cwd: Path, run: Path, step: int) -> None:
-    """SIGKILL the run once `step` is in its metrics."""
+def kill_after_step(words: list[str], cwd: Path, run: Path, step: int) -> int:
+    """SIGKILL the run once `step` is in its metrics; returns its process id."""
     process, deadline = start(words, cwd), time.monotonic() + DEADLINE_S
     while time.monotonic() < deadline and process.poll() is None and last_step(run) < step:
         time.sleep(0.05)
     assert process.poll() is None, "the run ended before it could be killed"
+    assert sidecars_of(process.pid), "the check below would see nothing"
     process.send_signal(signal.SIGKILL)
     process.wait()
+    return process.pid
 
 
 def last_step(run: Path) -> int:
@@ -62,12 +64,17 @@ def final_params(run: Path) -> dict[str, np.ndarray]:
         return manager.restore(manager.latest_step(), args=ocp.args.Composite(params=ocp.args.StandardRestore()))["params"]
 
 
-def sidecars() -> set[str]:
-    return {
-        entry.name
-        for entry in Path("/proc").iterdir()
-        if entry.name.isdigit() and b"segr1_jax.reward.sidecar" in (entry / "cmdline").read_bytes()
-    }
+def sidecars_of(trainer: int) -> list[str]:
+    """Process ids of the sidecars that this trainer started."""
+    mark = f'"parent_pid": {trainer},'.encode()
+    return [entry.name for entry in Path("/proc").iterdir() if entry.name.isdigit() and mark in command_line(entry)]
+
+
+def command_line(process: Path) -> bytes:
+    try:
+        return (process / "cmdline").read_bytes()
+    except (FileNotFoundError, ProcessLookupError):  # it ended meanwhile
+        return b""
 
 
 @pytest.fixture(scope="module")
@@ -88,11 +95,11 @@ def test_killed_and_resumed_equals_uninterrupted(stage, config, policy, cold_sta
         return command(stage, config, f"run_dir={run}", f"policy.path={policy}", "steps=6", "eval_every=3", "optimizer.warmup_steps=2")
 
     whole, killed = cold_start / f"{stage}_whole", cold_start / f"{stage}_killed"
-    before, shared_memory = sidecars(), set(os.listdir("/dev/shm"))
+    shared_memory = set(os.listdir("/dev/shm"))
     finish(words(whole.name), cold_start)
-    kill_after_step(words(killed.name), cold_start, killed, step=3)
+    trainer = kill_after_step(words(killed.name), cold_start, killed, step=3)
     time.sleep(5)
-    assert sidecars() == before, "a sidecar outlived its trainer"
+    assert not sidecars_of(trainer), "a sidecar outlived its trainer"
     assert set(os.listdir("/dev/shm")) == shared_memory
     finish(words(killed.name), cold_start)
 
