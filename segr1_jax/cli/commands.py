@@ -13,25 +13,11 @@ from segr1_jax.train.load_config import config_hash, describe, dump_config, load
 
 
 def sft(options: argparse.Namespace) -> int:
-    config = _stage_config(options, "sft")
-    from segr1_jax.train.loop import run_sft
-    from segr1_jax.train.runtime import end_together
-
-    _prepare(config)
-    with end_together():
-        run_sft(config)
-    return 0
+    return _run_stage(options, "sft")
 
 
 def train(options: argparse.Namespace) -> int:
-    config = _stage_config(options, "grpo")
-    from segr1_jax.train.loop import run_grpo
-    from segr1_jax.train.runtime import end_together
-
-    _prepare(config)
-    with end_together():
-        run_grpo(config)
-    return 0
+    return _run_stage(options, "grpo")
 
 
 def evaluate(options: argparse.Namespace) -> int:
@@ -91,6 +77,17 @@ def show_config(options: argparse.Namespace) -> int:
         return 0
     config = load_config(options.config, options.overrides)
     print(f"# hash {config_hash(config)}\n{dump_config(config)}", end="")
+    return 0
+
+
+def _run_stage(options: argparse.Namespace, stage: str) -> int:
+    config = _stage_config(options, stage)
+    from segr1_jax.train.loop import run_grpo, run_sft
+    from segr1_jax.train.runtime import end_together
+
+    _prepare(config)
+    with end_together():
+        {"sft": run_sft, "grpo": run_grpo}[stage](config)
     return 0
 
 

@@ -1,6 +1,5 @@
 import json
 import shutil
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -98,10 +97,8 @@ def test_synthetic_ids_and_names_agree():
         source[3]
 
 
-def test_real_photos_open():
-    root = Path(__file__).parents[2].parent / "shared/data/ECSSD"
-    if not root.is_dir():
-        pytest.skip("needs ../shared/data/ECSSD")
+def test_real_photos_open(shared):
+    root = shared / "data/ECSSD"
     source = open_source(
         DataConfig(kind="folder", images=str(root / "images"), masks=str(root / "ground_truth_mask"), ids=str(root / "dev.txt"))
     )

@@ -1,7 +1,5 @@
 """The real Qwen2.5-VL tokenizer, where the shared folder is at hand."""
 
-from pathlib import Path
-
 import pytest
 
 from segr1_jax.prompt.vision import VisionSettings
@@ -10,11 +8,8 @@ QWEN_MEAN, QWEN_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.261302
 
 
 @pytest.fixture(scope="session")
-def qwen_directory():
-    directory = Path(__file__).parents[2].parent / "shared/data/tokenizer/qwen2_5_vl"
-    if not directory.is_dir():
-        pytest.skip("needs ../shared/data/tokenizer")
-    return directory
+def qwen_directory(shared):
+    return shared / "data/tokenizer/qwen2_5_vl"
 
 
 @pytest.fixture(scope="session")

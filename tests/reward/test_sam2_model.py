@@ -1,5 +1,3 @@
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
@@ -15,15 +13,13 @@ from segr1_jax.reward.sam2_model import NANO_CHECKPOINT, NANO_CONFIG, Sam2, buil
 from segr1_jax.reward.scores import iou, resize_nearest
 
 SAME_MASK_IOU = 0.9  # two resolutions of one mask differ along its edge only
-PHOTO = Path(__file__).parents[2].parent / "shared" / "weights" / "sam2_nano_photo"
 
 
-def _model(name, postprocessing):
+def _model(name, postprocessing, request=None):
     if name == "nano":
         return build_model(NANO_CONFIG, NANO_CHECKPOINT, postprocessing=postprocessing)
-    if not PHOTO.is_dir():
-        pytest.skip(f"{PHOTO} is absent")
-    return build_model(PHOTO / "sam2_nano.yaml", PHOTO / "sam2_nano.safetensors", postprocessing=postprocessing)
+    photo = request.getfixturevalue("shared") / "weights/sam2_nano_photo"
+    return build_model(photo / "sam2_nano.yaml", photo / "sam2_nano.safetensors", postprocessing=postprocessing)
 
 
 def _predictor(model, image):
@@ -35,8 +31,8 @@ def _predictor(model, image):
 
 @pytest.mark.parametrize("name", ["nano", "photo"])
 @pytest.mark.parametrize("postprocessing", [False, True])
-def test_masks_equal_the_predictors(name, postprocessing):
-    model, rng = _model(name, postprocessing), np.random.default_rng(1)
+def test_masks_equal_the_predictors(name, postprocessing, request):
+    model, rng = _model(name, postprocessing, request), np.random.default_rng(1)
     sam2 = Sam2(model)
     for height, width in ((168, 168), (90, 151), (300, 210)):
         image = rng.integers(0, 256, (height // 8 + 1, width // 8 + 1, 3), np.uint8).repeat(8, 0).repeat(8, 1)[:height, :width]
