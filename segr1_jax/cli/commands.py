@@ -107,7 +107,7 @@ def _stage_config(options: argparse.Namespace, stage: str) -> RunConfig:
 def _prepare(config: RunConfig) -> None:
     from segr1_jax.train.runtime import prepare_runtime
 
-    prepare_runtime(deterministic=config.deterministic)
+    prepare_runtime(deterministic=config.deterministic, memory_share=config.reward.share_of_jax)
 
 
 _COMMAND = {"sft": "sft", "grpo": "train"}

@@ -8,14 +8,19 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
 
 from segr1_jax.reward import protocol
 from segr1_jax.reward.config import RewardConfig
+from segr1_jax.reward.incidents import Incidents, describe
 from segr1_jax.reward.protocol import ProtocolError, Reply, Request
 from segr1_jax.reward.supervisor import Sidecar
 
 POLL_MS = 200  # how often deadlines are looked at
-DEATHS_TO_QUARANTINE = 2
+LONGEST_TICK_S = 1.0  # more than this between two looks, and the trainer itself was stopped or suspended: that is nobody's silence
+FAULTS_TO_QUARANTINE = 2  # the request was in work when the sidecar failed by itself
+DEATHS_TO_QUARANTINE = 6  # or ended for whatever reason: some killers of memory hogs leave no trace that tells them from a person
 RESTARTS_WITHOUT_REPLY = 10
 
 log = logging.getLogger(__name__)
@@ -31,32 +36,44 @@ class Job:
 
     request: Request
     done: Callable[[Reply | None], None]
+    faults: int = 0
     deaths: int = 0
+
+
+class Failure(NamedTuple):
+    """Why a sidecar must be replaced. `request_at_fault` None: its exit status tells."""
+
+    reason: str
+    request_at_fault: bool | None = None
 
 
 class Keeper:
     """Owns the sidecar from a thread of its own, as long-lived as itself: the kernel kills a sidecar with the thread that made it.
 
-    `changed` guards all state here and in the client; it is notified at every answer and at the end.
+    `changed` guards all state here and in the channel; it is notified at every answer and at the end.
     """
 
-    def __init__(self, config: RewardConfig, region_fd: int, region: mmap.mmap):
+    def __init__(self, config: RewardConfig, region_fd: int, region: mmap.mmap, incidents: Path | None = None):
         self.changed = threading.Condition()
         self.restarts = 0
         self.quarantined = 0
         self._config, self._region_fd, self._region = config, region_fd, region
+        self._incidents = Incidents(incidents)
         self._jobs: dict[int, Job] = {}  # unanswered, oldest first
         self._unsent: deque[int] = deque()
         self._sidecar: Sidecar | None = None
         self._failure: Exception | None = None
         self._closing = False
-        self._heard_at = 0.0
+        self._unanswered_s = self._silent_s = 0.0
         self._silent_restarts = 0
         self._thread = threading.Thread(target=self._run, name="segr1-reward-keeper", daemon=True)
 
     def start(self) -> None:
-        """Return when the sidecar is up, or raise what kept it from coming up."""
+        """Begin to bring the sidecar up; `wait_until_up` returns when it is."""
         self._thread.start()
+
+    def wait_until_up(self) -> None:
+        """Return when the sidecar is up, or raise what kept it from coming up."""
         with self.changed:
             self.wait_for(lambda: self._sidecar is not None)
 
@@ -64,7 +81,8 @@ class Keeper:
         """End the sidecar; unanswered requests stay so."""
         with self.changed:
             self._closing = True
-        self._thread.join()
+        if self._thread.ident is not None:
+            self._thread.join()
 
     @property
     def pid(self) -> int:
@@ -86,7 +104,7 @@ class Keeper:
     def post(self, job: Job) -> None:
         """Send a job, with the lock held."""
         if not self._jobs:
-            self._heard_at = time.monotonic()
+            self._unanswered_s = 0.0
         self._jobs[job.request.seq] = job
         self._unsent.append(job.request.seq)
         self._flush()
@@ -94,8 +112,8 @@ class Keeper:
     def _run(self) -> None:
         try:
             self._bring_up()
-            while (reason := self._listen()) is not None:
-                self._bury(reason)
+            while (failure := self._listen()) is not None:
+                self._bury(failure)
                 self._bring_up()
         except Exception as error:  # noqa: BLE001 (handed over to whoever waits)
             self._failure = error
@@ -109,28 +127,36 @@ class Keeper:
     def _bring_up(self) -> None:
         sidecar = Sidecar(self._config, self._region_fd)
         with self.changed:
-            self._sidecar, self._heard_at = sidecar, time.monotonic()
-            self._unsent = deque(self._jobs)
+            self._sidecar = sidecar
+            self._unanswered_s = self._silent_s = 0.0
+            # What was in work when a sidecar died goes last: whatever happens to it again costs the others nothing.
+            self._unsent = deque(sorted(self._jobs, key=lambda seq: (self._jobs[seq].deaths, seq)))
             self._flush()
             self.changed.notify_all()
 
-    def _listen(self) -> str | None:
-        """Take replies until the sidecar fails, for a reason, or until close, for None."""
+    def _listen(self) -> Failure | None:
+        """Take replies until the sidecar fails, or until close, for None."""
         poller = select.poll()
         poller.register(self._sidecar.socket, select.POLLIN)
+        looked_at, beats = time.monotonic(), -1
         while True:
             readable = poller.poll(POLL_MS)
+            looked_at, tick = time.monotonic(), min(time.monotonic() - looked_at, LONGEST_TICK_S)
             with self.changed:
                 if self._closing:
                     return None
+                self._unanswered_s += tick
+                beats, last = protocol.get_beats(self._region), beats
+                self._silent_s = 0.0 if beats != last else self._silent_s + tick
                 try:
                     if readable and not self._take_reply():
-                        return "ended"
+                        return Failure("ended")
                 except (ConnectionError, ProtocolError) as error:
-                    return f"broke off: {error}"
-                if self._jobs and time.monotonic() - self._heard_at > self._config.request_timeout_s:
-                    return f"did not answer in {self._config.request_timeout_s:g} s"
+                    return Failure(f"broke off: {error}")
                 self._flush()
+                missed = self._missed_deadline()
+            if missed:
+                return self._watch_out(missed)
 
     def _take_reply(self) -> bool:
         record = self._sidecar.socket.recv(protocol.RECORD_BYTES * 2)
@@ -140,7 +166,7 @@ class Keeper:
         job = self._jobs.pop(reply.seq, None)
         if job is None:
             raise ProtocolError(f"reply to request {reply.seq}, which is not in flight")
-        self._heard_at, self._silent_restarts = time.monotonic(), 0
+        self._unanswered_s = self._silent_restarts = 0
         job.done(reply)
         self.changed.notify_all()
         return True
@@ -156,24 +182,46 @@ class Keeper:
         except (BlockingIOError, ConnectionError):
             return
 
-    def _bury(self, reason: str) -> None:
-        """End a failed sidecar; blame the request that it was working on."""
+    def _missed_deadline(self) -> str:
+        if self._jobs and self._unanswered_s > self._config.request_timeout_s:
+            return f"did not answer in {self._config.request_timeout_s:g} s (reward.request_timeout_s)"
+        if self._silent_s > self._config.heartbeat_timeout_s:
+            return f"gave no sign of life for {self._config.heartbeat_timeout_s:g} s (reward.heartbeat_timeout_s)"
+        return ""
+
+    def _watch_out(self, missed: str) -> Failure:
+        """Say what is being waited for and keep the stacks of both sides. That somebody has stopped a process is no request's fault."""
+        job = self._jobs.get(protocol.get_working(self._region))
+        work = describe(job.request) if job else "nothing"
+        stopped, stacks = self._sidecar.is_stopped, self._sidecar.stacks()
+        self._incidents.missed_deadline(
+            f"reward sidecar {self._sidecar.pid} {missed}, with {work} in work, {len(self._jobs)} waiting for an answer", stacks
+        )
+        return Failure(missed, request_at_fault=not stopped)
+
+    def _bury(self, failure: Failure) -> None:
+        """End a failed sidecar; count its death against the request that it was working on."""
         with self.changed:
             dead, self._sidecar = self._sidecar, None
-        obituary = dead.kill()
+        ending = dead.kill() if failure.request_at_fault is not None else dead.stop()
+        at_fault = ending.own_fault if failure.request_at_fault is None else failure.request_at_fault
         self.restarts += 1
         self._silent_restarts += 1
-        log.warning("the reward sidecar %s (%s); starting another", reason, obituary.strip())
+        log.warning("the reward sidecar %s (%s); starting another", failure.reason, str(ending).strip())
         if self._silent_restarts > RESTARTS_WITHOUT_REPLY:
-            raise SidecarLost(f"{self._silent_restarts} sidecars in a row answered nothing; the last {reason}: {obituary}")
+            raise SidecarLost(f"{self._silent_restarts} sidecars in a row answered nothing; the last {failure.reason}: {ending}")
         with self.changed:
             job = self._jobs.get(protocol.get_working(self._region))
             protocol.set_working(self._region, 0)
-            if job is None:
-                return
-            job.deaths += 1
-            if job.deaths >= DEATHS_TO_QUARANTINE:
-                del self._jobs[job.request.seq]
-                self.quarantined += 1
-                job.done(None)
-                self.changed.notify_all()
+            if job is not None:
+                job.deaths += 1
+                job.faults += at_fault
+                if job.faults >= FAULTS_TO_QUARANTINE or job.deaths >= DEATHS_TO_QUARANTINE:
+                    self._quarantine(job, str(ending))
+
+    def _quarantine(self, job: Job, obituary: str) -> None:
+        self._incidents.quarantine(job.request, self._region, obituary)
+        del self._jobs[job.request.seq]
+        self.quarantined += 1
+        job.done(None)
+        self.changed.notify_all()

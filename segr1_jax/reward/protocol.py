@@ -2,16 +2,18 @@
 
     trainer (reward.client)                                          sidecar (reward.sidecar)
     -----------------------                                          ------------------------
-    socketpair, SOCK_SEQPACKET         <---- hello --------------     versions, once
+    socketpair, SOCK_SEQPACKET         <---- hello --------------     versions, once          (start_timeout_s)
     one fixed record per message       ----- request ----------->     kind, sequence number, where to read and write
-                                       <---- reply --------------     sequence number, scores, timings
+                                       <---- reply --------------     sequence number, scores, timings  (request_timeout_s)
     memfd region, mapped by both
       +--------+-----------+-----------+-------------+-----------+
       | header | image     | mask      | prompts ... | reply mask|    blocks at 64-byte steps, placed by the trainer (reward.arena)
       +--------+-----------+-----------+-------------+-----------+
        seq in   H W 3 uint8  H W uint8   see below     packed bits
-       work
+       work,
+       beats    counted up by the sidecar while it lives                                        (heartbeat_timeout_s)
 
+The three deadlines are the trainer's (reward.keeper): a sidecar that misses one is killed and its requests go to the next.
 The region is an anonymous file inherited as a descriptor and sealed: it can neither shrink under a reader nor grow, and nothing is
 left behind in /dev/shm whoever dies. A block stays untouched while a request that names it is unanswered, so a restarted sidecar gets
 the same records again. Nothing is pickled; every length, offset and enum from the other side is checked here (ProtocolError).
@@ -30,10 +32,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
 MAGIC = 0x5E612
 SAM2_VERSION = "1.1.0"
-HEADER_BYTES = 64  # first word: sequence number of the request in work, 0 when idle
+HEADER_BYTES = 64  # two words: sequence number of the request in work, 0 when idle; heartbeats
 REGION_BYTES = 1 << 30  # address space: a memfd takes memory only for pages once written
 MAX_SIDE = 1 << 15
 MAX_PROMPTS = 256
@@ -44,6 +46,7 @@ _HELLO = struct.Struct("<II32s32s")
 _REQUEST = struct.Struct("<IIQ16s" + "Q" * 4 + "I" * 6)
 _REPLY = struct.Struct("<IIQdddd")
 _WORD = struct.Struct("<Q")
+_WORKING_AT, _BEATS_AT = 0, _WORD.size
 
 
 class ProtocolError(ValueError):
@@ -92,13 +95,17 @@ class Request(NamedTuple):
 
 
 class Reply(NamedTuple):
-    """One answer: scores in [0, 1]; milliseconds spent encoding (0: the embedding was cached) and on the rest."""
+    """One answer: scores in [0, 1]; milliseconds spent encoding (0: the embedding was cached) and on the rest.
+
+    `retries` counts how often the GPU's memory did not suffice and less was tried at a time.
+    """
 
     seq: int
     iou: float
     s_measure: float
     encode_ms: float
     decode_ms: float
+    retries: int = 0
 
 
 def create_region(size: int = REGION_BYTES) -> tuple[int, mmap.mmap]:
@@ -120,12 +127,22 @@ def open_region(fd: int) -> mmap.mmap:
 
 def set_working(region: mmap.mmap, seq: int) -> None:
     """Sidecar: note which request is in work, so that a death can be laid to it."""
-    _WORD.pack_into(region, 0, seq)
+    _WORD.pack_into(region, _WORKING_AT, seq)
 
 
 def get_working(region: mmap.mmap) -> int:
     """Trainer: the request that was in work, or 0."""
-    return _WORD.unpack_from(region, 0)[0]
+    return _WORD.unpack_from(region, _WORKING_AT)[0]
+
+
+def beat(region: mmap.mmap) -> None:
+    """Sidecar: one sign of life more."""
+    _WORD.pack_into(region, _BEATS_AT, get_beats(region) + 1)
+
+
+def get_beats(region: mmap.mmap) -> int:
+    """Trainer: signs of life so far; any change counts, the number itself means nothing."""
+    return _WORD.unpack_from(region, _BEATS_AT)[0]
 
 
 def pack_hello(hello: Hello) -> bytes:
@@ -168,13 +185,14 @@ def unpack_request(record: bytes, region_bytes: int) -> Request:
 
 
 def pack_reply(reply: Reply) -> bytes:
-    return _REPLY.pack(MAGIC, 0, *reply)
+    seq, *figures, retries = reply
+    return _REPLY.pack(MAGIC, retries, seq, *figures)
 
 
 def unpack_reply(record: bytes) -> Reply:
-    magic, _, *rest = _unpack(_REPLY, record, "reply")
+    magic, retries, *rest = _unpack(_REPLY, record, "reply")
     _require(magic == MAGIC, f"reply begins with {magic:#x}")
-    reply = Reply(*rest)
+    reply = Reply(*rest, retries)
     for name in ("iou", "s_measure"):
         _require(0 <= getattr(reply, name) <= 1 + 1e-9, f"reply with {name} {getattr(reply, name)}")
     for name in ("encode_ms", "decode_ms"):

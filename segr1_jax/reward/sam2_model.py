@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -34,7 +35,9 @@ ASSETS = Path(__file__).parent / "assets"
 NANO_CONFIG, NANO_CHECKPOINT = ASSETS / "sam2_nano.yaml", ASSETS / "sam2_nano.safetensors"
 BOX_LABELS = (2, 3)  # SAM2's labels of the top left and bottom right corner
 MASK_THRESHOLD = 0.0
-GPU_DECODE_BATCH = 16  # on a CPU one prompt at a time is faster
+# SAM2.1 tiny, one CPU thread: 0.083 s per prompt alone, 0.194 s per prompt in a batch of 16. Fixed numbers, not a measurement at every
+# start: another batch size may change the last bits of a mask's logits, and a resumed run must score like the uninterrupted one.
+CPU_DECODE_BATCH, GPU_DECODE_BATCH = 1, 16
 STABILITY_OVERRIDES = {  # what sam2.build_sam.build_sam2 adds when apply_postprocessing
     "dynamic_multimask_via_stability": True,
     "dynamic_multimask_stability_delta": 0.05,
@@ -52,14 +55,22 @@ class Embedding(NamedTuple):
     def nbytes(self) -> int:
         return sum(f.element_size() * f.nelement() for f in self.features)
 
+    def to(self, device: str) -> Embedding:
+        """The same on another device (itself where it is there)."""
+        return self._replace(features=tuple(f.to(device) for f in self.features))
+
 
 class Sam2:
-    """A frozen SAM2. Results depend on the arguments alone, never on earlier calls."""
+    """A frozen SAM2. Results depend on the arguments alone, never on earlier calls.
 
-    def __init__(self, model: torch.nn.Module, device: str = "cpu", dtype: str = "float32"):
+    Where the device's memory does not suffice for a decode batch, its halves are decoded one after the other; `retries` counts that.
+    """
+
+    def __init__(self, model: torch.nn.Module, device: str = "cpu", dtype: str = "float32", decode_batch: int = 0):
         self.model = model.to(device).eval()
         self.device = torch.device(device)
-        self.decode_batch = 1 if self.device.type == "cpu" else GPU_DECODE_BATCH
+        self.decode_batch = decode_batch or (CPU_DECODE_BATCH if self.device.type == "cpu" else GPU_DECODE_BATCH)
+        self.retries = 0
         self._transforms = SAM2Transforms(resolution=model.image_size, mask_threshold=MASK_THRESHOLD)
         self._autocast = torch.autocast(self.device.type, dtype=torch.bfloat16) if dtype == "bfloat16" else contextlib.nullcontext()
 
@@ -85,7 +96,7 @@ class Sam2:
         size = size or embedding.size
         mask_HW = torch.zeros(size, dtype=torch.bool, device=self.device)
         for coords_BK2, labels_BK in self._batches(prompts, embedding.size):
-            mask_HW |= self._decode_batch(embedding, coords_BK2, labels_BK, size)
+            mask_HW |= self._decode_or_halve(embedding, coords_BK2, labels_BK, size)
         return mask_HW.cpu().numpy()
 
     def _batches(self, prompts: Sequence[WirePrompt], size: tuple[int, int]):
@@ -101,6 +112,27 @@ class Sam2:
                     self._transforms.transform_coords(coords_BK2, normalize=True, orig_hw=size),
                     torch.as_tensor(np.stack(labels), dtype=torch.int, device=self.device),
                 )
+
+    def _decode_or_halve(self, embedding: Embedding, coords_BK2, labels_BK, size: tuple[int, int]) -> torch.Tensor:
+        try:
+            return self._decode_batch(embedding, coords_BK2, labels_BK, size)
+        except torch.OutOfMemoryError:
+            if len(coords_BK2) == 1:
+                raise
+        # Only now, without the exception: it holds the frames of the failed call, and they its tensors.
+        self.note_retry(f"a decode batch of {len(coords_BK2)} prompts")
+        half = len(coords_BK2) // 2
+        first, second = (
+            self._decode_or_halve(embedding, coords_BK2[part], labels_BK[part], size) for part in (slice(half), slice(half, None))
+        )
+        return first | second
+
+    def note_retry(self, what: str) -> None:
+        """Count and log that `what` did not fit into the device's memory, and give back what torch holds in reserve."""
+        self.retries += 1
+        print(f"out of memory on {self.device} for {what}; trying less at a time", file=sys.stderr, flush=True)
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
 
     def _decode_batch(self, embedding: Embedding, coords_BK2, labels_BK, size: tuple[int, int]) -> torch.Tensor:
         *high_res, image_1chw = embedding.features

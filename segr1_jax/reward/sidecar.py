@@ -2,20 +2,23 @@
 
     python -m segr1_jax.reward.sidecar SETTINGS_JSON     (started by reward.supervisor, with two inherited descriptors)
 
-Ends when the trainer ends: the kernel sends SIGKILL when the starting thread dies, and a closed socket ends the loop.
+Ends when the trainer ends: the kernel sends SIGKILL when the starting thread dies, and a closed socket ends the loop. A thread beats
+in the shared region, so that the trainer can tell a stopped process from one at work; on SIGUSR1 all stacks go to stderr.
 """
 
 from __future__ import annotations
 
 import ctypes
+import faulthandler
 import importlib.metadata
 import json
 import os
 import signal
 import socket
 import sys
+import threading
 import time
-from collections import OrderedDict
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -26,6 +29,7 @@ from segr1_jax.reward.protocol import Hello, Kind, Reply, Request
 from segr1_jax.reward.scores import capped_size, iou, resize_nearest, s_measure
 
 PR_SET_PDEATHSIG = 1
+BEAT_S = 0.25
 
 
 class Settings(NamedTuple):
@@ -40,40 +44,21 @@ class Settings(NamedTuple):
     device: str
     dtype: str
     threads: int
+    memory_fraction: float
+    decode_batch: int
     max_side: int
     cache_bytes: int
-
-
-class EmbeddingCache:
-    """Embeddings by content hash, the least recently used dropped first, under a budget in bytes."""
-
-    def __init__(self, budget: int):
-        self._budget, self._held = budget, 0
-        self._embeddings = OrderedDict()
-
-    def get(self, digest: bytes):
-        """The embedding, or None."""
-        if digest in self._embeddings:
-            self._embeddings.move_to_end(digest)
-        return self._embeddings.get(digest)
-
-    def put(self, digest: bytes, embedding) -> None:
-        """Keep it, unless it is larger than the whole budget."""
-        if embedding.nbytes > self._budget:
-            return
-        self._embeddings[digest] = embedding
-        self._held += embedding.nbytes
-        while self._held > self._budget:
-            self._held -= self._embeddings.popitem(last=False)[1].nbytes
+    host_cache_bytes: int
+    cache_dir: str
+    cache_dir_bytes: int
 
 
 class Server:
     """Answers requests; a reply depends on its request's bytes alone, never on what else is cached or queued."""
 
-    def __init__(self, sam2, region, cache_bytes: int, max_side: int):
-        self._sam2, self._region, self._max_side = sam2, region, max_side
+    def __init__(self, sam2, region, cache, max_side: int):
+        self._sam2, self._region, self._cache, self._max_side = sam2, region, cache, max_side
         self._bytes = np.frombuffer(region, np.uint8)
-        self._cache = EmbeddingCache(cache_bytes)
 
     def serve(self, sock: socket.socket) -> None:
         """Answer until the other side closes the socket."""
@@ -85,6 +70,21 @@ class Server:
             sock.send(reply)
 
     def answer(self, request: Request) -> Reply:
+        """Do what is asked; where the device's memory does not suffice, once more with the cached embeddings moved off it."""
+        from torch import OutOfMemoryError
+
+        retries = self._sam2.retries
+        try:
+            reply = self._answer(request)
+        except OutOfMemoryError:
+            reply = None
+        if reply is None:  # outside the handler: the exception holds the failed call's tensors
+            self._sam2.note_retry(f"a {request.width}x{request.height} image beside the cached ones")
+            self._cache.leave_device()
+            reply = self._answer(request)
+        return reply._replace(retries=self._sam2.retries - retries)
+
+    def _answer(self, request: Request) -> Reply:
         began = time.perf_counter()
         embedding = self._cache.get(request.digest)
         encode_ms = 0.0
@@ -114,11 +114,19 @@ class Server:
 def main() -> None:
     settings = Settings(**json.loads(sys.argv[1]))
     _die_with_parent(settings.parent_pid)
+    faulthandler.register(signal.SIGUSR1, all_threads=True)
     sock = socket.socket(fileno=settings.socket_fd)
     region = protocol.open_region(settings.region_fd)
-    sam2 = _load(settings)
+    sam2, cache = _load(settings)
+    threading.Thread(target=_beat, args=(region,), name="heartbeat", daemon=True).start()
     sock.send(protocol.pack_hello(Hello(__version__, importlib.metadata.version("sam2"))))
-    Server(sam2, region, settings.cache_bytes, settings.max_side).serve(sock)
+    Server(sam2, region, cache, settings.max_side).serve(sock)
+
+
+def _beat(region) -> None:
+    while True:
+        protocol.beat(region)
+        time.sleep(BEAT_S)
 
 
 def _die_with_parent(parent_pid: int) -> None:
@@ -131,12 +139,29 @@ def _die_with_parent(parent_pid: int) -> None:
 def _load(settings: Settings):
     import torch
 
+    from segr1_jax.reward.sam2_embeddings import EmbeddingCache
     from segr1_jax.reward.sam2_model import Sam2, build_model
 
     torch.set_num_threads(settings.threads)
     torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # a debugging aid that costs time; nothing here reads such memory
+    if settings.memory_fraction and settings.device.startswith("cuda"):
+        torch.cuda.set_per_process_memory_fraction(settings.memory_fraction, torch.device(settings.device))
     model = build_model(settings.config, settings.checkpoint or None, postprocessing=settings.postprocessing)
-    return Sam2(model, settings.device, settings.dtype)
+    sam2 = Sam2(model, settings.device, settings.dtype, settings.decode_batch)
+    return sam2, EmbeddingCache(settings.device, settings.cache_bytes, settings.host_cache_bytes, _files(settings, sam2))
+
+
+def _files(settings: Settings, sam2):
+    import torch
+
+    from segr1_jax.reward.sam2_embeddings import EmbeddingFiles, fingerprint
+
+    if not settings.cache_dir:
+        return None
+    device = torch.cuda.get_device_name(sam2.device) if sam2.device.type == "cuda" else "cpu"
+    mark = fingerprint(sam2.model, settings.dtype, device, torch.__version__, importlib.metadata.version("sam2"))
+    return EmbeddingFiles(Path(settings.cache_dir), mark, settings.cache_dir_bytes)
 
 
 if __name__ == "__main__":

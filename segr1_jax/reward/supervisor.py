@@ -3,11 +3,14 @@
 import importlib.util
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
+from typing import NamedTuple
 
 import segr1_jax
 from segr1_jax.errors import UserError
@@ -16,7 +19,27 @@ from segr1_jax.reward.config import RewardConfig
 
 STDERR_TAIL_BYTES = 3000
 STOP_TIMEOUT_S = 5.0
+STACKS_S = 0.5  # how long a sidecar gets to write its stacks
+STACKS_BYTES = 1 << 16
+FROM_OUTSIDE = {-signal.SIGKILL, -signal.SIGTERM, -signal.SIGINT, -signal.SIGHUP}  # exit statuses that somebody else has caused
 ASSETS = Path(__file__).parent / "assets"
+
+
+class Ending(NamedTuple):
+    """How a sidecar ended: the status as `subprocess` gives it, its last lines, whether the kernel killed for want of memory meanwhile."""
+
+    status: int
+    last_lines: str
+    out_of_memory: bool = False
+
+    @property
+    def own_fault(self) -> bool:
+        """False where somebody else ended it (a signal from outside): then the request in work is not to blame."""
+        return self.status not in FROM_OUTSIDE or (self.status == -signal.SIGKILL and self.out_of_memory)
+
+    def __str__(self) -> str:
+        killer = ", the kernel killed for want of memory" if self.out_of_memory else ""
+        return f"exit status {self.status}{killer}, last lines:\n{self.last_lines or '(none)'}\n"
 
 
 class Sidecar:
@@ -24,6 +47,7 @@ class Sidecar:
 
     def __init__(self, config: RewardConfig, region_fd: int):
         self._config = config
+        self._oom_kills = _oom_kills()
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 (closed in stop)
         self.socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
@@ -48,8 +72,25 @@ class Sidecar:
     def pid(self) -> int:
         return self._process.pid
 
-    def stop(self) -> str:
-        """Close the socket, which ends the process, and say how it ended: its exit status and the last that it wrote."""
+    @property
+    def is_stopped(self) -> bool:
+        """True while somebody holds the process (SIGSTOP, a debugger)."""
+        try:
+            return Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()[0] in "Tt"
+        except FileNotFoundError:
+            return False
+
+    def stacks(self) -> str:
+        """What every thread of it is doing, or why that cannot be told."""
+        if self.is_stopped:
+            return f"(process {self.pid} is stopped)"
+        written = os.fstat(self._stderr.fileno()).st_size  # not `seek`: both processes write at one shared position
+        self._process.send_signal(signal.SIGUSR1)
+        time.sleep(STACKS_S)
+        return os.pread(self._stderr.fileno(), STACKS_BYTES, written).decode(errors="replace") or "(nothing was written)"
+
+    def stop(self) -> Ending:
+        """Close the socket, which ends the process, and say how it ended."""
         self.socket.close()
         try:
             self._process.wait(STOP_TIMEOUT_S)
@@ -59,9 +100,9 @@ class Sidecar:
         with self._stderr as file:
             file.seek(max(0, file.seek(0, os.SEEK_END) - STDERR_TAIL_BYTES))
             tail = file.read().decode(errors="replace").strip()
-        return f"exit status {self._process.returncode}, last lines:\n{tail or '(none)'}\n"
+        return Ending(self._process.returncode, tail, _oom_kills() > self._oom_kills)
 
-    def kill(self) -> str:
+    def kill(self) -> Ending:
         """The same for a process that may no longer answer."""
         self._process.kill()
         return self.stop()
@@ -85,13 +126,19 @@ class Sidecar:
                 remedy="install the same segr1_jax and the pinned sam2 for reward.python",
             )
 
-    def _cannot_start(self, got: str, obituary: str) -> UserError:
+    def _cannot_start(self, got: str, ending: Ending) -> UserError:
         return UserError(
             "reward sidecar",
             expected=f"the SAM2 sidecar to come up ({self._config.python or sys.executable})",
-            got=f"{got}; {obituary}",
+            got=f"{got}; {ending}",
             remedy="read its last lines above; check reward.python, reward.sam2_config, reward.sam2_checkpoint and reward.device",
         )
+
+
+def _oom_kills() -> int:
+    """How many processes of this machine the kernel has killed for want of memory since it was started."""
+    lines = Path("/proc/vmstat").read_text().splitlines()
+    return next((int(line.split()[1]) for line in lines if line.startswith("oom_kill ")), 0)
 
 
 def _settings(config: RewardConfig, socket_fd: int, region_fd: int) -> str:
@@ -108,8 +155,13 @@ def _settings(config: RewardConfig, socket_fd: int, region_fd: int) -> str:
             "device": config.device,
             "dtype": config.dtype,
             "threads": config.threads,
+            "memory_fraction": config.gpu_memory,
+            "decode_batch": config.decode_batch,
             "max_side": config.max_side,
             "cache_bytes": config.cache_mb << 20,
+            "host_cache_bytes": 0 if config.device == "cpu" else config.host_cache_mb << 20,
+            "cache_dir": config.cache_dir,
+            "cache_dir_bytes": int(config.cache_dir_gb * 1e9),
         }
     )
 

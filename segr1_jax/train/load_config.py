@@ -20,7 +20,11 @@ from segr1_jax.errors import UserError
 from segr1_jax.train.check_config import check_rules
 from segr1_jax.train.config import RunConfig
 
-MAY_DIFFER = ("run_dir", "keep", "mesh", "reward.python")  # where and on what a run happens, not what it computes
+# Where and on what a run happens, not what it computes.
+MAY_DIFFER = ("run_dir", "keep", "mesh", *(f"reward.{name}" for name in (
+    "python", "sidecars", "gpu_memory", "cache_mb", "host_cache_mb", "cache_dir", "cache_dir_gb", "queue", "start_timeout_s",
+    "request_timeout_s", "heartbeat_timeout_s",
+)))  # fmt: skip
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:

@@ -37,7 +37,7 @@ def run_sft(config: RunConfig) -> None:
     """Supervised cold start on answers made from masks; the loss is on the answer alone."""
     if show_ended_run(config):
         return
-    with Run(config) as run, RewardClient(config.reward) as client:
+    with Run(config) as run, RewardClient(config.reward, run.directory.incidents) as client:
         engine = run.engine
         update = engine.train_step(answer_loss)
         _first_evaluation(run, client)
@@ -56,14 +56,14 @@ def run_grpo(config: RunConfig) -> None:
     """Seg-R1: sample a group of answers per image, reward their masks, step towards the better ones."""
     if show_ended_run(config):
         return
-    with Run(config) as run, RewardClient(config.reward) as client:
+    with Run(config) as run, RewardClient(config.reward, run.directory.incidents) as client:
         engine = run.engine
         reference = engine.frozen_weights(run.initial_params()) if config.objective.beta > 0 else None
         update = engine.train_step(functools.partial(grpo_loss, objective=config.objective))
         _first_evaluation(run, client)
         for step, samples in run.steps():
-            for sample in samples:
-                client.encode(sample.example.image)
+            before = client.stats()
+            _encode(client, samples)
             with run.timer("rollout"):
                 prompts, ids = engine.put_prompts([sample.prompt for sample in samples])
                 drawn = engine.sample(engine.rollout_weights(run.state.params), prompts, engine.step_key(step), ids)
@@ -80,8 +80,10 @@ def run_grpo(config: RunConfig) -> None:
             with run.timer("update"):
                 batch = TrainBatch(prompts, _group_batch(run, drawn, reference_logprobs, judged))
                 run.state, metrics = update(run.state, batch)
+                _encode(client, run.upcoming())  # while the update runs the sidecar has nothing else to do
                 metrics = jax.device_get(metrics)
-            _close_step(run, client, step, metrics | _group_figures(judged, groups) | _client_figures(client))
+            figures = {f"sidecar/{name}": value for name, value in client.stats().figures_since(before).items()}
+            _close_step(run, client, step, metrics | _group_figures(judged, groups) | figures)
         closing_report(run, client)
 
 
@@ -122,8 +124,10 @@ def _group_figures(judged: Sequence[Judged], groups: Sequence[Sequence[Completio
     return dict(zip(figures, means.tolist(), strict=True))
 
 
-def _client_figures(client: RewardClient) -> dict[str, float]:
-    return {f"sidecar/{name}": value for name, value in client.stats().items()}
+def _encode(client: RewardClient, samples: Sequence[Sample]) -> None:
+    """Have the images of `samples` encoded ahead of their scores; those that are already cost nothing."""
+    for sample in samples:
+        client.encode(sample.example.image)
 
 
 def _first_evaluation(run: Run, client: RewardClient) -> None:

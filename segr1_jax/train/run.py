@@ -58,6 +58,7 @@ class Run:
         self.state, self.position = self._restore()
         self.first_step = int(self.state.step)
         self._last_evaluation: tuple[int, Evaluation] | None = None
+        self._ahead: list[Sample] = []
         self._writer = self._open.enter_context(MetricsWriter(self.directory, self.first_step)) if is_first() else None
 
     def __enter__(self) -> "Run":
@@ -76,7 +77,7 @@ class Run:
         with Progress(config.stage, config.steps, self.first_step) as self._progress:
             if self.first_step == config.steps:
                 return
-            samples = batches(
+            self._batches = batches(
                 self.source,
                 self.engine.builder.build,
                 seed=config.seed,
@@ -88,8 +89,15 @@ class Run:
             )
             for step in range(self.first_step + 1, config.steps + 1):
                 with self.timer("input"):
-                    batch = next(samples)
+                    batch = self._ahead or next(self._batches)
+                self._ahead, self._at_last_step = [], step == config.steps
                 yield step, batch
+
+    def upcoming(self) -> list[Sample]:
+        """The samples of the next step, ahead of time; none at the last."""
+        if not self._ahead and not self._at_last_step:
+            self._ahead = next(self._batches)
+        return self._ahead
 
     def finish(self, step: int, figures: Mapping[str, Any]) -> None:
         """Log a step and count its samples as used."""

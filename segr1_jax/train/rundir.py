@@ -5,7 +5,7 @@ config.hash     its hash                         eval/         one JSONL of rows
 start.json      the weights it began from
 metrics.jsonl   one line per logged step         samples/      masks beside ground truth
 tb/             the same for TensorBoard         export/       the Hugging Face directory
-report.md       the closing table
+report.md       the closing table                incidents/    requests that killed a sidecar, stacks at missed deadlines
 """
 
 import os
@@ -53,6 +53,10 @@ class RunDir:
     @property
     def eval(self) -> Path:
         return self.path / "eval"
+
+    @property
+    def incidents(self) -> Path:
+        return self.path / "incidents"
 
     @property
     def samples(self) -> Path:

@@ -19,8 +19,10 @@ DETERMINISTIC = "--xla_gpu_deterministic_ops=true"
 VARIABLES = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 
 
-def prepare_runtime(*, deterministic: bool) -> None:
-    """Call once, before any other use of JAX."""
+def prepare_runtime(*, deterministic: bool, memory_share: float | None = None) -> None:
+    """Call once, before any other use of JAX. `memory_share` is the part of each GPU's memory that JAX takes; None leaves it to JAX."""
+    if memory_share is not None:
+        os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", f"{memory_share:.3f}")
     if deterministic:
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {DETERMINISTIC}".strip()
     if not jax.config.jax_compilation_cache_dir:  # JAX_COMPILATION_CACHE_DIR wins
