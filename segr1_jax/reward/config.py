@@ -33,6 +33,9 @@ class RewardConfig:
     device: str = knob("cpu", "torch device of the sidecar: cpu, cuda or cuda:N")
     dtype: str = knob("float32", "float32, or bfloat16 (autocast)")
     threads: int = knob(1, "torch threads of the sidecar")
+    legacy: bool = knob(
+        False, "reward as the reference code does, faults included (reward/legacy.py); needs prompt.frame=756. Held-out figures stay right"
+    )
     max_side: int = knob(1024, "longest side in pixels at which masks are scored; larger images are scaled down with their masks")
     cache_mb: int = knob(256, "budget in MB for image embeddings kept by content hash")
     queue: int = knob(64, "requests in flight before submit waits")

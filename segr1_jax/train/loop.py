@@ -63,7 +63,7 @@ def run_grpo(config: RunConfig) -> None:
         _first_evaluation(run, client)
         for step, samples in run.steps():
             for sample in samples:
-                client.encode(sample.example.image)
+                judge.encode(client, sample.example, legacy=config.reward.legacy)
             with run.timer("rollout"):
                 prompts, ids = engine.put_prompts([sample.prompt for sample in samples])
                 drawn = engine.sample(engine.rollout_weights(run.state.params), prompts, engine.step_key(step), ids)
@@ -73,7 +73,7 @@ def run_grpo(config: RunConfig) -> None:
                 reference_logprobs = engine.reference_logprobs(reference, prompts, drawn.tokens, drawn.mask)
             with run.timer("reward"):
                 texts = [AnswerText(s.example, c.text, c.finished) for s, group in zip(samples, groups, strict=True) for c in group]
-                pending = judge.submit(client, texts, engine.builder.frame, config.prompt.task)
+                pending = judge.submit(client, texts, engine.builder.frame, config.prompt.task, legacy=config.reward.legacy)
                 judged = judge.collect(client, pending, config.reward.weights)
             with run.timer("reference_wait"):
                 jax.block_until_ready(reference_logprobs)
