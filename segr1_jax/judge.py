@@ -1,6 +1,7 @@
 """Answers to rewards: parse the text, move its prompts to native pixels, have the sidecar score the mask.
 
-Two calls, so that other work (reference log-probabilities) fits between them: `submit` sends, `collect` waits.
+Two calls, so that other work (reference log-probabilities) fits between them: `submit` sends, `collect` waits. With `legacy` the
+reference code's reward takes the place of ours (reward/legacy.py).
 """
 
 from collections.abc import Sequence
@@ -13,6 +14,7 @@ from segr1_jax.answer import parse, sam_prompts
 from segr1_jax.reward.client import RewardClient
 from segr1_jax.reward.combine import combine
 from segr1_jax.reward.config import RewardWeights
+from segr1_jax.reward.legacy import legacy_example, legacy_pairs, legacy_score
 from segr1_jax.types import Answer, Example, Frame, ParseStatus, Reward, ScoreRequest
 
 
@@ -27,7 +29,7 @@ class AnswerText:
 
 @dataclass(frozen=True)
 class Judged:
-    """A reward with what led to it; `mask` only where it was asked for and the text parsed."""
+    """A reward with what led to it; `mask` only where it was asked for and the text parsed (a legacy one is of 768 x 768)."""
 
     reward: Reward
     answer: Answer | None
@@ -41,17 +43,24 @@ class Pending:
     ticket: int
     answers: tuple[Answer | None, ...]
     statuses: tuple[ParseStatus, ...]
+    legacy: bool
 
 
-def submit(client: RewardClient, texts: Sequence[AnswerText], frame: Frame, task: str, *, want_masks: bool = False) -> Pending:
+def encode(client: RewardClient, example: Example, *, legacy: bool = False) -> None:
+    """Have the image of a later `submit` encoded ahead. Never waits."""
+    client.encode((legacy_example(example) if legacy else example).image)
+
+
+def submit(
+    client: RewardClient, texts: Sequence[AnswerText], frame: Frame, task: str, *, want_masks: bool = False, legacy: bool = False
+) -> Pending:
     """Parse every text (coordinates in `frame`) and send those that parsed to the sidecar."""
     parsed = [parse(item.text, frame, task=task) if item.finished else (None, ParseStatus.UNFINISHED) for item in texts]
-    requests = [
-        ScoreRequest(item.example.image, item.example.mask, sam_prompts(answer, item.example.frame), want_masks)
-        for item, (answer, _) in zip(texts, parsed, strict=True)
-        if answer is not None
-    ]
-    return Pending(client.submit(requests), tuple(answer for answer, _ in parsed), tuple(status for _, status in parsed))
+    pairs = [(item.example, answer) for item, (answer, _) in zip(texts, parsed, strict=True) if answer is not None]
+    if legacy:
+        pairs, want_masks = legacy_pairs(pairs), True
+    requests = [ScoreRequest(example.image, example.mask, sam_prompts(answer, example.frame), want_masks) for example, answer in pairs]
+    return Pending(client.submit(requests), tuple(answer for answer, _ in parsed), tuple(status for _, status in parsed), legacy)
 
 
 def collect(client: RewardClient, pending: Pending, weights: RewardWeights) -> list[Judged]:
@@ -60,5 +69,7 @@ def collect(client: RewardClient, pending: Pending, weights: RewardWeights) -> l
     judged = []
     for answer, status in zip(pending.answers, pending.statuses, strict=True):
         score = next(scores) if answer is not None else None
+        if score and pending.legacy:
+            score = legacy_score(score)
         judged.append(Judged(combine(weights, status, score), answer, score.mask if score else None))
     return judged

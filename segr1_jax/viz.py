@@ -3,6 +3,7 @@
 Shape legend: H W native image in pixels; across: three pictures with the gaps between them.
 """
 
+import io
 from collections.abc import Sequence
 
 import numpy as np
@@ -50,3 +51,10 @@ def panel(
     pictures = (image_HW3, overlay(image_HW3, prediction_HW, prompts), overlay(image_HW3, truth_HW))
     gap = np.full((len(image_HW3), GAP, 3), 255, np.uint8)
     return np.concatenate([part for picture in pictures for part in (gap, picture)][1:], axis=1)
+
+
+def png(pixels: UInt8[np.ndarray, "H W *C"]) -> bytes:
+    """The content of a PNG file: grey (H, W) or RGB (H, W, 3)."""
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG")
+    return buffer.getvalue()

@@ -93,7 +93,7 @@ def test_heavy_libraries_stay_where_they_belong(name):
     assert not {"transformers.AutoTokenizer", "transformers.AutoConfig"} & IMPORTS[name], "they load torch"
 
 
-@pytest.mark.parametrize("module", ["segr1_jax", "segr1_jax.cli", "segr1_jax.train.load_config"])
+@pytest.mark.parametrize("module", ["segr1_jax", "segr1_jax.cli", "segr1_jax.train.load_config", "segr1_jax.apply.score"])
 def test_importing_stays_light(module):
     code = f"import sys, {module}; print([name for name in ('torch', 'tensorboardX', 'jax') if name in sys.modules])"
     result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)

@@ -1,13 +1,11 @@
 """`segr1 predict`: masks, overlays and JSON for images."""
 
 import dataclasses
-import io
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from segr1_jax.answer import sam_prompts
 from segr1_jax.apply.opened import open_policy
@@ -19,7 +17,7 @@ from segr1_jax.reward.client import RewardClient
 from segr1_jax.train.config import RunConfig
 from segr1_jax.train.held_out import Answerer, scorer_of
 from segr1_jax.types import Example
-from segr1_jax.viz import overlay
+from segr1_jax.viz import overlay, png
 
 
 def run_predict(
@@ -73,12 +71,6 @@ def _write(out: Path, item: AnswerText, result: Judged) -> None:
         for prompt in prompts
     ]
     stem = f"{example.id:06d}_{Path(example.name).stem}"  # names may hold folders, and stems may repeat
-    write_atomically(out / f"{stem}.mask.png", _png(mask.astype(np.uint8) * 255))
-    write_atomically(out / f"{stem}.overlay.png", _png(overlay(example.image, mask, prompts)))
+    write_atomically(out / f"{stem}.mask.png", png(mask.astype(np.uint8) * 255))
+    write_atomically(out / f"{stem}.overlay.png", png(overlay(example.image, mask, prompts)))
     write_atomically(out / f"{stem}.json", json.dumps(record, indent=2) + "\n")
-
-
-def _png(pixels: np.ndarray) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "PNG")
-    return buffer.getvalue()

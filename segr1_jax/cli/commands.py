@@ -7,7 +7,7 @@ import argparse
 from pathlib import Path
 
 from segr1_jax.errors import UserError
-from segr1_jax.train.check_config import check
+from segr1_jax.train.check_config import check, check_reward_paths
 from segr1_jax.train.config import RunConfig
 from segr1_jax.train.load_config import config_hash, describe, dump_config, load_config
 
@@ -41,6 +41,17 @@ def predict(options: argparse.Namespace) -> int:
     _prepare(config)
     run_predict(config, source, out, images=options.images, instruction=options.instruction, count=options.count)
     print(f"wrote {out}")
+    return 0
+
+
+def score(options: argparse.Namespace) -> int:
+    config = load_config(options.config, options.overrides)
+    check_reward_paths(config.reward)
+    from segr1_jax.apply.score import run_score
+    from segr1_jax.train.progress import show_markdown
+
+    show_markdown(run_score(config, options.answers, options.out, options.masks))
+    print(f"wrote {options.out}")
     return 0
 
 

@@ -21,7 +21,8 @@ The chain, each step reading what the one before wrote:
   segr1 eval configs/quickstart_grpo.yaml             the table of figures
   segr1 predict configs/quickstart_grpo.yaml          masks, overlays, JSON
   segr1 export configs/quickstart_grpo.yaml           a directory for transformers and vLLM
-`segr1 config` lists every key a configuration may set; `segr1 doctor` checks the machine."""
+`segr1 score` gives the reward of answers that you have; `segr1 config` lists every key a configuration may set;
+`segr1 doctor` checks the machine."""
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -31,6 +32,7 @@ def build_parser() -> argparse.ArgumentParser:
     add = parser.add_subparsers(title="commands", metavar="COMMAND", required=True).add_parser
     _add_runs(add)
     _add_uses(add)
+    _add_score(add)
     _add_helpers(add)
     return parser
 
@@ -101,6 +103,26 @@ def _add_uses(add: Callable[..., argparse.ArgumentParser]) -> None:
     predict.add_argument("--count", type=int, default=4, metavar="N", help="without --images: how many held-out images (default 4)")
     predict.add_argument("--out", type=Path, metavar="DIR", help="where to write (default: samples/predict in run_dir)")
     export.add_argument("--out", type=Path, metavar="DIR", help="where to write (default: export in run_dir)")
+
+
+def _add_score(add: Callable[..., argparse.ArgumentParser]) -> None:
+    score = _command(
+        add,
+        "score",
+        commands.score,
+        "the reward of answers that you have, without a policy",
+        """\
+        example:  segr1 score configs/quickstart_grpo.yaml --answers answers.jsonl --out scores.jsonl
+        reads:    one JSON object per line: image, mask (paths relative to the file), answer, optionally id. Of CONFIG only
+                  reward.*, prompt.frame (coordinates are pixels of this square) and prompt.task (which grammar) count
+        writes:   one JSON object per line, in order: id, parse, score, total, format, iou, s_measure, boxes, stray_points
+        faults:   an answer that does not parse earns 0; a line with a bad picture is skipped and says why; a malformed line
+                  ends the command before anything is scored""",
+    )
+    _add_config(score)
+    score.add_argument("--answers", type=Path, required=True, metavar="FILE", help="JSON lines to score")
+    score.add_argument("--out", type=Path, required=True, metavar="FILE", help="where to write their scores, as JSON lines")
+    score.add_argument("--masks", type=Path, metavar="DIR", help="write the mask of each answer too, a PNG named by line number")
 
 
 def _add_helpers(add: Callable[..., argparse.ArgumentParser]) -> None:

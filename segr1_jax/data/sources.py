@@ -1,7 +1,6 @@
 """Where examples come from: a folder of images and masks, a JSONL manifest, or the synthetic set."""
 
 import dataclasses
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -10,11 +9,11 @@ from PIL import Image
 
 from segr1_jax.data.config import DataConfig
 from segr1_jax.data.images import open_image, open_mask, require_same_size, upright_size
+from segr1_jax.data.records import read_records
 from segr1_jax.data.synthetic import generate
 from segr1_jax.errors import UserError
 from segr1_jax.types import Example
 
-MANIFEST_FIELDS = ("image", "mask", "instruction")
 PROBLEMS_SHOWN = 5
 
 
@@ -146,17 +145,7 @@ def _by_stem(field: str, folder: str) -> dict[str, Path]:
 
 def _manifest_entries(config: DataConfig) -> Iterator[Entry]:
     path = Path(config.manifest)
-    for number, line in enumerate(_read_lines(path), start=1):
-        where = f"{path}, sample {number}"
-        try:
-            record = json.loads(line)
-        except ValueError as error:
-            raise UserError(where, expected="a JSON object", got=str(error), remedy="write one JSON object per line") from error
-        fields = set(record) if isinstance(record, dict) else set()
-        texts = fields and all(isinstance(value, str) for value in record.values() if value is not None)
-        if "image" not in fields or fields - set(MANIFEST_FIELDS) or not texts or not record["image"]:
-            expected = "an object with the texts image, mask and (optional) instruction"
-            raise UserError(where, expected=expected, got=line[:120], remedy="correct the line")
+    for _, record in read_records(path, paths=("image",), optional=("mask", "instruction")):
         mask = path.parent / record["mask"] if record.get("mask") else None
         yield Entry(record["image"], path.parent / record["image"], mask, record.get("instruction") or None)
 

@@ -43,6 +43,9 @@ class RewardConfig:
         0.2, "share of a GPU that SAM2 may take; JAX gets the rest but for 0.05 (unless XLA_PYTHON_CLIENT_MEM_FRACTION is set)"
     )
     decode_batch: int = knob(0, "prompts of one answer decoded together; 0 = by device (1 on a CPU, 16 on a GPU)")
+    legacy: bool = knob(
+        False, "reward as the reference code does, faults included (reward/legacy.py); needs prompt.frame=756. Held-out figures stay right"
+    )
     max_side: int = knob(1024, "longest side in pixels at which masks are scored; larger images are scaled down with their masks")
     cache_mb: int = knob(1024, "budget in MB for image embeddings on the device, kept by content hash")
     host_cache_mb: int = knob(4096, "budget in MB for embeddings moved from a GPU to host memory; without effect on a CPU")

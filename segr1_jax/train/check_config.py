@@ -5,9 +5,11 @@ from pathlib import Path
 
 from segr1_jax.data.config import DataConfig
 from segr1_jax.errors import UserError
+from segr1_jax.reward.config import RewardConfig
 from segr1_jax.train.config import MeshConfig, RunConfig
 
 MERGED_PATCH = 28  # pixels: patch 14 times spatial merge 2, the side of one image token of Qwen2.5-VL
+LEGACY_FRAME, LEGACY_SIDE = 756, 768  # pixels: what Qwen2.5-VL's processor makes of the reference code's images, and their side
 
 
 def check(config: RunConfig) -> None:
@@ -27,6 +29,8 @@ def check_rules(config: RunConfig) -> None:
     if bool(config.reward.sam2_config) != bool(config.reward.sam2_checkpoint):
         got = f"{config.reward.sam2_config!r} and {config.reward.sam2_checkpoint!r}"
         raise _error("reward", "sam2_config and sam2_checkpoint both set or both empty", got, "set both, or neither for the nano SAM2")
+    if config.reward.legacy:
+        _check_legacy(config)
     _check_mesh(config.mesh)
     _check_held_out(config.data, config.eval_data)
 
@@ -38,10 +42,23 @@ def check_paths(config: RunConfig) -> None:
     _require_directory("policy.path", config.policy.path)
     _check_source("data", config.data)
     _check_source("eval_data", config.eval_data)
-    if config.reward.sam2_checkpoint:
-        _require_file("reward.sam2_checkpoint", config.reward.sam2_checkpoint)
-    if config.reward.python and shutil.which(config.reward.python) is None:
-        raise _error("reward.python", "a Python interpreter", config.reward.python, "launch/setup.sh makes one, or leave it empty")
+    check_reward_paths(config.reward)
+
+
+def check_reward_paths(reward: RewardConfig) -> None:
+    """The files that the sidecar will read exist."""
+    if reward.sam2_checkpoint:
+        _require_file("reward.sam2_checkpoint", reward.sam2_checkpoint)
+    if reward.python and shutil.which(reward.python) is None:
+        raise _error("reward.python", "a Python interpreter", reward.python, "launch/setup.sh makes one, or leave it empty")
+
+
+def _check_legacy(config: RunConfig) -> None:
+    if config.prompt.frame != LEGACY_FRAME:
+        raise _error("prompt.frame", f"{LEGACY_FRAME} with reward.legacy", config.prompt.frame, "set it, or reward.legacy=false")
+    if config.reward.max_side < LEGACY_SIDE:
+        expected = f"at least {LEGACY_SIDE} with reward.legacy"
+        raise _error("reward.max_side", expected, config.reward.max_side, "raise it, or set reward.legacy=false")
 
 
 def _check_mesh(mesh: MeshConfig) -> None:

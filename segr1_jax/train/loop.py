@@ -31,6 +31,8 @@ from segr1_jax.types import Completion
 from segr1_jax.update import TrainBatch
 
 TERMS = ("format", "iou", "s_measure")
+QUARANTINE_SHARE = 0.01  # of a run's requests that may stay unscored, once they are more than the floor
+QUARANTINE_FLOOR = 3
 
 
 def run_sft(config: RunConfig) -> None:
@@ -63,7 +65,7 @@ def run_grpo(config: RunConfig) -> None:
         _first_evaluation(run, client)
         for step, samples in run.steps():
             before = client.stats()
-            _encode(client, samples)
+            _encode(run, client, samples)
             with run.timer("rollout"):
                 prompts, ids = engine.put_prompts([sample.prompt for sample in samples])
                 drawn = engine.sample(engine.rollout_weights(run.state.params), prompts, engine.step_key(step), ids)
@@ -73,17 +75,18 @@ def run_grpo(config: RunConfig) -> None:
                 reference_logprobs = engine.reference_logprobs(reference, prompts, drawn.tokens, drawn.mask)
             with run.timer("reward"):
                 texts = [AnswerText(s.example, c.text, c.finished) for s, group in zip(samples, groups, strict=True) for c in group]
-                pending = judge.submit(client, texts, engine.builder.frame, config.prompt.task)
+                pending = judge.submit(client, texts, engine.builder.frame, config.prompt.task, legacy=config.reward.legacy)
                 judged = judge.collect(client, pending, config.reward.weights)
             with run.timer("reference_wait"):
                 jax.block_until_ready(reference_logprobs)
             with run.timer("update"):
                 batch = TrainBatch(prompts, _group_batch(run, drawn, reference_logprobs, judged))
                 run.state, metrics = update(run.state, batch)
-                _encode(client, run.upcoming())  # while the update runs the sidecar has nothing else to do
+                _encode(run, client, run.upcoming())  # while the update runs the sidecar has nothing else to do
                 metrics = jax.device_get(metrics)
             figures = {f"sidecar/{name}": value for name, value in client.stats().figures_since(before).items()}
             _close_step(run, client, step, metrics | _group_figures(judged, groups) | figures)
+            _check_quarantine(figures, counted=client.stats().totals["scores"])
         closing_report(run, client)
 
 
@@ -124,10 +127,23 @@ def _group_figures(judged: Sequence[Judged], groups: Sequence[Sequence[Completio
     return dict(zip(figures, means.tolist(), strict=True))
 
 
-def _encode(client: RewardClient, samples: Sequence[Sample]) -> None:
+def _encode(run: Run, client: RewardClient, samples: Sequence[Sample]) -> None:
     """Have the images of `samples` encoded ahead of their scores; those that are already cost nothing."""
     for sample in samples:
-        client.encode(sample.example.image)
+        judge.encode(client, sample.example, legacy=run.config.reward.legacy)
+
+
+def _check_quarantine(figures: dict[str, float], counted: int) -> None:
+    """A few masks that cannot be scored cost their completions; many mean that the sidecar, not the answers, is at fault."""
+    allowed = max(QUARANTINE_SHARE * counted, QUARANTINE_FLOOR)
+    if figures["sidecar/quarantined"] > allowed:
+        got = f"{figures['sidecar/quarantined']:.0f} of {counted}"
+        raise UserError(
+            "reward sidecar",
+            expected=f"at most {QUARANTINE_SHARE:.0%} of the requests in quarantine",
+            got=got,
+            remedy="look into incidents/ in the run directory; check reward.sam2_checkpoint, reward.max_side and the sidecar's memory",
+        )
 
 
 def _first_evaluation(run: Run, client: RewardClient) -> None:

@@ -14,6 +14,7 @@ OPTIONS = {  # a knob of a run is a key of the configuration, not a flag: think 
     "train": {"config", "overrides"},
     "eval": {"config", "overrides", "source"},
     "predict": {"config", "overrides", "source", "images", "instruction", "count", "out"},
+    "score": {"config", "overrides", "answers", "out", "masks"},
     "export": {"config", "overrides", "source", "out"},
     "tiny": {"out", "seed", "frame"},
     "doctor": {"python"},
@@ -55,6 +56,7 @@ def test_help_shows_an_example_that_parses(name):
         (["eval", "CONFIG"], "run_dir"),
         (["predict", "CONFIG", "--source", "absent"], "--source"),
         (["predict", "CONFIG", "--source", ".", "--images", "absent.png"], "absent.png (missing)"),
+        (["score", "CONFIG", "--answers", "absent.jsonl", "--out", "scores.jsonl"], "absent.jsonl (missing)"),
     ],
 )
 def test_fault_of_the_user_is_one_line_and_status_2(config, capsys, arguments, words):

@@ -60,7 +60,7 @@ def test_manifest_carries_sentences(folder):
     "record", [{"mask": "a"}, {"image": "a", "instuction": "b"}, {"image": 3}, ["image"], {"image": ""}, {"image": None}]
 )
 def test_malformed_manifest_lines_are_named(folder, record):
-    with pytest.raises(UserError, match="sample 1"):
+    with pytest.raises(UserError, match=r"set\.jsonl:1: "):
         open_source(manifest(folder, record))
 
 

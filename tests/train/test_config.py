@@ -83,6 +83,8 @@ def test_missing_file():
         (["batch=10", "micro_batches=3"], "micro_batches"),
         (["steps=5", "optimizer.warmup_steps=5"], "optimizer.warmup_steps"),
         (["reward.sam2_config=a.yaml"], "reward"),
+        (["reward.legacy=true", "prompt.frame=784"], "prompt.frame"),
+        (["reward.legacy=true", "reward.max_side=512"], "reward.max_side"),
         (["mesh.data=-1"], "mesh"),
         (["mesh.tensor=0"], "mesh"),
         (["data.seed=1"], "eval_data.seed"),
