@@ -21,7 +21,7 @@ POLL_MS = 200  # how often deadlines are looked at
 LONGEST_TICK_S = 1.0  # more than this between two looks, and the trainer itself was stopped or suspended: that is nobody's silence
 FAULTS_TO_QUARANTINE = 2  # the request was in work when the sidecar failed by itself
 DEATHS_TO_QUARANTINE = 6  # or ended for whatever reason: some killers of memory hogs leave no trace that tells them from a person
-RESTARTS_WITHOUT_REPLY = 10
+RESTARTS_WITHOUT_REPLY = 20  # more than the answers on one image: should it be the image, each of them brings a sidecar down
 
 log = logging.getLogger(__name__)
 
@@ -223,5 +223,6 @@ class Keeper:
         self._incidents.quarantine(job.request, self._region, obituary)
         del self._jobs[job.request.seq]
         self.quarantined += 1
+        self._silent_restarts = 0
         job.done(None)
         self.changed.notify_all()

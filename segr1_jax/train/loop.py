@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Int
 
 from segr1_jax import judge
-from segr1_jax.answer import render
+from segr1_jax.answer import render, stray_points
 from segr1_jax.data.pipeline import Sample
 from segr1_jax.errors import UserError
 from segr1_jax.grpo.advantages import completion_weights, group_advantages
@@ -32,7 +32,7 @@ from segr1_jax.update import TrainBatch
 
 TERMS = ("format", "iou", "s_measure")
 QUARANTINE_SHARE = 0.01  # of a run's requests that may stay unscored, once they are more than the floor
-QUARANTINE_FLOOR = 3
+QUARANTINE_FLOOR = 3  # images: all answers on them and their encoding
 
 
 def run_sft(config: RunConfig) -> None:
@@ -86,7 +86,7 @@ def run_grpo(config: RunConfig) -> None:
                 metrics = jax.device_get(metrics)
             figures = {f"sidecar/{name}": value for name, value in client.stats().figures_since(before).items()}
             _close_step(run, client, step, metrics | _group_figures(judged, groups) | figures)
-            _check_quarantine(figures, counted=client.stats().totals["scores"])
+            _check_quarantine(run, client)
         closing_report(run, client)
 
 
@@ -120,6 +120,7 @@ def _group_figures(judged: Sequence[Judged], groups: Sequence[Sequence[Completio
     figures |= {"valid": valid.mean(), "reward": totals.mean(), "reward_std": totals_BG.std(axis=1, ddof=1).mean()}
     figures["dead_groups"] = np.mean(np.ptp(totals_BG, axis=1) == 0)
     figures["length"] = np.mean([len(completion.token_ids) for group in groups for completion in group])
+    figures["stray_points"] = np.mean([stray_points(item.answer) if item.answer else 0 for item in judged])
     figures["finished"] = np.mean([completion.finished for group in groups for completion in group])
     statuses = Counter(reward.parse for reward in rewards)
     figures |= {f"parse/{status.value}": statuses[status] / len(rewards) for status in type(rewards[0].parse)}
@@ -133,11 +134,12 @@ def _encode(run: Run, client: RewardClient, samples: Sequence[Sample]) -> None:
         judge.encode(client, sample.example, legacy=run.config.reward.legacy)
 
 
-def _check_quarantine(figures: dict[str, float], counted: int) -> None:
+def _check_quarantine(run: Run, client: RewardClient) -> None:
     """A few masks that cannot be scored cost their completions; many mean that the sidecar, not the answers, is at fault."""
-    allowed = max(QUARANTINE_SHARE * counted, QUARANTINE_FLOOR)
-    if figures["sidecar/quarantined"] > allowed:
-        got = f"{figures['sidecar/quarantined']:.0f} of {counted}"
+    totals = client.stats().totals
+    allowed = max(QUARANTINE_SHARE * totals["scores"], QUARANTINE_FLOOR * (run.config.rollout.group + 1))
+    if totals["quarantined"] > allowed:
+        got = f"{totals['quarantined']} beside {totals['scores']} scored ones"
         raise UserError(
             "reward sidecar",
             expected=f"at most {QUARANTINE_SHARE:.0%} of the requests in quarantine",

@@ -1,0 +1,138 @@
+"""What the mask reward costs a training step: GRPO with the sidecar against the same GRPO with the same rewards read from a file.
+
+    .venv/bin/python launch/bench_overlap.py configs/quickstart_grpo.yaml policy.path=runs/quickstart/sft --steps 30
+
+Two runs, one after the other in one process: the first records every score while it measures, the second replays them, so both make
+the same updates (checked). Printed: median seconds per step of both, their ratio, and where the time of the first went. Nothing else
+should run on the machine.
+"""
+
+import argparse
+import dataclasses
+import statistics
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from segr1_jax.reward.client import RewardClient, Stats
+from segr1_jax.train import loop
+from segr1_jax.train.config import RunConfig
+from segr1_jax.train.load_config import load_config
+from segr1_jax.train.metrics import read_metrics
+from segr1_jax.train.rundir import RunDir
+from segr1_jax.train.runtime import prepare_runtime
+from segr1_jax.types import Score, ScoreRequest, ScoreStatus
+
+WARM_UP = 3  # steps left out: compilation and first touches
+SHOWN = ("wait_s", "busy_s", "trainer_busy_s", "encodes", "encode_ms", "scores", "decode_ms", "cache_hits")
+
+
+class Recording(RewardClient):
+    """The real client, keeping every score it gives."""
+
+    kept: list[list[Score]]
+
+    def collect(self, number: int) -> list[Score]:
+        scores = super().collect(number)
+        self.kept.append(scores)
+        return scores
+
+
+class Replay:
+    """The scores of a file, in the order in which they were collected; asks no sidecar."""
+
+    def __init__(self, path: Path):
+        with np.load(path) as held:
+            self._sizes, self._numbers, self._shapes = iter(held["sizes"].tolist()), iter(held["numbers"]), iter(held["shapes"].tolist())
+            self._masks = held["masks"]
+        self._at = 0
+
+    def __enter__(self) -> "Replay":
+        return self
+
+    def __exit__(self, *exception) -> None:
+        pass
+
+    def encode(self, image: np.ndarray) -> None:
+        pass
+
+    def submit(self, requests: Sequence[ScoreRequest]) -> int:
+        return len(requests)
+
+    def collect(self, count: int) -> list[Score]:
+        recorded = next(self._sizes)
+        if recorded != count:
+            raise RuntimeError(f"the replayed run asks for {count} scores where the recorded one got {recorded}: they differ")
+        return [self._score() for _ in range(count)]
+
+    def stats(self) -> Stats:
+        return Stats(Counter(), time.perf_counter())
+
+    def _score(self) -> Score:
+        (iou, s_measure), (height, width) = next(self._numbers).tolist(), next(self._shapes)
+        if not height:
+            return Score(ScoreStatus.OK, iou, s_measure)
+        packed = self._masks[self._at : self._at + (height * width + 7) // 8]
+        self._at += packed.size
+        return Score(ScoreStatus.OK, iou, s_measure, np.unpackbits(packed, count=height * width).reshape(height, width).astype(bool))
+
+
+def save(kept: list[list[Score]], path: Path) -> None:
+    """Write recorded scores for Replay."""
+    scores = [score for scores in kept for score in scores]
+    masks = [np.packbits(score.mask) for score in scores if score.mask is not None]
+    np.savez(
+        path,
+        sizes=[len(scores) for scores in kept],
+        numbers=np.array([(score.iou, score.s_measure) for score in scores]),
+        shapes=np.array([(0, 0) if score.mask is None else score.mask.shape for score in scores]),
+        masks=np.concatenate([np.zeros(0, np.uint8), *masks]),
+    )
+
+
+def train(config: RunConfig, run_dir: Path, client) -> list[dict]:
+    """Run GRPO with `client` in the real one's place; returns the metric lines of its steps after the warm-up."""
+    loop.RewardClient = lambda *_: client
+    loop.run_grpo(dataclasses.replace(config, run_dir=str(run_dir)))
+    return [line for line in read_metrics(RunDir(run_dir)) if "reward" in line][WARM_UP:]
+
+
+def step_seconds(lines: list[dict]) -> float:
+    return statistics.median(line["sidecar/trainer_busy_s"] + line["sidecar/wait_s"] for line in lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("config")
+    parser.add_argument("overrides", nargs="*")
+    parser.add_argument("--steps", type=int, default=30)
+    options = parser.parse_intermixed_args()
+    steps = [f"steps={options.steps}", "eval_every=0", f"save_every={options.steps}"]
+    config = load_config(options.config, [*steps, *options.overrides])
+    prepare_runtime(deterministic=config.deterministic, memory_share=config.reward.share_of_jax)
+    with tempfile.TemporaryDirectory() as folder:
+        live_client = Recording(config.reward)
+        live_client.kept = []
+        live = train(config, Path(folder) / "live", live_client)
+        save(live_client.kept, scores := Path(folder) / "scores.npz")
+        replayed = train(config, Path(folder) / "replayed", Replay(scores))
+    if [line["loss"] for line in live] != [line["loss"] for line in replayed]:
+        raise SystemExit("the two runs took different steps: the ratio would mean nothing")
+    report(live, replayed)
+
+
+def report(live: list[dict], replayed: list[dict]) -> None:
+    """Print the comparison."""
+    seconds, without = step_seconds(live), step_seconds(replayed)
+    print(f"\nmedian of {len(live)} steps: {seconds:.3f} s with the sidecar, {without:.3f} s with replayed rewards")
+    print(f"ratio {seconds / without:.3f}; of the first, per step:")
+    for name in SHOWN:
+        print(f"  {name:<16} {statistics.mean(line[f'sidecar/{name}'] for line in live):.3f}")
+
+
+if __name__ == "__main__":
+    main()
