@@ -1,45 +1,33 @@
 """The parser against a slow, obviously correct one (regular expressions over the whole text) and hand-written cases."""
 
-import re
+import importlib.util
 import time
+from collections import Counter
+from random import Random
 
 import numpy as np
 import pytest
+from answer_oracle import FRAME, LONGEST, SNIPPETS, random_text, slow_parse
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import segr1_jax.answer
 from segr1_jax.answer import AnswerLimits, parse, render, sam_prompts, stray_points
 from segr1_jax.types import Answer, Frame, ParseStatus
 
-FRAME = Frame(168, 140)
 GOOD = "<think>a fish</think> <bbox>[1,2,30,40]</bbox>, <points>[[5,6],[7,8]]</points>, <labels>[1,0]</labels>"
 MAX_DECADE_GROWTH = 12.0  # linear is 10; the rest is timer noise
-
-S = r"[ \t\r\n]*"
-SEP = rf"{S},?{S}"
-NUM = r"[0-9]+"
-# Two numbers in a row need a comma or a space between them, else they are one number.
-APART = rf"(?:{S},{S}|[ \t\r\n]+)"
-PAIR = rf"\[{S}{NUM}{APART}{NUM}{S}\]"
-BOX = rf"<bbox>{S}\[{S}{NUM}{APART}{NUM}{APART}{NUM}{APART}{NUM}{S}\]{S}</bbox>"
-POINTS = rf"<points>{S}\[{S}{PAIR}(?:{SEP}{PAIR})*{S}\]{S}</points>"
-LABELS = rf"<labels>{S}\[{S}0*[01](?:{APART}0*[01])*{S}\]{S}</labels>"
-THINK = r"<think>(?P<think>(?:(?!</?think>)[\s\S])*)</think>"
-WHOLE = re.compile(rf"{S}{THINK}{SEP}(?P<boxes>{BOX}(?:{SEP}{BOX})*){SEP}(?P<points>{POINTS}){SEP}(?P<labels>{LABELS}){S}")
+CLOCK_S = 2e-5  # added to every time: texts refused at their first characters take less than the clock can tell
+ROUNDS = 7
+LONG = 10_000
 
 
-def slow_parse(text, frame):
-    match = WHOLE.fullmatch(text)
-    if match is None:
-        return None
-    numbers = [int(n) for n in re.findall(NUM, match["boxes"])]
-    boxes = tuple(tuple(numbers[i : i + 4]) for i in range(0, len(numbers), 4))
-    numbers = [int(n) for n in re.findall(NUM, match["points"])]
-    points = tuple(tuple(numbers[i : i + 2]) for i in range(0, len(numbers), 2))
-    labels = tuple(int(n) for n in re.findall(NUM, match["labels"]))
-    inside = all(x <= frame.width and y <= frame.height for x, y in [*points, *(b[:2] for b in boxes), *(b[2:] for b in boxes)])
-    sane = all(x1 < x2 and y1 < y2 for x1, y1, x2, y2 in boxes) and len(labels) == len(points)
-    return Answer(match["think"], boxes, points, labels, frame) if inside and sane else None
+@pytest.fixture(scope="module")
+def plain_parse():
+    """The parser without the type checks that conftest.py puts into the package: they take many times as long as the parser."""
+    spec = importlib.util.spec_from_file_location("plain_answer", segr1_jax.answer.__file__)
+    spec.loader.exec_module(module := importlib.util.module_from_spec(spec))
+    return module.parse
 
 
 @st.composite
@@ -54,37 +42,12 @@ def answers(draw):
     return Answer(thinking, tuple(box() for _ in range(draw(st.integers(1, 3)))), tuple(points), tuple(labels), FRAME)
 
 
-SNIPPETS = st.sampled_from(
-    [
-        "<think>",
-        "</think>",
-        "<bbox>",
-        "</bbox>",
-        "[",
-        "]",
-        ",",
-        " ",
-        "\n",
-        "0",
-        "1",
-        "9",
-        "99999",
-        "-",
-        ".",
-        "<points>",
-        "</labels>",
-        "²",
-        "",
-    ]
-)
-
-
 @st.composite
 def mutated(draw):
     text = render(draw(answers()))
     for _ in range(draw(st.integers(0, 3))):
         start = draw(st.integers(0, len(text)))
-        text = text[:start] + draw(SNIPPETS) + text[start + draw(st.integers(0, 3)) :]
+        text = text[:start] + draw(st.sampled_from(SNIPPETS)) + text[start + draw(st.integers(0, 3)) :]
     return text
 
 
@@ -105,6 +68,23 @@ def test_agrees_with_the_slow_parser(text):
     answer, status = parse(text, FRAME)
     assert answer == slow_parse(text, FRAME)
     assert (answer is None) == (status is not ParseStatus.OK)
+
+
+@pytest.mark.parametrize(
+    ("count", "seed"), [pytest.param(100_000, 0, id="100k"), pytest.param(1_000_000, 1, id="1M", marks=pytest.mark.slow)]
+)
+def test_agrees_with_the_slow_parser_on_many_answers(count, seed, plain_parse):
+    rng, met = Random(seed), Counter()
+    for _ in range(count):
+        text, task, limits = random_text(rng)
+        answer, status = plain_parse(text, FRAME, task=task, limits=limits)
+        assert answer == slow_parse(text, FRAME, task, limits), (text, task, limits)
+        assert (answer is None) == (status is not ParseStatus.OK)
+        met[status] += 1
+        met["long answers"] += answer is not None and len(text) > LONG
+    assert set(ParseStatus) <= set(met)  # every way to fail was met, and enough that is right
+    assert met[ParseStatus.OK] > count / 4
+    assert met["long answers"] > count / 10_000
 
 
 @given(st.text(), st.sampled_from(["rl", "prerl", "sft"]))
@@ -157,18 +137,39 @@ def test_every_other_status_is_covered():
     assert parse("", FRAME)[1] is ParseStatus.MISSING_THINK
 
 
-@pytest.mark.parametrize("piece", ["9", "[", "[1,", "<think>", "<bbox>", "1 "])
-def test_time_grows_linearly(piece):
-    def seconds(size):
-        text = GOOD.split("[1,2")[0] + piece * (size // len(piece))
-        runs = []
-        for _ in range(5):
-            start = time.process_time()
-            parse(text, FRAME, limits=AnswerLimits(max_chars=10**7, max_points=10**7))
-            runs.append(time.process_time() - start)
-        return max(min(runs), 1e-3)  # below a millisecond the clock decides
+BEFORE = {
+    "think": "<think>",
+    "boxes": "<think></think>",
+    "box": "<think></think><bbox>[",
+    "points": "<think></think><bbox>[1,2,3,4]</bbox><points>[",
+    "labels": "<think></think><bbox>[1,2,3,4]</bbox><points>[[1,2]]</points><labels>[",
+}
 
-    assert seconds(1_000_000) / seconds(100_000) <= MAX_DECADE_GROWTH
+
+@pytest.mark.parametrize(
+    ("place", "piece"),
+    [
+        *(("think", piece) for piece in ("a", "<think", "</think", "<think>", "<", "\n")),
+        *(("boxes", piece) for piece in (" ", "<bbox>[1,2,3,4]</bbox>", "<bbox>[1,2,3,4]</bbox>\n,  ", "<bbox>", "<bbox")),
+        *(("box", piece) for piece in ("9", "0", " ", "1 ", "1,", "[", "[1,")),
+        *(("points", piece) for piece in ("[1,2]", "[1 , 2] , ", "[[", "[1,", "[0000", "]")),
+        *(("labels", piece) for piece in ("1,", "1 ", "0", " \t", "1,,")),
+    ],
+)
+def test_time_grows_linearly(place, piece, plain_parse):
+    limits = AnswerLimits(max_chars=10**6, max_boxes=10**6, max_points=10**6)
+
+    texts = {size: (BEFORE[place] + piece * (size // len(piece)))[:size] for size in (1000, 10_000, LONGEST)}
+    least = dict.fromkeys(texts, float("inf"))
+    for _ in range(ROUNDS):  # all sizes in turn, so that a slow spell of the machine meets all of them
+        for size, text in texts.items():
+            repeats = LONGEST // size
+            start = time.process_time()
+            for _ in range(repeats):
+                plain_parse(text, FRAME, limits=limits)
+            least[size] = min(least[size], (time.process_time() - start) / repeats + CLOCK_S)
+    assert least[10_000] <= MAX_DECADE_GROWTH * least[1000]
+    assert least[LONGEST] <= MAX_DECADE_GROWTH * least[10_000]
 
 
 def test_points_go_to_the_boxes_that_hold_them():

@@ -1,6 +1,6 @@
-"""From per-sample rows to the figures of a table, and the best constant answer as a baseline.
+"""From per-sample rows to the figures of a table, the best constant answer as a baseline, and the S-measure of grey maps.
 
-Shape legend: H W native pixels; N masks; E = GRID + 1 grid lines.
+Shape legend: H W native pixels; h w those of a quadrant; K those of a region; N masks; E = GRID + 1 grid lines.
 """
 
 import itertools
@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float
 
+from segr1_jax.reward.scores import ALPHA, EPS
 from segr1_jax.types import ParseStatus
 
 TERMS = ("iou", "s_measure", "mae")
@@ -62,6 +63,38 @@ def standard_error(values_N: Float[np.ndarray, " N"]) -> float:
 def mean_absolute_error(prediction_HW: Bool[np.ndarray, "H W"], truth_HW: Bool[np.ndarray, "H W"]) -> float:
     """MAE of binary masks: the share of pixels that differ (Perazzi et al. 2012)."""
     return float(np.mean(prediction_HW != truth_HW))
+
+
+def soft_s_measure(prediction_HW: Float[np.ndarray, "H W"], truth_HW: Bool[np.ndarray, "H W"]) -> float:
+    """S-measure (Fan et al. 2017, alpha 0.5) of a grey map in [0, 1], such as the saliency maps of other methods.
+
+    The edge cases are those of the table in `reward.scores`, whose `s_measure` gives the same for masks, much faster.
+    """
+    share = float(np.mean(truth_HW))
+    if share in (0, 1):
+        return float(1 - np.mean(prediction_HW) if share == 0 else np.mean(prediction_HW))
+    by_object = share * _object_similarity(prediction_HW[truth_HW]) + (1 - share) * _object_similarity(1 - prediction_HW[~truth_HW])
+    split_y, split_x = (int(np.round(np.mean(axis))) + 1 for axis in np.nonzero(truth_HW))
+    quadrants = itertools.product((slice(split_y), slice(split_y, None)), (slice(split_x), slice(split_x, None)))
+    parts = [(prediction_HW[quadrant], truth_HW[quadrant]) for quadrant in quadrants]
+    by_region = sum(_ssim(prediction_hw, truth_hw) * truth_hw.size / truth_HW.size for prediction_hw, truth_hw in parts if truth_hw.size)
+    return max(0.0, ALPHA * by_object + (1 - ALPHA) * by_region)
+
+
+def _object_similarity(values_K: Float[np.ndarray, " K"]) -> float:
+    mean = float(np.mean(values_K))
+    deviation = float(np.std(values_K, ddof=1)) if len(values_K) > 1 else 0.0
+    return 2 * mean / (mean**2 + 1 + deviation + EPS)
+
+
+def _ssim(prediction_hw: Float[np.ndarray, "h w"], truth_hw: Bool[np.ndarray, "h w"]) -> float:
+    mean_p, mean_g, freedom = np.mean(prediction_hw), np.mean(truth_hw), max(1, truth_hw.size - 1)
+    off_p, off_g = prediction_hw - mean_p, truth_hw - mean_g
+    above = 4 * mean_p * mean_g * np.sum(off_p * off_g) / freedom
+    below = (mean_p**2 + mean_g**2) * (np.sum(off_p**2) + np.sum(off_g**2)) / freedom
+    if above != 0:
+        return float(above / (below + EPS))
+    return 1.0 if below == 0 else 0.0
 
 
 def best_constant_box(masks: Sequence[Bool[np.ndarray, "_H _W"]]) -> tuple[float, float, float, float]:

@@ -1,12 +1,15 @@
-"""Figures of the table against hand-worked numbers, and the constant box against brute force."""
+"""Figures of the table against hand-worked numbers, the constant box against brute force, S-measures against MATLAB's."""
 
+import csv
 import itertools
 import math
 
 import numpy as np
 import pytest
+from PIL import Image
+from tolerances import TOL_GOLDEN
 
-from segr1_jax.eval.metrics import EvalRow, aggregate, best_constant_box, mean_absolute_error
+from segr1_jax.eval.metrics import EvalRow, aggregate, best_constant_box, mean_absolute_error, soft_s_measure
 from segr1_jax.eval.table import markdown_table
 from segr1_jax.types import ParseStatus
 
@@ -36,6 +39,16 @@ def test_mean_absolute_error_is_the_share_of_differing_pixels():
     prediction = truth.copy()
     prediction[1, :3] = True
     assert mean_absolute_error(prediction, truth) == 3 / 20
+
+
+def test_soft_s_measure_equals_the_authors_matlab_code(shared):
+    """DSS saliency maps of 40 SOD images, scored by sal_eval_toolbox; each map spans 0 to 255, so its normalisation changes nothing."""
+    golden = shared / "data/metrics_golden"
+    rows = list(csv.DictReader((golden / "per_image_matlab.csv").open()))
+    assert len(rows) == 40
+    for row in rows:
+        prediction, truth = (np.asarray(Image.open(golden / folder / f"{row['id']}.png")) for folder in ("pred_DSS", "gt"))
+        assert soft_s_measure(prediction / 255, truth.astype(bool)) == pytest.approx(float(row["S_measure"]), abs=TOL_GOLDEN)
 
 
 def test_constant_box_of_one_rectangle_is_the_rectangle():

@@ -3,6 +3,7 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 from random_prompts import random_prompt
+from sam2.build_sam import build_sam2
 from sam2.sam2_image_predictor import SAM2ImagePredictor
 
 from segr1_jax.data.config import DataConfig
@@ -29,22 +30,60 @@ def _predictor(model, image):
     return predictor
 
 
+def _image(rng, height, width):
+    return rng.integers(0, 256, (height // 8 + 1, width // 8 + 1, 3), np.uint8).repeat(8, 0).repeat(8, 1)[:height, :width]
+
+
+def _assert_masks_equal(sam2, embedding, predictor, prompts):
+    """Each prompt's mask and the joined one, pixel for pixel; returns the share of each mask that is set."""
+    masks = []
+    for prompt in prompts:
+        points = {"point_coords": prompt.points, "point_labels": prompt.labels} if len(prompt.labels) else {}
+        masks.append(predictor.predict(box=prompt.box, multimask_output=False, **points)[0][0].astype(bool))
+        np.testing.assert_array_equal(sam2.decode(embedding, [prompt]), masks[-1])
+    np.testing.assert_array_equal(sam2.decode(embedding, prompts), np.any(masks, axis=0))
+    return [mask.mean() for mask in masks]
+
+
+def _prompts(rng, height, width):
+    return [random_prompt(rng, height, width, box=box, points=k) for box, k in ((True, 0), (True, 3), (False, 1), (True, 3))]
+
+
 @pytest.mark.parametrize("name", ["nano", "photo"])
 @pytest.mark.parametrize("postprocessing", [False, True])
 def test_masks_equal_the_predictors(name, postprocessing, request):
     model, rng = _model(name, postprocessing, request), np.random.default_rng(1)
     sam2 = Sam2(model)
     for height, width in ((168, 168), (90, 151), (300, 210)):
-        image = rng.integers(0, 256, (height // 8 + 1, width // 8 + 1, 3), np.uint8).repeat(8, 0).repeat(8, 1)[:height, :width]
-        embedding, predictor = sam2.encode(image), _predictor(model, image)
-        prompts = [random_prompt(rng, height, width, box=box, points=k) for box, k in ((True, 0), (True, 3), (False, 1), (True, 3))]
-        joined = np.zeros((height, width), bool)
-        for prompt in prompts:
-            points = {"point_coords": prompt.points, "point_labels": prompt.labels} if len(prompt.labels) else {}
-            expected = predictor.predict(box=prompt.box, multimask_output=False, **points)[0][0].astype(bool)
-            np.testing.assert_array_equal(sam2.decode(embedding, [prompt]), expected)
-            joined |= expected
-        np.testing.assert_array_equal(sam2.decode(embedding, prompts), joined)
+        image = _image(rng, height, width)
+        _assert_masks_equal(sam2, sam2.encode(image), _predictor(model, image), _prompts(rng, height, width))
+
+
+def _twins(size):
+    """Ours and build_sam2's model of a size that is published, with the same random weights."""
+    name = f"configs/sam2.1/sam2.1_hiera_{size}.yaml"
+    torch.manual_seed(0)
+    ours = build_model(name, None, postprocessing=True)
+    torch.manual_seed(0)
+    return ours, build_sam2(name, device="cpu")
+
+
+@pytest.mark.parametrize("size", ["t", pytest.param("l", marks=pytest.mark.slow)])
+def test_masks_of_published_sizes_equal_the_predictors(size):
+    """As made, random weights give logits within 0.6: SAM2 calls them unstable and takes the best of its three other masks. A hundred
+    times those logits are stable, and it takes the single mask."""
+    (ours, theirs), rng = _twins(size), np.random.default_rng(1)
+    sam2, image = Sam2(ours), _image(rng, 300, 210)
+    embedding, predictor = sam2.encode(image), _predictor(theirs, image)
+    prompts = _prompts(rng, 300, 210)
+    shares = _assert_masks_equal(sam2, embedding, predictor, prompts)
+    with torch.no_grad():
+        for model in (ours, theirs):
+            for part in model.sam_mask_decoder.output_hypernetworks_mlps[0].layers[-1].parameters():
+                part.mul_(100)
+    shares += _assert_masks_equal(sam2, embedding, predictor, prompts)
+    assert 0.1 < min(shares) < max(shares) < 0.9  # neither empty nor full
+    assert len(set(shares)) == len(shares)  # every prompt, and both choices, gave another mask
 
 
 def test_no_prompt_gives_an_empty_mask_and_capped_masks_keep_native_coordinates():
@@ -73,13 +112,11 @@ def test_a_target_that_is_no_sam2_class_is_refused_and_not_run(tmp_path, target)
     assert not marker.exists()
 
 
-def test_a_config_inside_the_sam2_package_is_found_by_name():
-    from sam2.build_sam import build_sam2
-
-    name = "configs/sam2.1/sam2.1_hiera_t.yaml"
-    ours = build_model(name, None, postprocessing=True)
-    theirs = build_sam2(name, device="cpu")
-    assert {k: v.shape for k, v in ours.state_dict().items()} == {k: v.shape for k, v in theirs.state_dict().items()}
+def test_a_config_inside_the_sam2_package_is_built_as_build_sam2_does():
+    ours, theirs = _twins("t")
+    weights, expected = ours.state_dict(), theirs.state_dict()
+    assert weights.keys() == expected.keys()
+    assert all(torch.equal(weights[name], expected[name]) for name in expected)
     for field in ("dynamic_multimask_via_stability", "dynamic_multimask_stability_delta", "dynamic_multimask_stability_thresh"):
         assert getattr(ours.sam_mask_decoder, field) == getattr(theirs.sam_mask_decoder, field)
 

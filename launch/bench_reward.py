@@ -1,0 +1,122 @@
+"""How much faster is the reward of a group than the reference procedure? Both in one run on the same images, answers and weights.
+
+    python launch/bench_reward.py ../shared/bench/reference_reward.py [--threads 1] [--rounds 3]
+
+A group is 8 answers of 2 boxes, 2 points in each, about one image of 756 x 756 pixels; the model is SAM2.1 tiny with random weights,
+float32, on the CPU. The reference sets the image anew for every box; ours goes through the sidecar with an empty cache (cold), then once
+more (warm). Needs pysodmetrics beside torch and sam2 (numpy < 2.3.5). Exit status 1 where scores differ or a ratio is not reached.
+"""
+
+import argparse
+import importlib.util
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from sam2.sam2_image_predictor import SAM2ImagePredictor
+
+from segr1_jax.answer import sam_prompts
+from segr1_jax.data.config import DataConfig
+from segr1_jax.data.synthetic import generate
+from segr1_jax.reward.client import RewardClient
+from segr1_jax.reward.config import RewardConfig
+from segr1_jax.reward.sam2_model import build_model
+from segr1_jax.types import Answer, Example, Score, ScoreRequest
+
+SAM2 = "configs/sam2.1/sam2.1_hiera_t.yaml"
+SIDE = 756
+ANSWERS, BOXES, POINTS = 8, 2, 2
+WANTED_RATIOS = {"cold": 10, "warm": 30}
+TOLERANCE = 1e-9  # of the S-measure; IoUs are equal
+
+
+class CountingPredictor(SAM2ImagePredictor):
+    """The reference's predictor; counts how often an image is encoded."""
+
+    encodes = 0
+
+    def set_image(self, image) -> None:
+        self.encodes += 1
+        super().set_image(image)
+
+
+def random_answers(example: Example, rng: np.random.Generator) -> list[Answer]:
+    """Answers whose boxes are at least a tenth of a side wide, each with its points inside."""
+    answers = []
+    for _ in range(ANSWERS):
+        corner_B2 = rng.integers(0, SIDE // 2, (BOXES, 2))
+        size_B2 = rng.integers(SIDE // 10, SIDE // 2, (BOXES, 2))
+        points_BK2 = corner_B2[:, None] + (rng.random((BOXES, POINTS, 2)) * size_B2[:, None]).astype(int)
+        boxes = tuple(map(tuple, np.concatenate([corner_B2, corner_B2 + size_B2], axis=1).tolist()))
+        labels = (1, *rng.integers(0, 2, BOXES * POINTS - 1).tolist())
+        answers.append(Answer("", boxes, tuple(map(tuple, points_BK2.reshape(-1, 2).tolist())), labels, example.frame))
+    return answers
+
+
+def timed(call, *arguments):
+    began = time.perf_counter()
+    result = call(*arguments)
+    return time.perf_counter() - began, result
+
+
+def load_reference(path: Path):
+    spec = importlib.util.spec_from_file_location("reference_reward", path)
+    spec.loader.exec_module(module := importlib.util.module_from_spec(spec))
+    return module.score_group
+
+
+def agree(ours: list[Score], theirs: list[tuple[float, float]]) -> bool:
+    """IoUs equal and S-measures within the tolerance, where the reference has one."""
+    return all(o.iou == iou and not abs(o.s_measure - s) > TOLERANCE for o, (iou, s) in zip(ours, theirs, strict=True))
+
+
+def run_round(index: int, client: RewardClient, predictor: CountingPredictor, score_group) -> tuple[list[float], bool]:
+    """Seconds of the reference, of ours cold and of ours warm, on an image not seen before; and whether all scores agree."""
+    example = generate(DataConfig(size=SIDE), index)
+    answers = random_answers(example, np.random.default_rng(index))
+    requests = [ScoreRequest(example.image, example.mask, sam_prompts(answer, example.frame)) for answer in answers]
+    plain = [(answer.boxes, answer.points, answer.labels) for answer in answers]
+
+    def score():
+        return client.collect(client.submit(requests))
+
+    cold_s, cold = timed(score)
+    reference_s, theirs = timed(score_group, predictor, example.image, example.mask, plain)
+    warm_s, warm = timed(score)
+    return [reference_s, cold_s, warm_s], agree(cold, theirs) and agree(warm, theirs)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("reference", type=Path)
+    parser.add_argument("--threads", type=int, default=1, help="torch threads of either side")
+    parser.add_argument("--rounds", type=int, default=3)
+    options = parser.parse_args()
+    score_group = load_reference(options.reference)
+    torch.set_num_threads(options.threads)
+    torch.manual_seed(0)
+    predictor = CountingPredictor(build_model(SAM2, None, postprocessing=True))
+    rounds, same = [], True
+    with tempfile.TemporaryDirectory() as folder:
+        torch.save({"model": predictor.model.state_dict()}, weights := Path(folder) / "tiny.pt")
+        with RewardClient(RewardConfig(sam2_config=SAM2, sam2_checkpoint=str(weights), threads=options.threads)) as client:
+            for index in range(options.rounds):
+                times, agreed = run_round(index, client, predictor, score_group)
+                print("round {}: reference {:.2f} s, cold {:.2f} s, warm {:.2f} s".format(index, *times), flush=True)
+                rounds.append(times)
+                same &= agreed
+            totals = client.stats().totals
+    ratios = {name: statistics.median(times[0] / times[at] for times in rounds) for at, name in enumerate(WANTED_RATIOS, 1)}
+    print(f"encodes per group: reference {predictor.encodes / options.rounds:g}, ours {totals['encodes'] / options.rounds:g}")
+    encode_s, decode_s = totals["encode_s"] / totals["encodes"], totals["decode_s"] / totals["scores"]
+    print(f"ours: encode {encode_s:.3f} s, the rest {decode_s:.3f} s per answer; scores agree: {same}")
+    print(f"median ratio cold {ratios['cold']:.1f}, warm {ratios['warm']:.1f}")
+    return int(not same or any(ratios[name] < wanted for name, wanted in WANTED_RATIOS.items()))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
