@@ -94,8 +94,8 @@ def test_rewards_equal_the_formula_and_a_group_is_encoded_once(folder, clients, 
     assert [row["id"] for row in found] == ["first", *map(str, range(2, 25))]
     assert all(row["total"] == found[0]["total"] for row in found[3:23])
     assert found[2]["iou"] == iou(mask, truth_of(folder, "b"))
-    assert clients[0].stats()["encodes"] == 2
-    assert clients[0].stats()["scores"] == 23
+    assert clients[0].stats().totals["encodes"] == 2
+    assert clients[0].stats().totals["scores"] == 23
     with Image.open(folder / "masks/0000001.png") as written:
         np.testing.assert_array_equal(np.asarray(written), mask.astype(np.uint8) * 255)
     assert not (folder / "masks/0000002.png").exists()
@@ -173,7 +173,7 @@ def test_legacy_rewards(folder, clients):
     assert main(command(folder, line("a", BOXED), line("a", BOXED), extra=["prompt.frame=756", "reward.legacy=true"])) == 0
     first, second = rows(folder)
     assert first["total"] == second["total"] == pytest.approx(1 + 0.7 * first["iou"] + 0.3 * first["s_measure"])
-    assert clients[0].stats()["encodes"] == 1
+    assert clients[0].stats().totals["encodes"] == 1
 
 
 @pytest.mark.parametrize(

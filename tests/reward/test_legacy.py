@@ -87,7 +87,7 @@ def test_the_whole_path_scores_what_sam2_makes_of_unconverted_coordinates(photo)
         judge.encode(client, photo, legacy=True)
         texts = [AnswerText(photo, text), AnswerText(photo, "no answer"), AnswerText(photo, text)]
         found = judge.collect(client, judge.submit(client, texts, Frame(756, 756), "rl", legacy=True), RewardWeights())
-        assert client.stats()["encodes"] == 1
+        assert client.stats().totals["encodes"] == 1
     assert [item.reward.parse for item in found] == [ParseStatus.OK, ParseStatus.MISSING_THINK, ParseStatus.OK]
     expected = 1 + 0.7 * (mask & truth).sum() / (mask | truth).sum() + 0.3 * (1 - mask.mean())
     assert [found[0].reward.total, found[2].reward.total] == pytest.approx([expected] * 2, abs=1e-12)
