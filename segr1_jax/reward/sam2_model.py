@@ -73,6 +73,8 @@ class Sam2:
         self.retries = 0
         self._transforms = SAM2Transforms(resolution=model.image_size, mask_threshold=MASK_THRESHOLD)
         self._autocast = torch.autocast(self.device.type, dtype=torch.bfloat16) if dtype == "bfloat16" else contextlib.nullcontext()
+        with torch.inference_mode(), self._autocast:
+            self._grid_pe_1chw = self.model.sam_prompt_encoder.get_dense_pe()  # the same for every image
 
     @torch.inference_mode()
     def encode(self, image_HW3: UInt8[np.ndarray, "H W 3"]) -> Embedding:
@@ -141,7 +143,7 @@ class Sam2:
             sparse, dense = encoder(points=(coords_BK2, labels_BK), boxes=None, masks=None)
             logits_B1hw, *_ = decoder(
                 image_embeddings=image_1chw,
-                image_pe=encoder.get_dense_pe(),
+                image_pe=self._grid_pe_1chw,
                 sparse_prompt_embeddings=sparse,
                 dense_prompt_embeddings=dense,
                 multimask_output=False,

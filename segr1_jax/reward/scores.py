@@ -84,7 +84,8 @@ class _Part(NamedTuple):
 
 def _clean(mask: Bool[np.ndarray, "H W"]) -> Bool[np.ndarray, "H W"]:
     """True as the byte 1. numpy's counts add bytes, and the True of a 1-bit image read by Pillow is 255."""
-    return mask.view(np.uint8) != 0
+    ones = mask.view(np.uint8)
+    return mask if ones.max(initial=0) <= 1 else ones != 0
 
 
 def _count(mask: Bool[np.ndarray, "..."]) -> int:
