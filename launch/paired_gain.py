@@ -37,9 +37,8 @@ def main() -> None:
     gain_N = iou_EN[-options.last :].mean(0) - iou_EN[0]
     root = np.sqrt(len(common))
     print("IoU by step: " + "  ".join(f"{step}: {row.mean():.3f}" for step, row in zip(sorted(steps), iou_EN, strict=True)))
-    print(
-        f"first {iou_EN[0].mean():.3f} (standard error {iou_EN[0].std(ddof=1) / root:.3f}), last {options.last} {iou_EN[-options.last :].mean():.3f}"
-    )
+    first, last = iou_EN[0], iou_EN[-options.last :]
+    print(f"first {first.mean():.3f} (standard error {first.std(ddof=1) / root:.3f}), last {options.last} {last.mean():.3f}")
     error = gain_N.std(ddof=1) / root
     print(f"gain {gain_N.mean():+.4f}, standard error of the differences {error:.4f}: {gain_N.mean() / error:.1f} of them")
 
