@@ -3,7 +3,7 @@
 import json
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import jax
@@ -17,13 +17,14 @@ from segr1_jax.policy.params import STACKED, Params, Policy
 
 SHARD_BYTES = 5 * 10**9
 WEIGHT_SUFFIXES = (".safetensors", ".safetensors.index.json", ".bin", ".pt")
-CARD = "README.md"
+CARD = "README.md"  # never the base's: it speaks of another model
 
 
 def export_policy(
-    params: Params, policy: Policy, base: Path, out: Path, *, card: str, dtype: str = "F32", layout: str = "published"
+    params: Params, policy: Policy, base: Path, out: Path, texts: Mapping[str, str], *, dtype: str = "F32", layout: str = "published"
 ) -> Path:
-    """Write `params` as a directory that transformers and vLLM load; everything but weights and card is copied from `base`.
+    """Write `params` as a directory that transformers and vLLM load; `texts` are files by name; all else but the weights is copied
+    from `base`.
 
     The directory appears whole, by one rename. `dtype` is F32 or BF16; `layout` names the tensors as hf/keys.py lists.
 
@@ -38,10 +39,11 @@ def export_policy(
     partial = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
     try:
         for file in sorted(base.iterdir()):
-            if file.is_file() and not file.name.endswith(WEIGHT_SUFFIXES) and file.name != CARD:
+            if file.is_file() and not file.name.endswith(WEIGHT_SUFFIXES) and file.name not in (CARD, *texts):
                 shutil.copyfile(file, partial / file.name)
         _write_shards(partial, _stored_tensors(params, policy, layout, DTYPES[dtype]))
-        (partial / CARD).write_text(card, encoding="utf-8")
+        for name, text in texts.items():
+            (partial / name).write_text(text, encoding="utf-8")
         partial.chmod(0o755)
         partial.rename(out)
     except BaseException:

@@ -35,7 +35,7 @@ def load(directory):
 def test_round_trip_is_exact_in_both_layouts(base, layout, tmp_path):
     oracle, directory = base
     policy, params = load(directory)
-    out = export_policy(params, policy, directory, tmp_path / "out", card="card\n", layout=layout)
+    out = export_policy(params, policy, directory, tmp_path / "out", {"README.md": "card\n"}, layout=layout)
     again = load(out)[1]
     for name, value in params.items():
         np.testing.assert_array_equal(again[name], value, err_msg=name)
@@ -51,7 +51,7 @@ def test_several_shards_with_index(base, tmp_path, monkeypatch):
     monkeypatch.setattr("segr1_jax.hf.export.SHARD_BYTES", 100_000)
     _, directory = base
     policy, params = load(directory)
-    out = export_policy(params, policy, directory, tmp_path / "out", card="")
+    out = export_policy(params, policy, directory, tmp_path / "out", {})
     files = sorted(path.name for path in out.glob("*.safetensors"))
     assert len(files) > 3
     assert files[0].endswith(f"-of-{len(files):05d}.safetensors")
@@ -63,11 +63,11 @@ def test_several_shards_with_index(base, tmp_path, monkeypatch):
 def test_bfloat16_is_read_and_written(base, tmp_path):
     _, directory = base
     policy, params = load(directory)
-    half = export_policy(params, policy, directory, tmp_path / "half", card="", dtype="BF16")
+    half = export_policy(params, policy, directory, tmp_path / "half", {}, dtype="BF16")
     rounded = load(half)[1]
     for name, value in params.items():
         np.testing.assert_array_equal(rounded[name], value.astype(jax.numpy.bfloat16).astype(np.float32), err_msg=name)
-    again = export_policy(rounded, policy, directory, tmp_path / "again", card="", dtype="BF16")
+    again = export_policy(rounded, policy, directory, tmp_path / "again", {}, dtype="BF16")
     assert (again / "model.safetensors").read_bytes() == (half / "model.safetensors").read_bytes()
 
 
@@ -77,7 +77,7 @@ def test_an_existing_target_is_refused_and_kept(base, tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine.txt").write_text("keep")
     with pytest.raises(UserError, match="does not exist yet"):
-        export_policy(params, policy, directory, tmp_path / "out", card="")
+        export_policy(params, policy, directory, tmp_path / "out", {})
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
     assert (tmp_path / "out" / "mine.txt").read_text() == "keep"
 

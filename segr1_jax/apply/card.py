@@ -1,0 +1,81 @@
+"""The model card of an export: what the policy is, how it was trained, and a script that uses it with transformers and sam2 alone."""
+
+import json
+from importlib.resources import files
+from pathlib import Path
+
+from segr1_jax.policy.params import Policy
+from segr1_jax.prompt.text import messages
+from segr1_jax.train.config import RunConfig
+from segr1_jax.train.load_config import config_hash
+from segr1_jax.train.rundir import RunDir
+from segr1_jax.train.start import Start
+
+OBJECT = "{object}"
+SAMPLING = ("temperature", "top_k", "top_p", "repetition_penalty")  # Qwen2.5-VL's own sets 1.05: it changes repeated coordinates
+HEAD = """---
+library_name: transformers
+pipeline_tag: image-text-to-text
+---
+"""
+# build_sam2 finds only the configurations inside the sam2 package, and adds overrides that suit only models with trained multiple masks.
+PUBLISHED = ("from sam2.build_sam import build_sam2", 'build_sam2(sam2_config, sam2_weights, device="cpu")')
+OWN = (
+    "import hydra, omegaconf, safetensors.torch",
+    "(model := hydra.utils.instantiate(omegaconf.OmegaConf.load(sam2_config).model).eval(), "
+    "model.load_state_dict(safetensors.torch.load_file(sam2_weights)))[0]",
+)
+
+
+def model_card(config: RunConfig, source: Path, start: Start) -> str:
+    """The README of an exported directory. No host names, no absolute paths."""
+    report = RunDir(source).report
+    trained = f"{config.stage}, {start.step} updates of {config.batch} prompts, config hash {config_hash(config)}"
+    table = report.read_text().partition("\n\n")[2] if report.is_file() else "No closing table: the run has not ended.\n"
+    sam2 = config.reward.sam2_config if config.reward.postprocessing else Path(config.reward.sam2_config).name
+    return f"""{HEAD}# Seg-R1 policy
+
+Written by segr1_jax ({trained if start.step else "weights unchanged"}), from {Path(start.base).name}, on {config.data.kind} data.
+It answers with boxes and labelled points in pixels of the {config.prompt.frame} x {config.prompt.frame} frame its image is stretched to;
+SAM2 turns these into a mask. Its reward was given by {sam2 or "the nano SAM2 of segr1_jax (reward/assets)"}.
+
+## Use
+
+`python segment.py IMAGE MASK.png SAM2_CONFIG SAM2_WEIGHTS ["the red fish"]` in this directory, with this as `segment.py`:
+
+```python
+{script(config)}```
+
+It gives the mask of `segr1 predict`. Two things matter: stretch images with Pillow's bicubic filter, and take the Pillow processor
+(`backend="pil"`); the default one of transformers resizes and rounds differently.
+
+## Held-out figures
+
+{table}"""
+
+
+def script(config: RunConfig) -> str:
+    """At most 25 lines of Python that turn an image into a mask with an exported directory, transformers and sam2."""
+    published = config.reward.postprocessing and config.reward.sam2_config
+    sam2_import, sam2_build = PUBLISHED if published else OWN
+    text = files("segr1_jax.apply").joinpath("assets/segment.py.txt").read_text()
+    return text.format(
+        sam2_import=sam2_import,
+        sam2_build=sam2_build,
+        frame=config.prompt.frame,
+        max_tokens=config.rollout.max_tokens,
+    )
+
+
+def conversations(config: RunConfig) -> str:
+    """The messages of this policy's task as JSON: for everything, and for one thing, with OBJECT where its sentence goes."""
+    task = config.prompt.task
+    return json.dumps({"all": messages(task), "one": messages(task, OBJECT)}, indent=2) + "\n"
+
+
+def generation_config(base: Path, policy: Policy) -> str:
+    """The base's generation config made greedy: no penalty on repeated digits, and none of the tokens that our sampler bans."""
+    file = base / "generation_config.json"
+    kept = json.loads(file.read_text()) if file.is_file() else {}
+    kept = {name: value for name, value in kept.items() if name not in SAMPLING}
+    return json.dumps(kept | {"do_sample": False, "suppress_tokens": list(policy.arch.never_sampled)}, indent=2) + "\n"

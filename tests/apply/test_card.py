@@ -1,0 +1,74 @@
+"""The script in an export's model card, run as a reader would run it, gives the masks of `segr1 predict`."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from segr1_jax.apply.card import generation_config
+from segr1_jax.data.config import DataConfig
+from segr1_jax.data.synthetic import generate
+from segr1_jax.hf.load import read_arch
+from segr1_jax.hf.tiny import make_tiny_policy
+from segr1_jax.policy.params import Policy
+from segr1_jax.reward.sam2_model import NANO_CHECKPOINT, NANO_CONFIG
+
+ROOT = Path(__file__).parents[2]
+IMAGES, FEWEST_MASKS, MOST_LINES = 10, 5, 25
+# Long enough for answers that parse; what they say does not matter here.
+SHORT = ["steps=150", "data.count=64", "eval_data.count=16", "eval_batch=16", "batch=8", "eval_every=0", "save_every=150"]
+
+
+def segr1(cwd: Path, *words: str) -> None:
+    environment = os.environ | {"XLA_FLAGS": "", "PYTHONPATH": str(ROOT)}
+    subprocess.run([sys.executable, "-m", "segr1_jax.cli", *words], cwd=cwd, env=environment, check=True)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory) -> Path:
+    """A folder with a run `sft`, its `export`, and photos of several sizes, one of them turned by EXIF."""
+    folder = tmp_path_factory.mktemp("card")
+    make_tiny_policy(folder / "tiny", seed=0)
+    segr1(folder, "sft", str(ROOT / "configs/quickstart_sft.yaml"), "run_dir=sft", "policy.path=tiny", *SHORT)
+    segr1(folder, "export", "sft", "--out", "export")
+    for index in range(IMAGES):
+        picture = Image.fromarray(generate(DataConfig(size=168, seed=5), index).image).resize((120 + 31 * index, 300 - 17 * index))
+        exif = picture.getexif()
+        exif[0x0112] = 6 if index == 3 else 1
+        picture.save(folder / f"{index}.png", exif=exif)
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sentence", [[], ['the "red" fish']], ids=["everything", "sentence"])
+def test_the_cards_script_gives_the_masks_of_predict(trained, sentence, tmp_path):
+    images = [trained / f"{index}.png" for index in range(IMAGES)]
+    options = ["--instruction", *sentence] if sentence else []
+    segr1(trained, "predict", "sft", "--out", str(tmp_path), "--images", *map(str, images), *options)
+    script = re.search(r"```python\n(.*?)```", (trained / "export/README.md").read_text(), re.DOTALL)[1]
+    assert len(script.splitlines()) <= MOST_LINES
+    filled = 0
+    for index, image in enumerate(images):
+        out = tmp_path / f"{index}.png"
+        words = [sys.executable, "-c", script, str(image), str(out), str(NANO_CONFIG), str(NANO_CHECKPOINT), *sentence]
+        subprocess.run(words, cwd=trained / "export", check=True)
+        expected = np.asarray(Image.open(tmp_path / f"{index:06d}_{index}.mask.png")) > 0
+        if json.loads((tmp_path / f"{index:06d}_{index}.json").read_text())["status"] == "ok":
+            np.testing.assert_array_equal(np.asarray(Image.open(out)), expected)
+            filled += bool(expected.any())
+    assert filled >= FEWEST_MASKS
+
+
+def test_generation_is_greedy_without_penalty_and_without_banned_tokens(tmp_path):
+    make_tiny_policy(tmp_path / "tiny", seed=0)
+    policy = Policy(read_arch(tmp_path / "tiny"))
+    published = {"do_sample": True, "temperature": 1e-6, "repetition_penalty": 1.05, "eos_token_id": [7, 8]}
+    (tmp_path / "tiny/generation_config.json").write_text(json.dumps(published))
+    written = json.loads(generation_config(tmp_path / "tiny", policy))
+    assert written == {"do_sample": False, "eos_token_id": [7, 8], "suppress_tokens": list(policy.arch.never_sampled)}
