@@ -144,9 +144,47 @@ def bad_json(copy, _):
     (copy / "config.json").write_text("{")
 
 
+def missing_shard(copy, tensors):
+    weight_map = dict.fromkeys(tensors, "model-00001-of-00002.safetensors") | {next(iter(tensors)): "model-00002-of-00002.safetensors"}
+    (copy / "model.safetensors").rename(copy / "model-00001-of-00002.safetensors")
+    (copy / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+    tensors.clear()
+
+
+def extra_key(_, tensors):
+    tensors["model.layers.99.extra"] = np.zeros(3, np.float32)
+
+
+def wrong_shape(_, tensors):
+    name = next(name for name in tensors if name.endswith("q_proj.weight"))
+    tensors[name] = tensors[name][:, :-1].copy()
+
+
+def wrong_dtype(_, tensors):
+    name = next(name for name in tensors if name.endswith("q_proj.weight"))
+    tensors[name] = tensors[name].astype(np.int8)
+
+
+def untied_where_tied(copy, tensors):
+    config = json.loads((copy / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps(_with_tied_head(config)))
+    tensors["lm_head.weight"] = next(value for name, value in tensors.items() if "embed_tokens" in name) + 1
+
+
+def _with_tied_head(config):
+    return {name: _with_tied_head(value) if isinstance(value, dict) else value for name, value in config.items()} | {
+        "tie_word_embeddings": True
+    }
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
+        (missing_shard, "model-00002-of-00002.safetensors.*no such file"),
+        (extra_key, "unexpected model.layers.99.extra"),
+        (wrong_shape, "q_proj.weight is .*, not "),
+        (wrong_dtype, "q_proj.weight: expected one of F32, F16, BF16, got I8"),
+        (untied_where_tied, "a different head.*tie_word_embeddings"),
         (cut_file, "cut short"),
         (huge_header, "header"),
         (remove_weights, "no such file"),
