@@ -61,7 +61,7 @@ def our_logits(opened: Opened, prompts: list[Prompt], answers: list[Completion])
     """Logits [B, T, V] that predict each answer token, unmasked and untempered."""
     engine = opened.engine
     on_mesh, _ = engine.put_prompts(prompts)
-    batch = answer_batch([answer.token_ids for answer in answers], engine.config.rollout.max_tokens, len(answers))
+    batch = answer_batch([answer.token_ids for answer in answers], engine.config.rollout.max_tokens)
 
     @jax.jit
     def logits(params, prompts, tokens, mask):

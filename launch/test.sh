@@ -16,4 +16,4 @@ bash launch/setup.sh "$(cat "$VENV/segr1-kind" 2>/dev/null || echo cpu)" ${PYTHO
 
 "$VENV/bin/ruff" check --quiet .
 "$VENV/bin/ruff" format --check --quiet .
-exec "$VENV/bin/python" -m pytest -q "$@"
+exec "$VENV/bin/python" -m pytest "$@"

@@ -1,4 +1,4 @@
-"""One optimiser update: score the completions, differentiate a loss, step AdamW.
+"""One optimiser update: score the completions, differentiate a loss over micro-batches, step AdamW.
 
 Shape legend: B prompts; G completions per prompt; T completion tokens.
 """
@@ -40,12 +40,20 @@ def init_state(params: Params, optimizer: optax.GradientTransformation) -> Train
     return TrainState(params, optimizer.init(params), jnp.int32(0))
 
 
-def make_train_step(
-    policy: Policy, loss: LossFn, optimizer: optax.GradientTransformation, *, temperature: float, head_chunk: int, micro_batches: int
-) -> Callable[[TrainState, TrainBatch], tuple[TrainState, dict[str, Array]]]:
-    """A pure function `(state, batch) -> (state, metrics)`, to be jitted (state donated) by the caller.
+class Totals(NamedTuple):
+    """What micro-batches add up to: gradient and metrics, not yet divided by the weight of their completions."""
 
-    The loss weights sum to 1 over the whole batch, so gradients and summed metrics of micro-batches simply add up.
+    gradient: Params
+    sums: dict[str, Float[Array, ""]]
+    maxima: dict[str, Float[Array, ""]]
+    weight: Float[Array, ""]
+
+
+def make_gradient(policy: Policy, loss: LossFn, *, temperature: float, head_chunk: int) -> Callable[[Params, TrainBatch], Totals]:
+    """A pure function `(params, micro-batch) -> Totals`, to be jitted by the caller.
+
+    The loss is a weighted sum over completions, so micro-batches simply add up, and one may be differentiated before the rewards of
+    the next are known.
     """
 
     def objective(params: Params, batch: TrainBatch):
@@ -54,38 +62,27 @@ def make_train_step(
         result = loss(scores.logprobs, scores.entropy, done)
         return result.value, (result.sums, result.maxima)
 
-    def gradients(params: Params, batch: TrainBatch):
-        if micro_batches == 1:
-            grads, (sums, maxima) = jax.grad(objective, has_aux=True)(params, batch)
-            return grads, sums | maxima
-        return _accumulate(jax.grad(objective, has_aux=True), params, batch, micro_batches)
+    def gradient(params: Params, batch: TrainBatch) -> Totals:
+        grads, (sums, maxima) = jax.grad(objective, has_aux=True)(params, batch)
+        return Totals(grads, sums, maxima, jnp.sum(batch.completions.weight))
 
-    def step(state: TrainState, batch: TrainBatch):
-        grads, metrics = gradients(state.params, batch)
+    return gradient
+
+
+def add_totals(a: Totals, b: Totals) -> Totals:
+    """The totals of two micro-batches together."""
+    gradient, sums, weight = jax.tree.map(jnp.add, (a.gradient, a.sums, a.weight), (b.gradient, b.sums, b.weight))
+    return Totals(gradient, sums, jax.tree.map(jnp.maximum, a.maxima, b.maxima), weight)
+
+
+def make_update(optimizer: optax.GradientTransformation) -> Callable[[TrainState, Totals], tuple[TrainState, dict[str, Array]]]:
+    """A pure function `(state, totals) -> (state, metrics)`, to be jitted (both donated) by the caller. No weight leaves all at 0."""
+
+    def update(state: TrainState, totals: Totals):
+        share = 1.0 / jnp.maximum(totals.weight, 1.0)
+        grads, sums = jax.tree.map(lambda total: total * share, (totals.gradient, totals.sums))
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-        return TrainState(params, opt_state, state.step + 1), metrics | {"grad_norm": optax.global_norm(grads)}
+        return TrainState(params, opt_state, state.step + 1), sums | totals.maxima | {"grad_norm": optax.global_norm(grads)}
 
-    return step
-
-
-def _accumulate(grad_fn, params: Params, batch: TrainBatch, micro_batches: int):
-    """Scan over micro-batches. Rows are dealt out in turn, so a batch split over devices stays split in every micro-batch."""
-
-    def deal(x):
-        return jnp.swapaxes(x.reshape(x.shape[0] // micro_batches, micro_batches, *x.shape[1:]), 0, 1)
-
-    def add(total, micro):
-        grads, (sums, maxima) = grad_fn(params, micro)
-        total_grads, total_sums, total_maxima = total
-        return (
-            jax.tree.map(jnp.add, total_grads, grads),
-            jax.tree.map(jnp.add, total_sums, sums),
-            jax.tree.map(jnp.maximum, total_maxima, maxima),
-        ), None
-
-    micros = jax.tree.map(deal, batch)
-    shapes = jax.eval_shape(grad_fn, params, jax.tree.map(lambda x: x[0], micros))
-    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), (shapes[0], *shapes[1]))
-    (grads, sums, maxima), _ = jax.lax.scan(add, zeros, micros)
-    return grads, sums | maxima
+    return update

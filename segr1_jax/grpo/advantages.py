@@ -25,6 +25,5 @@ def group_advantages(rewards_BG: Float[np.ndarray, "B G"], valid_BG: Bool[np.nda
 
 
 def completion_weights(valid_BG: Bool[np.ndarray, "B G"]) -> Float[np.ndarray, "B G"]:
-    """The share of each completion in the batch mean: 1/n over the n completions of groups with at least two valid ones, else 0."""
-    counted = valid_BG & (valid_BG.sum(axis=1, keepdims=True) >= 2)
-    return counted / max(int(counted.sum()), 1)
+    """The weight of each completion in the batch mean: 1 where valid in a group with at least two valid ones, else 0."""
+    return (valid_BG & (valid_BG.sum(axis=1, keepdims=True) >= 2)).astype(np.float64)

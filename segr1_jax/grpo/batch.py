@@ -12,7 +12,7 @@ from segr1_jax.errors import UserError
 
 
 class AnswerBatch(NamedTuple):
-    """Target answers (SFT; G = 1). `weight` is each completion's share of the mean; it sums to 1 over the global batch."""
+    """Target answers (SFT; G = 1). The loss is the mean over completions by `weight`: 1, or 0 for one left out."""
 
     tokens: Any  # int32[B, G, T]
     mask: Any  # bool[B, G, T]
@@ -24,14 +24,14 @@ class GroupBatch(NamedTuple):
 
     tokens: Any  # int32[B, G, T]
     mask: Any  # bool[B, G, T], the end-of-turn token included
-    weight: Any  # float32[B, G]
+    weight: Any  # float32[B, G], as above
     advantages: Any  # float32[B, G]
     sampler_logprobs: Any  # float32[B, G, T]
     reference_logprobs: Any  # float32[B, G, T]
 
 
-def answer_batch(answers: Sequence[np.ndarray], capacity: int, total: int) -> AnswerBatch:
-    """Token ids of one target answer per prompt, padded to `capacity`; `total` is the number of prompts over all processes.
+def answer_batch(answers: Sequence[np.ndarray], capacity: int) -> AnswerBatch:
+    """Token ids of one target answer per prompt, padded to `capacity`.
 
     Raises:
         UserError: an answer longer than `capacity`.
@@ -46,4 +46,4 @@ def answer_batch(answers: Sequence[np.ndarray], capacity: int, total: int) -> An
     for row, ids in enumerate(answers):
         tokens[row, 0, : len(ids)] = ids
         mask[row, 0, : len(ids)] = True
-    return AnswerBatch(tokens, mask, np.full((len(answers), 1), 1.0 / total, np.float32))
+    return AnswerBatch(tokens, mask, np.ones((len(answers), 1), np.float32))

@@ -16,7 +16,10 @@ MAX_LOG_RATIO = 20.0  # exp of an unclipped log-ratio is the commonest NaN in GR
 
 
 class Loss(NamedTuple):
-    """A scalar to minimise; metrics that add up over micro-batches, and metrics that take the maximum."""
+    """A scalar to minimise; metrics that add up over micro-batches, and metrics that take the maximum.
+
+    Value and sums are weighted sums over the completions; whoever adds up the micro-batches divides them by the total weight.
+    """
 
     value: Float[Array, ""]
     sums: dict[str, Float[Array, ""]]
@@ -46,7 +49,7 @@ def clipped_surrogate(ratio: Float[Array, "B G T"], advantages_BG: Float[Array, 
 
 
 def grpo_loss(logprobs: Float[Array, "B G T"], entropy: Float[Array, "B G T"], batch: GroupBatch, objective: ObjectiveConfig) -> Loss:
-    """Mean over completions of the token mean of -(min(ratio A, clip(ratio) A) - beta k3) (Seg-R1; paper.md 1.5).
+    """Sum over completions of the token mean of -(min(ratio A, clip(ratio) A) - beta k3) (Seg-R1; paper.md 1.5).
 
     One update is made per rollout, so the old policy is the current one: ratio = exp(logp - stop_gradient(logp)) = 1, exactly.
     """
@@ -54,15 +57,15 @@ def grpo_loss(logprobs: Float[Array, "B G T"], entropy: Float[Array, "B G T"], b
     kl = k3(logprobs, batch.reference_logprobs)
     per_token = -(clipped_surrogate(ratio, batch.advantages, objective.clip) - objective.beta * kl)
 
-    def mean(values_BGT):
+    def total(values_BGT):
         return jnp.sum(token_mean(values_BGT, batch.mask) * batch.weight)
 
     gap = jnp.where(batch.mask, jnp.abs(logprobs - batch.sampler_logprobs), 0.0)
-    sums = {"loss": mean(per_token), "kl": mean(kl), "entropy": mean(entropy)}
+    sums = {"loss": total(per_token), "kl": total(kl), "entropy": total(entropy)}
     return Loss(sums["loss"], sums, {"sampler_gap": jnp.max(gap)})
 
 
 def answer_loss(logprobs: Float[Array, "B G T"], entropy: Float[Array, "B G T"], batch: AnswerBatch) -> Loss:
-    """Mean over answers of the token mean of -logp; prompt tokens carry no loss."""
+    """Sum over answers of the token mean of -logp; prompt tokens carry no loss."""
     value = jnp.sum(token_mean(-logprobs, batch.mask) * batch.weight)
     return Loss(value, {"loss": value, "entropy": jnp.sum(token_mean(entropy, batch.mask) * batch.weight)}, {})

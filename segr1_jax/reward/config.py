@@ -51,7 +51,7 @@ class RewardConfig:
     host_cache_mb: int = knob(4096, "budget in MB for embeddings moved from a GPU to host memory; without effect on a CPU")
     cache_dir: str = knob("", "folder for embeddings on disk, good over several runs; empty = none. Sidecars and hosts may share it")
     cache_dir_gb: float = knob(50.0, "budget in GB of cache_dir for one model and device; the longest unread embeddings go first")
-    queue: int = knob(64, "requests in flight before submit waits")
+    queue: int = knob(256, "requests in flight before submit waits")
     start_timeout_s: float = knob(120.0, "seconds until a sidecar that does not come up is an error")
     request_timeout_s: float = knob(60.0, "seconds until an unanswered request restarts the sidecar")
     heartbeat_timeout_s: float = knob(20.0, "seconds without a sign of life until the sidecar is restarted")

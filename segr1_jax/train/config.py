@@ -76,7 +76,9 @@ class RunConfig:
     seed: int = knob(0, "seed of data order, sampling and initialisation")
     steps: int = knob(100, "updates to make")
     batch: int = knob(24, "prompts per update, over all processes")
-    micro_batches: int = knob(1, "gradient accumulation: the batch is cut into this many parts")
+    micro_batches: int = knob(
+        1, "gradient accumulation: the batch is cut into this many parts; a part is differentiated while the next is rewarded"
+    )
     eval_every: int = knob(0, "steps between evaluations; 0 = only before the first step and after the last")
     save_every: int = knob(50, "steps between checkpoints")
     keep: int = knob(2, "checkpoints kept")

@@ -1,8 +1,9 @@
 """The policy on its mesh: the jitted functions a run calls, with their shardings. Everything compiled is compiled here."""
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +21,7 @@ from segr1_jax.rollout.sampler import Samples, make_sampler
 from segr1_jax.train.config import RunConfig
 from segr1_jax.train.mesh import Placement
 from segr1_jax.types import Completion, Prompt
-from segr1_jax.update import LossFn, TrainState, init_state, make_train_step
+from segr1_jax.update import LossFn, Totals, TrainState, add_totals, init_state, make_gradient, make_update
 
 
 @dataclass(frozen=True)
@@ -60,17 +61,46 @@ class Engine:
     def _cast(self, params: Params) -> Params:
         return jax.tree.map(lambda x: x.astype(self.policy.dtype), params)
 
-    def train_step(self, loss: LossFn):
-        """(state, batch) -> (state, metrics); the old state's buffers are reused."""
-        step = make_train_step(
-            self.policy,
-            loss,
-            self.optimizer,
-            temperature=self.config.rollout.temperature if self.config.stage == "grpo" else 1.0,
-            head_chunk=self.config.policy.head_chunk,
-            micro_batches=self.config.micro_batches,
-        )
-        return jax.jit(step, donate_argnums=0, out_shardings=(self.state_shardings, self.placement.replicated))
+    def gradient(self, loss: LossFn):
+        """(params, micro-batch) -> Totals."""
+        temperature = self.config.rollout.temperature if self.config.stage == "grpo" else 1.0
+        gradient = make_gradient(self.policy, loss, temperature=temperature, head_chunk=self.config.policy.head_chunk)
+        return jax.jit(gradient, out_shardings=self._totals_shardings)
+
+    def accumulate(self, totals: Totals | None, more: Totals) -> Totals:
+        """Totals with those of one more micro-batch; the buffers of the old ones are reused."""
+        return more if totals is None else self._add(totals, more)
+
+    @functools.cached_property
+    def _add(self):
+        return jax.jit(add_totals, donate_argnums=0, out_shardings=self._totals_shardings)
+
+    @functools.cached_property
+    def update(self):
+        """(state, totals) -> (state, metrics); the state's buffers are reused."""
+        return jax.jit(make_update(self.optimizer), donate_argnums=0, out_shardings=(self.state_shardings, self.placement.replicated))
+
+    @property
+    def _totals_shardings(self) -> Totals:
+        whole = self.placement.replicated
+        return Totals(self.state_shardings.params, whole, whole, whole)
+
+    def micro_rows(self) -> list[slice]:
+        """Which of this process's rows each micro-batch holds: they are dealt out in turn."""
+        return [slice(index, None, self.config.micro_batches) for index in range(self.config.micro_batches)]
+
+    def micro_batches(self, batch: Any) -> Iterator[Any]:
+        """The micro-batches of a global batch: dealt out in turn, rows that are split over devices stay so in every one."""
+        return (self._deal(batch, index) for index in range(self.config.micro_batches))
+
+    @functools.cached_property
+    def _deal(self):
+        count = self.config.micro_batches
+
+        def rows(x, index):
+            return x.reshape(x.shape[0] // count, count, *x.shape[1:])[:, index]
+
+        return jax.jit(lambda batch, index: jax.tree.map(lambda x: rows(x, index), batch), out_shardings=self.placement.rows)
 
     @functools.cached_property
     def reference_logprobs(self):

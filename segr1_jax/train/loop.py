@@ -19,12 +19,14 @@ from segr1_jax.errors import UserError
 from segr1_jax.grpo.advantages import completion_weights, group_advantages
 from segr1_jax.grpo.batch import GroupBatch, answer_batch
 from segr1_jax.grpo.loss import answer_loss, grpo_loss
-from segr1_jax.judge import AnswerText, Judged
+from segr1_jax.judge import AnswerText, Judged, Pending
+from segr1_jax.policy.model import PromptBatch
 from segr1_jax.reward.client import RewardClient
 from segr1_jax.rollout.sampler import Samples
 from segr1_jax.sft import target_answer
 from segr1_jax.train.closing import closing_report, show_ended_run
 from segr1_jax.train.config import RunConfig
+from segr1_jax.train.engine import Engine
 from segr1_jax.train.mesh import sum_over_processes
 from segr1_jax.train.run import Run
 from segr1_jax.types import Completion
@@ -41,14 +43,17 @@ def run_sft(config: RunConfig) -> None:
         return
     with Run(config) as run, RewardClient(config.reward, run.directory.incidents) as client:
         engine = run.engine
-        update = engine.train_step(answer_loss)
+        gradient = engine.gradient(answer_loss)
         _first_evaluation(run, client)
         for step, samples in run.steps():
             with run.timer("answers"):
-                answers = answer_batch([_target_tokens(run, sample) for sample in samples], config.rollout.max_tokens, config.batch)
+                answers = answer_batch([_target_tokens(run, sample) for sample in samples], config.rollout.max_tokens)
                 prompts, _ = engine.put_prompts([sample.prompt for sample in samples])
             with run.timer("update"):
-                run.state, metrics = update(run.state, TrainBatch(prompts, engine.placement.put_rows(answers)))
+                totals = None
+                for micro in engine.micro_batches(TrainBatch(prompts, engine.placement.put_rows(answers))):
+                    totals = engine.accumulate(totals, gradient(run.state.params, micro))
+                run.state, metrics = engine.update(run.state, totals)
                 metrics = jax.device_get(metrics)
             _close_step(run, client, step, metrics)
         closing_report(run, client)
@@ -61,7 +66,7 @@ def run_grpo(config: RunConfig) -> None:
     with Run(config) as run, RewardClient(config.reward, run.directory.incidents) as client:
         engine = run.engine
         reference = engine.frozen_weights(run.initial_params()) if config.objective.beta > 0 else None
-        update = engine.train_step(functools.partial(grpo_loss, objective=config.objective))
+        gradient = engine.gradient(functools.partial(grpo_loss, objective=config.objective))
         _first_evaluation(run, client)
         for step, samples in run.steps():
             before = client.stats()
@@ -74,15 +79,22 @@ def run_grpo(config: RunConfig) -> None:
             if reference is not None:  # dispatched first: it needs no reward, and runs while the masks are scored
                 reference_logprobs = engine.reference_logprobs(reference, prompts, drawn.tokens, drawn.mask)
             with run.timer("reward"):
-                texts = [AnswerText(s.example, c.text, c.finished) for s, group in zip(samples, groups, strict=True) for c in group]
-                pending = judge.submit(client, texts, engine.builder.frame, config.prompt.task, legacy=config.reward.legacy)
-                judged = judge.collect(client, pending, config.reward.weights)
+                pending = [_submit(run, client, samples[rows], groups[rows]) for rows in engine.micro_rows()]
             with run.timer("reference_wait"):
                 jax.block_until_ready(reference_logprobs)
+            totals, judged = None, [[]] * len(samples)
+            micro_batches = engine.micro_batches((prompts, drawn, reference_logprobs))
+            for rows, ticket, on_device in zip(engine.micro_rows(), pending, micro_batches, strict=True):
+                with run.timer("update"):  # a micro-batch is differentiated while the next one's masks are scored
+                    jax.block_until_ready(totals)
+                with run.timer("reward"):
+                    judged[rows] = _by_group(judge.collect(client, ticket, config.reward.weights), config.rollout.group)
+                with run.timer("update"):
+                    micro = _micro_batch(engine, *on_device, judged[rows])
+                    totals = engine.accumulate(totals, gradient(run.state.params, micro))
             with run.timer("update"):
-                batch = TrainBatch(prompts, _group_batch(run, drawn, reference_logprobs, judged))
-                run.state, metrics = update(run.state, batch)
-                _encode(run, client, run.upcoming())  # while the update runs the sidecar has nothing else to do
+                _encode(run, client, run.upcoming())  # the sidecar has nothing else to do now
+                run.state, metrics = engine.update(run.state, totals)
                 metrics = jax.device_get(metrics)
             figures = {f"sidecar/{name}": value for name, value in client.stats().figures_since(before).items()}
             _close_step(run, client, step, metrics | _group_figures(judged, groups) | figures)
@@ -97,21 +109,31 @@ def _target_tokens(run: Run, sample: Sample) -> Int[np.ndarray, " T"]:
     return builder.encode_answer(render(target, task=run.config.prompt.task))
 
 
-def _group_batch(run: Run, drawn: Samples, reference_logprobs: jax.Array, judged: Sequence[Judged]) -> GroupBatch:
-    """Rewards of this process to advantages; the weights count the valid completions of all processes."""
-    shape = (-1, run.config.rollout.group)
-    rewards_BG = np.array([item.reward.total for item in judged]).reshape(shape)
-    valid_BG = np.array([item.reward.valid for item in judged]).reshape(shape)
-    counted_BG = completion_weights(valid_BG)
-    total = sum_over_processes(np.array([np.count_nonzero(counted_BG)], np.float64))[0]
-    weight_BG = (counted_BG > 0) / max(total, 1.0)
-    advantages_BG = group_advantages(rewards_BG, valid_BG)
-    on_mesh = run.engine.placement.put_rows((weight_BG.astype(np.float32), advantages_BG.astype(np.float32)))
-    return GroupBatch(drawn.tokens, drawn.mask, *on_mesh, drawn.logprobs, reference_logprobs)
+def _submit(run: Run, client: RewardClient, samples: Sequence[Sample], groups: Sequence[Sequence[Completion]]) -> Pending:
+    """Have the masks of these samples' completions scored."""
+    texts = [AnswerText(s.example, c.text, c.finished) for s, group in zip(samples, groups, strict=True) for c in group]
+    config = run.config
+    return judge.submit(client, texts, run.engine.builder.frame, config.prompt.task, legacy=config.reward.legacy)
 
 
-def _group_figures(judged: Sequence[Judged], groups: Sequence[Sequence[Completion]]) -> dict[str, float]:
+def _by_group(judged: Sequence[Judged], group: int) -> list[list[Judged]]:
+    return [list(judged[start : start + group]) for start in range(0, len(judged), group)]
+
+
+def _micro_batch(
+    engine: Engine, prompts: PromptBatch, drawn: Samples, reference_logprobs: jax.Array, judged: Sequence[Sequence[Judged]]
+) -> TrainBatch:
+    """What is on the devices already, with the advantages that this process's rewards make."""
+    rewards_BG = np.array([[item.reward.total for item in group] for group in judged])
+    valid_BG = np.array([[item.reward.valid for item in group] for group in judged])
+    weight_BG, advantages_BG = completion_weights(valid_BG), group_advantages(rewards_BG, valid_BG)
+    on_mesh = engine.placement.put_rows((weight_BG.astype(np.float32), advantages_BG.astype(np.float32)))
+    return TrainBatch(prompts, GroupBatch(drawn.tokens, drawn.mask, *on_mesh, drawn.logprobs, reference_logprobs))
+
+
+def _group_figures(groups_judged: Sequence[Sequence[Judged]], groups: Sequence[Sequence[Completion]]) -> dict[str, float]:
     """Means over all processes: reward and its terms, lengths, the share of each parse status and of groups that teach nothing."""
+    judged = [item for group in groups_judged for item in group]
     rewards = [item.reward for item in judged]
     valid = np.array([reward.valid for reward in rewards])
     totals = np.ma.masked_array([reward.total for reward in rewards], ~valid)

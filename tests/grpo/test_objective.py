@@ -31,7 +31,7 @@ def test_invalid_completions_leave_their_group():
     advantages = group_advantages(rewards, valid)
     root2 = np.sqrt(2) + 1e-4
     np.testing.assert_allclose(advantages, [[-1 / root2, 1 / root2, 0], [0, 0, 0]], rtol=TOL_SIMPLE)
-    np.testing.assert_allclose(completion_weights(valid), [[0.5, 0.5, 0], [0, 0, 0]])
+    np.testing.assert_allclose(completion_weights(valid), [[1, 1, 0], [0, 0, 0]])
 
 
 def test_k3_by_hand():
@@ -90,7 +90,7 @@ def test_answer_loss_by_hand():
 
 
 def test_answer_batch_pads_on_the_right():
-    batch = answer_batch([np.array([5, 6]), np.array([7])], capacity=3, total=4)
+    batch = answer_batch([np.array([5, 6]), np.array([7])], capacity=3)
     np.testing.assert_array_equal(batch.tokens[:, 0], [[5, 6, 0], [7, 0, 0]])
     np.testing.assert_array_equal(batch.mask[:, 0], [[True, True, False], [True, False, False]])
-    np.testing.assert_allclose(batch.weight, 0.25)
+    np.testing.assert_array_equal(batch.weight, 1)

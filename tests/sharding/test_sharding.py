@@ -22,13 +22,16 @@ REDUNDANT = (
 )  # softmax ignores a bias on all keys: exactly 0 but for rounding
 
 
-def start(directory: Path, out: Path, mesh: tuple[int, int, int], devices: int, **environment: str) -> subprocess.Popen:
+def start(
+    directory: Path, out: Path, mesh: tuple[int, int, int], devices: int, micro_batches: int = 1, **environment: str
+) -> subprocess.Popen:
     variables = os.environ | {
         "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
         "JAX_PLATFORMS": "cpu",
         "PYTHONPATH": str(ROOT),
     }
-    return subprocess.Popen([sys.executable, str(WORKER), str(directory), str(out), *map(str, mesh)], env=variables | environment)
+    arguments = [str(directory), str(out), *map(str, mesh), str(micro_batches)]
+    return subprocess.Popen([sys.executable, str(WORKER), *arguments], env=variables | environment)
 
 
 def result_of(processes: list[subprocess.Popen], out: Path) -> dict[str, np.ndarray]:
@@ -69,16 +72,21 @@ def assert_same(found: dict[str, np.ndarray], alone: dict[str, np.ndarray]) -> N
             assert error <= TOL_SIMPLE, (name, error)
 
 
-@pytest.mark.parametrize("mesh", [(1, 8, 1), (2, 2, 2)], ids=["fsdp8", "2x2x2"])
-def test_eight_devices_equal_one(mesh, alone, directory, tmp_path):
+@pytest.mark.parametrize(("mesh", "micro_batches"), [((1, 8, 1), 1), ((2, 2, 2), 2)], ids=["fsdp8", "2x2x2"])
+def test_eight_devices_equal_one(mesh, micro_batches, alone, directory, tmp_path):
     out = tmp_path / "eight.npz"
-    assert_same(result_of([start(directory, out, mesh, devices=8)], out), alone)
+    assert_same(result_of([start(directory, out, mesh, 8, micro_batches)], out), alone)
+
+
+def test_micro_batches_equal_the_whole(alone, directory, tmp_path):
+    out = tmp_path / "micro.npz"
+    assert_same(result_of([start(directory, out, (1, 1, 1), 1, micro_batches=4)], out), alone)
 
 
 def test_two_processes_of_four_equal_one_device(alone, directory, tmp_path):
     out, address = tmp_path / "two.npz", f"127.0.0.1:{free_port()}"
     processes = [
-        start(directory, out, (1, 8, 1), 4, JAX_COORDINATOR_ADDRESS=address, JAX_NUM_PROCESSES="2", JAX_PROCESS_ID=str(index))
+        start(directory, out, (1, 8, 1), 4, 1, JAX_COORDINATOR_ADDRESS=address, JAX_NUM_PROCESSES="2", JAX_PROCESS_ID=str(index))
         for index in range(2)
     ]
     assert_same(result_of(processes, out), alone)

@@ -1,6 +1,6 @@
 """One GRPO rollout and update of the tiny policy on some mesh; run in one process or several, compared by test_sharding.py.
 
-python worker.py POLICY_DIR OUT.npz DATA FSDP TENSOR
+python worker.py POLICY_DIR OUT.npz DATA FSDP TENSOR MICRO_BATCHES
 """
 
 import functools
@@ -31,7 +31,7 @@ from segr1_jax.update import TrainBatch
 GROUP, TOKENS, BATCH = 2, 12, 8
 
 
-def make_engine(directory: str, mesh: MeshConfig, micro_batches: int = 1) -> Engine:
+def make_engine(directory: str, mesh: MeshConfig, micro_batches: int) -> Engine:
     config = RunConfig(
         batch=BATCH,
         micro_batches=micro_batches,
@@ -44,9 +44,9 @@ def make_engine(directory: str, mesh: MeshConfig, micro_batches: int = 1) -> Eng
     return Engine(config, Placement(make_mesh(mesh)), Policy(read_arch(directory)), builder, optax.trace(decay=0.0))
 
 
-def run(directory: str, mesh: MeshConfig) -> dict[str, np.ndarray]:
+def run(directory: str, mesh: MeshConfig, micro_batches: int) -> dict[str, np.ndarray]:
     """Data order, samples, loss and gradients (the state of an undecayed trace)."""
-    engine = make_engine(directory, mesh)
+    engine = make_engine(directory, mesh, micro_batches)
     source = open_source(DataConfig(size=84, count=50))
     index, count = jax.process_index(), jax.process_count()
     samples = next(batches(source, engine.builder.build, seed=3, start_position=16, batch=BATCH, process=index, processes=count))
@@ -56,11 +56,14 @@ def run(directory: str, mesh: MeshConfig) -> dict[str, np.ndarray]:
     drawn = engine.sample(engine.rollout_weights(params), prompts, engine.step_key(1), ids)
     reference = engine.reference_logprobs(engine.frozen_weights(params), prompts, drawn.tokens, drawn.mask)
     advantages = np.stack([np.sin([sample.example.id, sample.example.id + 7.0]) for sample in samples]).astype(np.float32)
-    weight = np.full(advantages.shape, 1 / (BATCH * GROUP), np.float32)
+    weight = np.array([[1, sample.example.id % 3 > 0] for sample in samples], np.float32)  # some completions left out
     on_mesh = engine.placement.put_rows((weight, advantages))
     completions = GroupBatch(drawn.tokens, drawn.mask, *on_mesh, drawn.logprobs, reference)
-    update = engine.train_step(functools.partial(grpo_loss, objective=ObjectiveConfig(beta=0.04)))
-    state, metrics = update(engine.init_state(params), TrainBatch(prompts, completions))
+    gradient = engine.gradient(functools.partial(grpo_loss, objective=ObjectiveConfig(beta=0.04)))
+    totals = None
+    for micro in engine.micro_batches(TrainBatch(prompts, completions)):
+        totals = engine.accumulate(totals, gradient(params, micro))
+    state, metrics = engine.update(engine.init_state(params), totals)
 
     positions = engine.placement.put_rows(np.array([sample.position for sample in samples], np.int32))
     arrays = {"positions": positions, "ids": ids, "tokens": drawn.tokens, "logprobs": drawn.logprobs, "reference": reference}
@@ -77,6 +80,6 @@ def _host(engine: Engine, tree):
 
 if __name__ == "__main__":
     join_processes()
-    results = run(sys.argv[1], MeshConfig(*map(int, sys.argv[3:6])))
+    results = run(sys.argv[1], MeshConfig(*map(int, sys.argv[3:6])), int(sys.argv[6]))
     if jax.process_index() == 0:
         np.savez(sys.argv[2], **results)
