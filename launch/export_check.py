@@ -10,20 +10,18 @@ import argparse
 import sys
 from pathlib import Path
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import torch
 import transformers
 from PIL import Image
 
-from segr1_jax.apply.opened import Opened, open_policy
+from segr1_jax.apply.opened import open_policy
+from segr1_jax.apply.verify import answer_logits
 from segr1_jax.data.sources import open_source
-from segr1_jax.grpo.batch import answer_batch
 from segr1_jax.prompt.text import messages
 from segr1_jax.train.held_out import Answerer
 from segr1_jax.train.load_config import load_config
-from segr1_jax.types import Completion, Example, Prompt
+from segr1_jax.types import Example
 
 TOLERANCE = 1e-4  # float32, a whole model summed in another order
 
@@ -57,20 +55,6 @@ class Exported:
         return generated[0, inputs["input_ids"].shape[1] :].numpy()
 
 
-def our_logits(opened: Opened, prompts: list[Prompt], answers: list[Completion]) -> np.ndarray:
-    """Logits [B, T, V] that predict each answer token, unmasked and untempered."""
-    engine = opened.engine
-    on_mesh, _ = engine.put_prompts(prompts)
-    batch = answer_batch([answer.token_ids for answer in answers], engine.config.rollout.max_tokens)
-
-    @jax.jit
-    def logits(params, prompts, tokens, mask):
-        model = engine.policy.bind(params)
-        return jnp.einsum("bgtd,dv->bgtv", model.predict_states(prompts, tokens, mask), model.head_kernel())
-
-    return np.asarray(logits(opened.params, on_mesh, batch.tokens, batch.mask))[:, 0]
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("config", type=Path)
@@ -83,7 +67,7 @@ def main() -> int:
     examples = [source[index] for index in range(options.images)]
     prompts = [opened.engine.builder.build(example) for example in examples]
     answers = Answerer(opened.engine, opened.rollout_weights, options.images, prompts[0])(prompts)
-    ours = our_logits(opened, prompts, answers)
+    ours = answer_logits(opened, prompts, [answer.token_ids for answer in answers])
 
     exported = Exported(run / "export", config.prompt.frame, config.prompt.task)
     suppressed = list(opened.engine.policy.arch.never_sampled)

@@ -2,10 +2,13 @@
 
 import contextlib
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
+
+from segr1_jax.errors import UserError
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
@@ -28,4 +31,32 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
         os.replace(name, path)
     except BaseException:
         os.unlink(name)
+        raise
+
+
+@contextlib.contextmanager
+def new_directory(path: Path, *, replace: str | None = None) -> Iterator[Path]:
+    """A directory to fill under a temporary name beside `path`; it takes that name, whole, at the end of the block, or goes if it fails.
+
+    An existing `path` is replaced only if `replace` names a file in it: the sign that it is what the caller writes there.
+
+    Raises:
+        UserError: `path` exists and may not be replaced.
+    """
+    if path.exists() and not (replace and (path / replace).is_file()):
+        expected = f"a directory with {replace}, or a path that does not exist yet" if replace else "a path that does not exist yet"
+        raise UserError(str(path), expected=expected, got="an existing one", remedy="choose another or delete it")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+    try:
+        yield partial
+        partial.chmod(0o755)
+        if path.exists():
+            old = path.rename(partial.with_name(f"{partial.name}.old"))
+            partial.rename(path)
+            shutil.rmtree(old)
+        else:
+            partial.rename(path)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
         raise

@@ -31,7 +31,7 @@ JAX = ("jax", "jaxlib", "flax", "optax", "orbax")
 
 
 def _is_torch_module(name: str) -> bool:
-    return name.startswith(("reward.sidecar", "reward.sam2_"))
+    return name.startswith(("reward.sidecar", "reward.sam2_", "apply.reference_logits"))
 
 
 def _modules() -> dict[str, Path]:

@@ -1,18 +1,25 @@
 """`segr1 export`: a trained policy as a Hugging Face directory with a model card."""
 
+import sys
 from pathlib import Path
 
 from segr1_jax.apply.card import conversations, generation_config, model_card
 from segr1_jax.apply.opened import open_policy
+from segr1_jax.apply.verify import obstacle, verify_export
+from segr1_jax.errors import UserError
 from segr1_jax.hf.export import export_policy
 from segr1_jax.train.config import RunConfig
 
 
-def run_export(config: RunConfig, source: Path, out: Path) -> None:
-    """Write the newest weights of `source` to `out`, in float32.
+def run_export(
+    config: RunConfig, source: Path, out: Path, *, layout: str | None = None, overwrite: bool = False, check: bool | None = None
+) -> None:
+    """Write the newest weights of `source` to `out`, in dtype and layout of the base it began from unless `layout` names another.
+
+    `check` compares the logits of what was written with those of transformers; None does so where the memory is there.
 
     Raises:
-        UserError: `out` exists, or `source` holds no policy.
+        UserError: `out` exists, `source` holds no policy, or the check fails.
     """
     opened = open_policy(config, source)
     base, policy = Path(opened.start.base), opened.engine.policy
@@ -21,4 +28,12 @@ def run_export(config: RunConfig, source: Path, out: Path) -> None:
         "conversations.json": conversations(config),
         "generation_config.json": generation_config(base, policy),
     }
-    export_policy(opened.params, policy, base, out, texts)
+    export_policy(opened.params, policy, base, out, texts, layout=layout, overwrite=overwrite)
+    lacking = "--no-check" if check is False else obstacle(policy, config.reward.python)
+    if check and lacking:
+        raise UserError(f"--check of {out}", expected="a host that can do it", got=lacking, remedy="check on another, or leave --check out")
+    if lacking:
+        print(f"not compared with transformers: {lacking}", file=sys.stderr)
+        return
+    difference = verify_export(opened, out, config.reward.python)
+    print(f"transformers gives the same logits: largest difference {difference:.1e} of the largest logit", file=sys.stderr)

@@ -61,7 +61,7 @@ def export(options: argparse.Namespace) -> int:
     from segr1_jax.apply.export import run_export
 
     _prepare(config)
-    run_export(config, source, out)
+    run_export(config, source, out, layout=options.layout, overwrite=options.overwrite, check=options.check)
     print(f"wrote {out}")
     return 0
 

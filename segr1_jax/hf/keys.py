@@ -97,10 +97,3 @@ def to_ours(stored: np.ndarray, key: Key) -> np.ndarray:
     rows = stored.shape[0] // count
     stored = stored[index * rows : (index + 1) * rows]
     return stored if key.move == "same" else stored.reshape(stored.shape[0], -1).T
-
-
-def to_stored(parts: list[np.ndarray], key: Key, arch: PolicyArch) -> np.ndarray:
-    """The array to store from our parts (three for a joined qkv, else one), each without the layer axis."""
-    shape = stored_shape(key, parts[0].shape, arch)
-    turned = [part if key.move == "same" else part.T for part in parts]
-    return np.ascontiguousarray(np.concatenate(turned, axis=0).reshape(shape))

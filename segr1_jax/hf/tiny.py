@@ -5,9 +5,6 @@ only the sizes differ: about 2 million parameters and, at 168 pixels, 3 x 3 visi
 """
 
 import json
-import os
-import shutil
-import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +12,7 @@ from jaxtyping import Float
 from safetensors.numpy import save
 
 from segr1_jax.errors import UserError
+from segr1_jax.files import new_directory
 from segr1_jax.hf.tiny_tokenizer import SPECIAL_TOKENS, tiny_tokenizer
 from segr1_jax.prompt.tokenizer import END_OF_TURN, PAD
 
@@ -44,25 +42,16 @@ def make_tiny_policy(path: str | Path, *, seed: int = 0, frame: int = 168) -> Pa
     is no multiple of 28 pixels.
     """
     path = Path(path)
-    if path.exists():
-        raise UserError(str(path), expected="a path that does not exist yet", got="an existing one", remedy="choose another or delete it")
     if frame < PATCH * MERGE or frame % (PATCH * MERGE):
         raise UserError("frame", expected=f"a multiple of {PATCH * MERGE} pixels", got=str(frame), remedy="round it")
     tokenizer = tiny_tokenizer(frame)
     ids = {token: tokenizer.token_to_id(token) for token in SPECIAL_TOKENS}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
-    try:
+    with new_directory(path) as partial:
         tokenizer.save(str(partial / "tokenizer.json"))
         (partial / "chat_template.jinja").write_text(CHAT_TEMPLATE)
         for name, record in _json_files(ids, tokenizer.get_vocab_size(), frame).items():
             (partial / name).write_text(json.dumps(record, indent=2) + "\n")
         (partial / "model.safetensors").write_bytes(save(tiny_weights(tokenizer.get_vocab_size(), seed), metadata={"format": "pt"}))
-        partial.chmod(0o755)
-        os.rename(partial, path)
-    except BaseException:
-        shutil.rmtree(partial)
-        raise
     return path
 
 

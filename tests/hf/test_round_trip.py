@@ -17,6 +17,7 @@ from segr1_jax.hf.keys import LAYOUTS
 from segr1_jax.hf.load import load_params, read_arch
 from segr1_jax.hf.tensors import open_checkpoint
 from segr1_jax.policy.params import Policy
+from segr1_jax.prompt.tokenizer import Tokenizer
 
 
 @pytest.fixture(scope="module", params=[True, False], ids=["tied", "untied"])
@@ -48,7 +49,7 @@ def test_round_trip_is_exact_in_both_layouts(base, layout, tmp_path):
 
 
 def test_several_shards_with_index(base, tmp_path, monkeypatch):
-    monkeypatch.setattr("segr1_jax.hf.export.SHARD_BYTES", 100_000)
+    monkeypatch.setattr("segr1_jax.hf.stream.SHARD_BYTES", 100_000)
     _, directory = base
     policy, params = load(directory)
     out = export_policy(params, policy, directory, tmp_path / "out", {})
@@ -69,6 +70,43 @@ def test_bfloat16_is_read_and_written(base, tmp_path):
         np.testing.assert_array_equal(rounded[name], value.astype(jax.numpy.bfloat16).astype(np.float32), err_msg=name)
     again = export_policy(rounded, policy, directory, tmp_path / "again", {}, dtype="BF16")
     assert (again / "model.safetensors").read_bytes() == (half / "model.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize("file", ["stream", "load"])
+def test_small_pieces_make_the_same_directory_and_weights(base, tmp_path, monkeypatch, file):
+    """Large weights travel in pieces; here every piece is a row or three."""
+    _, directory = base
+    policy, params = load(directory)
+    whole = export_policy(params, policy, directory, tmp_path / "whole", {})
+    monkeypatch.setattr(f"segr1_jax.hf.{file}.PIECE_BYTES", 700)
+    pieces = export_policy(params, policy, directory, tmp_path / "pieces", {})
+    assert (pieces / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
+    mesh = jax.make_mesh((2, 4), ("layers", "embed"), axis_types=(jax.sharding.AxisType.Auto,) * 2)
+    for name, spec in policy.specs.items():
+        axes = jax.sharding.PartitionSpec(*[None] * (len(spec.shape) - 1), "embed" if spec.shape[-1] % 4 == 0 else None)
+        sharding = jax.sharding.NamedSharding(mesh, axes)
+        np.testing.assert_array_equal(load_params(pieces, policy, {name: sharding}, None)[name], params[name], err_msg=name)
+
+
+def test_an_export_keeps_dtypes_and_layout_of_its_base(base, tmp_path):
+    _, directory = base
+    policy, params = load(directory)
+    half = export_policy(params, policy, directory, tmp_path / "half", {}, dtype="BF16", layout="published")
+    again = export_policy(load(half)[1], policy, half, tmp_path / "again", {})
+    assert (again / "model.safetensors").read_bytes() == (half / "model.safetensors").read_bytes()
+
+
+def test_overwrite_replaces_a_model_and_nothing_else(base, tmp_path):
+    _, directory = base
+    policy, params = load(directory)
+    out = export_policy(params, policy, directory, tmp_path / "out", {"old.txt": "old"})
+    export_policy(params, policy, directory, out, {"new.txt": "new"}, overwrite=True)
+    assert {path.name for path in out.glob("*.txt")} == {"new.txt"}
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "mine.txt").write_text("keep")
+    with pytest.raises(UserError, match=r"a directory with config\.json"):
+        export_policy(params, policy, directory, tmp_path / "home", {}, overwrite=True)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["home", "out"]
 
 
 def test_an_existing_target_is_refused_and_kept(base, tmp_path):
@@ -195,6 +233,11 @@ def _with_tied_head(config):
 def test_broken_checkpoints_name_the_fault(base, tmp_path, change, words):
     with pytest.raises(UserError, match=words):
         load(broken(base[1], tmp_path, change))
+
+
+def test_a_missing_tokenizer_is_named(base, tmp_path):
+    with pytest.raises(UserError, match=r"tokenizer\.json: expected a fast tokenizer file, got no such file"):
+        Tokenizer(shutil.copytree(base[1], tmp_path / "broken"))
 
 
 def test_open_checkpoint_reads_what_safetensors_reads(base):

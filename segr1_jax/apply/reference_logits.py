@@ -1,0 +1,24 @@
+"""What transformers computes from an exported directory. Runs alone under an interpreter that has torch: imports nothing of this package.
+
+python reference_logits.py DIRECTORY INPUTS.npz OUT.npy
+
+INPUTS holds the arguments of the model's forward; OUT gets the float32 logits [P, V] of its one sequence.
+"""
+
+import sys
+
+
+def main(directory: str, inputs: str, out: str) -> None:
+    import numpy as np
+    import torch
+    from transformers import Qwen2_5_VLForConditionalGeneration
+
+    with np.load(inputs) as arrays:
+        arguments = {name: torch.from_numpy(arrays[name]) for name in arrays}
+    model = Qwen2_5_VLForConditionalGeneration.from_pretrained(directory, dtype=torch.float32).eval()
+    with torch.no_grad():
+        np.save(out, model(**arguments).logits[0].float().numpy())
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
