@@ -21,7 +21,7 @@ LossFn = Callable[[Float[Array, "B G T"], Float[Array, "B G T"], Any], Loss]
 
 
 class TrainState(NamedTuple):
-    """Float32 master weights, optimiser state and the number of updates made."""
+    """Float32 master weights of what is trained, optimiser state and the number of updates made."""
 
     params: Params
     opt_state: optax.OptState
@@ -49,21 +49,23 @@ class Totals(NamedTuple):
     weight: Float[Array, ""]
 
 
-def make_gradient(policy: Policy, loss: LossFn, *, temperature: float, head_chunk: int) -> Callable[[Params, TrainBatch], Totals]:
-    """A pure function `(params, micro-batch) -> Totals`, to be jitted by the caller.
+def make_gradient(policy: Policy, loss: LossFn, *, temperature: float, head_chunk: int) -> Callable[[Params, Params, TrainBatch], Totals]:
+    """A pure function `(trained, frozen, micro-batch) -> Totals` of the two halves of the weights, to be jitted by the caller.
 
     The loss is a weighted sum over completions, so micro-batches simply add up, and one may be differentiated before the rewards of
     the next are known.
     """
 
-    def objective(params: Params, batch: TrainBatch):
+    def objective(trained: Params, frozen: Params, batch: TrainBatch):
         done = batch.completions
-        scores = score_tokens(policy.bind(params), batch.prompts, done.tokens, done.mask, temperature=temperature, chunk=head_chunk)
+        scores = score_tokens(
+            policy.bind(frozen | trained), batch.prompts, done.tokens, done.mask, temperature=temperature, chunk=head_chunk
+        )
         result = loss(scores.logprobs, scores.entropy, done)
         return result.value, (result.sums, result.maxima)
 
-    def gradient(params: Params, batch: TrainBatch) -> Totals:
-        grads, (sums, maxima) = jax.grad(objective, has_aux=True)(params, batch)
+    def gradient(trained: Params, frozen: Params, batch: TrainBatch) -> Totals:
+        grads, (sums, maxima) = jax.grad(objective, has_aux=True)(trained, frozen, batch)
         return Totals(grads, sums, maxima, jnp.sum(batch.completions.weight))
 
     return gradient
@@ -83,6 +85,6 @@ def make_update(optimizer: optax.GradientTransformation) -> Callable[[TrainState
         grads, sums = jax.tree.map(lambda total: total * share, (totals.gradient, totals.sums))
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-        return TrainState(params, opt_state, state.step + 1), sums | totals.maxima | {"grad_norm": optax.global_norm(grads)}
+        return TrainState(params, opt_state, state.step + 1), sums | totals.maxima | {"grad_norm": optax.tree.norm(grads)}
 
     return update

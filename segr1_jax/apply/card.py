@@ -30,12 +30,11 @@ OWN = (
 def model_card(config: RunConfig, source: Path, start: Start) -> str:
     """The README of an exported directory. No host names, no absolute paths."""
     report = RunDir(source).report
-    trained = f"{config.stage}, {start.step} updates of {config.batch} prompts, config hash {config_hash(config)}"
     table = report.read_text().partition("\n\n")[2] if report.is_file() else "No closing table: the run has not ended.\n"
     sam2 = config.reward.sam2_config if config.reward.postprocessing else Path(config.reward.sam2_config).name
     return f"""{HEAD}# Seg-R1 policy
 
-Written by segr1_jax ({trained if start.step else "weights unchanged"}), from {Path(start.base).name}, on {config.data.kind} data.
+Written by segr1_jax ({_trained(config, start)}), from {Path(start.base).name}, on {config.data.kind} data.
 It answers with boxes and labelled points in pixels of the {config.prompt.frame} x {config.prompt.frame} frame its image is stretched to;
 SAM2 turns these into a mask. Its reward was given by {sam2 or "the nano SAM2 of segr1_jax (reward/assets)"}.
 
@@ -52,6 +51,28 @@ It gives the mask of `segr1 predict`. Two things matter: stretch images with Pil
 ## Held-out figures
 
 {table}"""
+
+
+def adapter_card(config: RunConfig, start: Start) -> str:
+    """The README of an exported adapter."""
+    base = Path(start.base).name
+    return f"""---
+library_name: peft
+base_model: {base}
+---
+# Seg-R1 adapter
+
+Written by segr1_jax ({_trained(config, start)}), for {base}, on {config.data.kind} data.
+Rank {start.lora.rank}, alpha {start.lora.alpha:g}.
+`peft.PeftModel.from_pretrained(model, DIRECTORY)` puts it on that model. Prompts, frame and SAM2 are those of a whole export
+(`segr1 export` without `--adapter`), whose card has a script that makes masks.
+"""
+
+
+def _trained(config: RunConfig, start: Start) -> str:
+    if not start.step:
+        return "weights unchanged"
+    return f"{config.stage}, {start.step} updates of {config.batch} prompts, config hash {config_hash(config)}"
 
 
 def script(config: RunConfig) -> str:

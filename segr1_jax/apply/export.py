@@ -1,14 +1,33 @@
-"""`segr1 export`: a trained policy as a Hugging Face directory with a model card."""
+"""`segr1 export`: a trained policy as a Hugging Face directory with a model card, or its adapters as peft's files."""
 
 import sys
 from pathlib import Path
 
-from segr1_jax.apply.card import conversations, generation_config, model_card
+from segr1_jax.apply.card import adapter_card, conversations, generation_config, model_card
 from segr1_jax.apply.opened import open_policy
 from segr1_jax.apply.verify import obstacle, verify_export
 from segr1_jax.errors import UserError
+from segr1_jax.hf.adapter import export_adapter
 from segr1_jax.hf.export import export_policy
 from segr1_jax.train.config import RunConfig
+from segr1_jax.train.mesh import make_mesh
+from segr1_jax.train.start import resolve_start
+
+
+def run_export_adapter(config: RunConfig, source: Path, out: Path, *, overwrite: bool = False) -> None:
+    """Write the newest adapters of the LoRA run `source` to `out` as peft's files.
+
+    Raises:
+        UserError: `out` exists, `source` is no LoRA run, or its base is not a Hugging Face directory.
+    """
+    start = resolve_start(source)
+    if start.lora is None:
+        raise UserError(f"--adapter of {source}", expected="a run with policy.lora.rank", got="none", remedy="leave --adapter out")
+    if start.below.checkpoints is not None:
+        got, remedy = f"the weights of {start.below.checkpoints}", "leave --adapter out: a merged export holds everything"
+        raise UserError(f"--adapter of {source}", expected="adapters on a Hugging Face directory", got=got, remedy=remedy)
+    adapters = start.adapters(make_mesh(config.mesh))
+    export_adapter(adapters, start.lora, Path(start.base).name, out, {"README.md": adapter_card(config, start)}, overwrite=overwrite)
 
 
 def run_export(

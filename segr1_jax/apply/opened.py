@@ -4,6 +4,8 @@ import dataclasses
 import functools
 from pathlib import Path
 
+import numpy as np
+
 from segr1_jax.hf.load import read_arch
 from segr1_jax.policy.params import Params, Policy
 from segr1_jax.policy.sharding import ROLLOUT_RULES
@@ -39,4 +41,4 @@ def open_policy(config: RunConfig, source: Path) -> Opened:
     builder = PromptBuilder.from_directory(start.base, config.prompt)
     engine = Engine(config, Placement(make_mesh(config.mesh)), policy, builder, make_optimizer(config.optimizer, config.steps))
     engine.check_rows()
-    return Opened(engine, start, start.load(policy, engine.placement.weights(policy, ROLLOUT_RULES)))
+    return Opened(engine, start, start.load(policy, engine.placement.weights(policy.specs, ROLLOUT_RULES), np.float32))

@@ -57,11 +57,14 @@ def score(options: argparse.Namespace) -> int:
 
 def export(options: argparse.Namespace) -> int:
     config, source = _config_and_source(options)
-    out = options.out or Path(config.run_dir) / "export"
-    from segr1_jax.apply.export import run_export
+    out = options.out or Path(config.run_dir) / ("adapter" if options.adapter else "export")
+    from segr1_jax.apply.export import run_export, run_export_adapter
 
     _prepare(config)
-    run_export(config, source, out, layout=options.layout, overwrite=options.overwrite, check=options.check)
+    if options.adapter:
+        run_export_adapter(config, source, out, overwrite=options.overwrite)
+    else:
+        run_export(config, source, out, layout=options.layout, overwrite=options.overwrite, check=options.check)
     print(f"wrote {out}")
     return 0
 

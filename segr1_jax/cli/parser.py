@@ -102,8 +102,9 @@ def _add_uses(add: Callable[..., argparse.ArgumentParser]) -> None:
     predict.add_argument("--instruction", metavar="TEXT", help="the sentence that picks the object (default: all primary objects)")
     predict.add_argument("--count", type=int, default=4, metavar="N", help="without --images: how many held-out images (default 4)")
     predict.add_argument("--out", type=Path, metavar="DIR", help="where to write (default: samples/predict in run_dir)")
-    export.add_argument("--out", type=Path, metavar="DIR", help="where to write (default: export in run_dir)")
+    export.add_argument("--out", type=Path, metavar="DIR", help="where to write (default: export, or adapter, in run_dir)")
     export.add_argument("--layout", choices=("published", "nested"), help="names of the tensors (default: as in the base checkpoint)")
+    export.add_argument("--adapter", action="store_true", help="write a LoRA run's adapters alone, as peft's files")
     export.add_argument("--overwrite", action="store_true", help="replace a model that is there, once the new one is whole")
     export.add_argument(
         "--check", action=argparse.BooleanOptionalAction, help="compare logits with transformers (default: where the memory is there)"

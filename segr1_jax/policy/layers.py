@@ -12,6 +12,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float
 
+from segr1_jax.policy.config import LoraConfig
+
 MASKED = float(jnp.finfo(jnp.float32).min)  # finite: a row with no key left stays free of NaN, its output is never read
 
 Axes = tuple[str | None, ...]
@@ -28,15 +30,34 @@ def constant(value: float, shape: Sequence[int], axes: Axes) -> nnx.Param:
 
 
 class Linear(nnx.Module):
-    """x @ kernel (+ bias) in the dtype of x; the kernel is stored [in, out], the transpose of torch's."""
+    """x @ kernel (+ bias) in the dtype of x; the kernel is stored [in, out], the transpose of torch's.
 
-    def __init__(self, rngs: nnx.Rngs, size_in: int, size_out: int, axes: tuple[str | None, str | None], *, bias: bool):
+    With `lora` a low-rank adapter is added. It starts as peft's does: B at 0, A with the deviation of its uniform(+-1/sqrt(in)).
+    """
+
+    def __init__(
+        self,
+        rngs: nnx.Rngs,
+        size_in: int,
+        size_out: int,
+        axes: tuple[str | None, str | None],
+        *,
+        bias: bool,
+        lora: LoraConfig | None = None,
+    ):
         self.kernel = weight(rngs, (size_in, size_out), axes)
         self.bias = constant(0.0, (size_out,), axes[1:]) if bias else None
+        self.lora_scale = lora.scale if lora else None
+        self.lora_a = weight(rngs, (size_in, lora.rank), (axes[0], None), scale=(3 * size_in) ** -0.5) if lora else None
+        self.lora_b = constant(0.0, (lora.rank, size_out), (None, axes[1])) if lora else None
 
     def __call__(self, x: Float[Array, "... I"]) -> Float[Array, "... O"]:
         y = x @ self.kernel[...].astype(x.dtype)
-        return y if self.bias is None else y + self.bias[...].astype(x.dtype)
+        if self.bias is not None:
+            y = y + self.bias[...].astype(x.dtype)
+        if self.lora_scale is None:
+            return y
+        return y + self.lora_scale * ((x @ self.lora_a[...].astype(x.dtype)) @ self.lora_b[...].astype(x.dtype))
 
 
 class RMSNorm(nnx.Module):
@@ -55,10 +76,10 @@ class RMSNorm(nnx.Module):
 class GatedMLP(nnx.Module):
     """down(silu(gate(x)) * up(x))."""
 
-    def __init__(self, rngs: nnx.Rngs, hidden: int, intermediate: int, *, bias: bool):
-        self.gate = Linear(rngs, hidden, intermediate, ("embed", "mlp"), bias=bias)
-        self.up = Linear(rngs, hidden, intermediate, ("embed", "mlp"), bias=bias)
-        self.down = Linear(rngs, intermediate, hidden, ("mlp", "embed"), bias=bias)
+    def __init__(self, rngs: nnx.Rngs, hidden: int, intermediate: int, *, bias: bool, lora: LoraConfig | None = None):
+        self.gate = Linear(rngs, hidden, intermediate, ("embed", "mlp"), bias=bias, lora=lora)
+        self.up = Linear(rngs, hidden, intermediate, ("embed", "mlp"), bias=bias, lora=lora)
+        self.down = Linear(rngs, intermediate, hidden, ("mlp", "embed"), bias=bias, lora=lora)
 
     def __call__(self, x: Float[Array, "... D"]) -> Float[Array, "... D"]:
         return self.down(jax.nn.silu(self.gate(x)) * self.up(x))

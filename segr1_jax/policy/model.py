@@ -12,10 +12,11 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
 from segr1_jax.policy.arch import PolicyArch
+from segr1_jax.policy.config import LoraConfig
 from segr1_jax.policy.layers import KeyValues, Linear, RMSNorm, weight
 from segr1_jax.policy.stack import scan_layers, stacked
 from segr1_jax.policy.text import PrefixCache, TextLayer, causal_mask, mrope
-from segr1_jax.policy.vision import Images, VisionTower
+from segr1_jax.policy.vision import Features, Images, VisionTower
 
 
 class PromptBatch(NamedTuple):
@@ -26,7 +27,7 @@ class PromptBatch(NamedTuple):
     next_position: Int[Array, " B"]
     image_index: Int[Array, "B P"]
     mask: Bool[Array, "B P"]
-    images: Images
+    images: Images | Features
 
 
 class OwnCache(NamedTuple):
@@ -39,17 +40,21 @@ class OwnCache(NamedTuple):
 class Qwen25VL(nnx.Module):
     """The policy. Every method is pure in the weights; compute runs in `dtype`, weights keep their own."""
 
-    def __init__(self, arch: PolicyArch, rngs: nnx.Rngs, *, dtype: DTypeLike = jnp.float32, remat: bool = False):
+    def __init__(
+        self, arch: PolicyArch, rngs: nnx.Rngs, *, dtype: DTypeLike = jnp.float32, remat: bool = False, lora: LoraConfig | None = None
+    ):
         text = arch.text
         self.arch, self.dtype, self.remat = arch, dtype, remat
         self.vision = VisionTower(rngs, arch.vision, remat=remat)
         self.embed = weight(rngs, (text.vocab, text.hidden), ("vocab", "embed"))
-        self.layers = stacked(lambda r: TextLayer(r, text), text.layers, rngs)
+        self.layers = stacked(lambda r: TextLayer(r, text, lora), text.layers, rngs)
         self.norm = RMSNorm(text.hidden, text.norm_eps)
         self.head = None if text.tied_head else Linear(rngs, text.hidden, text.vocab, ("embed", "vocab"), bias=False)
 
-    def image_features(self, images: Images) -> Float[Array, "B M D"]:
+    def image_features(self, images: Images | Features) -> Float[Array, "B M D"]:
         """Merged image rows of each prompt; prompts without images (W = 0) give M = 0."""
+        if isinstance(images, Features):
+            return images.rows.astype(self.dtype)
         if images.patches.shape[1] == 0:
             return jnp.zeros((images.patches.shape[0], 0, self.arch.text.hidden), self.dtype)
         return self.vision(images, self.dtype)

@@ -4,6 +4,8 @@
 optimiser all speak these paths; the modules in model.py are bound to them only while a step is traced.
 """
 
+import dataclasses
+import functools
 from dataclasses import dataclass, field
 
 import jax
@@ -12,11 +14,14 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from segr1_jax.policy.arch import PolicyArch
+from segr1_jax.policy.config import LoraConfig
 from segr1_jax.policy.layers import Axes
 from segr1_jax.policy.model import Qwen25VL
 
 Params = dict[str, jax.Array]
 STACKED = ("layers.", "vision.layers.")
+TOWER = "vision."
+ADAPTER = (".lora_a", ".lora_b")
 
 
 @dataclass(frozen=True)
@@ -35,11 +40,13 @@ class Policy:
         arch: sizes and special tokens.
         dtype: compute dtype; weights keep their own.
         remat: recompute layers in the backward pass.
+        lora: adapters on the language model's linears; their weights end in ADAPTER.
     """
 
     arch: PolicyArch
     dtype: DTypeLike = jnp.float32
     remat: bool = False
+    lora: LoraConfig | None = None
     _graphdef: nnx.GraphDef = field(init=False, repr=False)
     _variables: dict = field(init=False, repr=False)
 
@@ -50,7 +57,12 @@ class Policy:
         object.__setattr__(self, "_variables", {".".join(path): (path, variable) for path, variable in nnx.to_flat_state(state)})
 
     def _make(self, seed) -> Qwen25VL:
-        return Qwen25VL(self.arch, nnx.Rngs(seed), dtype=self.dtype, remat=self.remat)
+        return Qwen25VL(self.arch, nnx.Rngs(seed), dtype=self.dtype, remat=self.remat, lora=self.lora)
+
+    @functools.cached_property
+    def base(self) -> "Policy":
+        """The same policy without adapters: what checkpoints in the Hugging Face format hold, and the reference of a LoRA run."""
+        return dataclasses.replace(self, lora=None) if self.lora else self
 
     @property
     def specs(self) -> dict[str, WeightSpec]:

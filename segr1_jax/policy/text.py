@@ -13,6 +13,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from segr1_jax.policy.arch import TextArch
+from segr1_jax.policy.config import LoraConfig
 from segr1_jax.policy.layers import GatedMLP, KeyValues, Linear, RMSNorm, Rotary, attend, rotary_from_angles
 
 
@@ -36,12 +37,12 @@ def mrope(arch: TextArch, positions: Int[Array, "3 *shape"]) -> Rotary:
 class TextAttention(nnx.Module):
     """Grouped-query attention: biases on q, k, v, none on the output map."""
 
-    def __init__(self, rngs: nnx.Rngs, arch: TextArch):
+    def __init__(self, rngs: nnx.Rngs, arch: TextArch, lora: LoraConfig | None):
         self.arch = arch
-        self.q = Linear(rngs, arch.hidden, arch.heads * arch.head_dim, ("embed", "heads"), bias=True)
-        self.k = Linear(rngs, arch.hidden, arch.kv_heads * arch.head_dim, ("embed", "kv_heads"), bias=True)
-        self.v = Linear(rngs, arch.hidden, arch.kv_heads * arch.head_dim, ("embed", "kv_heads"), bias=True)
-        self.o = Linear(rngs, arch.heads * arch.head_dim, arch.hidden, ("heads", "embed"), bias=False)
+        self.q = Linear(rngs, arch.hidden, arch.heads * arch.head_dim, ("embed", "heads"), bias=True, lora=lora)
+        self.k = Linear(rngs, arch.hidden, arch.kv_heads * arch.head_dim, ("embed", "kv_heads"), bias=True, lora=lora)
+        self.v = Linear(rngs, arch.hidden, arch.kv_heads * arch.head_dim, ("embed", "kv_heads"), bias=True, lora=lora)
+        self.o = Linear(rngs, arch.heads * arch.head_dim, arch.hidden, ("heads", "embed"), bias=False, lora=lora)
 
     def project(self, x: Float[Array, "... D"], rotary: Rotary):
         """Rotated q [..., H, C], rotated k and plain v [..., K, C]."""
@@ -59,11 +60,11 @@ class TextAttention(nnx.Module):
 class TextLayer(nnx.Module):
     """Pre-norm attention and gated MLP. The two entry points share every weight and the one `attend`."""
 
-    def __init__(self, rngs: nnx.Rngs, arch: TextArch):
+    def __init__(self, rngs: nnx.Rngs, arch: TextArch, lora: LoraConfig | None):
         self.norm1 = RMSNorm(arch.hidden, arch.norm_eps)
-        self.attention = TextAttention(rngs, arch)
+        self.attention = TextAttention(rngs, arch, lora)
         self.norm2 = RMSNorm(arch.hidden, arch.norm_eps)
-        self.mlp = GatedMLP(rngs, arch.hidden, arch.intermediate, bias=False)
+        self.mlp = GatedMLP(rngs, arch.hidden, arch.intermediate, bias=False, lora=lora)
 
     def prefix(self, x_BPD: Float[Array, "B P D"], rotary: Rotary, mask_BP: Bool[Array, "B P"]):
         """Causal self-attention of the prefix; returns its new states and the K/V its completions will read."""

@@ -32,6 +32,12 @@ class Images(NamedTuple):
     window_image: Int[Array, "B W"]
 
 
+class Features(NamedTuple):
+    """What the tower made of the images of a batch: takes their place where the tower is frozen and runs once per step."""
+
+    rows: Float[Array, "B M D"]
+
+
 class VisionAttention(nnx.Module):
     """Multi-head attention with separate q, k, v maps (the checkpoint's joined qkv is split by hf/keys.py)."""
 

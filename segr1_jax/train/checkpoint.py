@@ -1,11 +1,12 @@
 """Checkpoints: one atomic Orbax step of four items.
 
-params    the weights: alone enough for evaluation and export, on any mesh
+params    the weights that are trained: with those the run started from, enough for evaluation and export, on any mesh
 train     optimiser state and step count
 position  the next position in the global data order
 config    the configuration that made them
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ import orbax.checkpoint as ocp
 from jax.sharding import Sharding
 
 from segr1_jax.errors import UserError
-from segr1_jax.policy.params import Params, Policy
+from segr1_jax.policy.params import Params
 from segr1_jax.update import TrainState
 
 
@@ -81,16 +82,25 @@ def newest_step(directory: Path) -> int:
     return max(steps)
 
 
-def restore_params(directory: Path, step: int, policy: Policy, shardings: dict[str, Sharding]) -> Params:
-    """Only the weights of one checkpoint under `directory`, for evaluation, export or the start of another run."""
-    with ocp.CheckpointManager(
-        directory.resolve(), options=ocp.CheckpointManagerOptions(read_only=True, save_interval_steps=0, create=False)
-    ) as manager:
-        if step not in manager.all_steps():
-            remedy = "raise `keep` of that run, or start a new run from what it has"
-            raise UserError(str(directory), expected=f"the checkpoint of step {step}", got=f"steps {manager.all_steps()}", remedy=remedy)
-        target = {name: jax.ShapeDtypeStruct(spec.shape, np.float32, sharding=shardings[name]) for name, spec in policy.specs.items()}
-        return manager.restore(step, args=ocp.args.Composite(params=ocp.args.StandardRestore(target)))["params"]
+def restore_params(directory: Path, step: int, shardings: Mapping[str, Sharding] | Sharding) -> Params:
+    """Weights of one checkpoint under `directory` (float32): those that `shardings` names and it holds, or all, placed by the one given."""
+    if step not in (steps := ocp.utils.checkpoint_steps(directory)):
+        remedy = "raise `keep` of that run, or start a new run from what it has"
+        raise UserError(str(directory), expected=f"the checkpoint of step {step}", got=f"steps {sorted(steps)}", remedy=remedy)
+    item = directory.resolve() / str(step) / "params"
+    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+        held = checkpointer.metadata(item).item_metadata.tree
+        if isinstance(shardings, Sharding):
+            shardings = dict.fromkeys(held, shardings)
+        wanted = {
+            name: jax.ShapeDtypeStruct(held[name].shape, np.float32, sharding=sharding)
+            for name, sharding in shardings.items()
+            if name in held
+        }
+        if not wanted:
+            return {}
+        arguments = ocp.checkpoint_utils.construct_restore_args(wanted)
+        return checkpointer.restore(item, args=ocp.args.PyTreeRestore(item=wanted, restore_args=arguments, partial_restore=True))
 
 
 def abstract_state(shapes: TrainState, shardings: TrainState) -> TrainState:

@@ -3,8 +3,10 @@
 from dataclasses import dataclass, field
 
 from segr1_jax.data.config import DataConfig
+from segr1_jax.errors import UserError
 from segr1_jax.grpo.config import ObjectiveConfig
 from segr1_jax.knobs import knob, require_choice, require_range, section
+from segr1_jax.policy.config import LoraConfig
 from segr1_jax.prompt.config import PromptConfig
 from segr1_jax.reward.config import RewardConfig
 from segr1_jax.rollout.config import RolloutConfig
@@ -18,8 +20,14 @@ class PolicyConfig:
     compute_dtype: str = knob("bfloat16", "float32 or bfloat16; master weights and optimiser stay float32")
     remat: bool = knob(True, "recompute layer activations in the backward pass")
     head_chunk: int = knob(64, "completion positions per chunk of the vocabulary projection")
+    tower: str = knob("trained", "vision tower: trained, or frozen (its features are computed once per step, for all that need them)")
+    lora: LoraConfig = section(LoraConfig, "adapters instead of full training; needs tower=frozen")
 
     def __post_init__(self):
+        require_choice("policy.tower", self.tower, ("trained", "frozen"))
+        if self.lora.rank and self.tower != "frozen":
+            expected = "frozen where policy.lora.rank is set: adapters are all that is trained"
+            raise UserError("policy.tower", expected=expected, got=self.tower, remedy="set policy.tower=frozen")
         require_choice("policy.compute_dtype", self.compute_dtype, ("float32", "bfloat16"))
         require_range("policy.head_chunk", self.head_chunk, 1)
 

@@ -13,8 +13,9 @@ import optax
 from segr1_jax.policy.inputs import stack_prompts
 from segr1_jax.policy.logprobs import score_tokens
 from segr1_jax.policy.model import PromptBatch
-from segr1_jax.policy.params import Params, Policy
-from segr1_jax.policy.sharding import ROLLOUT_RULES, TRAIN_RULES
+from segr1_jax.policy.params import ADAPTER, TOWER, Params, Policy, WeightSpec
+from segr1_jax.policy.sharding import ROLLOUT_RULES
+from segr1_jax.policy.vision import Features, Images
 from segr1_jax.prompt.build import PromptBuilder
 from segr1_jax.rollout.completions import to_completions
 from segr1_jax.rollout.sampler import Samples, make_sampler
@@ -40,29 +41,65 @@ class Engine:
         self.placement.check_rows(batch=config.batch // config.micro_batches, eval_batch=config.eval_batch)
 
     @functools.cached_property
+    def trained_specs(self) -> dict[str, WeightSpec]:
+        """The weights that updates change: the adapters where there are any, else all but a frozen tower."""
+        specs = self.policy.specs
+        adapters = {name: spec for name, spec in specs.items() if name.endswith(ADAPTER)}
+        kept = TOWER if self.config.policy.tower == "frozen" else ()
+        return adapters or {name: spec for name, spec in specs.items() if not name.startswith(kept)}
+
+    @property
+    def frozen_specs(self) -> dict[str, WeightSpec]:
+        return {name: spec for name, spec in self.policy.specs.items() if name not in self.trained_specs}
+
+    @functools.cached_property
     def state_shardings(self) -> TrainState:
-        return self.placement.state(self.policy, self.optimizer)
+        return self.placement.state(self.trained_specs, self.optimizer)
+
+    @functools.cached_property
+    def init_adapters(self):
+        """() -> the adapters of a run that begins, the same on every mesh; nothing where there are none."""
+        names = [name for name in self.trained_specs if name.endswith(ADAPTER)]
+        shardings = {name: self.state_shardings.params[name] for name in names}
+
+        def init() -> Params:
+            weights = self.policy.init(self.config.seed)  # traced: all but the adapters is never computed
+            return {name: weights[name] for name in names}
+
+        return jax.jit(init, out_shardings=shardings)
 
     @functools.cached_property
     def init_state(self):
-        """params -> TrainState at step 0."""
+        """trained weights -> TrainState at step 0."""
         return jax.jit(functools.partial(init_state, optimizer=self.optimizer), out_shardings=self.state_shardings)
 
     @functools.cached_property
     def rollout_weights(self):
-        """Master weights -> a copy in the compute dtype, gathered over fsdp, for one rollout."""
-        return jax.jit(self._cast, out_shardings=self.placement.weights(self.policy, ROLLOUT_RULES))
+        """All weights -> a copy in the compute dtype, gathered over fsdp, for one rollout."""
+        return jax.jit(self._cast, out_shardings=self.placement.weights(self.policy.specs, ROLLOUT_RULES))
+
+    def reference_weights(self, initial: Params, frozen: Params) -> Params:
+        """The reference policy: the weights that training began with, in the compute dtype, beside the frozen ones; no adapters."""
+        return frozen | jax.jit(self._cast, out_shardings={name: value.sharding for name, value in initial.items()})(initial)
+
+    def with_features(self, prompts: PromptBatch, params: Params) -> PromptBatch:
+        """A frozen tower sees the images here, once for rollout, reference and update; a trained one sees them in each of these."""
+        if any(name.startswith(TOWER) for name in self.trained_specs):
+            return prompts
+        return prompts._replace(images=self._features(params, prompts.images))
 
     @functools.cached_property
-    def frozen_weights(self):
-        """Master weights -> a copy in the compute dtype, sharded like them, for the reference policy."""
-        return jax.jit(self._cast, out_shardings=self.placement.weights(self.policy, TRAIN_RULES))
+    def _features(self):
+        def features(params: Params, images: Images) -> Features:
+            return Features(self.policy.bind(params).image_features(images))
+
+        return jax.jit(features, out_shardings=self.placement.rows)
 
     def _cast(self, params: Params) -> Params:
         return jax.tree.map(lambda x: x.astype(self.policy.dtype), params)
 
     def gradient(self, loss: LossFn):
-        """(params, micro-batch) -> Totals."""
+        """(trained weights, frozen weights, micro-batch) -> Totals."""
         temperature = self.config.rollout.temperature if self.config.stage == "grpo" else 1.0
         gradient = make_gradient(self.policy, loss, temperature=temperature, head_chunk=self.config.policy.head_chunk)
         return jax.jit(gradient, out_shardings=self._totals_shardings)
@@ -104,11 +141,11 @@ class Engine:
 
     @functools.cached_property
     def reference_logprobs(self):
-        """(params, prompts, tokens, mask) -> log-probabilities of the completion tokens, no gradient."""
+        """(reference weights, prompts, tokens, mask) -> log-probabilities of the completion tokens, no gradient."""
 
         def score(params: Params, prompts: PromptBatch, tokens, mask):
             scores = score_tokens(
-                self.policy.bind(params),
+                self.policy.base.bind(params),
                 prompts,
                 tokens,
                 mask,

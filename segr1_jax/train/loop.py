@@ -49,10 +49,11 @@ def run_sft(config: RunConfig) -> None:
             with run.timer("answers"):
                 answers = answer_batch([_target_tokens(run, sample) for sample in samples], config.rollout.max_tokens)
                 prompts, _ = engine.put_prompts([sample.prompt for sample in samples])
+                prompts = engine.with_features(prompts, run.params)
             with run.timer("update"):
                 totals = None
                 for micro in engine.micro_batches(TrainBatch(prompts, engine.placement.put_rows(answers))):
-                    totals = engine.accumulate(totals, gradient(run.state.params, micro))
+                    totals = engine.accumulate(totals, gradient(run.state.params, run.frozen, micro))
                 run.state, metrics = engine.update(run.state, totals)
                 metrics = jax.device_get(metrics)
             _close_step(run, client, step, metrics)
@@ -65,7 +66,7 @@ def run_grpo(config: RunConfig) -> None:
         return
     with Run(config) as run, RewardClient(config.reward, run.directory.incidents) as client:
         engine = run.engine
-        reference = engine.frozen_weights(run.initial_params()) if config.objective.beta > 0 else None
+        reference = engine.reference_weights(run.initial_params(), run.frozen) if config.objective.beta > 0 else None
         gradient = engine.gradient(functools.partial(grpo_loss, objective=config.objective))
         _first_evaluation(run, client)
         for step, samples in run.steps():
@@ -73,7 +74,8 @@ def run_grpo(config: RunConfig) -> None:
             _encode(run, client, samples)
             with run.timer("rollout"):
                 prompts, ids = engine.put_prompts([sample.prompt for sample in samples])
-                drawn = engine.sample(engine.rollout_weights(run.state.params), prompts, engine.step_key(step), ids)
+                prompts = engine.with_features(prompts, run.params)
+                drawn = engine.sample(engine.rollout_weights(run.params), prompts, engine.step_key(step), ids)
                 groups = engine.completions(drawn, [sample.example.id for sample in samples], step - 1)
             reference_logprobs = drawn.logprobs
             if reference is not None:  # dispatched first: it needs no reward, and runs while the masks are scored
@@ -91,7 +93,7 @@ def run_grpo(config: RunConfig) -> None:
                     judged[rows] = _by_group(judge.collect(client, ticket, config.reward.weights), config.rollout.group)
                 with run.timer("update"):
                     micro = _micro_batch(engine, *on_device, judged[rows])
-                    totals = engine.accumulate(totals, gradient(run.state.params, micro))
+                    totals = engine.accumulate(totals, gradient(run.state.params, run.frozen, micro))
             with run.timer("update"):
                 _encode(run, client, run.upcoming())  # the sidecar has nothing else to do now
                 run.state, metrics = engine.update(run.state, totals)

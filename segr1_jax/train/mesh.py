@@ -4,6 +4,7 @@ Every process holds its own rows of a batch (the slice the data order gives it);
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +15,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from segr1_jax.errors import UserError
-from segr1_jax.policy.params import Params, Policy
+from segr1_jax.policy.params import Params, WeightSpec
 from segr1_jax.policy.sharding import BATCH, TRAIN_RULES, weight_shardings
 from segr1_jax.train.config import MeshConfig
 from segr1_jax.update import TrainState
@@ -56,13 +57,13 @@ class Placement:
         """Into how many parts a batch is cut; every batch size must be a multiple of it."""
         return self.mesh.shape["data"] * self.mesh.shape["fsdp"]
 
-    def weights(self, policy: Policy, rules: dict[str, str | None]) -> dict[str, NamedSharding]:
-        return weight_shardings(policy.specs, self.mesh, rules)
+    def weights(self, specs: Mapping[str, WeightSpec], rules: dict[str, str | None]) -> dict[str, NamedSharding]:
+        return weight_shardings(specs, self.mesh, rules)
 
-    def state(self, policy: Policy, optimizer: optax.GradientTransformation) -> TrainState:
+    def state(self, specs: Mapping[str, WeightSpec], optimizer: optax.GradientTransformation) -> TrainState:
         """The sharding of every leaf of a TrainState: optimiser moments lie where their weights lie."""
-        weights = self.weights(policy, TRAIN_RULES)
-        shapes: Params = {name: jax.ShapeDtypeStruct(spec.shape, np.float32) for name, spec in policy.specs.items()}
+        weights = self.weights(specs, TRAIN_RULES)
+        shapes: Params = {name: jax.ShapeDtypeStruct(spec.shape, np.float32) for name, spec in specs.items()}
         opt_state = optax.tree_utils.tree_map_params(
             optimizer,
             lambda _, sharding: sharding,

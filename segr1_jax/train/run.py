@@ -11,13 +11,14 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.typing import DTypeLike
 
 from segr1_jax.data.pipeline import Sample, Skipped, batches
 from segr1_jax.data.sources import check, open_source
 from segr1_jax.eval.run import Evaluation
 from segr1_jax.files import write_atomically
 from segr1_jax.hf.load import read_arch
-from segr1_jax.policy.params import Params, Policy
+from segr1_jax.policy.params import ADAPTER, Params, Policy, WeightSpec
 from segr1_jax.policy.sharding import TRAIN_RULES
 from segr1_jax.prompt.build import PromptBuilder
 from segr1_jax.reward.client import RewardClient
@@ -47,7 +48,8 @@ class Run:
         check(self.source)
         check(self.held_out)
         self.start = recorded_start(config)
-        policy = Policy(read_arch(Path(self.start.base)), compute_dtype(config), config.policy.remat)
+        lora = config.policy.lora if config.policy.lora.rank else None
+        policy = Policy(read_arch(Path(self.start.base)), compute_dtype(config), config.policy.remat, lora)
         builder = PromptBuilder.from_directory(self.start.base, config.prompt)
         self.engine = Engine(config, Placement(make_mesh(config.mesh)), policy, builder, make_optimizer(config.optimizer, config.steps))
         self.engine.check_rows()
@@ -55,6 +57,7 @@ class Run:
         self.guard, self.timer, self.skipped = CompileGuard(), PhaseTimer(), Skipped()
         self._open.callback(self.guard.close)
         self._checkpoints = self._open.enter_context(Checkpoints(self.directory.checkpoints, keep=config.keep))
+        self.frozen = self._load(self.engine.frozen_specs, policy.dtype)
         self.state, self.position = self._restore()
         self.first_step = int(self.state.step)
         self._last_evaluation: tuple[int, Evaluation] | None = None
@@ -68,8 +71,13 @@ class Run:
         self._open.__exit__(*exception)
 
     def initial_params(self) -> Params:
-        """The weights this run started from, whatever step it is at: the reference policy."""
-        return self.start.load(self.engine.policy, self.engine.placement.weights(self.engine.policy, TRAIN_RULES))
+        """What training began with, whatever step the run is at, without adapters (float32)."""
+        return self._load({name: spec for name, spec in self.engine.trained_specs.items() if not name.endswith(ADAPTER)}, np.float32)
+
+    @property
+    def params(self) -> Params:
+        """All weights of the current step."""
+        return self.frozen | self.state.params
 
     def steps(self) -> Iterator[tuple[int, list[Sample]]]:
         """(step number from 1, this process's samples) until config.steps; each ends with `finish`."""
@@ -123,7 +131,7 @@ class Run:
         """Evaluate the current weights on the held-out set, write figures and rows, and log them (once, also over a resume)."""
         known = (self.directory.eval / f"step_{step:06d}.json").is_file() and step == self.first_step > 0
         with self.timer("eval"):
-            weights = self.engine.rollout_weights(self.state.params)
+            weights = self.engine.rollout_weights(self.params)
             result = evaluate_weights(self.engine, weights, self.held_out, client, self.skipped)
         rows = "".join(json.dumps(dataclasses.asdict(row) | {"parse": row.parse.value}, sort_keys=True) + "\n" for row in result.rows)
         write_atomically(self.directory.eval / f"step_{step:06d}.rows_{jax.process_index()}.jsonl", rows)
@@ -161,11 +169,14 @@ class Run:
 
     def _restore(self):
         engine = self.engine
-        shapes = jax.eval_shape(engine.init_state, {n: jax.ShapeDtypeStruct(s.shape, np.float32) for n, s in engine.policy.specs.items()})
+        shapes = jax.eval_shape(engine.init_state, {n: jax.ShapeDtypeStruct(s.shape, np.float32) for n, s in engine.trained_specs.items()})
         restored = self._checkpoints.restore(abstract_state(shapes, engine.state_shardings))
         if restored is not None:
             return restored.state, restored.position
-        return engine.init_state(self.initial_params()), 0
+        return engine.init_state(self.initial_params() | engine.init_adapters()), 0
+
+    def _load(self, specs: Mapping[str, WeightSpec], dtype: DTypeLike) -> Params:
+        return self.start.load(self.engine.policy.base, self.engine.placement.weights(specs, TRAIN_RULES), dtype)
 
 
 def _shared_run_dir(config: RunConfig, start: Start) -> RunDir:

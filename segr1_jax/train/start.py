@@ -1,16 +1,23 @@
-"""Where a run starts: a Hugging Face directory, or a checkpoint of another run."""
+"""Where a run starts: a Hugging Face directory, or a checkpoint of another run.
+
+A run with a frozen tower or adapters saves what it trains alone; the rest is where it started itself, so a start may lie on another.
+"""
 
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
+import jax
 import numpy as np
-from jax.sharding import Sharding
+from jax.sharding import NamedSharding, PartitionSpec
+from jax.typing import DTypeLike
 
 from segr1_jax.errors import UserError
 from segr1_jax.files import write_atomically
 from segr1_jax.hf.load import load_params
-from segr1_jax.policy.params import Params, Policy
+from segr1_jax.policy.config import LoraConfig
+from segr1_jax.policy.params import ADAPTER, Params, Policy
 from segr1_jax.train.checkpoint import newest_step, restore_params
 from segr1_jax.train.config import RunConfig
 from segr1_jax.train.load_config import load_config
@@ -19,17 +26,48 @@ from segr1_jax.train.rundir import RunDir, has_begun
 
 @dataclasses.dataclass(frozen=True)
 class Start:
-    """`base` is the Hugging Face directory with config.json, tokenizer and processor; a checkpoint step of a run overrides its weights."""
+    """Weights to start from.
+
+    Attributes:
+        base: the Hugging Face directory at the bottom, with config.json, tokenizer and processor.
+        checkpoints, step: a checkpoint of a run; its weights go before those below.
+        below: where that run started.
+        lora: the adapters of that run, where it trained adapters.
+    """
 
     base: str
     checkpoints: str | None = None
-    step: int | None = None
+    step: int = 0
+    below: "Start | None" = None
+    lora: LoraConfig | None = None
 
-    def load(self, policy: Policy, shardings: dict[str, Sharding]) -> Params:
-        """The float32 weights, placed."""
+    def load(self, policy: Policy, shardings: dict[str, NamedSharding], dtype: DTypeLike) -> Params:
+        """The weights that `shardings` names, placed, adapters merged. `policy` is the one without adapters."""
         if self.checkpoints is None:
-            return load_params(Path(self.base), policy, shardings, np.float32)
-        return restore_params(Path(self.checkpoints), self.step, policy, shardings)
+            return load_params(Path(self.base), policy, shardings, dtype)
+        if self.lora:
+            return self._load_merged(policy, shardings, dtype)
+        held = restore_params(Path(self.checkpoints), self.step, shardings)
+        missing = {name: sharding for name, sharding in shardings.items() if name not in held}
+        rest = self.below.load(policy, missing, dtype) if missing else {}
+        return {name: rest[name] if name in missing else held[name].astype(dtype) for name in shardings}
+
+    def adapters(self, mesh: jax.sharding.Mesh) -> Params:
+        """The adapters alone (float32), whole on every device."""
+        return restore_params(Path(self.checkpoints), self.step, NamedSharding(mesh, PartitionSpec()))
+
+    def _load_merged(self, policy: Policy, shardings: dict[str, NamedSharding], dtype: DTypeLike) -> Params:
+        weights = self.below.load(policy, shardings, np.float32)
+        adapters = self.adapters(next(iter(shardings.values())).mesh) if shardings else {}
+        for name in [name.removesuffix(ADAPTER[0]) for name in adapters if name.endswith(ADAPTER[0])]:
+            if (kernel := f"{name}.kernel") in weights:
+                merge = jax.jit(_merge, static_argnames="scale", donate_argnums=0, out_shardings=shardings[kernel])
+                weights[kernel] = merge(weights[kernel], *(adapters[name + half] for half in ADAPTER), scale=self.lora.scale)
+        return {name: weight.astype(dtype) for name, weight in weights.items()}
+
+
+def _merge(kernel, lora_a, lora_b, *, scale: float):
+    return kernel + scale * (lora_a @ lora_b)
 
 
 def resolve_start(path: str | Path) -> Start:
@@ -42,8 +80,10 @@ def resolve_start(path: str | Path) -> Start:
     if (path / "config.json").is_file():
         return Start(str(path))
     if (path / "config.yaml").is_file():
-        checkpoints = RunDir(path).checkpoints
-        return Start(resolve_start(load_config(path).policy.path).base, str(checkpoints), newest_step(checkpoints))
+        directory, lora = RunDir(path), load_config(path).policy.lora
+        step = newest_step(directory.checkpoints)
+        below = _from_json(json.loads(directory.start.read_text()))
+        return Start(below.base, str(directory.checkpoints), step, below, lora if lora.rank else None)
     got = "neither config.json nor config.yaml in it" if path.is_dir() else "no such directory"
     raise UserError(str(path), expected="a Hugging Face directory or a run directory", got=got, remedy="correct policy.path (or --source)")
 
@@ -52,9 +92,14 @@ def recorded_start(config: RunConfig) -> Start:
     """The start a run recorded when it began: the run it started from may have gone on since, and the reference policy must not move."""
     directory = RunDir(Path(config.run_dir))
     begun = directory.start.is_file() and has_begun(directory)
-    return Start(**json.loads(directory.start.read_text())) if begun else resolve_start(config.policy.path)
+    return _from_json(json.loads(directory.start.read_text())) if begun else resolve_start(config.policy.path)
 
 
 def record_start(directory: RunDir, start: Start) -> None:
     """Write the start into the run directory."""
     write_atomically(directory.start, json.dumps(dataclasses.asdict(start)) + "\n")
+
+
+def _from_json(record: dict[str, Any]) -> Start:
+    below, lora = record.get("below"), record.get("lora")
+    return Start(**record | {"below": below and _from_json(below), "lora": lora and LoraConfig(**lora)})

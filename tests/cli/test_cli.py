@@ -15,7 +15,7 @@ OPTIONS = {  # a knob of a run is a key of the configuration, not a flag: think 
     "eval": {"config", "overrides", "source"},
     "predict": {"config", "overrides", "source", "images", "instruction", "count", "out"},
     "score": {"config", "overrides", "answers", "out", "masks"},
-    "export": {"config", "overrides", "source", "out", "layout", "overwrite", "check"},
+    "export": {"config", "overrides", "source", "out", "layout", "overwrite", "check", "adapter"},
     "tiny": {"out", "seed", "frame"},
     "doctor": {"python"},
     "config": {"config", "overrides"},

@@ -50,11 +50,11 @@ def run(directory: str, mesh: MeshConfig, micro_batches: int) -> dict[str, np.nd
     source = open_source(DataConfig(size=84, count=50))
     index, count = jax.process_index(), jax.process_count()
     samples = next(batches(source, engine.builder.build, seed=3, start_position=16, batch=BATCH, process=index, processes=count))
-    params = load_params(directory, engine.policy, engine.placement.weights(engine.policy, TRAIN_RULES))
+    params = load_params(directory, engine.policy, engine.placement.weights(engine.policy.specs, TRAIN_RULES))
 
     prompts, ids = engine.put_prompts([sample.prompt for sample in samples])
     drawn = engine.sample(engine.rollout_weights(params), prompts, engine.step_key(1), ids)
-    reference = engine.reference_logprobs(engine.frozen_weights(params), prompts, drawn.tokens, drawn.mask)
+    reference = engine.reference_logprobs(engine.reference_weights(params, {}), prompts, drawn.tokens, drawn.mask)
     advantages = np.stack([np.sin([sample.example.id, sample.example.id + 7.0]) for sample in samples]).astype(np.float32)
     weight = np.array([[1, sample.example.id % 3 > 0] for sample in samples], np.float32)  # some completions left out
     on_mesh = engine.placement.put_rows((weight, advantages))
@@ -62,7 +62,7 @@ def run(directory: str, mesh: MeshConfig, micro_batches: int) -> dict[str, np.nd
     gradient = engine.gradient(functools.partial(grpo_loss, objective=ObjectiveConfig(beta=0.04)))
     totals = None
     for micro in engine.micro_batches(TrainBatch(prompts, completions)):
-        totals = engine.accumulate(totals, gradient(params, micro))
+        totals = engine.accumulate(totals, gradient(params, {}, micro))
     state, metrics = engine.update(engine.init_state(params), totals)
 
     positions = engine.placement.put_rows(np.array([sample.position for sample in samples], np.int32))

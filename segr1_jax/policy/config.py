@@ -1,0 +1,21 @@
+"""Which weights of the policy are trained."""
+
+from dataclasses import dataclass
+
+from segr1_jax.knobs import knob, require_range
+
+
+@dataclass(frozen=True)
+class LoraConfig:
+    """Low-rank adapters: y = x W + (alpha / rank) x A B, on every linear map of the language model (Hu et al., 2021)."""
+
+    rank: int = knob(0, "width of the adapters; 0 = none, the weights themselves are trained")
+    alpha: float = knob(32.0, "adapters are scaled by alpha / rank")
+
+    def __post_init__(self):
+        require_range("policy.lora.rank", self.rank, 0, 1024)
+        require_range("policy.lora.alpha", self.alpha, 1e-6)
+
+    @property
+    def scale(self) -> float:
+        return self.alpha / self.rank
