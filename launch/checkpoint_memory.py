@@ -1,0 +1,153 @@
+"""A random checkpoint in the real shapes of Qwen2.5-VL-3B, in and out: how much host memory it takes, and is every byte there again?
+
+    .venv/bin/python launch/checkpoint_memory.py make  /tmp/three_b
+    .venv/bin/python launch/checkpoint_memory.py trip  /tmp/three_b /tmp/three_b_out --devices 8
+    .venv/bin/python launch/checkpoint_memory.py open  /tmp/three_b_out
+
+`make` writes 7.5 GB of random bfloat16 with transformers' own names and safetensors' own writer. `trip` loads it split over fake CPU
+devices (fsdp), exports it, compares every tensor byte by byte, and prints the largest anonymous memory of the process above the
+arrays. `open` has transformers read a directory (also under another interpreter, with another transformers). Linux only.
+"""
+
+import argparse
+import json
+import os
+import sys
+import threading
+import time
+from pathlib import Path
+
+BOUND_GB = 1.5
+SHARD_BYTES = 2 * 10**9
+POLL_S = 0.005
+TEXT = {"hidden_size": 2048, "intermediate_size": 11008, "num_hidden_layers": 36, "num_attention_heads": 16, "num_key_value_heads": 2}
+TEXT |= {"vocab_size": 151936, "rope_theta": 1e6, "rope_scaling": {"type": "mrope", "mrope_section": [16, 24, 24]}}
+VISION = {"depth": 32, "hidden_size": 1280, "intermediate_size": 3420, "num_heads": 16, "out_hidden_size": 2048, "window_size": 112}
+VISION |= {"fullatt_block_indexes": [7, 15, 23, 31]}
+
+
+class AnonymousMemory:
+    """The largest resident anonymous memory of this process inside the block, in bytes above what it was at the start."""
+
+    def __enter__(self) -> "AnonymousMemory":
+        self.start, self.peak, self._done = anonymous_bytes(), 0, threading.Event()
+        self._thread = threading.Thread(target=self._poll)
+        self._thread.start()
+        return self
+
+    def _poll(self) -> None:
+        while not self._done.wait(POLL_S):
+            self.peak = max(self.peak, anonymous_bytes() - self.start)
+
+    def __exit__(self, *_: object) -> None:
+        self._done.set()
+        self._thread.join()
+
+
+def anonymous_bytes() -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("RssAnon"))
+
+
+def make(out: Path) -> None:
+    """Names and shapes from transformers on the meta device, values from numpy, one shard in memory at a time."""
+    import ml_dtypes
+    import numpy as np
+    import torch
+    from safetensors.numpy import save_file
+    from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+
+    config = Qwen2_5_VLConfig(text_config=TEXT | {"tie_word_embeddings": True}, vision_config=VISION, tie_word_embeddings=True)
+    config.dtype = "bfloat16"
+    with torch.device("meta"):
+        shapes = {name: tuple(weight.shape) for name, weight in Qwen2_5_VLForConditionalGeneration(config).named_parameters()}
+    out.mkdir(parents=True)
+    config.save_pretrained(out)
+    rng, shards, weight_map = np.random.default_rng(0), [{}], {}
+    for name, shape in shapes.items():
+        if sum(tensor.nbytes for tensor in shards[-1].values()) > SHARD_BYTES:
+            _flush(out, shards, save_file)
+        shards[-1][name] = (0.02 * rng.standard_normal(shape, np.float32)).astype(ml_dtypes.bfloat16)
+        weight_map[name] = f"model-{len(shards):05d}.safetensors"
+    _flush(out, shards, save_file)
+    (out / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
+    print(f"wrote {len(shapes)} tensors to {out}")
+
+
+def _flush(out: Path, shards: list[dict], save_file) -> None:
+    save_file(shards[-1], out / f"model-{len(shards):05d}.safetensors", {"format": "pt"})
+    shards[-1].clear()
+    shards.append({})
+
+
+def trip(source: Path, out: Path, devices: int) -> None:
+    """Load, export, compare; the memory of the first two."""
+    os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={devices}"
+    os.environ["JAX_PLATFORMS"] = "cpu"
+    import numpy as np
+
+    from segr1_jax.hf.export import export_policy
+    from segr1_jax.hf.load import load_params, read_arch
+    from segr1_jax.hf.tensors import open_checkpoint
+    from segr1_jax.policy.params import Policy
+    from segr1_jax.policy.sharding import TRAIN_RULES
+    from segr1_jax.train.config import MeshConfig
+    from segr1_jax.train.mesh import Placement, make_mesh
+
+    policy = Policy(read_arch(source))
+    shardings = Placement(make_mesh(MeshConfig(fsdp=devices))).weights(policy.specs, TRAIN_RULES)
+    began = time.perf_counter()
+    with AnonymousMemory() as loading:
+        params = load_params(source, policy, shardings, None)
+    arrays = sum(shard.data.nbytes for value in params.values() for shard in value.addressable_shards)
+    per_device = sum(value.addressable_shards[0].data.nbytes for value in params.values())
+    above = (loading.peak - arrays) / 1e9
+    print(f"load    {time.perf_counter() - began:.0f} s; {arrays / 1e9:.2f} GB of arrays, {per_device / 1e9:.3f} GB on each of {devices}")
+    print(f"        anonymous memory above the arrays: {above:.2f} GB (bound {BOUND_GB})")
+    began = time.perf_counter()
+    with AnonymousMemory() as exporting:
+        export_policy(params, policy, source, out, {})
+    seconds, extra = time.perf_counter() - began, exporting.peak / 1e9
+    print(f"export  {seconds:.0f} s; anonymous memory above the arrays: {extra:.2f} GB (bound {BOUND_GB})")
+    ours, theirs = open_checkpoint(out), open_checkpoint(source)
+    different = [name for name, tensor in theirs.items() if name not in ours or not _same_bytes(ours[name].view(), tensor.view(), np)]
+    print(f"bytes   {len(theirs)} tensors, {len(different)} different, {len(set(ours) - set(theirs))} unexpected")
+    if different or set(ours) != set(theirs) or max(above, extra) > BOUND_GB:
+        raise SystemExit(1)
+
+
+def _same_bytes(a, b, np) -> bool:
+    return a.dtype == b.dtype and a.shape == b.shape and np.array_equal(a.view(np.uint16), b.view(np.uint16))
+
+
+def open_with_transformers(directory: Path) -> None:
+    """transformers reads every weight, and nothing else is there."""
+    import torch
+    import transformers
+
+    model, found = transformers.Qwen2_5_VLForConditionalGeneration.from_pretrained(
+        directory, dtype=torch.bfloat16, output_loading_info=True
+    )
+    faults = {name: sorted(keys) for name, keys in found.items() if keys}
+    count = sum(weight.numel() for weight in model.parameters())
+    print(f"transformers {transformers.__version__}: {count:,} parameters, faults {faults or 'none'}")
+    if faults:
+        raise SystemExit(1)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("stage", choices=("make", "trip", "open"))
+    parser.add_argument("directories", type=Path, nargs="+")
+    parser.add_argument("--devices", type=int, default=8)
+    options = parser.parse_args()
+    if options.stage == "make":
+        make(options.directories[0])
+    elif options.stage == "trip":
+        trip(*options.directories, options.devices)
+    else:
+        open_with_transformers(options.directories[0])
+
+
+if __name__ == "__main__":
+    sys.exit(main())
