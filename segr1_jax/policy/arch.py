@@ -81,6 +81,7 @@ def arch_from_config(config: Mapping[str, Any], where: str = "config.json") -> P
     except KeyError as error:
         raise UserError(where, expected=f"a field {error}", got="none", remedy="restore the checkpoint's own config.json") from None
     _check(arch, where)
+    _check_variants(text, config["vision_config"], where)
     return arch
 
 
@@ -138,6 +139,23 @@ def _check(arch: PolicyArch, where: str) -> None:
         (vision.out_hidden == text.hidden, f"vision out_hidden_size = hidden_size = {text.hidden}", vision.out_hidden),
         (vision.window % (vision.patch * vision.merge) == 0, "window_size a multiple of patch_size * spatial_merge_size", vision.window),
     ]
+    _require(rules, where)
+
+
+def _check_variants(text: Mapping[str, Any], vision: Mapping[str, Any], where: str) -> None:
+    """What the published models do not use and the policy does not compute: better an error than another model's numbers."""
+    rope = text.get("rope_parameters") or text.get("rope_scaling") or {}
+    kinds = {rope[name] for name in ("type", "rope_type") if name in rope}
+    rules = [
+        (kinds <= {"mrope", "default"}, "rope of type mrope or default", sorted(kinds)),
+        (text.get("hidden_act", "silu") == "silu", "hidden_act silu", text.get("hidden_act")),
+        (vision.get("hidden_act", "silu") == "silu", "vision hidden_act silu", vision.get("hidden_act")),
+        (not text.get("use_sliding_window"), "no sliding window", "use_sliding_window true"),
+    ]
+    _require(rules, where)
+
+
+def _require(rules: list[tuple[bool, str, Any]], where: str) -> None:
     for holds, expected, got in rules:
         if not holds:
             raise UserError(where, expected=expected, got=str(got), remedy="restore the checkpoint's own config.json")

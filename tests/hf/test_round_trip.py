@@ -235,6 +235,37 @@ def test_broken_checkpoints_name_the_fault(base, tmp_path, change, words):
         load(broken(base[1], tmp_path, change))
 
 
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"rope_parameters": {"rope_type": "yarn", "factor": 4.0}}, "rope of type mrope or default, got .*yarn"),
+        ({"hidden_act": "gelu"}, "hidden_act silu, got gelu"),
+        ({"use_sliding_window": True}, "no sliding window"),
+    ],
+)
+def test_what_the_policy_does_not_compute_is_refused(base, tmp_path, change, words):
+    """YaRN, another activation, sliding windows: a config that asks for them would get another model's numbers."""
+    copy = shutil.copytree(base[1], tmp_path / "other")
+    config = json.loads((copy / "config.json").read_text())
+    text = config["text_config"]
+    text |= {name: (text[name] | value if isinstance(value, dict) else value) for name, value in change.items()}
+    (copy / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match=words):
+        read_arch(copy)
+
+
+def test_flat_and_nested_configs_are_one_architecture(base, tmp_path):
+    """The hub's form: text fields at the top, rope_scaling and rope_theta apart."""
+    copy = shutil.copytree(base[1], tmp_path / "flat")
+    config = json.loads((copy / "config.json").read_text())
+    text = config.pop("text_config")
+    rope = text.pop("rope_parameters")
+    flat = config | {name: value for name, value in text.items() if name not in ("model_type", "architectures")}
+    flat |= {"rope_theta": rope.pop("rope_theta"), "rope_scaling": rope, "tie_word_embeddings": config["tie_word_embeddings"]}
+    (copy / "config.json").write_text(json.dumps(flat))
+    assert read_arch(copy) == read_arch(base[1])
+
+
 def test_a_missing_tokenizer_is_named(base, tmp_path):
     with pytest.raises(UserError, match=r"tokenizer\.json: expected a fast tokenizer file, got no such file"):
         Tokenizer(shutil.copytree(base[1], tmp_path / "broken"))
