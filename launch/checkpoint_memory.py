@@ -22,8 +22,12 @@ SHARD_BYTES = 2 * 10**9
 POLL_S = 0.005
 TEXT = {"hidden_size": 2048, "intermediate_size": 11008, "num_hidden_layers": 36, "num_attention_heads": 16, "num_key_value_heads": 2}
 TEXT |= {"vocab_size": 151936, "rope_theta": 1e6, "rope_scaling": {"type": "mrope", "mrope_section": [16, 24, 24]}}
+TEXT |= {"hidden_act": "silu", "rms_norm_eps": 1e-6, "max_position_embeddings": 128000, "tie_word_embeddings": True}
+IDS = {"image_token_id": 151655, "video_token_id": 151656, "vision_start_token_id": 151652, "vision_end_token_id": 151653}
+NAMES = {"architectures": ["Qwen2_5_VLForConditionalGeneration"], "model_type": "qwen2_5_vl", "torch_dtype": "bfloat16"}
 VISION = {"depth": 32, "hidden_size": 1280, "intermediate_size": 3420, "num_heads": 16, "out_hidden_size": 2048, "window_size": 112}
-VISION |= {"fullatt_block_indexes": [7, 15, 23, 31]}
+VISION |= {"fullatt_block_indexes": [7, 15, 23, 31], "patch_size": 14, "spatial_merge_size": 2, "hidden_act": "silu", "in_chans": 3}
+HUB_CONFIG = NAMES | TEXT | IDS | {"vision_config": VISION}  # the flat form that the published checkpoints have
 
 
 class AnonymousMemory:
@@ -57,12 +61,11 @@ def make(out: Path) -> None:
     from safetensors.numpy import save_file
     from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
-    config = Qwen2_5_VLConfig(text_config=TEXT | {"tie_word_embeddings": True}, vision_config=VISION, tie_word_embeddings=True)
-    config.dtype = "bfloat16"
-    with torch.device("meta"):
-        shapes = {name: tuple(weight.shape) for name, weight in Qwen2_5_VLForConditionalGeneration(config).named_parameters()}
     out.mkdir(parents=True)
-    config.save_pretrained(out)
+    (out / "config.json").write_text(json.dumps(HUB_CONFIG, indent=2) + "\n")
+    with torch.device("meta"):
+        model = Qwen2_5_VLForConditionalGeneration(Qwen2_5_VLConfig.from_pretrained(out))
+    shapes = {name: tuple(weight.shape) for name, weight in model.named_parameters()}
     rng, shards, weight_map = np.random.default_rng(0), [{}], {}
     for name, shape in shapes.items():
         if sum(tensor.nbytes for tensor in shards[-1].values()) > SHARD_BYTES:
@@ -121,13 +124,14 @@ def _same_bytes(a, b, np) -> bool:
 
 
 def open_with_transformers(directory: Path) -> None:
-    """transformers reads every weight, and nothing else is there."""
+    """transformers reads every weight and the rotary settings, and nothing else is there."""
     import torch
     import transformers
 
     model, found = transformers.Qwen2_5_VLForConditionalGeneration.from_pretrained(
         directory, dtype=torch.bfloat16, output_loading_info=True
     )
+    assert "mrope_section" in str(model.config), "rotary settings lost"
     faults = {name: sorted(keys) for name, keys in found.items() if keys}
     count = sum(weight.numel() for weight in model.parameters())
     print(f"transformers {transformers.__version__}: {count:,} parameters, faults {faults or 'none'}")
