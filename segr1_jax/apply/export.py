@@ -5,6 +5,7 @@ from pathlib import Path
 from segr1_jax.apply.card import conversations, generation_config, model_card
 from segr1_jax.apply.opened import open_policy
 from segr1_jax.hf.export import export_policy
+from segr1_jax.train.check_config import require_fixed_frame
 from segr1_jax.train.config import RunConfig
 
 
@@ -12,8 +13,9 @@ def run_export(config: RunConfig, source: Path, out: Path) -> None:
     """Write the newest weights of `source` to `out`, in float32.
 
     Raises:
-        UserError: `out` exists, or `source` holds no policy.
+        UserError: `out` exists, `source` holds no policy, or there is no fixed frame.
     """
+    require_fixed_frame(config)
     opened = open_policy(config, source)
     base, policy = Path(opened.start.base), opened.engine.policy
     texts = {

@@ -27,7 +27,7 @@ def test_tokens_equal_the_chat_template(task, instruction, tokenizer, vision, qw
     prompt = PromptBuilder(tokenizer, vision, PromptConfig(task=task, frame=168)).build(example(instruction))
     oracle = AutoTokenizer.from_pretrained(qwen_directory)
     text = oracle.apply_chat_template(messages(task, instruction), tokenize=False, add_generation_prompt=True)
-    assert text == chat_text(messages(task, instruction), image_tokens=1)
+    assert text == chat_text(messages(task, instruction), image_tokens=[1])
     expected = oracle(text.replace("<|image_pad|>", "<|image_pad|>" * 36))["input_ids"]
     assert prompt.token_ids.tolist() == expected
 
