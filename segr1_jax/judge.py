@@ -4,7 +4,7 @@ Two calls, so that other work (reference log-probabilities) fits between them: `
 reference code's reward takes the place of ours (reward/legacy.py).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -52,10 +52,16 @@ def encode(client: RewardClient, example: Example, *, legacy: bool = False) -> N
 
 
 def submit(
-    client: RewardClient, texts: Sequence[AnswerText], frame: Frame, task: str, *, want_masks: bool = False, legacy: bool = False
+    client: RewardClient,
+    texts: Sequence[AnswerText],
+    frame_of: Callable[[Example], Frame],
+    task: str,
+    *,
+    want_masks: bool = False,
+    legacy: bool = False,
 ) -> Pending:
-    """Parse every text (coordinates in `frame`) and send those that parsed to the sidecar."""
-    parsed = [parse(item.text, frame, task=task) if item.finished else (None, ParseStatus.UNFINISHED) for item in texts]
+    """Parse every text (coordinates in pixels of its example's frame) and send those that parsed to the sidecar."""
+    parsed = [parse(item.text, frame_of(item.example), task=task) if item.finished else (None, ParseStatus.UNFINISHED) for item in texts]
     pairs = [(item.example, answer) for item, (answer, _) in zip(texts, parsed, strict=True) if answer is not None]
     if legacy:
         pairs, want_masks = legacy_pairs(pairs), True

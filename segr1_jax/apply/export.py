@@ -9,6 +9,7 @@ from segr1_jax.apply.verify import obstacle, verify_export
 from segr1_jax.errors import UserError
 from segr1_jax.hf.adapter import export_adapter
 from segr1_jax.hf.export import export_policy
+from segr1_jax.train.check_config import require_fixed_frame
 from segr1_jax.train.config import RunConfig
 from segr1_jax.train.mesh import make_mesh
 from segr1_jax.train.start import resolve_start
@@ -38,8 +39,9 @@ def run_export(
     `check` compares the logits of what was written with those of transformers; None does so where the memory is there.
 
     Raises:
-        UserError: `out` exists, `source` holds no policy, or the check fails.
+        UserError: `out` exists, `source` holds no policy, there is no fixed frame, or the check fails.
     """
+    require_fixed_frame(config)
     opened = open_policy(config, source)
     base, policy = Path(opened.start.base), opened.engine.policy
     texts = {

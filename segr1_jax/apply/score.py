@@ -17,10 +17,12 @@ from segr1_jax.errors import UserError
 from segr1_jax.eval.table import markdown_table
 from segr1_jax.files import replacing, write_atomically
 from segr1_jax.judge import AnswerText, Judged, Pending, collect, submit
+from segr1_jax.prompt.pixels import model_frame
 from segr1_jax.reward.client import RewardClient
+from segr1_jax.train.check_config import MERGED_PATCH
 from segr1_jax.train.config import RunConfig
 from segr1_jax.train.progress import Progress
-from segr1_jax.types import Frame, ScoreStatus
+from segr1_jax.types import Example, Frame, ScoreStatus
 from segr1_jax.viz import png
 
 TERMS = {"total": "reward", "format": "format", "iou": "IoU", "s_measure": "S-measure"}  # field of an output line -> heading
@@ -58,7 +60,6 @@ class AnswerScorer:
 
     def __init__(self, config: RunConfig, client: RewardClient, masks: Path | None):
         self._config, self._client, self._masks = config, client, masks
-        self._frame = Frame(config.prompt.frame, config.prompt.frame)
         self._open = example_opener()
 
     def rows(self, answers: Iterator[GivenAnswer]) -> Iterator[tuple[GivenAnswer, dict[str, Any]]]:
@@ -78,9 +79,12 @@ class AnswerScorer:
             example = self._open(group[0].image, group[0].mask)
             texts = [AnswerText(example, answer.text) for answer in group]
             want_masks, legacy = self._masks is not None, self._config.reward.legacy
-            return submit(self._client, texts, self._frame, self._config.prompt.task, want_masks=want_masks, legacy=legacy)
+            return submit(self._client, texts, self._frame_of, self._config.prompt.task, want_masks=want_masks, legacy=legacy)
         except UserError as fault:
             return fault
+
+    def _frame_of(self, example: Example) -> Frame:
+        return model_frame(example.frame, self._config.prompt, MERGED_PATCH, example.name)
 
     def _receive(self, group: list[GivenAnswer], sent: Pending | UserError) -> Iterator[tuple[GivenAnswer, dict[str, Any]]]:
         if isinstance(sent, UserError):

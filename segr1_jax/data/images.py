@@ -19,7 +19,10 @@ _ORIENTATION = 0x0112
 
 
 def open_image(path: Path) -> UInt8[np.ndarray, "H W 3"]:
-    """The upright RGB image. Grey, palette and 16-bit images are converted; an alpha channel is dropped."""
+    """The upright RGB image. Grey, palette and 16-bit images are converted; what is transparent is laid on white.
+
+    8-bit images come out as transformers' `convert_to_rgb` makes them, which is what its processors show a model.
+    """
     image = _open(path, "image")
     if image.mode.startswith("I;16"):
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
@@ -27,6 +30,8 @@ def open_image(path: Path) -> UInt8[np.ndarray, "H W 3"]:
         raise UserError(
             str(path), expected="an image of 8 or 16 bits per channel", got=f"mode {image.mode}", remedy="convert it to 8-bit RGB"
         )
+    if "A" in image.getbands() or image.info.get("transparency") is not None:
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
     return np.asarray(image.convert("RGB"))
 
 

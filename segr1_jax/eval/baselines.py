@@ -31,7 +31,8 @@ def constant_candidates(examples: Sequence[Example], frame: Frame) -> list[Answe
 
 def constant_rows(scorer: Scorer, training: Sequence[Example], held_out: Sequence[Example]) -> list[EvalRow]:
     """Every held-out example answered alike, by the candidate whose SAM2 masks are best on training examples."""
-    texts = [render(answer, task=scorer.task) for answer in constant_candidates(training, scorer.frame)]
+    frame = scorer.frame_of(training[0])  # a training run has one for all (train/run.py)
+    texts = [render(answer, task=scorer.task) for answer in constant_candidates(training, frame)]
 
     def trial(text: str) -> float:
         rows, _ = scorer.rows([AnswerText(example, text) for example in training[:TRIALS]])
@@ -45,7 +46,7 @@ def truth_rows(scorer: Scorer, held_out: Sequence[Example], *, interior: int, ex
     """Every example answered from its own mask: what SAM2 makes of a perfect prompt."""
 
     def text(example: Example) -> str:
-        answer = target_answer(example.mask, scorer.frame, interior=interior, exterior=exterior, name=example.name)
+        answer = target_answer(example.mask, scorer.frame_of(example), interior=interior, exterior=exterior, name=example.name)
         return render(answer, task=scorer.task)
 
     return scorer.rows([AnswerText(example, text(example)) for example in held_out])[0]

@@ -16,16 +16,16 @@ STATUSES = tuple(ParseStatus)
 
 @dataclass(frozen=True)
 class Scorer:
-    """How answers become rows: the sidecar, the frame they speak in, the task's grammar."""
+    """How answers become rows: the sidecar, the frame that answers about an example speak in, the task's grammar."""
 
     client: RewardClient
-    frame: Frame
+    frame_of: Callable[[Example], Frame]
     task: str
     weights: RewardWeights = RewardWeights()
 
     def rows(self, texts: Sequence[AnswerText]) -> tuple[list[EvalRow], list[Judged]]:
         """Score each text on its own example. Invalid answers keep the worst values; what the sidecar could not score has no row."""
-        pending = submit(self.client, texts, self.frame, self.task, want_masks=True)
+        pending = submit(self.client, texts, self.frame_of, self.task, want_masks=True)
         judged = collect(self.client, pending, self.weights)
         return [_row(text, result) for text, result in zip(texts, judged, strict=True) if result.reward.valid], judged
 

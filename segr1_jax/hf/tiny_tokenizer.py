@@ -60,7 +60,7 @@ def _train_bpe() -> tuple[dict[str, int], list[tuple[str, str]]]:
 def _fixed_texts() -> list[str]:
     """Prompts of every task and answers of every kind, cut at special tokens as the tokenizer cuts them."""
     frame = Frame(9, 9)
-    texts = [chat_text(messages(task, instruction), image_tokens=0) for task in TASKS for instruction in (None, "")]
+    texts = [chat_text(messages(task, instruction), image_tokens=[0]) for task in TASKS for instruction in (None, "")]
     for line in thinking_lines():
         answer = Answer(line, ((1, 2, 3, 4),) * 2, ((5, 6), (7, 8)), (1, 0), frame)
         texts += [render(answer, task=task) for task in ("rl", "prerl")]

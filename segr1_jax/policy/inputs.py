@@ -1,5 +1,6 @@
 """Prompt records into the fixed-shape arrays a jitted step takes."""
 
+import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
@@ -12,19 +13,51 @@ from segr1_jax.types import Prompt
 FIELDS = ("patches", "patch_positions", "patch_mask", "window_image")
 
 
-def stack_prompts(prompts: Sequence[Prompt], capacity: int) -> PromptBatch:
-    """Stack prompts, padded on the right to `capacity` tokens; one constant shape, so nothing recompiles.
+def window_bucket(windows: int) -> int:
+    """The least of 1, 2, 3, 4, 6, 8, 12, 16, 24, ... that holds `windows`: two shapes per doubling, so few programs compile.
+
+    Example:
+        >>> [window_bucket(windows) for windows in (0, 3, 5, 49)]
+        [1, 3, 6, 64]
+    """
+    power = 1 << max(windows - 1, 0).bit_length()
+    return power * 3 // 4 if power >= 4 and windows <= power * 3 // 4 else power
+
+
+def pad_windows(prompt: Prompt, capacity: int) -> Prompt:
+    """`prompt` with empty windows, which belong to no image, up to `capacity` windows. Raises UserError where it has more already."""
+    extra = capacity - len(prompt.patches)
+    if extra < 0:
+        raise UserError("windows", expected=f"at most {capacity}", got=str(len(prompt.patches)), remedy="take a larger capacity")
+    return dataclasses.replace(
+        prompt,
+        patches=np.pad(prompt.patches, ((0, extra), (0, 0), (0, 0))),
+        patch_positions=np.pad(prompt.patch_positions, ((0, extra), (0, 0), (0, 0))),
+        patch_mask=np.pad(prompt.patch_mask, ((0, extra), (0, 0))),
+        window_image=np.pad(prompt.window_image, (0, extra), constant_values=-1),
+    )
+
+
+def stack_prompts(prompts: Sequence[Prompt], capacity: int, window_capacity: int | None = None) -> PromptBatch:
+    """Stack prompts, padded on the right to `capacity` tokens and `window_capacity` windows.
+
+    Without `window_capacity` nothing is added to the windows: with one fixed frame their number is a constant.
 
     Raises:
-        UserError: a prompt longer than `capacity`, or images of different window counts (bring them to one frame).
+        UserError: a prompt longer than `capacity` or of more windows than `window_capacity`; without one, different window counts.
     """
+    if window_capacity is not None:
+        prompts = [pad_windows(prompt, window_capacity) for prompt in prompts]
     longest = max(len(prompt.token_ids) for prompt in prompts)
     if longest > capacity:
         raise UserError("prompt.max_tokens", expected=f"at least {longest}, the longest prompt", got=str(capacity), remedy="raise it")
     windows = {prompt.patches.shape for prompt in prompts}
     if len(windows) > 1:
         raise UserError(
-            "prompt.frame", expected="images of one patch grid in a batch", got=str(sorted(windows)), remedy="use one square frame"
+            "prompt.frame",
+            expected="images of one patch grid in a batch",
+            got=str(sorted(windows)),
+            remedy="use one square frame, or buckets",
         )
 
     def padded(name: str, fill: int) -> np.ndarray:

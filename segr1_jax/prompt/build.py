@@ -1,18 +1,22 @@
-"""Example -> Prompt: wording, tokens, positions and windowed patches for one fixed frame."""
+"""Example or conversation -> Prompt: wording, tokens, positions and windowed patches.
 
+Shape legend: P prompt tokens; T answer tokens.
+"""
+
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Int, UInt8
 
 from segr1_jax.errors import UserError
 from segr1_jax.prompt.config import PromptConfig
-from segr1_jax.prompt.pixels import patchify, require_frame, stretch
-from segr1_jax.prompt.positions import mrope_positions
-from segr1_jax.prompt.text import chat_text, messages
+from segr1_jax.prompt.pixels import model_frame, require_frame, stretch
+from segr1_jax.prompt.positions import image_runs, mrope_positions
+from segr1_jax.prompt.text import chat_text, messages, parts
 from segr1_jax.prompt.tokenizer import END_OF_TURN, Tokenizer
 from segr1_jax.prompt.vision import VisionSettings, read_vision_settings
-from segr1_jax.prompt.windows import window_layout
+from segr1_jax.prompt.windows import join_windows
 from segr1_jax.types import Example, Frame, Prompt
 
 
@@ -26,60 +30,89 @@ class PromptBuilder:
     """
 
     def __init__(self, tokenizer: Tokenizer, vision: VisionSettings, config: PromptConfig):
-        require_frame(config.frame, config.frame, vision)
+        if config.frame:
+            require_frame(config.frame, config.frame, vision)
         self.tokenizer, self.vision, self.config = tokenizer, vision, config
-        self.frame = Frame(width=config.frame, height=config.frame)
 
     @classmethod
     def from_directory(cls, directory: str | Path, config: PromptConfig) -> "PromptBuilder":
         """A builder for the policy directory `directory`. Raises UserError for missing or foreign files."""
         return cls(Tokenizer(directory), read_vision_settings(directory), config)
 
+    def frame_of(self, example: Example) -> Frame:
+        """The frame in whose pixels answers about `example` speak: the fixed one, or the image's own."""
+        return model_frame(example.frame, self.config, self.vision.unit, example.name)
+
     def build(self, example: Example) -> Prompt:
-        """The prompt for `example`: its image stretched to the frame, its sentence (or "all primary objects") in the task's wording.
+        """The prompt for `example`: its image in its frame, its sentence (or "all primary objects") in the task's wording.
 
-        Raises UserError for a prompt longer than `max_tokens` (never cut: image slots would lose their pixels) and for a sentence
-        that spells out a special token.
+        Raises UserError as `compose` does.
         """
-        height, width = self.frame.height, self.frame.width
-        token_ids_P = self._token_ids(example)
-        grid = (height // self.vision.unit, width // self.vision.unit)
-        positions_3P, next_position = mrope_positions(token_ids_P, [grid], self.tokenizer.image_pad_id)
+        return self.compose(example.name, messages(self.config.task, example.instruction), [example.image], example_id=example.id)
 
-        layout = window_layout(height, width, self.vision)
-        patches_NC = patchify(stretch(example.image, height, width), self.vision)
-        patches_WSC = np.where(layout.mask[..., None], patches_NC[layout.patch_index], np.float32(0))
+    def compose(self, name: str, conversation: list[dict], images: Sequence[UInt8[np.ndarray, "_ _ 3"]], *, example_id: int = 0) -> Prompt:
+        """The prompt for a conversation (messages as chat templates take them) about `images`, in the order of its image parts.
+
+        `name` stands in errors; the frames of the prompt are those of its last image, a single pixel where there is none.
+
+        Raises:
+            UserError: a text that spells out a special token; more or fewer images than the conversation shows; a prompt longer than
+                `max_tokens` (never cut: image slots would lose their pixels); image tokens that do not fit the images' grids.
+        """
+        self._check_texts(name, conversation, len(images))
+        natives = [Frame(width=image.shape[1], height=image.shape[0]) for image in images]
+        frames = [model_frame(native, self.config, self.vision.unit, name) for native in natives]
+        grids = [(frame.height // self.vision.unit, frame.width // self.vision.unit) for frame in frames]
+        token_ids_P = self._token_ids(name, conversation, [rows * columns for rows, columns in grids])
+        positions_3P, next_position = mrope_positions(token_ids_P, grids, self.tokenizer.image_pad_id)
+
+        resized = [stretch(image, frame.height, frame.width) for image, frame in zip(images, frames, strict=True)]
+        windows = join_windows(resized, self.vision)
         image_index_P = np.full(len(token_ids_P), -1, np.int32)
-        image_index_P[token_ids_P == self.tokenizer.image_pad_id] = layout.unit_row
+        image_index_P[token_ids_P == self.tokenizer.image_pad_id] = windows.unit_row
         return Prompt(
-            example_id=example.id,
+            example_id=example_id,
             token_ids=token_ids_P,
             positions=positions_3P,
             next_position=next_position,
             image_index=image_index_P,
-            patches=patches_WSC,
-            patch_positions=layout.positions,
-            patch_mask=layout.mask,
-            window_image=np.zeros(len(layout.mask), np.int32),
-            model_frame=self.frame,
-            native_frame=example.frame,
+            patches=windows.patches,
+            patch_positions=windows.patch_positions,
+            patch_mask=windows.patch_mask,
+            window_image=windows.window_image,
+            model_frame=frames[-1] if frames else Frame(1, 1),
+            native_frame=natives[-1] if natives else Frame(1, 1),
         )
 
     def encode_answer(self, text: str) -> Int[np.ndarray, " T"]:
         """Token ids (int32) of an answer as the policy should have written it, end-of-turn included."""
         return self.tokenizer.encode(text + END_OF_TURN)
 
-    def _token_ids(self, example: Example) -> Int[np.ndarray, " P"]:
-        sentence = example.instruction or ""
-        if special := next((token for token in self.tokenizer.special_tokens if token in sentence), None):
-            raise UserError(f"{example.name}: instruction", expected="plain text", got=f"the special token {special}", remedy="remove it")
-        image_tokens = self.vision.image_tokens(self.frame.height, self.frame.width)
-        token_ids = self.tokenizer.encode(chat_text(messages(self.config.task, example.instruction), image_tokens))
-        if len(token_ids) > self.config.max_tokens:
+    def _check_texts(self, name: str, conversation: list[dict], images: int) -> None:
+        texts = list(parts(conversation))
+        if texts.count(None) != images:
+            expected, got = f"{texts.count(None)} images, as in the conversation", str(images)
+            raise UserError(f"{name}: images", expected=expected, got=got, remedy="give one image for each image part")
+        joined = "\n".join(text for text in texts if text is not None)
+        if special := next((token for token in self.tokenizer.special_tokens if token in joined), None):
+            raise UserError(f"{name}: instruction", expected="plain text", got=f"the special token {special}", remedy="remove it")
+
+    def _token_ids(self, name: str, conversation: list[dict], image_tokens: list[int]) -> Int[np.ndarray, " P"]:
+        """The ids, short enough and with one run of image tokens per image, as long as its grid says."""
+        token_ids_P = self.tokenizer.encode(chat_text(conversation, image_tokens))
+        if len(token_ids_P) > self.config.max_tokens:
             raise UserError(
-                f"{example.name}: prompt",
+                f"{name}: prompt",
                 expected=f"at most prompt.max_tokens = {self.config.max_tokens} tokens",
-                got=f"{len(token_ids)}, of them {image_tokens} for the image",
-                remedy="raise prompt.max_tokens, shorten the sentence or lower prompt.frame",
+                got=f"{len(token_ids_P)}, of them {sum(image_tokens)} for the image{'s' * (len(image_tokens) > 1)}",
+                remedy="raise prompt.max_tokens, shorten the sentence or lower prompt.frame (with frame 0, prompt.max_pixels)",
             )
-        return token_ids
+        found = (image_runs(token_ids_P, self.tokenizer.image_pad_id) @ [-1, 1]).tolist()
+        if found != image_tokens:
+            raise UserError(
+                f"{name}: prompt",
+                expected=f"runs of {image_tokens} image tokens, as the images' grids say",
+                got=f"{found} in {' '.join(text for text in parts(conversation[-1:]) if text is not None)!r}",
+                remedy="remove image tokens from the sentence; use the tokenizer of a Qwen2.5-VL checkpoint",
+            )
+        return token_ids_P

@@ -1,16 +1,53 @@
-"""RGB uint8 image -> normalised patches in the order of Hugging Face's Qwen2VLImageProcessor (Pillow backend).
+"""RGB uint8 image -> its frame and its normalised patches, as Hugging Face's Qwen2VLImageProcessor (Pillow backend) makes them.
 
 Shape legend: H W image, N patches, M merge, C values per patch (channels * temporal_patch * patch * patch).
 """
 
 import functools
+import math
 
 import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image
 
 from segr1_jax.errors import UserError
+from segr1_jax.prompt.config import PromptConfig
 from segr1_jax.prompt.vision import VisionSettings
+from segr1_jax.types import Frame
+
+MAX_ASPECT = 200  # of the longer side to the shorter; transformers refuses more
+
+
+def model_frame(native: Frame, config: PromptConfig, unit: int, where: str = "image") -> Frame:
+    """The frame in which the policy sees, and speaks of, an image of `native` size; `unit` is VisionSettings.unit, in pixels."""
+    if config.frame:
+        return Frame(width=config.frame, height=config.frame)
+    height, width = smart_resize(native.height, native.width, unit, config.min_pixels, config.max_pixels, where)
+    return Frame(width=width, height=height)
+
+
+def smart_resize(height: int, width: int, unit: int, min_pixels: int, max_pixels: int, where: str = "image") -> tuple[int, int]:
+    """(height, width) in multiples of `unit`, near the given aspect ratio, of an area in [min_pixels, max_pixels].
+
+    One side is never below one unit, so a very long image may exceed `max_pixels`. Raises UserError for an aspect ratio above
+    MAX_ASPECT. Source: `smart_resize` of transformers (qwen2_vl), its roundings included.
+
+    Example:
+        >>> smart_resize(480, 640, 28, 56 * 56, 756 * 756)
+        (476, 644)
+    """
+    if max(height, width) / min(height, width) > MAX_ASPECT:
+        expected, got = f"sides whose ratio is at most {MAX_ASPECT}", f"{width}x{height} pixels"
+        raise UserError(where, expected=expected, got=got, remedy="crop the image or leave it out")
+    rows, columns = round(height / unit), round(width / unit)
+    area = rows * columns * unit**2
+    if area > max_pixels:
+        beta = math.sqrt((height * width) / max_pixels)
+        rows, columns = (max(1, math.floor(side / beta / unit)) for side in (height, width))
+    elif area < min_pixels:
+        beta = math.sqrt(min_pixels / (height * width))
+        rows, columns = (math.ceil(side * beta / unit) for side in (height, width))
+    return rows * unit, columns * unit
 
 
 def require_frame(height: int, width: int, vision: VisionSettings, where: str = "prompt.frame") -> None:
@@ -22,7 +59,7 @@ def require_frame(height: int, width: int, vision: VisionSettings, where: str = 
 
 
 def stretch(image_HW3: UInt8[np.ndarray, "H W 3"], height: int, width: int) -> UInt8[np.ndarray, "h w 3"]:
-    """Resize to exactly `height` x `width` pixels with Pillow's bicubic filter, aspect ratio given up."""
+    """Resize to exactly `height` x `width` pixels with Pillow's bicubic filter, whatever becomes of the aspect ratio."""
     if image_HW3.shape[:2] == (height, width):
         return image_HW3
     return np.asarray(Image.fromarray(image_HW3).resize((width, height), Image.Resampling.BICUBIC))

@@ -1,6 +1,6 @@
 """M-RoPE positions of a prompt: text counts up on all three axes, an image spans its grid.
 
-Shape legend: P prompt tokens; 3 axes (temporal, height, width).
+Shape legend: P prompt tokens; R runs of image tokens; 3 axes (temporal, height, width).
 """
 
 from collections.abc import Sequence
@@ -18,12 +18,10 @@ def mrope_positions(
     temporal position; what follows starts after the longer side of its grid (729 tokens of a 27x27 grid advance it by 27). Raises
     ValueError where runs of image tokens and grids disagree. Source: `get_rope_index` of Qwen2_5_VLModel, images and text.
     """
-    is_image_P = np.asarray(token_ids_P) == image_pad_id
-    edges = np.flatnonzero(np.diff(is_image_P, prepend=False, append=False))
-    runs = edges.reshape(-1, 2)
+    runs = image_runs(token_ids_P, image_pad_id)
     if [int(end - start) for start, end in runs] != [rows * columns for rows, columns in grids]:
         raise ValueError(f"image token runs {[(int(a), int(b)) for a, b in runs]} do not fit the grids {list(grids)}")
-    positions_3P = np.empty((3, len(is_image_P)), np.int32)
+    positions_3P = np.empty((3, len(token_ids_P)), np.int32)
     position = cursor = 0
     for (start, end), (rows, columns) in zip(runs, grids, strict=True):
         positions_3P[:, cursor:start] = np.arange(position, position + start - cursor)
@@ -31,6 +29,12 @@ def mrope_positions(
         spans = np.zeros(rows * columns, int), *np.divmod(np.arange(rows * columns), columns)
         positions_3P[:, start:end] = position + np.stack(spans)
         position, cursor = position + max(rows, columns), end
-    tail = len(is_image_P) - cursor
+    tail = len(token_ids_P) - cursor
     positions_3P[:, cursor:] = np.arange(position, position + tail)
     return positions_3P, int(position + tail)
+
+
+def image_runs(token_ids_P: Int[np.ndarray, " P"], image_pad_id: int) -> Int[np.ndarray, "R 2"]:
+    """Start and end of each unbroken run of image tokens, in order."""
+    is_image_P = np.asarray(token_ids_P) == image_pad_id
+    return np.flatnonzero(np.diff(is_image_P, prepend=False, append=False)).reshape(-1, 2)

@@ -4,6 +4,8 @@ The three tasks differ as the paper's stages do (reasoning and boxes, points alo
 with the question before the image); the sentences are our own.
 """
 
+from collections.abc import Iterator, Sequence
+
 IMAGE_PAD = "<|image_pad|>"
 DEFAULT_SYSTEM = "You are a helpful assistant."
 TEMPLATE = (
@@ -44,19 +46,30 @@ def messages(task: str, instruction: str | None = None) -> list[dict]:
     return [_system(_SYSTEM + _LABELS + _MODERATE), _user(image, _text(f"{request}Use exactly this format: {TEMPLATE}"))]
 
 
-def chat_text(conversation: list[dict], image_tokens: int) -> str:
-    """Lay the conversation out as Qwen2.5-VL's chat template does, each image as `image_tokens` pad tokens, up to the assistant's turn."""
+def chat_text(conversation: list[dict], image_tokens: Sequence[int]) -> str:
+    """Lay the conversation out as Qwen2.5-VL's chat template does, up to the assistant's turn.
+
+    `image_tokens` are the pad tokens of each image, in order. Raises ValueError unless there are as many as images.
+    """
     if conversation[0]["role"] != "system":
         conversation = [_system(DEFAULT_SYSTEM), *conversation]
-    turns = (f"<|im_start|>{turn['role']}\n{_content(turn['content'], image_tokens)}<|im_end|>\n" for turn in conversation)
+    if (images := sum(text is None for text in parts(conversation))) != len(image_tokens):
+        raise ValueError(f"{images} images in the conversation, {len(image_tokens)} given")
+    visions = (f"<|vision_start|>{IMAGE_PAD * count}<|vision_end|>" for count in image_tokens)
+    turns = []
+    for turn in conversation:
+        content = "".join(next(visions) if text is None else text for text in parts([turn]))
+        turns.append(f"<|im_start|>{turn['role']}\n{content}<|im_end|>\n")
     return "".join(turns) + "<|im_start|>assistant\n"
 
 
-def _content(content: str | list[dict], image_tokens: int) -> str:
-    if isinstance(content, str):
-        return content
-    vision = f"<|vision_start|>{IMAGE_PAD * image_tokens}<|vision_end|>"
-    return "".join(part["text"] if part["type"] == "text" else vision for part in content)
+def parts(conversation: list[dict]) -> Iterator[str | None]:
+    """The pieces of the conversation in order: a text, or None for an image."""
+    for turn in conversation:
+        if isinstance(turn["content"], str):
+            yield turn["content"]
+        else:
+            yield from (part["text"] if part["type"] == "text" else None for part in turn["content"])
 
 
 def _system(text: str) -> dict:

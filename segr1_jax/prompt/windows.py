@@ -1,14 +1,16 @@
 """The padded window layout of the vision tower, so that window attention is a reshape on the device.
 
-Shape legend: W windows of one image, S slots (patches) per window, U merged units (image tokens) in raster order.
+Shape legend: W windows, S slots (patches) per window, U merged units (image tokens) in raster order, C values per patch.
 """
 
 import dataclasses
 import functools
+from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int, UInt8
 
+from segr1_jax.prompt.pixels import patchify
 from segr1_jax.prompt.vision import VisionSettings
 
 
@@ -25,6 +27,39 @@ class WindowLayout:
     positions: Int[np.ndarray, "W S 2"]
     mask: Bool[np.ndarray, "W S"]
     unit_row: Int[np.ndarray, " U"]
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageWindows:
+    """The images of one prompt, one after another in window order; the fields are Prompt's.
+
+    `unit_row`: for each merged unit (image token), its row in the merged output of all windows.
+    """
+
+    patches: Float[np.ndarray, "W S C"]
+    patch_positions: Int[np.ndarray, "W S 2"]
+    patch_mask: Bool[np.ndarray, "W S"]
+    window_image: Int[np.ndarray, " W"]
+    unit_row: Int[np.ndarray, " U"]
+
+
+def join_windows(images: Sequence[UInt8[np.ndarray, "_ _ 3"]], vision: VisionSettings) -> ImageWindows:
+    """Window the `images` of one prompt, each already at its size in the model; none give W = U = 0."""
+    slots, values = (vision.window // vision.patch) ** 2, 3 * vision.temporal_patch * vision.patch**2
+    parts = [_no_windows(slots, values)]
+    for index, image in enumerate(images):
+        layout = window_layout(*image.shape[:2], vision)
+        patches_NC = patchify(image, vision)
+        patches_WSC = np.where(layout.mask[..., None], patches_NC[layout.patch_index], np.float32(0))
+        rows_before = sum(part.patch_mask.size for part in parts) // vision.merge**2
+        window_image_W = np.full(len(layout.mask), index, np.int32)
+        parts.append(ImageWindows(patches_WSC, layout.positions, layout.mask, window_image_W, layout.unit_row + np.int32(rows_before)))
+    return ImageWindows(*(np.concatenate([getattr(part, f.name) for part in parts]) for f in dataclasses.fields(ImageWindows)))
+
+
+def _no_windows(slots: int, values: int) -> ImageWindows:
+    patches, positions = np.zeros((0, slots, values), np.float32), np.zeros((0, slots, 2), np.int32)
+    return ImageWindows(patches, positions, np.zeros((0, slots), bool), np.zeros(0, np.int32), np.zeros(0, np.int32))
 
 
 def window_layout(height: int, width: int, vision: VisionSettings) -> WindowLayout:

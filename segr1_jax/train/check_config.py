@@ -53,6 +53,12 @@ def check_reward_paths(reward: RewardConfig) -> None:
         raise _error("reward.python", "a Python interpreter", reward.python, "launch/setup.sh makes one, or leave it empty")
 
 
+def require_fixed_frame(config: RunConfig) -> None:
+    """Raise UserError where each image has a frame of its own: training keeps to one shape, and an export's card names its frame."""
+    if not config.prompt.frame:
+        raise _error("prompt.frame", f"a multiple of {MERGED_PATCH} for training and exports", 0, "leave 0 to eval, predict and score")
+
+
 def _check_legacy(config: RunConfig) -> None:
     if config.prompt.frame != LEGACY_FRAME:
         raise _error("prompt.frame", f"{LEGACY_FRAME} with reward.legacy", config.prompt.frame, "set it, or reward.legacy=false")

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from segr1_jax.policy.inputs import stack_prompts
+from segr1_jax.policy.inputs import stack_prompts, window_bucket
 from segr1_jax.policy.logprobs import score_tokens
 from segr1_jax.policy.model import PromptBatch
 from segr1_jax.policy.params import ADAPTER, TOWER, Params, Policy, WeightSpec
@@ -20,7 +20,7 @@ from segr1_jax.prompt.build import PromptBuilder
 from segr1_jax.rollout.completions import to_completions
 from segr1_jax.rollout.sampler import Samples, make_sampler
 from segr1_jax.train.config import RunConfig
-from segr1_jax.train.mesh import Placement
+from segr1_jax.train.mesh import Placement, max_over_processes
 from segr1_jax.types import Completion, Prompt
 from segr1_jax.update import LossFn, Totals, TrainState, add_totals, init_state, make_gradient, make_update
 
@@ -180,7 +180,14 @@ class Engine:
     def put_prompts(self, prompts: Sequence[Prompt]) -> tuple[PromptBatch, jax.Array]:
         """This process's prompts as part of the global batch, and the example ids beside them."""
         ids = np.array([prompt.example_id for prompt in prompts], np.int32)
-        return self.placement.put_rows((stack_prompts(prompts, self.config.prompt.max_tokens), ids))
+        windows = self._window_capacity(prompts)
+        return self.placement.put_rows((stack_prompts(prompts, self.config.prompt.max_tokens, windows), ids))
+
+    def _window_capacity(self, prompts: Sequence[Prompt]) -> int | None:
+        """None for the fixed frame; else the bucket of the most windows that a prompt of any process has."""
+        if self.config.prompt.frame:
+            return None
+        return window_bucket(max_over_processes(max(len(prompt.patches) for prompt in prompts)))
 
     def completions(self, samples: Samples, example_ids: Sequence[int], version: int) -> list[list[Completion]]:
         """This process's rows of `samples` as records."""

@@ -20,8 +20,8 @@ FILLER = Example(id=0, name="filler", image=np.zeros((28, 28, 3), np.uint8), mas
 
 
 def scorer_of(engine: Engine, client: RewardClient) -> Scorer:
-    """The scorer for this run's frame, task and weights."""
-    return Scorer(client, engine.builder.frame, engine.config.prompt.task, engine.config.reward.weights)
+    """The scorer for this run's frames, task and weights."""
+    return Scorer(client, engine.builder.frame_of, engine.config.prompt.task, engine.config.reward.weights)
 
 
 def evaluate_weights(engine: Engine, weights: Params, source: Source, client: RewardClient, skipped: Skipped) -> Evaluation:

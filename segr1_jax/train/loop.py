@@ -107,7 +107,9 @@ def run_grpo(config: RunConfig) -> None:
 def _target_tokens(run: Run, sample: Sample) -> Int[np.ndarray, " T"]:
     """What the policy should have answered to this sample."""
     builder, sft, example = run.engine.builder, run.config.sft, sample.example
-    target = target_answer(example.mask, builder.frame, interior=sft.interior_points, exterior=sft.exterior_points, name=example.name)
+    target = target_answer(
+        example.mask, builder.frame_of(example), interior=sft.interior_points, exterior=sft.exterior_points, name=example.name
+    )
     return builder.encode_answer(render(target, task=run.config.prompt.task))
 
 
@@ -115,7 +117,7 @@ def _submit(run: Run, client: RewardClient, samples: Sequence[Sample], groups: S
     """Have the masks of these samples' completions scored."""
     texts = [AnswerText(s.example, c.text, c.finished) for s, group in zip(samples, groups, strict=True) for c in group]
     config = run.config
-    return judge.submit(client, texts, run.engine.builder.frame, config.prompt.task, legacy=config.reward.legacy)
+    return judge.submit(client, texts, run.engine.builder.frame_of, config.prompt.task, legacy=config.reward.legacy)
 
 
 def _by_group(judged: Sequence[Judged], group: int) -> list[list[Judged]]:

@@ -105,3 +105,10 @@ def sum_over_processes(values: np.ndarray) -> np.ndarray:
     if jax.process_count() == 1:
         return values
     return np.asarray(multihost_utils.process_allgather(values)).sum(axis=0)
+
+
+def max_over_processes(value: int) -> int:
+    """The largest of all processes' values; the same result everywhere."""
+    if jax.process_count() == 1:
+        return value
+    return int(np.max(multihost_utils.process_allgather(np.array(value, np.int32))))

@@ -22,6 +22,7 @@ from segr1_jax.policy.params import ADAPTER, Params, Policy, WeightSpec
 from segr1_jax.policy.sharding import TRAIN_RULES
 from segr1_jax.prompt.build import PromptBuilder
 from segr1_jax.reward.client import RewardClient
+from segr1_jax.train.check_config import require_fixed_frame
 from segr1_jax.train.checkpoint import Checkpoints, abstract_state
 from segr1_jax.train.compile_guard import CompileGuard
 from segr1_jax.train.config import RunConfig
@@ -42,6 +43,7 @@ class Run:
     """Everything around the steps of a run. Opening it checks files, makes or reopens the directory, and restores the newest step."""
 
     def __init__(self, config: RunConfig):
+        require_fixed_frame(config)
         self._open = ExitStack()
         self.config = config
         self.source, self.held_out = open_source(config.data), open_source(config.eval_data)

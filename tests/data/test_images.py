@@ -19,6 +19,14 @@ def test_colours_are_kept(tmp_path, mode):
     np.testing.assert_array_equal(open_image(save(tmp_path / "a.png", NOISE, mode)), NOISE)
 
 
+def test_transparency_lies_on_white(tmp_path):
+    alpha = np.full((10, 14, 1), 255, np.uint8)
+    alpha[:5] = 0
+    image = open_image(save(tmp_path / "a.png", np.concatenate([NOISE, alpha], axis=2)))
+    assert (image[:5] == 255).all()
+    np.testing.assert_array_equal(image[5:], NOISE[5:])
+
+
 @pytest.mark.parametrize("mode", ["L", "LA", "1", "P"])
 def test_other_modes_become_rgb(tmp_path, mode):
     image = open_image(save(tmp_path / "a.png", NOISE, mode))

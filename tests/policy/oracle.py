@@ -16,10 +16,9 @@ from segr1_jax.hf.load import load_params, read_arch
 from segr1_jax.policy.inputs import stack_prompts
 from segr1_jax.policy.model import PromptBatch
 from segr1_jax.policy.params import STACKED, Params, Policy
-from segr1_jax.prompt.pixels import patchify
 from segr1_jax.prompt.positions import mrope_positions
 from segr1_jax.prompt.vision import VisionSettings
-from segr1_jax.prompt.windows import window_layout
+from segr1_jax.prompt.windows import join_windows, window_layout
 from segr1_jax.types import Frame, Prompt
 
 IMAGE, VIDEO, START, END, EOS = 290, 291, 292, 293, 294
@@ -87,53 +86,37 @@ def load_pair(directory: Path) -> tuple[Policy, Params]:
 
 def make_prompt(rng: np.random.Generator, sizes: list[tuple[int, int]], texts: list[int], vision: VisionSettings = VISION) -> Prompt:
     """Random text tokens around noise images: texts[0] tokens, image, texts[1] tokens, image, ... `sizes` are (height, width)."""
-    slots = (vision.window // vision.patch) ** 2
-    ids, patches, rows, layouts, start = [], [], [], [], 0
+    ids, images = [], []
     for count, size in zip(texts, [*sizes, None], strict=True):
         ids += list(rng.integers(0, 280, count))
         if size:
-            layout = window_layout(*size, vision)
-            flat = patchify(rng.integers(0, 256, (*size, 3), dtype=np.uint8), vision)
+            images.append(rng.integers(0, 256, (*size, 3), dtype=np.uint8))
             ids += [START, *[IMAGE] * vision.image_tokens(*size), END]
-            patches.append(np.where(layout.mask[..., None], flat[layout.patch_index], np.float32(0)))
-            rows.append(layout.unit_row + start)
-            layouts.append(layout)
-            start += layout.mask.size // vision.merge**2
     tokens = np.array(ids, np.int32)
     grids = [(height // vision.unit, width // vision.unit) for height, width in sizes]
     positions, next_position = mrope_positions(tokens, grids, IMAGE)
+    windows = join_windows(images, vision)
     image_index = np.full(len(tokens), -1, np.int32)
-    image_index[tokens == IMAGE] = np.concatenate(rows) if rows else []
+    image_index[tokens == IMAGE] = windows.unit_row
     return Prompt(
         example_id=0,
         token_ids=tokens,
         positions=positions,
         next_position=next_position,
         image_index=image_index,
-        patches=np.concatenate(patches) if patches else np.zeros((0, slots, 1176), np.float32),
-        patch_positions=np.concatenate([layout.positions for layout in layouts]) if layouts else np.zeros((0, slots, 2), np.int32),
-        patch_mask=np.concatenate([layout.mask for layout in layouts]) if layouts else np.zeros((0, slots), bool),
-        window_image=np.concatenate([np.full(len(x.mask), i, np.int32) for i, x in enumerate(layouts)] or [np.zeros(0, np.int32)]),
+        patches=windows.patches,
+        patch_positions=windows.patch_positions,
+        patch_mask=windows.patch_mask,
+        window_image=windows.window_image,
         model_frame=Frame(1, 1),
         native_frame=Frame(1, 1),
     )
 
 
-def pad_windows(prompt: Prompt, capacity: int) -> Prompt:
-    """Append empty windows (belonging to no image), as a capacity bucket does."""
-    extra = capacity - len(prompt.patches)
-    return dataclasses.replace(
-        prompt,
-        patches=np.pad(prompt.patches, ((0, extra), (0, 0), (0, 0))),
-        patch_positions=np.pad(prompt.patch_positions, ((0, extra), (0, 0), (0, 0))),
-        patch_mask=np.pad(prompt.patch_mask, ((0, extra), (0, 0))),
-        window_image=np.pad(prompt.window_image, (0, extra), constant_values=-1),
-    )
-
-
-def batch_of(prompts: list[Prompt], capacity: int) -> PromptBatch:
-    windows = max(len(prompt.patches) for prompt in prompts)
-    return jax.tree.map(jnp.asarray, stack_prompts([pad_windows(prompt, windows) for prompt in prompts], capacity))
+def batch_of(prompts: list[Prompt], capacity: int, windows: int | None = None) -> PromptBatch:
+    """A batch padded to `windows` windows, by default as many as its largest prompt has."""
+    windows = windows or max(len(prompt.patches) for prompt in prompts)
+    return jax.tree.map(jnp.asarray, stack_prompts(prompts, capacity, windows))
 
 
 def shift_right(batch: PromptBatch, by: int) -> PromptBatch:

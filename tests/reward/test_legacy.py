@@ -86,7 +86,7 @@ def test_the_whole_path_scores_what_sam2_makes_of_unconverted_coordinates(photo)
     with RewardClient(RewardConfig(legacy=True)) as client:
         judge.encode(client, photo, legacy=True)
         texts = [AnswerText(photo, text), AnswerText(photo, "no answer"), AnswerText(photo, text)]
-        found = judge.collect(client, judge.submit(client, texts, Frame(756, 756), "rl", legacy=True), RewardWeights())
+        found = judge.collect(client, judge.submit(client, texts, lambda _: Frame(756, 756), "rl", legacy=True), RewardWeights())
         assert client.stats().totals["encodes"] == 1
     assert [item.reward.parse for item in found] == [ParseStatus.OK, ParseStatus.MISSING_THINK, ParseStatus.OK]
     expected = 1 + 0.7 * (mask & truth).sum() / (mask | truth).sum() + 0.3 * (1 - mask.mean())

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from segr1_jax.errors import UserError
-from segr1_jax.train.check_config import check, check_rules
+from segr1_jax.train.check_config import check, check_rules, require_fixed_frame
 from segr1_jax.train.config import RunConfig
 from segr1_jax.train.load_config import config_hash, describe, differing_fields, dump_config, flatten, load_config
 
@@ -159,3 +159,10 @@ def test_every_shipped_config_builds_and_says_how_to_run_it(path):
     check_rules(config)
     head = "".join(line for line in path.read_text().splitlines(keepends=True) if line.startswith("#"))
     assert all(word in head for word in ("Command:", "Hardware:", "Time:", "Expected:")), "the head comment tells how to run it"
+
+
+def test_training_and_exports_need_one_frame(write):
+    config = load_config(write("prompt: {frame: 0}"))
+    with pytest.raises(UserError, match=r"prompt\.frame.*for training and exports, got 0"):
+        require_fixed_frame(config)
+    require_fixed_frame(load_config(write("")))
