@@ -32,7 +32,7 @@ def segr1(cwd: Path, *words: str) -> None:
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory) -> Path:
-    """A folder with a run `sft`, its `export`, and photos of several sizes, one of them turned by EXIF."""
+    """A folder with a run `sft`, its `export`, and photos of several sizes, one of them turned by EXIF, one see-through."""
     folder = tmp_path_factory.mktemp("card")
     make_tiny_policy(folder / "tiny", seed=0)
     segr1(folder, "sft", str(ROOT / "configs/quickstart_sft.yaml"), "run_dir=sft", "policy.path=tiny", *SHORT)
@@ -41,6 +41,8 @@ def trained(tmp_path_factory) -> Path:
         picture = Image.fromarray(generate(DataConfig(size=168, seed=5), index).image).resize((120 + 31 * index, 300 - 17 * index))
         exif = picture.getexif()
         exif[0x0112] = 6 if index == 3 else 1
+        if index == 5:
+            picture.putalpha(picture.convert("L"))
         picture.save(folder / f"{index}.png", exif=exif)
     return folder
 
