@@ -21,8 +21,17 @@ from segr1_jax.reward.sam2_model import NANO_CHECKPOINT, NANO_CONFIG
 
 ROOT = Path(__file__).parents[2]
 IMAGES, FEWEST_MASKS, MOST_LINES = 10, 5, 25
-# Long enough for answers that parse; what they say does not matter here.
-SHORT = ["steps=150", "data.count=64", "eval_data.count=16", "eval_batch=16", "batch=8", "eval_every=0", "save_every=150"]
+# Long enough for answers that parse; what they say does not matter here. Prompts have room for a sentence.
+SHORT = [
+    "prompt.max_tokens=80",
+    "steps=150",
+    "data.count=64",
+    "eval_data.count=16",
+    "eval_batch=16",
+    "batch=8",
+    "eval_every=0",
+    "save_every=150",
+]
 
 
 def segr1(cwd: Path, *words: str) -> None:
