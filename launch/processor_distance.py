@@ -70,7 +70,7 @@ class Answers:
 
     def keeps_the_frame(self, example: Example) -> bool:
         """Does the default processor, handed the native image, choose the model's frame by itself?"""
-        grid = self._default.image_processor(example.image, return_tensors="pt")["image_grid_thw"][0].tolist()
+        grid = self._default.image_processor(np.array(example.image), return_tensors="pt")["image_grid_thw"][0].tolist()
         return grid == [1, *[self._config.prompt.frame // self._default.image_processor.patch_size] * 2]
 
     def _greedy(self, inputs) -> np.ndarray:

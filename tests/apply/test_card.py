@@ -21,8 +21,17 @@ from segr1_jax.reward.sam2_model import NANO_CHECKPOINT, NANO_CONFIG
 
 ROOT = Path(__file__).parents[2]
 IMAGES, FEWEST_MASKS, MOST_LINES = 10, 5, 25
-# Long enough for answers that parse; what they say does not matter here.
-SHORT = ["steps=150", "data.count=64", "eval_data.count=16", "eval_batch=16", "batch=8", "eval_every=0", "save_every=150"]
+# Long enough for answers that parse; what they say does not matter here. Prompts have room for a sentence.
+SHORT = [
+    "prompt.max_tokens=80",
+    "steps=150",
+    "data.count=64",
+    "eval_data.count=16",
+    "eval_batch=16",
+    "batch=8",
+    "eval_every=0",
+    "save_every=150",
+]
 
 
 def segr1(cwd: Path, *words: str) -> None:
@@ -32,7 +41,7 @@ def segr1(cwd: Path, *words: str) -> None:
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory) -> Path:
-    """A folder with a run `sft`, its `export`, and photos of several sizes, one of them turned by EXIF."""
+    """A folder with a run `sft`, its `export`, and photos of several sizes, one of them turned by EXIF, one see-through."""
     folder = tmp_path_factory.mktemp("card")
     make_tiny_policy(folder / "tiny", seed=0)
     segr1(folder, "sft", str(ROOT / "configs/quickstart_sft.yaml"), "run_dir=sft", "policy.path=tiny", *SHORT)
@@ -41,6 +50,8 @@ def trained(tmp_path_factory) -> Path:
         picture = Image.fromarray(generate(DataConfig(size=168, seed=5), index).image).resize((120 + 31 * index, 300 - 17 * index))
         exif = picture.getexif()
         exif[0x0112] = 6 if index == 3 else 1
+        if index == 5:
+            picture.putalpha(picture.convert("L"))
         picture.save(folder / f"{index}.png", exif=exif)
     return folder
 
