@@ -49,9 +49,9 @@ SAM2 turns these into a mask. Its reward was given by {sam2 or "the nano SAM2 of
 ```python
 {script(config)}```
 
-It gives the mask of `segr1 predict`. Two things matter. Stretch images to the frame yourself, with Pillow's bicubic filter: a processor
-that is handed another size keeps about the aspect ratio, and even of a square image may make a neighbouring frame. And take the Pillow
-processor (`backend="pil"`): {DISTANCE}
+It gives the mask of `segr1 predict` where the answer is well formed (else `segr1 predict` gives an empty one). Two things matter.
+Stretch images to the frame yourself, with Pillow's bicubic filter: a processor that is handed another size keeps about the aspect ratio,
+and even of a square image may make a neighbouring frame. And take the Pillow processor (`backend="pil"`): {DISTANCE}
 
 ## Held-out figures
 
