@@ -88,18 +88,17 @@ def restore_params(directory: Path, step: int, shardings: Mapping[str, Sharding]
         remedy = "raise `keep` of that run, or start a new run from what it has"
         raise UserError(str(directory), expected=f"the checkpoint of step {step}", got=f"steps {sorted(steps)}", remedy=remedy)
     item = directory.resolve() / str(step) / "params"
-    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
-        held = checkpointer.metadata(item).item_metadata.tree
-        if isinstance(shardings, Sharding):
-            shardings = dict.fromkeys(held, shardings)
-        wanted = {
-            name: jax.ShapeDtypeStruct(held[name].shape, np.float32, sharding=sharding)
-            for name, sharding in shardings.items()
-            if name in held
-        }
-        if not wanted:
-            return {}
-        arguments = ocp.checkpoint_utils.construct_restore_args(wanted)
+    handler = ocp.PyTreeCheckpointHandler()
+    held = handler.metadata(item).tree
+    if isinstance(shardings, Sharding):
+        shardings = dict.fromkeys(held, shardings)
+    wanted = {
+        name: jax.ShapeDtypeStruct(held[name].shape, np.float32, sharding=sharding) for name, sharding in shardings.items() if name in held
+    }
+    if not wanted:
+        return {}
+    arguments = ocp.checkpoint_utils.construct_restore_args(wanted)
+    with ocp.Checkpointer(handler) as checkpointer:
         return checkpointer.restore(item, args=ocp.args.PyTreeRestore(item=wanted, restore_args=arguments, partial_restore=True))
 
 
