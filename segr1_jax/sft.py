@@ -20,10 +20,13 @@ PLACES = tuple(product(("top", "middle", "bottom"), ("left", "center", "right"))
 MIN_CLEARANCE = 2.0  # pixels of the model frame between an exterior point and the mask
 
 
-def target_answer(mask_HW: Bool[np.ndarray, "H W"], frame: Frame, *, interior: int, exterior: int, name: str = "mask") -> Answer:
+def target_answer(
+    mask_HW: Bool[np.ndarray, "H W"], frame: Frame, *, interior: int, exterior: int, box_margin: float = 0.0, name: str = "mask"
+) -> Answer:
     """The answer that describes `mask_HW` (native pixels) in pixels of the model's `frame`.
 
-    One tight box around the whole mask, also where it has several parts; `interior` points (at least 1), the first deepest inside, each
+    One box around the whole mask, also where it has several parts: tight, or on every side wider by `box_margin` of its width and
+    height, as people draw boxes; `interior` points (at least 1), the first deepest inside, each
     next one trading depth against distance from those before; up to `exterior` points inside the box but off the mask, chosen the
     same way and dropped where the mask leaves no room; a line of thinking that says how large the object is and where. Nothing is
     drawn at random, so the policy can learn the answer from the image. Raises UserError for an empty mask.
@@ -47,7 +50,7 @@ def target_answer(mask_HW: Bool[np.ndarray, "H W"], frame: Frame, *, interior: i
     on_K2 = _spread(ndimage.distance_transform_edt(inside_hw), interior) + origin
     off_K2 = _spread(clear_hw, exterior) + origin
     points = tuple((int(x), int(y)) for x, y in np.concatenate([on_K2, off_K2]))
-    return Answer(_thinking(box, frame), (box,), points, (1,) * len(on_K2) + (0,) * len(off_K2), frame)
+    return Answer(_thinking(box, frame), (_widened(box, frame, box_margin),), points, (1,) * len(on_K2) + (0,) * len(off_K2), frame)
 
 
 def thinking_lines() -> list[str]:
@@ -62,6 +65,12 @@ def _tight_box(mask_HW: Bool[np.ndarray, "H W"], frame: Frame) -> tuple[int, int
     x1, y1, x2, y2 = (int(v) for v in np.rint(convert_box(edges, native, frame)))
     x1, y1 = min(x1, frame.width - 1), min(y1, frame.height - 1)
     return x1, y1, max(x2, x1 + 1), max(y2, y1 + 1)
+
+
+def _widened(box: tuple[int, int, int, int], frame: Frame, margin: float) -> tuple[int, int, int, int]:
+    x1, y1, x2, y2 = box
+    dx, dy = round(margin * (x2 - x1)), round(margin * (y2 - y1))
+    return max(x1 - dx, 0), max(y1 - dy, 0), min(x2 + dx, frame.width), min(y2 + dy, frame.height)
 
 
 def _on_grid(mask_HW: Bool[np.ndarray, "H W"], frame: Frame, box: tuple[int, int, int, int]) -> Bool[np.ndarray, "h w"]:

@@ -57,6 +57,16 @@ def test_hand_worked_answer():
     assert (out_x, out_y) == (20, 20)  # the corner of the box farthest from the mask
 
 
+def test_loose_boxes_by_hand():
+    mask = np.zeros((100, 100), bool)
+    mask[30:70, 5:85] = True  # 80 wide, 40 high: a quarter of it is 20 and 10
+    tight = target_answer(mask, Frame(100, 100), interior=2, exterior=0)
+    loose = target_answer(mask, Frame(100, 100), interior=2, exterior=0, box_margin=0.25)
+    assert tight.boxes == ((5, 30, 85, 70),)
+    assert loose.boxes == ((0, 20, 100, 80),)  # cut at the frame on both sides
+    assert (loose.points, loose.labels, loose.thinking) == (tight.points, tight.labels, tight.thinking)
+
+
 def test_full_box_leaves_no_exterior_point():
     answer = target_answer(np.ones((50, 50), bool), FRAME, interior=1, exterior=2)
     assert answer.labels == (1,)

@@ -69,10 +69,12 @@ class SftConfig:
 
     interior_points: int = knob(2, "foreground points per answer")
     exterior_points: int = knob(1, "background points per answer")
+    box_margin: float = knob(0.0, "boxes are wider than their object by this share of its width and height on every side; 0 = tight")
 
     def __post_init__(self):
         require_range("sft.interior_points", self.interior_points, 1, 32)
         require_range("sft.exterior_points", self.exterior_points, 0, 32)
+        require_range("sft.box_margin", self.box_margin, 0, 1)
 
 
 @dataclass(frozen=True)

@@ -108,7 +108,12 @@ def _target_tokens(run: Run, sample: Sample) -> Int[np.ndarray, " T"]:
     """What the policy should have answered to this sample."""
     builder, sft, example = run.engine.builder, run.config.sft, sample.example
     target = target_answer(
-        example.mask, builder.frame_of(example), interior=sft.interior_points, exterior=sft.exterior_points, name=example.name
+        example.mask,
+        builder.frame_of(example),
+        interior=sft.interior_points,
+        exterior=sft.exterior_points,
+        box_margin=sft.box_margin,
+        name=example.name,
     )
     return builder.encode_answer(render(target, task=run.config.prompt.task))
 
