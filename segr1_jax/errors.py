@@ -1,4 +1,4 @@
-"""The one error class for bad input: it names the place, what was expected, what came, and the remedy."""
+"""The one error class for bad input, which names the place, what was expected, what came, and the remedy; and the orderly early end."""
 
 
 class UserError(ValueError):
@@ -12,3 +12,10 @@ class UserError(ValueError):
     def __init__(self, where: str, *, expected: str, got: str, remedy: str):
         super().__init__(f"{where}: expected {expected}, got {got}. Remedy: {remedy.rstrip('.')}.")
         self.where, self.expected, self.got, self.remedy = where, expected, got, remedy
+
+
+class Preempted(Exception):
+    """The run was asked to stop (SIGTERM) and has saved its last step: no fault, and the same command goes on."""
+
+    def __init__(self, step: int):
+        super().__init__(f"stopped by SIGTERM after step {step}, which is saved; the same command goes on from it")

@@ -1,6 +1,7 @@
 """Set-up shared by all tests: CPU with 8 devices, runtime-checked shapes, and the folder of test data."""
 
 import os
+import socket
 from pathlib import Path
 
 import pytest
@@ -21,3 +22,11 @@ def shared() -> Path:
     if not SHARED.is_dir():
         pytest.skip("../shared (test data and weights beside the project) is absent")
     return SHARED
+
+
+@pytest.fixture
+def free_port() -> int:
+    """A TCP port that nobody listens at."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]

@@ -4,9 +4,10 @@ import sys
 from collections.abc import Sequence
 
 from segr1_jax.cli.parser import build_parser
-from segr1_jax.errors import UserError
+from segr1_jax.errors import Preempted, UserError
 
 USER_FAULT = 2  # exit status when the input, the configuration or the installation is at fault
+PREEMPTED = 143  # 128 + SIGTERM, as schedulers know it: Kubernetes' podFailurePolicy and SLURM's requeue tell it from a failure
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -16,6 +17,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return options.run(options)
     except UserError as error:
         return _fail(str(error))
+    except Preempted as stop:
+        return _fail(str(stop), status=PREEMPTED)
     except ModuleNotFoundError as error:
         if error.name is None or error.name.startswith("segr1_jax"):
             raise

@@ -133,7 +133,8 @@ def _die_with_parent(parent_pid: int) -> None:
     ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     if os.getppid() != parent_pid:  # the parent was gone before the kernel knew
         sys.exit("the trainer ended before its sidecar was up")
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the trainer's to answer
+    for request in (signal.SIGINT, signal.SIGTERM):  # Ctrl-C, or a scheduler that tells the whole group: the trainer's to answer
+        signal.signal(request, signal.SIG_IGN)
 
 
 def _load(settings: Settings):

@@ -4,21 +4,27 @@ params    the weights that are trained: with those the run started from, enough 
 train     optimiser state and step count
 position  the next position in the global data order
 config    the configuration that made them
+
+They may lie on a local disk or in an object store (`gs://bucket/run`): Orbax commits a step either way.
 """
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from etils import epath
 from jax.sharding import Sharding
+from orbax.checkpoint.checkpoint_managers import preservation_policy as policies
 
 from segr1_jax.errors import UserError
 from segr1_jax.policy.params import Params
 from segr1_jax.update import TrainState
+
+IOU = "iou"
 
 
 @dataclass(frozen=True)
@@ -30,11 +36,21 @@ class Restored:
 
 
 class Checkpoints:
-    """The checkpoints of one run directory. Saving is asynchronous; `close` waits for it."""
+    """The checkpoints of one run: the `keep` newest and the `keep_best` of the highest held-out IoU.
 
-    def __init__(self, directory: Path, *, keep: int):
-        options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True, enable_async_checkpointing=True)
-        self._manager = ocp.CheckpointManager(directory.resolve(), options=options)
+    Saving is asynchronous; leaving the context waits for it. A save that fails (a full disk, a lost store) raises UserError at the next
+    call: the steps before it are whole.
+    """
+
+    def __init__(self, directory: epath.PathLike, *, keep: int, keep_best: int = 0):
+        best = policies.BestN(get_metric_fn=_held_out_iou, n=keep_best, keep_checkpoints_without_metrics=False)
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=policies.AnyPreservationPolicy([policies.LatestN(keep), best]),
+            best_fn=_held_out_iou,
+            create=True,
+            enable_async_checkpointing=True,
+        )
+        self._manager = ocp.CheckpointManager(epath.Path(directory).resolve(), options=options)
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -47,19 +63,32 @@ class Checkpoints:
         """The step of the newest complete checkpoint."""
         return self._manager.latest_step()
 
-    def save(self, state: TrainState, position: int, config: dict[str, Any]) -> None:
-        """Write everything of this step; nothing of it counts until all of it is there."""
+    def save(self, state: TrainState, position: int, config: dict[str, Any], *, iou: float | None = None) -> None:
+        """Write everything of this step, with its held-out IoU where it has one; nothing of it counts until all of it is there."""
         items = ocp.args.Composite(
             params=ocp.args.StandardSave(state.params),
             train=ocp.args.StandardSave({"opt_state": state.opt_state, "step": state.step}),
             position=ocp.args.JsonSave({"position": position}),
             config=ocp.args.JsonSave(config),
         )
-        self._manager.save(int(state.step), args=items)
+        with self._naming_last_good_step():
+            self._manager.save(int(state.step), args=items, metrics=None if iou is None else {IOU: iou})
 
     def wait(self) -> None:
         """Return once everything saved so far is committed."""
-        self._manager.wait_until_finished()
+        with self._naming_last_good_step():
+            self._manager.wait_until_finished()
+
+    @contextlib.contextmanager
+    def _naming_last_good_step(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:
+            good = max(ocp.utils.checkpoint_steps(self._manager.directory), default=None)
+            kept = "no step is saved yet" if good is None else f"step {good} is whole and the same command goes on from it"
+            got = f"{type(error).__name__}: {str(error)[:500]}"
+            remedy = f"look at the space and the rights there; {kept}"
+            raise UserError(str(self._manager.directory), expected="a checkpoint to be written", got=got, remedy=remedy) from error
 
     def restore(self, abstract: TrainState) -> Restored | None:
         """The newest checkpoint, placed as `abstract` (ShapeDtypeStructs with shardings) says; None in a fresh run."""
@@ -74,20 +103,26 @@ class Checkpoints:
         return Restored(TrainState(found["params"], found["train"]["opt_state"], found["train"]["step"]), found["position"]["position"])
 
 
-def newest_step(directory: Path) -> int:
+def _held_out_iou(metrics: dict[str, float]) -> float:
+    return metrics[IOU]
+
+
+def newest_step(directory: epath.PathLike) -> int:
     """The newest finished checkpoint under `directory`. Raises UserError where there is none."""
+    directory = epath.Path(directory)
     steps = ocp.utils.checkpoint_steps(directory) if directory.is_dir() else []
     if not steps:
         raise UserError(str(directory), expected="a finished checkpoint", got="none", remedy="let the run reach its first save")
     return max(steps)
 
 
-def restore_params(directory: Path, step: int, shardings: Mapping[str, Sharding] | Sharding) -> Params:
+def restore_params(directory: epath.PathLike, step: int, shardings: Mapping[str, Sharding] | Sharding) -> Params:
     """Weights of one checkpoint under `directory` (float32): those that `shardings` names and it holds, or all, placed by the one given."""
+    directory = epath.Path(directory).resolve()
     if step not in (steps := ocp.utils.checkpoint_steps(directory)):
         remedy = "raise `keep` of that run, or start a new run from what it has"
         raise UserError(str(directory), expected=f"the checkpoint of step {step}", got=f"steps {sorted(steps)}", remedy=remedy)
-    item = directory.resolve() / str(step) / "params"
+    item = directory / str(step) / "params"
     handler = ocp.PyTreeCheckpointHandler()
     held = handler.metadata(item).tree
     if isinstance(shardings, Sharding):

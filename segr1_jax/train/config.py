@@ -91,7 +91,9 @@ class RunConfig:
     )
     eval_every: int = knob(0, "steps between evaluations; 0 = only before the first step and after the last")
     save_every: int = knob(50, "steps between checkpoints")
-    keep: int = knob(2, "checkpoints kept")
+    keep: int = knob(2, "checkpoints kept: the newest")
+    keep_best: int = knob(0, "checkpoints kept besides: those of the highest held-out IoU, of the steps that were evaluated")
+    checkpoint_dir: str = knob("", "where checkpoints go: a folder, or an object store such as gs://bucket/run; empty = in run_dir")
     log_every: int = knob(1, "steps between metric lines")
     deterministic: bool = knob(True, "bitwise reproducible: fixed reductions where the backend offers them")
     policy: PolicyConfig = section(PolicyConfig, "the policy")
@@ -110,5 +112,5 @@ class RunConfig:
         require_choice("stage", self.stage, ("sft", "grpo"))
         for name in ("steps", "batch", "micro_batches", "save_every", "keep", "log_every", "eval_batch"):
             require_range(name, getattr(self, name), 1)
-        for name in ("seed", "eval_every"):
+        for name in ("seed", "eval_every", "keep_best"):
             require_range(name, getattr(self, name), 0)

@@ -15,7 +15,7 @@ from jaxtyping import Int
 from segr1_jax import judge
 from segr1_jax.answer import render, stray_points
 from segr1_jax.data.pipeline import Sample
-from segr1_jax.errors import UserError
+from segr1_jax.errors import Preempted, UserError
 from segr1_jax.grpo.advantages import completion_weights, group_advantages
 from segr1_jax.grpo.batch import GroupBatch, answer_batch
 from segr1_jax.grpo.loss import answer_loss, grpo_loss
@@ -195,7 +195,11 @@ def _close_step(run: Run, client: RewardClient, step: int, figures: dict) -> Non
     if run.is_due(step, run.config.eval_every):
         run.evaluate(step, client)
     run.guard.check()  # before the save, so that a resumed run cannot pass over it
-    if run.is_due(step, run.config.save_every):
+    stopping = run.preemption.agreed() and step < run.config.steps
+    if stopping or run.is_due(step, run.config.save_every):
         run.save(step)
+    if stopping:
+        run.wait_saved()
+        raise Preempted(step)
     if run.has_evaluated:
         run.guard.warm()

@@ -31,8 +31,9 @@ from segr1_jax.train.held_out import evaluate_weights
 from segr1_jax.train.mesh import Placement, make_mesh
 from segr1_jax.train.metrics import MetricsWriter, PhaseTimer
 from segr1_jax.train.optimizer import make_optimizer
+from segr1_jax.train.preemption import Preemption
 from segr1_jax.train.progress import Progress
-from segr1_jax.train.rundir import RunDir, open_run_dir
+from segr1_jax.train.rundir import RunDir, checkpoint_root, open_run_dir
 from segr1_jax.train.runtime import is_first, wait_for_all
 from segr1_jax.train.start import Start, record_start, recorded_start
 
@@ -58,7 +59,8 @@ class Run:
         self.directory = _shared_run_dir(config, self.start)
         self.guard, self.timer, self.skipped = CompileGuard(), PhaseTimer(), Skipped()
         self._open.callback(self.guard.close)
-        self._checkpoints = self._open.enter_context(Checkpoints(self.directory.checkpoints, keep=config.keep))
+        self.preemption = self._open.enter_context(Preemption())
+        self._checkpoints = self._open.enter_context(Checkpoints(checkpoint_root(config), keep=config.keep, keep_best=config.keep_best))
         self.frozen = self._load(self.engine.frozen_specs, policy.dtype)
         self.state, self.position = self._restore()
         self.first_step = int(self.state.step)
@@ -121,9 +123,11 @@ class Run:
         return step == self.config.steps or (every > 0 and step % every == 0)
 
     def save(self, step: int) -> None:
-        """Checkpoint this step (asynchronously)."""
+        """Checkpoint this step (asynchronously), with its held-out IoU if it was evaluated."""
+        evaluated, result = self._last_evaluation or (None, None)
+        iou = result.figures["iou"] if evaluated == step else None
         with self.timer("save"):
-            self._checkpoints.save(self.state, self.position, dataclasses.asdict(self.config))
+            self._checkpoints.save(self.state, self.position, dataclasses.asdict(self.config), iou=iou)
 
     def wait_saved(self) -> None:
         """Return once every checkpoint is committed."""

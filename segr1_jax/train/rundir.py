@@ -1,6 +1,6 @@
 """The run directory: everything a run writes, in one documented place.
 
-config.yaml     the whole configuration          checkpoints/  Orbax steps
+config.yaml     the whole configuration          checkpoints/  Orbax steps (or in checkpoint_dir)
 config.hash     its hash                         eval/         one JSONL of rows per evaluation
 start.json      the weights it began from
 metrics.jsonl   one line per logged step         samples/      masks beside ground truth
@@ -69,6 +69,11 @@ class RunDir:
     @property
     def report(self) -> Path:
         return self.path / "report.md"
+
+
+def checkpoint_root(config: RunConfig) -> str:
+    """Where the run of `config` keeps its checkpoints: a folder, or a URL."""
+    return config.checkpoint_dir or str(RunDir(Path(config.run_dir)).checkpoints)
 
 
 def open_run_dir(config: RunConfig) -> RunDir:

@@ -10,7 +10,7 @@ from pathlib import Path
 import jax
 from jax.experimental import multihost_utils
 
-from segr1_jax.errors import UserError
+from segr1_jax.errors import Preempted, UserError
 
 CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "segr1_jax" / "xla"
 FAILED = 70  # exit status of a process that takes its peers with it (EX_SOFTWARE)
@@ -55,6 +55,8 @@ def end_together() -> Iterator[None]:
     """
     try:
         yield
+    except Preempted:  # all have agreed to it
+        raise
     except BaseException as error:
         if jax.process_count() == 1:
             raise

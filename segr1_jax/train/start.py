@@ -21,7 +21,7 @@ from segr1_jax.policy.params import ADAPTER, Params, Policy
 from segr1_jax.train.checkpoint import newest_step, restore_params
 from segr1_jax.train.config import RunConfig
 from segr1_jax.train.load_config import load_config
-from segr1_jax.train.rundir import RunDir, has_begun
+from segr1_jax.train.rundir import RunDir, checkpoint_root, has_begun
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,21 +71,34 @@ def _merge(kernel, lora_a, lora_b, *, scale: float):
 
 
 def resolve_start(path: str | Path) -> Start:
-    """Follow a run directory back to the Hugging Face directory it began from, and fix its newest checkpoint.
+    """Follow a run directory, or one checkpoint in it (RUN/checkpoints/STEP), back to the Hugging Face directory it began from.
+
+    A run directory stands for its newest checkpoint at this moment.
 
     Raises:
-        UserError: `path` is neither, or holds no finished checkpoint.
+        UserError: `path` is none of these, or holds no finished checkpoint.
     """
     path = Path(path)
     if (path / "config.json").is_file():
         return Start(str(path))
     if (path / "config.yaml").is_file():
-        directory, lora = RunDir(path), load_config(path).policy.lora
-        step = newest_step(directory.checkpoints)
-        below = _from_json(json.loads(directory.start.read_text()))
-        return Start(below.base, str(directory.checkpoints), step, below, lora if lora.rank else None)
+        return _from_run(path)
+    if path.name.isdigit() and (run := path.parent.parent / "config.yaml").is_file():
+        return _from_run(run.parent, step=int(path.name))
     got = "neither config.json nor config.yaml in it" if path.is_dir() else "no such directory"
-    raise UserError(str(path), expected="a Hugging Face directory or a run directory", got=got, remedy="correct policy.path (or --source)")
+    raise UserError(
+        str(path),
+        expected="a Hugging Face directory, a run directory or a checkpoint in one",
+        got=got,
+        remedy="correct policy.path (or --source)",
+    )
+
+
+def _from_run(path: Path, step: int | None = None) -> Start:
+    config = load_config(path)
+    checkpoints, lora = checkpoint_root(config), config.policy.lora
+    below = _from_json(json.loads(RunDir(path).start.read_text()))
+    return Start(below.base, checkpoints, newest_step(checkpoints) if step is None else step, below, lora if lora.rank else None)
 
 
 def recorded_start(config: RunConfig) -> Start:

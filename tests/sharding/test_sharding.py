@@ -1,7 +1,6 @@
 """8 devices and two processes of 4 against one device: same data order, rollout, loss and gradients."""
 
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -34,12 +33,6 @@ def result_of(processes: list[subprocess.Popen], out: Path) -> dict[str, np.ndar
     for process in processes:
         assert process.wait(TIMEOUT_S) == 0
     return dict(np.load(out))
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 @pytest.fixture(scope="module")
@@ -79,8 +72,8 @@ def test_micro_batches_equal_the_whole(alone, directory, tmp_path):
     assert_same(result_of([start(directory, out, (1, 1, 1), 1, micro_batches=4)], out), alone)
 
 
-def test_two_processes_of_four_equal_one_device(alone, directory, tmp_path):
-    out, address = tmp_path / "two.npz", f"127.0.0.1:{free_port()}"
+def test_two_processes_of_four_equal_one_device(alone, directory, tmp_path, free_port):
+    out, address = tmp_path / "two.npz", f"127.0.0.1:{free_port}"
     processes = [
         start(directory, out, (1, 8, 1), 4, 1, JAX_COORDINATOR_ADDRESS=address, JAX_NUM_PROCESSES="2", JAX_PROCESS_ID=str(index))
         for index in range(2)

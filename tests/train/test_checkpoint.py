@@ -1,0 +1,61 @@
+"""Checkpoints: which are kept, and what a disk that is full leaves behind."""
+
+import contextlib
+import resource
+
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from segr1_jax.errors import UserError
+from segr1_jax.train.checkpoint import Checkpoints, newest_step, restore_params
+from segr1_jax.train.config import MeshConfig
+from segr1_jax.train.mesh import Placement, make_mesh
+from segr1_jax.update import TrainState, init_state
+
+SMALL_FILE = 20_000  # bytes; the weights below take 400,000
+
+
+def state(step: int) -> TrainState:
+    weights = {"w": jnp.array(np.random.default_rng(step).normal(size=100_000), jnp.float32)}
+    return init_state(weights, optax.sgd(0.1))._replace(step=jnp.int32(step))
+
+
+def save_and_wait(checkpoints: Checkpoints, step: int) -> None:
+    checkpoints.save(state(step), 8 * step, {})
+    checkpoints.wait()
+
+
+@contextlib.contextmanager
+def no_room_for_more_than(size: int):
+    """Every file of this process ends at `size` bytes, as on a disk without space."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_the_newest_and_the_best_are_kept(tmp_path):
+    with Checkpoints(tmp_path, keep=2, keep_best=1) as checkpoints:
+        for step, iou in enumerate((0.3, 0.9, None, 0.5, 0.6, None), start=1):
+            checkpoints.save(state(step), 8 * step, {}, iou=iou)
+    assert sorted(int(path.name) for path in tmp_path.iterdir()) == [2, 5, 6]
+
+
+def test_a_full_disk_names_the_last_good_step(tmp_path):
+    checkpoints = Checkpoints(tmp_path, keep=2)
+    save_and_wait(checkpoints, step=1)
+    with pytest.raises(UserError, match="step 1 is whole"), no_room_for_more_than(SMALL_FILE):
+        save_and_wait(checkpoints, step=2)
+    assert newest_step(tmp_path) == 1
+    whole = Placement(make_mesh(MeshConfig())).replicated
+    np.testing.assert_array_equal(restore_params(tmp_path, 1, {"w": whole})["w"], state(1).params["w"])
+
+
+def test_nothing_saved_yet_is_said(tmp_path):
+    checkpoints = Checkpoints(tmp_path, keep=2)
+    with pytest.raises(UserError, match="no step is saved yet"), no_room_for_more_than(SMALL_FILE):
+        save_and_wait(checkpoints, step=1)
