@@ -28,7 +28,7 @@ class FakeClient(RewardClient):
     """A reward client without sidecar: every mask is half right."""
 
     def __init__(self, config, incidents):
-        pass
+        self._requests = []
 
     def __enter__(self):
         return self
@@ -40,10 +40,11 @@ class FakeClient(RewardClient):
         pass
 
     def submit(self, requests):
-        return requests
+        self._requests.append(requests)
+        return len(self._requests) - 1
 
-    def collect(self, requests):
-        return [Score(ScoreStatus.OK, 0.5, 0.5, request.mask) for request in requests]
+    def collect(self, number):
+        return [Score(ScoreStatus.OK, 0.5, 0.5, request.mask) for request in self._requests[number]]
 
     def stats(self):
         return Stats(Counter(), time.perf_counter())
