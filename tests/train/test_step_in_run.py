@@ -9,6 +9,7 @@ from tolerances import TOL_COMPLEX
 from segr1_jax.errors import UserError
 from segr1_jax.hf.tiny import make_tiny_policy
 
+TWICE = "objective.updates_per_rollout=2"
 LIVE, DEAD, BROKEN = (0.0, 1.0), (1.0, 1.0), (0.0, float("nan"))
 
 
@@ -18,14 +19,19 @@ def policy(tmp_path_factory):
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _compile_once(tmp_path_factory):
-    """The runs below share most programs."""
-    names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
-    before = [getattr(jax.config, name) for name in names]
-    for name, value in zip(names, (str(tmp_path_factory.mktemp("xla")), 0.0), strict=True):
+def _compile_quickly(tmp_path_factory):
+    """The runs below share most programs, and compiling them is most of the time."""
+    settings = {
+        "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("xla")),
+        "jax_persistent_cache_min_compile_time_secs": 0.0,
+    }
+    before = {name: getattr(jax.config, name) for name in settings}
+    for name, value in settings.items():
         jax.config.update(name, value)
+    jax.config.update("jax_disable_most_optimizations", True)
     yield
-    for name, value in zip(names, before, strict=True):
+    jax.config.update("jax_disable_most_optimizations", False)
+    for name, value in before.items():
         jax.config.update(name, value)
 
 
@@ -38,7 +44,7 @@ def test_broken_updates_are_skipped_kept_and_end_the_run(policy, tmp_path, monke
 
     for attempt in range(2):
         with pytest.raises(UserError, match="2 in a row and 3 in 5 steps") as error:
-            train(monkeypatch, policy, run, reward, "steps=6", "guard.in_a_row=2", "guard.rate=1")
+            train(monkeypatch, policy, run, reward, TWICE, "steps=6", "guard.in_a_row=2", "guard.rate=1")
         assert str(folder) in str(error.value)
         assert [line["skipped_update"] for line in metrics(run)] == [0, 1, 0, 1, 1]
         assert len(list(folder.glob("skipped_*.npz"))) == 3 + attempt
@@ -67,7 +73,7 @@ def refill_script(interrupt_at: int | None = None):
 
 
 def test_refill_and_several_updates_over_an_interruption(policy, tmp_path, monkeypatch):
-    options = ("steps=4", "rollout.refill=2", "objective.updates_per_rollout=2")
+    options = ("steps=4", "rollout.refill=2", TWICE)
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     train(monkeypatch, policy, whole, refill_script(), *options)  # its end says that nothing compiled after step 1
     lines = metrics(whole)
@@ -88,8 +94,8 @@ def test_refill_and_several_updates_over_an_interruption(policy, tmp_path, monke
 
 
 def test_an_update_past_the_kl_bound_ends_its_rollout(policy, tmp_path, monkeypatch):
-    """The first update leaves the reference; the second and third, which would be past the bound, are one skipped update."""
-    train(monkeypatch, policy, tmp_path / "run", lambda position: LIVE, "steps=1", "objective.updates_per_rollout=3", "guard.max_kl=1e-9")
+    """The first update leaves the reference; the second, past the bound, is skipped."""
+    train(monkeypatch, policy, tmp_path / "run", lambda position: LIVE, "steps=1", TWICE, "guard.max_kl=1e-9")
     (line,) = metrics(tmp_path / "run")
     assert (line["skipped_update"], line["skipped_total"]) == (1, 1)
     assert line["kl"] > 1e-9
