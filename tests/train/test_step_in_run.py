@@ -93,6 +93,7 @@ def test_refill_and_several_updates_over_an_interruption(policy, tmp_path, monke
     assert equal(checkpoint(cut, 4)["params"], last["params"])
 
 
+@pytest.mark.slow
 def test_an_update_past_the_kl_bound_ends_its_rollout(policy, tmp_path, monkeypatch):
     """The first update leaves the reference; the second, past the bound, is skipped."""
     train(monkeypatch, policy, tmp_path / "run", lambda position: LIVE, "steps=1", TWICE, "guard.max_kl=1e-9")
