@@ -27,6 +27,8 @@ def check_rules(config: RunConfig) -> None:
     if config.optimizer.warmup_steps >= config.updates:
         expected = f"fewer than the {config.updates} updates of the run"
         raise _error("optimizer.warmup_steps", expected, config.optimizer.warmup_steps, "shorten the warm-up")
+    if config.guard.max_kl and config.stage == "grpo" and not config.objective.beta:
+        raise _error("guard.max_kl", "0 where objective.beta = 0: no reference is kept", config.guard.max_kl, "set either")
     if bool(config.reward.sam2_config) != bool(config.reward.sam2_checkpoint):
         got = f"{config.reward.sam2_config!r} and {config.reward.sam2_checkpoint!r}"
         raise _error("reward", "sam2_config and sam2_checkpoint both set or both empty", got, "set both, or neither for the nano SAM2")

@@ -119,6 +119,7 @@ class Rollout(NamedTuple):
 
 
 def _roll_out(run: Run, client: RewardClient, step: int, samples: list[Sample]) -> Rollout:
+    """Sample a group of answers per prompt from the current weights."""
     engine = run.engine
     _encode(run, client, samples)
     with run.timer("rollout"):
@@ -173,7 +174,7 @@ def _update(run: Run, gradient, step: int, totals: Totals, on_device: _OnDevice,
     engine = run.engine
     run.state, metrics = engine.update(run.state, totals, step)
     first = metrics = jax.device_get(metrics)
-    for _ in range(1, run.config.updates // run.config.steps):
+    for _ in range(1, run.config.objective.updates_per_rollout):
         if metrics["skipped_update"]:  # the same weights on the same batch: it would be skipped again
             break
         totals = None
