@@ -1,6 +1,6 @@
 """Greedy answers over a held-out set, scored like training but once per image, over all processes."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -41,7 +41,7 @@ class Evaluation:
 
 
 def evaluate(
-    batches: Sequence[Sequence[tuple[Example, Prompt]]],
+    batches: Iterable[Sequence[tuple[Example, Prompt]]],
     answer: Callable[[Sequence[Prompt]], list[Completion]],
     scorer: Scorer,
     total: int,

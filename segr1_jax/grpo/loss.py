@@ -9,63 +9,64 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from segr1_jax.grpo.aggregate import AGGREGATIONS, Mean, completion_mean, token_mean
 from segr1_jax.grpo.batch import AnswerBatch, GroupBatch
 from segr1_jax.grpo.config import ObjectiveConfig
-
-MAX_LOG_RATIO = 20.0  # exp of an unclipped log-ratio is the commonest NaN in GRPO runs
+from segr1_jax.grpo.kl import LOSS_ESTIMATORS, k1, k3, log_ratio
 
 
 class Loss(NamedTuple):
-    """A scalar to minimise; metrics that add up over micro-batches, and metrics that take the maximum.
+    """What to minimise: `objective.total`, to be divided by `objective.weight` once all micro-batches are added up.
 
-    Value and sums are weighted sums over the completions; whoever adds up the micro-batches divides them by the total weight.
+    Beside it metrics that are means, each with a weight of its own, and metrics that take the maximum.
     """
 
-    value: Float[Array, ""]
-    sums: dict[str, Float[Array, ""]]
+    objective: Mean
+    means: dict[str, Mean]
     maxima: dict[str, Float[Array, ""]]
 
 
-def token_mean(values_BGT: Float[Array, "B G T"], mask_BGT: Bool[Array, "B G T"]) -> Float[Array, "B G"]:
-    """Mean over the real tokens of each completion (0 for an empty one)."""
-    return jnp.sum(jnp.where(mask_BGT, values_BGT, 0.0), axis=-1) / jnp.maximum(jnp.sum(mask_BGT, axis=-1), 1)
-
-
-def log_ratio(new: Float[Array, "..."], old: Float[Array, "..."]) -> Float[Array, "..."]:
-    """log(new / old), clipped to +-20."""
-    return jnp.clip(new - old, -MAX_LOG_RATIO, MAX_LOG_RATIO)
-
-
-def k3(logprobs: Float[Array, "..."], reference: Float[Array, "..."]) -> Float[Array, "..."]:
-    """Schulman's k3 estimate of KL(policy || reference) per token: r - log r - 1 with r = reference / policy; never negative."""
-    r = log_ratio(reference, logprobs)
-    return jnp.exp(r) - r - 1.0
-
-
-def clipped_surrogate(ratio: Float[Array, "B G T"], advantages_BG: Float[Array, "B G"], clip: float) -> Float[Array, "B G T"]:
-    """PPO's min(ratio A, clip(ratio, 1 - clip, 1 + clip) A) per token."""
+def clipped_surrogate(ratio: Float[Array, "B G T"], advantages_BG: Float[Array, "B G"], low: float, high: float) -> Float[Array, "B G T"]:
+    """PPO's min(ratio A, clip(ratio, 1 - low, 1 + high) A) per token."""
     advantages = advantages_BG[..., None]
-    return jnp.minimum(ratio * advantages, jnp.clip(ratio, 1 - clip, 1 + clip) * advantages)
+    return jnp.minimum(ratio * advantages, jnp.clip(ratio, 1 - low, 1 + high) * advantages)
+
+
+def is_clipped(ratio: Float[Array, "B G T"], advantages_BG: Float[Array, "B G"], low: float, high: float) -> Bool[Array, "B G T"]:
+    """Which tokens the clip takes the gradient from: a ratio past the bound that the advantage pushes it towards."""
+    advantages = advantages_BG[..., None]
+    return ((ratio > 1 + high) & (advantages > 0)) | ((ratio < 1 - low) & (advantages < 0))
+
+
+def old_logprobs(logprobs: Float[Array, "B G T"], batch: GroupBatch, objective: ObjectiveConfig) -> Float[Array, "B G T"]:
+    """Log-probabilities under the policy that sampled, the ratio's denominator.
+
+    Where each rollout gets one update, that policy is the one being updated: the sampler's figures are `logprobs` but for its roundings
+    (at most 1e-4 in float32, the metric sampler_gap). Taking `logprobs` itself leaves those out, and exp(logp - stop_gradient(logp)) is
+    exactly 1 with exactly the gradient of logp. From the second update on the two policies differ, and only the sampler knows the old.
+    """
+    return jax.lax.stop_gradient(logprobs) if objective.updates_per_rollout == 1 else batch.sampler_logprobs
 
 
 def grpo_loss(logprobs: Float[Array, "B G T"], entropy: Float[Array, "B G T"], batch: GroupBatch, objective: ObjectiveConfig) -> Loss:
-    """Sum over completions of the token mean of -(min(ratio A, clip(ratio) A) - beta k3) (Seg-R1; paper.md 1.5).
-
-    One update is made per rollout, so the old policy is the current one: ratio = exp(logp - stop_gradient(logp)) = 1, exactly.
-    """
-    ratio = jnp.exp(log_ratio(logprobs, jax.lax.stop_gradient(logprobs)))
-    kl = k3(logprobs, batch.reference_logprobs)
-    per_token = -(clipped_surrogate(ratio, batch.advantages, objective.clip) - objective.beta * kl)
-
-    def total(values_BGT):
-        return jnp.sum(token_mean(values_BGT, batch.mask) * batch.weight)
-
-    gap = jnp.where(batch.mask, jnp.abs(logprobs - batch.sampler_logprobs), 0.0)
-    sums = {"loss": total(per_token), "kl": total(kl), "entropy": total(entropy)}
-    return Loss(sums["loss"], sums, {"sampler_gap": jnp.max(gap)})
+    """-(min(ratio A, clip(ratio) A) - beta KL) per token, aggregated as configured (Seg-R1; paper.md 1.5)."""
+    bounds = {"low": objective.clip_low, "high": objective.clip_high}
+    ratio = jnp.exp(log_ratio(logprobs, old_logprobs(logprobs, batch, objective)))
+    penalty = LOSS_ESTIMATORS[objective.kl](logprobs, batch.reference_logprobs)
+    per_token = -(clipped_surrogate(ratio, batch.advantages, **bounds) - objective.beta * penalty)
+    value = AGGREGATIONS[objective.aggregation](per_token, batch.mask, batch.weight)
+    means = {
+        "kl": completion_mean(k3(logprobs, batch.reference_logprobs), batch.mask, batch.weight),
+        "kl_k1": completion_mean(k1(logprobs, batch.reference_logprobs), batch.mask, batch.weight),
+        "entropy": completion_mean(entropy, batch.mask, batch.weight),
+        "clip_fraction": token_mean(is_clipped(ratio, batch.advantages, **bounds).astype(jnp.float32), batch.mask, batch.weight),
+    }
+    gap = jnp.abs(logprobs - batch.sampler_logprobs)
+    maxima = {"sampler_gap": jnp.max(jnp.where(batch.mask, gap, 0.0)), "ratio_max": jnp.max(jnp.where(batch.mask, ratio, 0.0))}
+    return Loss(value, {"loss": value} | means, maxima)
 
 
 def answer_loss(logprobs: Float[Array, "B G T"], entropy: Float[Array, "B G T"], batch: AnswerBatch) -> Loss:
-    """Sum over answers of the token mean of -logp; prompt tokens carry no loss."""
-    value = jnp.sum(token_mean(-logprobs, batch.mask) * batch.weight)
-    return Loss(value, {"loss": value, "entropy": jnp.sum(token_mean(entropy, batch.mask) * batch.weight)}, {})
+    """Mean over answers of the token mean of -logp; prompt tokens carry no loss."""
+    value = completion_mean(-logprobs, batch.mask, batch.weight)
+    return Loss(value, {"loss": value, "entropy": completion_mean(entropy, batch.mask, batch.weight)}, {})

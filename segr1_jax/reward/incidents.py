@@ -1,4 +1,5 @@
-"""What is kept of a sidecar's misfortunes: requests that killed it, and who was doing what when a deadline passed."""
+"""What is kept of a run's misfortunes: requests that killed a sidecar, who was doing what when a deadline passed, and whatever arrays
+others bring (batches of skipped updates)."""
 
 import faulthandler
 import io
@@ -7,6 +8,7 @@ import mmap
 import os
 import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -42,9 +44,13 @@ class Incidents:
                 "prompts": block(request.prompts_at, request.prompts_bytes),
                 "count": np.array(request.prompts),
             }
+        self.keep("quarantined", content)
+
+    def keep(self, kind: str, arrays: Mapping[str, np.ndarray]) -> Path | None:
+        """Keep arrays as one .npz, which `numpy.load` reads; where it lies, or None where it was not kept (the log says why)."""
         archive = io.BytesIO()
-        np.savez_compressed(archive, **content)
-        self._write("quarantined", ".npz", archive.getvalue())
+        np.savez_compressed(archive, **arrays)
+        return self._write(kind, ".npz", archive.getvalue())
 
     def missed_deadline(self, what: str, sidecar_stacks: str) -> None:
         """Log what was waited for, and keep the stacks of both processes."""

@@ -12,8 +12,10 @@ class RolloutConfig:
     group: int = knob(8, "completions per prompt (G)")
     max_tokens: int = knob(400, "longest completion in tokens")
     temperature: float = knob(1.0, "sampling temperature; training uses the same tempered distribution")
+    refill: int = knob(0, "extra rollouts a step may make to replace groups of equal rewards by fresh prompts (DAPO); 0 = off")
 
     def __post_init__(self):
         require_range("rollout.group", self.group, 2)
         require_range("rollout.max_tokens", self.max_tokens, 1)
         require_range("rollout.temperature", self.temperature, 1e-3)
+        require_range("rollout.refill", self.refill, 0)

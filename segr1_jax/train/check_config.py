@@ -24,8 +24,11 @@ def check_rules(config: RunConfig) -> None:
         raise _error("prompt.frame", f"a multiple of {MERGED_PATCH}", config.prompt.frame, f"use {round(config.prompt.frame / 28) * 28}")
     if config.batch % config.micro_batches:
         raise _error("micro_batches", f"a divisor of batch = {config.batch}", config.micro_batches, "change batch or micro_batches")
-    if config.optimizer.warmup_steps >= config.steps:
-        raise _error("optimizer.warmup_steps", f"fewer than steps = {config.steps}", config.optimizer.warmup_steps, "shorten the warm-up")
+    if config.optimizer.warmup_steps >= config.updates:
+        expected = f"fewer than the {config.updates} updates of the run"
+        raise _error("optimizer.warmup_steps", expected, config.optimizer.warmup_steps, "shorten the warm-up")
+    if config.guard.max_kl and config.stage == "grpo" and not config.objective.beta:
+        raise _error("guard.max_kl", "0 where objective.beta = 0: no reference is kept", config.guard.max_kl, "set either")
     if bool(config.reward.sam2_config) != bool(config.reward.sam2_checkpoint):
         got = f"{config.reward.sam2_config!r} and {config.reward.sam2_checkpoint!r}"
         raise _error("reward", "sam2_config and sam2_checkpoint both set or both empty", got, "set both, or neither for the nano SAM2")

@@ -1,7 +1,7 @@
 """Checkpoints: one atomic Orbax step of four items.
 
 params    the weights that are trained: with those the run started from, enough for evaluation and export, on any mesh
-train     optimiser state and step count
+train     optimiser state, step count, updates skipped
 position  the next position in the global data order
 config    the configuration that made them
 
@@ -67,7 +67,7 @@ class Checkpoints:
         """Write everything of this step, with its held-out IoU where it has one; nothing of it counts until all of it is there."""
         items = ocp.args.Composite(
             params=ocp.args.StandardSave(state.params),
-            train=ocp.args.StandardSave({"opt_state": state.opt_state, "step": state.step}),
+            train=ocp.args.StandardSave(_all_but_params(state)),
             position=ocp.args.JsonSave({"position": position}),
             config=ocp.args.JsonSave(config),
         )
@@ -96,11 +96,15 @@ class Checkpoints:
             return None
         items = ocp.args.Composite(
             params=ocp.args.StandardRestore(abstract.params),
-            train=ocp.args.StandardRestore({"opt_state": abstract.opt_state, "step": abstract.step}),
+            train=ocp.args.StandardRestore(_all_but_params(abstract)),
             position=ocp.args.JsonRestore(),
         )
         found = self._manager.restore(self.latest, args=items)
-        return Restored(TrainState(found["params"], found["train"]["opt_state"], found["train"]["step"]), found["position"]["position"])
+        return Restored(TrainState(found["params"], **found["train"]), found["position"]["position"])
+
+
+def _all_but_params(state: TrainState) -> dict[str, Any]:
+    return {name: value for name, value in state._asdict().items() if name != "params"}
 
 
 def _held_out_iou(metrics: dict[str, float]) -> float:

@@ -37,8 +37,8 @@ class OptimizerConfig:
     """AdamW with a constant or cosine schedule after a linear warm-up."""
 
     learning_rate: float = knob(1e-6, "peak learning rate")
-    schedule: str = knob("constant", "constant or cosine (to zero at the last step)")
-    warmup_steps: int = knob(0, "steps of linear warm-up")
+    schedule: str = knob("constant", "constant or cosine (to zero at the last update)")
+    warmup_steps: int = knob(0, "updates of linear warm-up")
     b1: float = knob(0.9, "AdamW beta 1")
     b2: float = knob(0.999, "AdamW beta 2")
     eps: float = knob(1e-8, "AdamW epsilon")
@@ -52,6 +52,22 @@ class OptimizerConfig:
         require_range("optimizer.warmup_steps", self.warmup_steps, 0)
         for name in ("b1", "b2"):
             require_range(f"optimizer.{name}", getattr(self, name), 0, 1)
+
+
+@dataclass(frozen=True)
+class GuardConfig:
+    """An update with numbers that are not finite, or past a bound, is skipped: weights and moments stay, incidents/ keeps the batch."""
+
+    max_kl: float = knob(0.0, "skip an update where the mean KL to the reference is above this (nats per token); 0 = off")
+    max_grad_norm: float = knob(0.0, "skip an update whose gradient has a norm above this, before clipping; 0 = off")
+    in_a_row: int = knob(5, "updates skipped in a row that end the run")
+    rate: float = knob(0.05, "share of all steps with a skipped update that ends the run, once they are more than in_a_row")
+
+    def __post_init__(self):
+        for name in ("max_kl", "max_grad_norm"):
+            require_range(f"guard.{name}", getattr(self, name), 0)
+        require_range("guard.in_a_row", self.in_a_row, 1)
+        require_range("guard.rate", self.rate, 0, 1)
 
 
 @dataclass(frozen=True)
@@ -84,7 +100,7 @@ class RunConfig:
     run_dir: str = knob("runs/default", "everything the run writes goes here")
     stage: str = knob("grpo", "sft or grpo")
     seed: int = knob(0, "seed of data order, sampling and initialisation")
-    steps: int = knob(100, "updates to make")
+    steps: int = knob(100, "batches to train on: an update each, or objective.updates_per_rollout")
     batch: int = knob(24, "prompts per update, over all processes")
     micro_batches: int = knob(
         1, "gradient accumulation: the batch is cut into this many parts; a part is differentiated while the next is rewarded"
@@ -105,6 +121,7 @@ class RunConfig:
     reward: RewardConfig = section(RewardConfig, "reward and SAM2 sidecar")
     objective: ObjectiveConfig = section(ObjectiveConfig, "GRPO objective")
     optimizer: OptimizerConfig = section(OptimizerConfig, "optimiser")
+    guard: GuardConfig = section(GuardConfig, "updates that are skipped")
     sft: SftConfig = section(SftConfig, "answers made from masks")
     mesh: MeshConfig = section(MeshConfig, "device mesh")
 
@@ -114,3 +131,8 @@ class RunConfig:
             require_range(name, getattr(self, name), 1)
         for name in ("seed", "eval_every", "keep_best"):
             require_range(name, getattr(self, name), 0)
+
+    @property
+    def updates(self) -> int:
+        """Optimiser updates of the whole run, which the learning rate's schedule counts."""
+        return self.steps * (self.objective.updates_per_rollout if self.stage == "grpo" else 1)

@@ -21,6 +21,7 @@ from segr1_jax.rollout.completions import to_completions
 from segr1_jax.rollout.sampler import Samples, make_sampler
 from segr1_jax.train.config import RunConfig
 from segr1_jax.train.mesh import Placement, max_over_processes
+from segr1_jax.train.step_guard import is_sound
 from segr1_jax.types import Completion, Prompt
 from segr1_jax.update import LossFn, Totals, TrainState, add_totals, init_state, make_gradient, make_update
 
@@ -114,8 +115,9 @@ class Engine:
 
     @functools.cached_property
     def update(self):
-        """(state, totals) -> (state, metrics); the state's buffers are reused."""
-        return jax.jit(make_update(self.optimizer), donate_argnums=0, out_shardings=(self.state_shardings, self.placement.replicated))
+        """(state, totals, step) -> (state, metrics); the state's buffers are reused."""
+        update = make_update(self.optimizer, functools.partial(is_sound, guard=self.config.guard))
+        return jax.jit(update, donate_argnums=0, out_shardings=(self.state_shardings, self.placement.replicated))
 
     @property
     def _totals_shardings(self) -> Totals:

@@ -5,15 +5,15 @@ Example --prompt--> Prompt --rollout--> Completion --answer--> Answer | ParseSta
 """
 
 import functools
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from jaxtyping import Int
 
 from segr1_jax import judge
-from segr1_jax.answer import render, stray_points
+from segr1_jax.answer import render
 from segr1_jax.data.pipeline import Sample
 from segr1_jax.errors import Preempted, UserError
 from segr1_jax.grpo.advantages import completion_weights, group_advantages
@@ -26,13 +26,16 @@ from segr1_jax.rollout.sampler import Samples
 from segr1_jax.sft import target_answer
 from segr1_jax.train.closing import closing_report, show_ended_run
 from segr1_jax.train.config import RunConfig
-from segr1_jax.train.engine import Engine
-from segr1_jax.train.mesh import sum_over_processes
+from segr1_jax.train.figures import group_figures, reward_arrays
+from segr1_jax.train.mesh import max_over_processes
+from segr1_jax.train.refill import Group, fill, is_dead, stack
 from segr1_jax.train.run import Run
+from segr1_jax.train.step_guard import check_skips, keep_batch
 from segr1_jax.types import Completion
-from segr1_jax.update import TrainBatch
+from segr1_jax.update import Totals, TrainBatch
 
-TERMS = ("format", "iou", "s_measure")
+_OnDevice = tuple[PromptBatch, Samples, jax.Array]  # prompts, their completions, reference log-probabilities
+_Taught = tuple[jax.Array, jax.Array]  # weights and advantages of these completions
 QUARANTINE_SHARE = 0.01  # of a run's requests that may stay unscored, once they are more than the floor
 QUARANTINE_FLOOR = 3  # images: all answers on them and their encoding
 
@@ -54,8 +57,10 @@ def run_sft(config: RunConfig) -> None:
                 totals = None
                 for micro in engine.micro_batches(TrainBatch(prompts, engine.placement.put_rows(answers))):
                     totals = engine.accumulate(totals, gradient(run.state.params, run.frozen, micro))
-                run.state, metrics = engine.update(run.state, totals)
+                run.state, metrics = engine.update(run.state, totals, step)
                 metrics = jax.device_get(metrics)
+            if metrics["skipped_update"]:
+                keep_batch(run.directory.incidents, step, metrics, samples, {"tokens": answers.tokens, "mask": answers.mask})
             _close_step(run, client, step, metrics)
         closing_report(run, client)
 
@@ -71,37 +76,113 @@ def run_grpo(config: RunConfig) -> None:
         _first_evaluation(run, client)
         for step, samples in run.steps():
             before = client.stats()
-            _encode(run, client, samples)
-            with run.timer("rollout"):
-                prompts, ids = engine.put_prompts([sample.prompt for sample in samples])
-                prompts = engine.with_features(prompts, run.params)
-                drawn = engine.sample(engine.rollout_weights(run.params), prompts, engine.step_key(step), ids)
-                groups = engine.completions(drawn, [sample.example.id for sample in samples], step - 1)
-            reference_logprobs = drawn.logprobs
+            rollout = _roll_out(run, client, step, samples)
+            if config.rollout.refill:
+                rollout = _refill(run, client, step, rollout)
+            reference_logprobs = rollout.drawn.logprobs
             if reference is not None:  # dispatched first: it needs no reward, and runs while the masks are scored
-                reference_logprobs = engine.reference_logprobs(reference, prompts, drawn.tokens, drawn.mask)
+                reference_logprobs = engine.reference_logprobs(reference, rollout.prompts, rollout.drawn.tokens, rollout.drawn.mask)
             with run.timer("reward"):
-                pending = [_submit(run, client, samples[rows], groups[rows]) for rows in engine.micro_rows()]
+                rewards = _rewards(run, client, rollout)
             with run.timer("reference_wait"):
                 jax.block_until_ready(reference_logprobs)
-            totals, judged = None, [[]] * len(samples)
-            micro_batches = engine.micro_batches((prompts, drawn, reference_logprobs))
-            for rows, ticket, on_device in zip(engine.micro_rows(), pending, micro_batches, strict=True):
+            totals, judged, taught = None, [[]] * len(rollout.samples), []
+            on_device = (rollout.prompts, rollout.drawn, reference_logprobs)
+            for rows, micro in zip(engine.micro_rows(), engine.micro_batches(on_device), strict=True):
                 with run.timer("update"):  # a micro-batch is differentiated while the next one's masks are scored
                     jax.block_until_ready(totals)
                 with run.timer("reward"):
-                    judged[rows] = _by_group(judge.collect(client, ticket, config.reward.weights), config.rollout.group)
+                    judged[rows] = next(rewards)
                 with run.timer("update"):
-                    micro = _micro_batch(engine, *on_device, judged[rows])
-                    totals = engine.accumulate(totals, gradient(run.state.params, run.frozen, micro))
+                    taught.append(_advantages(run, judged[rows]))
+                    totals = engine.accumulate(totals, gradient(run.state.params, run.frozen, _train_batch(micro, taught[-1])))
             with run.timer("update"):
                 _encode(run, client, run.upcoming())  # the sidecar has nothing else to do now
-                run.state, metrics = engine.update(run.state, totals)
-                metrics = jax.device_get(metrics)
+                metrics = _update(run, gradient, step, totals, on_device, taught)
+            if metrics["skipped_update"]:
+                keep_batch(run.directory.incidents, step, metrics, rollout.samples, _record(run, rollout, judged))
             figures = {f"sidecar/{name}": value for name, value in client.stats().figures_since(before).items()}
-            _close_step(run, client, step, metrics | _group_figures(judged, groups) | figures)
+            _close_step(run, client, step, metrics | group_figures(judged, rollout.groups, rollout.refilled) | figures)
             _check_quarantine(run, client)
         closing_report(run, client)
+
+
+class Rollout(NamedTuple):
+    """A batch of prompts with their answers: records of this process's rows, arrays of all rows on the mesh."""
+
+    samples: list[Sample]
+    prompts: PromptBatch
+    drawn: Samples
+    groups: list[list[Completion]]
+    judged: list[list[Judged]] | None = None  # where the rewards are known already
+    refilled: int = 0  # groups of this process that took a dead one's place
+
+
+def _roll_out(run: Run, client: RewardClient, step: int, samples: list[Sample]) -> Rollout:
+    """Sample a group of answers per prompt from the current weights."""
+    engine = run.engine
+    _encode(run, client, samples)
+    with run.timer("rollout"):
+        prompts, ids = engine.put_prompts([sample.prompt for sample in samples])
+        prompts = engine.with_features(prompts, run.params)
+        drawn = engine.sample(engine.rollout_weights(run.params), prompts, engine.step_key(step), ids)
+        groups = engine.completions(drawn, [sample.example.id for sample in samples], step - 1)
+    return Rollout(samples, prompts, drawn, groups)
+
+
+def _refill(run: Run, client: RewardClient, step: int, rollout: Rollout) -> Rollout:
+    """Roll out fresh prompts, up to the bound, while a process has groups that teach nothing; then put the batch together anew."""
+    engine, groups = run.engine, _scored_groups(run, client, rollout)
+    first = groups
+    for _ in range(run.config.rollout.refill):
+        if not max_over_processes(sum(map(is_dead, groups))):
+            break
+        with run.timer("input"):
+            samples = run.more()
+        groups = fill(groups, _scored_groups(run, client, _roll_out(run, client, step, samples)))
+    with run.timer("rollout"):
+        prompts, _ = engine.put_prompts([group.sample.prompt for group in groups])
+        prompts = engine.with_features(prompts, run.params)
+        drawn = engine.placement.put_rows(stack(groups))
+    refilled = sum(new is not old for new, old in zip(groups, first, strict=True))
+    samples, completions, judged, _ = map(list, zip(*groups, strict=True))
+    return Rollout(samples, prompts, drawn, completions, judged, refilled)
+
+
+def _scored_groups(run: Run, client: RewardClient, rollout: Rollout) -> list[Group]:
+    """The rows of this process, once all their rewards are there."""
+    with run.timer("reward"):
+        judged = _collect(run, client, _submit(run, client, rollout.samples, rollout.groups))
+    drawn = zip(*run.engine.placement.get_rows(rollout.drawn), strict=True)
+    return [Group(*parts[:-1], Samples(*parts[-1])) for parts in zip(rollout.samples, rollout.groups, judged, drawn, strict=True)]
+
+
+def _rewards(run: Run, client: RewardClient, rollout: Rollout) -> Iterator[list[list[Judged]]]:
+    """Rewards of one micro-batch after the other: all are sent for scoring now, and waited for one by one, where not known yet."""
+    micro_rows = run.engine.micro_rows()
+    if rollout.judged is not None:
+        return (rollout.judged[rows] for rows in micro_rows)
+    pending = [_submit(run, client, rollout.samples[rows], rollout.groups[rows]) for rows in micro_rows]
+    return (_collect(run, client, ticket) for ticket in pending)
+
+
+def _update(run: Run, gradient, step: int, totals: Totals, on_device: _OnDevice, taught: Sequence[_Taught]) -> dict[str, Any]:
+    """One optimiser update with `totals`, then as many more on the same batch, with what its rewards taught, as configured.
+
+    Returns the last one's metrics, but the sampler's gap from the first: it alone compares one policy with itself.
+    """
+    engine = run.engine
+    run.state, metrics = engine.update(run.state, totals, step)
+    first = metrics = jax.device_get(metrics)
+    for _ in range(1, run.config.objective.updates_per_rollout):
+        if metrics["skipped_update"]:  # the same weights on the same batch: it would be skipped again
+            break
+        totals = None
+        for micro in map(_train_batch, engine.micro_batches(on_device), taught):
+            totals = engine.accumulate(totals, gradient(run.state.params, run.frozen, micro))
+        run.state, metrics = engine.update(run.state, totals, step)
+        metrics = jax.device_get(metrics)
+    return metrics | {"sampler_gap": first["sampler_gap"]}
 
 
 def _target_tokens(run: Run, sample: Sample) -> Int[np.ndarray, " T"]:
@@ -125,38 +206,36 @@ def _submit(run: Run, client: RewardClient, samples: Sequence[Sample], groups: S
     return judge.submit(client, texts, run.engine.builder.frame_of, config.prompt.task, legacy=config.reward.legacy)
 
 
-def _by_group(judged: Sequence[Judged], group: int) -> list[list[Judged]]:
-    return [list(judged[start : start + group]) for start in range(0, len(judged), group)]
+def _collect(run: Run, client: RewardClient, pending: Pending) -> list[list[Judged]]:
+    """Wait for the rewards of these samples' completions."""
+    judged, group = judge.collect(client, pending, run.config.reward.weights), run.config.rollout.group
+    return [judged[start : start + group] for start in range(0, len(judged), group)]
 
 
-def _micro_batch(
-    engine: Engine, prompts: PromptBatch, drawn: Samples, reference_logprobs: jax.Array, judged: Sequence[Sequence[Judged]]
-) -> TrainBatch:
-    """What is on the devices already, with the advantages that this process's rewards make."""
-    rewards_BG = np.array([[item.reward.total for item in group] for group in judged])
-    valid_BG = np.array([[item.reward.valid for item in group] for group in judged])
-    weight_BG, advantages_BG = completion_weights(valid_BG), group_advantages(rewards_BG, valid_BG)
-    on_mesh = engine.placement.put_rows((weight_BG.astype(np.float32), advantages_BG.astype(np.float32)))
-    return TrainBatch(prompts, GroupBatch(drawn.tokens, drawn.mask, *on_mesh, drawn.logprobs, reference_logprobs))
+def _advantages(run: Run, judged: Sequence[Sequence[Judged]]) -> _Taught:
+    """Weights and advantages that this process's rewards make, as its rows of global arrays."""
+    rewards_BG, valid_BG = reward_arrays(judged)
+    weight_BG, advantages_BG = completion_weights(valid_BG), group_advantages(rewards_BG, valid_BG, run.config.objective.scale)
+    return run.engine.placement.put_rows((weight_BG.astype(np.float32), advantages_BG.astype(np.float32)))
 
 
-def _group_figures(groups_judged: Sequence[Sequence[Judged]], groups: Sequence[Sequence[Completion]]) -> dict[str, float]:
-    """Means over all processes: reward and its terms, lengths, the share of each parse status and of groups that teach nothing."""
-    judged = [item for group in groups_judged for item in group]
-    rewards = [item.reward for item in judged]
-    valid = np.array([reward.valid for reward in rewards])
-    totals = np.ma.masked_array([reward.total for reward in rewards], ~valid)
-    totals_BG = totals.reshape(len(groups), -1)
-    figures = {name: np.ma.masked_array([getattr(reward, name) for reward in rewards], ~valid).mean() for name in TERMS}
-    figures |= {"valid": valid.mean(), "reward": totals.mean(), "reward_std": totals_BG.std(axis=1, ddof=1).mean()}
-    figures["dead_groups"] = np.mean(np.ptp(totals_BG, axis=1) == 0)
-    figures["length"] = np.mean([len(completion.token_ids) for group in groups for completion in group])
-    figures["stray_points"] = np.mean([stray_points(item.answer) if item.answer else 0 for item in judged])
-    figures["finished"] = np.mean([completion.finished for group in groups for completion in group])
-    statuses = Counter(reward.parse for reward in rewards)
-    figures |= {f"parse/{status.value}": statuses[status] / len(rewards) for status in type(rewards[0].parse)}
-    means = sum_over_processes(np.array(list(figures.values()), np.float64)) / jax.process_count()
-    return dict(zip(figures, means.tolist(), strict=True))
+def _train_batch(on_device: _OnDevice, taught: _Taught) -> TrainBatch:
+    prompts, drawn, reference_logprobs = on_device
+    return TrainBatch(prompts, GroupBatch(drawn.tokens, drawn.mask, *taught, drawn.logprobs, reference_logprobs))
+
+
+def _record(run: Run, rollout: Rollout, judged: Sequence[Sequence[Judged]]) -> dict[str, np.ndarray]:
+    """What to keep of this process's rows when their update was skipped."""
+    tokens_BGT, mask_BGT = run.engine.placement.get_rows((rollout.drawn.tokens, rollout.drawn.mask))
+    rewards_BG, valid_BG = reward_arrays(judged)
+    return {
+        "texts": np.array([[completion.text for completion in group] for group in rollout.groups]),
+        "tokens": tokens_BGT,
+        "mask": mask_BGT,
+        "rewards": rewards_BG,
+        "valid": valid_BG,
+        "advantages": group_advantages(rewards_BG, valid_BG, run.config.objective.scale),
+    }
 
 
 def _encode(run: Run, client: RewardClient, samples: Sequence[Sample]) -> None:
@@ -187,11 +266,7 @@ def _first_evaluation(run: Run, client: RewardClient) -> None:
 def _close_step(run: Run, client: RewardClient, step: int, figures: dict) -> None:
     """Evaluate and save where due. Once this process has made an update and an evaluation, nothing may compile any more."""
     run.finish(step, figures)
-    if not np.isfinite(figures["grad_norm"]):
-        got = f"a gradient norm of {figures['grad_norm']} in step {step}"
-        raise UserError(
-            "training", expected="finite numbers", got=got, remedy="lower optimizer.learning_rate; earlier checkpoints are good"
-        )
+    check_skips(figures, step, run.config.guard, run.directory.incidents)  # before the save: a resumed run meets it again
     if run.is_due(step, run.config.eval_every):
         run.evaluate(step, client)
     run.guard.check()  # before the save, so that a resumed run cannot pass over it

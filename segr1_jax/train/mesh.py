@@ -18,7 +18,7 @@ from segr1_jax.errors import UserError
 from segr1_jax.policy.params import Params, WeightSpec
 from segr1_jax.policy.sharding import BATCH, TRAIN_RULES, weight_shardings
 from segr1_jax.train.config import MeshConfig
-from segr1_jax.update import TrainState
+from segr1_jax.update import Skips, TrainState
 
 AXES = ("data", "fsdp", "tensor")
 
@@ -71,7 +71,7 @@ class Placement:
             weights,
             transform_non_params=lambda _: self.replicated,
         )
-        return TrainState(weights, opt_state, self.replicated)
+        return TrainState(weights, opt_state, self.replicated, Skips(self.replicated, self.replicated))
 
     def check_rows(self, **sizes: int) -> None:
         """Raise UserError unless batches of these sizes split evenly, and every process holds rows of its own."""

@@ -54,7 +54,7 @@ class Run:
         lora = config.policy.lora if config.policy.lora.rank else None
         policy = Policy(read_arch(Path(self.start.base)), compute_dtype(config), config.policy.remat, lora)
         builder = PromptBuilder.from_directory(self.start.base, config.prompt)
-        self.engine = Engine(config, Placement(make_mesh(config.mesh)), policy, builder, make_optimizer(config.optimizer, config.steps))
+        self.engine = Engine(config, Placement(make_mesh(config.mesh)), policy, builder, make_optimizer(config.optimizer, config.updates))
         self.engine.check_rows()
         self.directory = _shared_run_dir(config, self.start)
         self.guard, self.timer, self.skipped = CompileGuard(), PhaseTimer(), Skipped()
@@ -110,6 +110,12 @@ class Run:
         if not self._ahead and not self._at_last_step:
             self._ahead = next(self._batches)
         return self._ahead
+
+    def more(self) -> list[Sample]:
+        """Further samples for the step at hand, the next in the order; they count as used."""
+        batch, self._ahead = self._ahead or next(self._batches), []
+        self.position += self.config.batch
+        return batch
 
     def finish(self, step: int, figures: Mapping[str, Any]) -> None:
         """Log a step and count its samples as used."""

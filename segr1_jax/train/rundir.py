@@ -5,7 +5,7 @@ config.hash     its hash                         eval/         one JSONL of rows
 start.json      the weights it began from
 metrics.jsonl   one line per logged step         samples/      masks beside ground truth
 tb/             the same for TensorBoard         export/       the Hugging Face directory
-report.md       the closing table                incidents/    requests that killed a sidecar, stacks at missed deadlines
+report.md       the closing table                incidents/    fatal requests, stacks at missed deadlines, skipped batches
 """
 
 import os

@@ -1,4 +1,4 @@
-"""Advantages and losses against numbers worked by hand."""
+"""The paper's loss, and each variant of it, against numbers worked by hand."""
 
 import jax
 import jax.numpy as jnp
@@ -6,87 +6,139 @@ import numpy as np
 import pytest
 from tolerances import TOL_SIMPLE
 
-from segr1_jax.grpo.advantages import completion_weights, group_advantages
+from segr1_jax.errors import UserError
 from segr1_jax.grpo.batch import AnswerBatch, GroupBatch, answer_batch
 from segr1_jax.grpo.config import ObjectiveConfig
-from segr1_jax.grpo.loss import answer_loss, clipped_surrogate, grpo_loss, k3, log_ratio, token_mean
+from segr1_jax.grpo.loss import answer_loss, clipped_surrogate, grpo_loss, is_clipped
+
+MASK = jnp.array([[[True, True, False], [True, True, True]]])  # completions of two and of three tokens
+PAPER = ObjectiveConfig(beta=0.04)
 
 
-def test_advantages_by_hand():
-    """Rewards 0, 1, 2, 3: mean 1.5, deviations -1.5 .. 1.5, sample variance 5/3."""
-    rewards = np.array([[0.0, 1.0, 2.0, 3.0]])
-    expected = np.array([[-1.5, -0.5, 0.5, 1.5]]) / (np.sqrt(5 / 3) + 1e-4)
-    np.testing.assert_allclose(group_advantages(rewards, np.ones((1, 4), bool)), expected, rtol=TOL_SIMPLE)
+def make_batch(sampler=0.0, reference=0.0, advantages=(1.0, -2.0), weight=(0.5, 0.5)):
+    """One group of two completions; what is one number stands at every token."""
+    tokens = jnp.zeros(MASK.shape, jnp.int32)
+    old, ref = (jnp.broadcast_to(jnp.where(MASK, value, 0.0), MASK.shape) for value in (sampler, reference))
+    return GroupBatch(tokens, MASK, jnp.array([weight]), jnp.array([advantages]), old, ref)
 
 
-def test_equal_rewards_give_exactly_zero_advantage():
-    """0.1 + 0.2 three times over: a computed deviation would be 1e-17, not 0."""
-    rewards = np.full((1, 3), 0.1 + 0.2)
-    assert not group_advantages(rewards, np.ones((1, 3), bool)).any()
+def everywhere(value):
+    return jnp.where(MASK, value, 0.0)
 
 
-def test_invalid_completions_leave_their_group():
-    rewards = np.array([[1.0, 3.0, 100.0], [1.0, 50.0, 60.0]])
-    valid = np.array([[True, True, False], [True, False, False]])
-    advantages = group_advantages(rewards, valid)
-    root2 = np.sqrt(2) + 1e-4
-    np.testing.assert_allclose(advantages, [[-1 / root2, 1 / root2, 0], [0, 0, 0]], rtol=TOL_SIMPLE)
-    np.testing.assert_allclose(completion_weights(valid), [[1, 1, 0], [0, 0, 0]])
+def loss_of(logprobs, batch, objective):
+    return jax.jit(grpo_loss, static_argnames="objective")(logprobs, jnp.ones(MASK.shape), batch, objective=objective)
 
 
-def test_k3_by_hand():
-    """Policy at p = 0.5, reference at 0.25: r = 1/2, k3 = 1/2 + ln 2 - 1 = 0.193147."""
-    np.testing.assert_allclose(k3(jnp.log(0.5), jnp.log(0.25)), 0.5 + np.log(2) - 1, rtol=TOL_SIMPLE)
-    assert k3(jnp.log(0.3), jnp.log(0.3)) == 0
+def mean(parts):
+    return float(parts.total / parts.weight)
 
 
-def test_log_ratio_is_clipped():
-    assert log_ratio(jnp.float32(50.0), jnp.float32(-50.0)) == 20
-    assert jnp.isfinite(k3(jnp.float32(-200.0), jnp.float32(0.0)))
+BOUNDS = [(1.5, 1.0, 1.2), (0.5, 1.0, 0.5), (1.5, -1.0, -1.5), (0.5, -1.0, -0.8)]
 
 
-@pytest.mark.parametrize(("ratio", "advantage", "expected"), [(1.5, 1.0, 1.2), (0.5, 1.0, 0.5), (1.5, -1.0, -1.5), (0.5, -1.0, -0.8)])
+@pytest.mark.parametrize(("ratio", "advantage", "expected"), BOUNDS)
 def test_clipped_surrogate_by_hand(ratio, advantage, expected):
-    value = clipped_surrogate(jnp.full((1, 1, 1), ratio), jnp.full((1, 1), advantage), clip=0.2)
+    value = clipped_surrogate(jnp.full((1, 1, 1), ratio), jnp.full((1, 1), advantage), low=0.2, high=0.2)
     np.testing.assert_allclose(value, expected, rtol=TOL_SIMPLE)
 
 
-def make_batch():
-    mask = jnp.array([[[True, True, False], [True, True, True]]])
-    zeros = jnp.zeros((1, 2, 3))
-    return GroupBatch(jnp.zeros((1, 2, 3), jnp.int32), mask, jnp.array([[0.5, 0.5]]), jnp.array([[1.0, -2.0]]), zeros, zeros)
+@pytest.mark.parametrize(("ratio", "expected"), [(1.25, 1.25), (1.5, 1.28), (0.5, 0.5)])
+def test_clip_higher_by_hand(ratio, expected):
+    """DAPO's 0.2 below and 0.28 above: 1.25 is inside, 1.5 stops at 1.28; below 1 the minimum takes the ratio itself."""
+    value = clipped_surrogate(jnp.full((1, 1, 1), ratio), jnp.ones((1, 1)), low=0.2, high=0.28)
+    np.testing.assert_allclose(value, expected, rtol=TOL_SIMPLE)
 
 
-def test_token_mean_ignores_padding():
-    np.testing.assert_allclose(token_mean(jnp.array([[[1.0, 3.0, 99.0]]]), jnp.array([[[True, True, False]]])), [[2.0]])
+@pytest.mark.parametrize(("ratio", "advantage", "expected"), [(*case[:2], abs(case[0] * case[1] - case[2]) > 0) for case in BOUNDS])
+def test_clipped_tokens_are_those_without_gradient(ratio, advantage, expected):
+    """Where the surrogate above is not ratio * A, it is a constant."""
+    ratio, advantage = jnp.full((1, 1, 1), ratio), jnp.full((1, 1), advantage)
+    gradient = jax.grad(lambda r: clipped_surrogate(r, advantage, low=0.2, high=0.2).sum())(ratio)
+    assert bool(is_clipped(ratio, advantage, low=0.2, high=0.2)[0, 0, 0]) == expected == (float(gradient[0, 0, 0]) == 0)
 
 
 def test_grpo_loss_by_hand():
     """Ratios are 1, so the surrogate is A: mean over completions of -A + beta k3, k3 = e^0.1 - 1.1 where logp = -0.1, reference 0."""
-    batch = make_batch()
-    logprobs = jnp.where(batch.mask, -0.1, 0.0)
-    loss = grpo_loss(logprobs, jnp.ones((1, 2, 3)), batch, ObjectiveConfig(beta=0.04))
+    loss = loss_of(everywhere(-0.1), make_batch(), PAPER)
     kl = np.exp(0.1) - 1.1
-    np.testing.assert_allclose(loss.value, 0.5 * (-1.0 + 2.0) + 0.04 * kl, rtol=TOL_SIMPLE)
-    np.testing.assert_allclose(loss.sums["kl"], kl, rtol=1e-4)
+    np.testing.assert_allclose(mean(loss.objective), 0.5 * (-1.0 + 2.0) + 0.04 * kl, rtol=TOL_SIMPLE)
+    np.testing.assert_allclose(mean(loss.means["kl"]), kl, rtol=1e-4)
+    np.testing.assert_allclose(mean(loss.means["kl_k1"]), -0.1, rtol=TOL_SIMPLE)
+    np.testing.assert_allclose(mean(loss.means["entropy"]), 1.0, rtol=TOL_SIMPLE)
     np.testing.assert_allclose(loss.maxima["sampler_gap"], 0.1, rtol=TOL_SIMPLE)
+    assert (loss.maxima["ratio_max"], mean(loss.means["clip_fraction"])) == (1.0, 0.0)
+    assert loss.means["loss"] == loss.objective
 
 
 def test_grpo_gradient_by_hand():
     """d loss / d logp of a real token = weight / length * (-A + beta (1 - r)), r = exp(reference - logp)."""
-    batch = make_batch()
-    logprobs = jnp.where(batch.mask, -0.1, 0.0)
-    gradient = jax.grad(lambda lp: grpo_loss(lp, jnp.ones((1, 2, 3)), batch, ObjectiveConfig(beta=0.04)).value)(logprobs)
+    gradient = jax.grad(lambda lp: loss_of(lp, make_batch(), PAPER).objective.total)(everywhere(-0.1))
     pull = 0.04 * (1 - np.exp(0.1))
     expected = [[[0.25 * (-1 + pull), 0.25 * (-1 + pull), 0], *[[0.5 / 3 * (2 + pull)] * 3]]]
     np.testing.assert_allclose(gradient, expected, rtol=TOL_SIMPLE)
+
+
+# Tokens of the first completion are worth -1 each, of the second 2 each (ratio 1, so -A), two and three of them, T = 3.
+AGGREGATED = {
+    "completion_mean": (1.0 * (-1) + 1.0 * 2) / 2,  # each completion's mean; two completions
+    "token_mean": (2 * (-1) + 3 * 2) / 5,  # five tokens
+    "constant": (2 / 3 * (-1) + 3 / 3 * 2) / 2,  # sums over T; two completions
+}
+
+
+@pytest.mark.parametrize("name", AGGREGATED)
+def test_aggregations_by_hand(name):
+    objective = ObjectiveConfig(beta=0.0, aggregation=name)
+    loss = loss_of(everywhere(-0.1), make_batch(weight=(1.0, 1.0)), objective)
+    np.testing.assert_allclose(mean(loss.objective), AGGREGATED[name], rtol=TOL_SIMPLE)
+    alone = loss_of(everywhere(-0.1), make_batch(weight=(0.0, 1.0)), objective)
+    np.testing.assert_allclose(mean(alone.objective), 2.0, rtol=TOL_SIMPLE)  # the first is left out: nothing of it counts
+
+
+def test_k2_in_the_loss_by_hand():
+    """logp -0.1 against reference -0.3: k2 = 0.2^2 / 2 = 0.02, its gradient 0.2; k3 = e^-0.2 + 0.2 - 1, its gradient 1 - e^-0.2."""
+    batch = make_batch(reference=-0.3, advantages=(0.0, 0.0))
+    for kl, value, slope in (("k2", 0.02, 0.2), ("k3", np.exp(-0.2) - 0.8, 1 - np.exp(-0.2))):
+        objective = ObjectiveConfig(beta=2.0, kl=kl)
+        found, gradient = jax.value_and_grad(lambda lp, o=objective: loss_of(lp, batch, o).objective.total)(everywhere(-0.1))
+        np.testing.assert_allclose(found, 2.0 * value, rtol=1e-4, err_msg=kl)
+        np.testing.assert_allclose(gradient[0, 0], [slope / 2, slope / 2, 0], rtol=1e-4, err_msg=kl)  # 2 beta x 0.5 weight / 2 tokens
+
+
+def test_several_updates_take_the_ratio_against_the_sampler():
+    """The policy moved by +0.3 since it sampled: ratio e^0.3 = 1.35, clipped to 1.2 where A = 1 and whole where A = -2; no reference."""
+    batch, logprobs = make_batch(sampler=-0.5), everywhere(-0.2)
+    loss = loss_of(logprobs, batch, ObjectiveConfig(beta=0.0, updates_per_rollout=2))
+    np.testing.assert_allclose(mean(loss.objective), (-1.2 + 2 * np.exp(0.3)) / 2, rtol=TOL_SIMPLE)
+    np.testing.assert_allclose(loss.maxima["ratio_max"], np.exp(0.3), rtol=TOL_SIMPLE)
+    np.testing.assert_allclose(mean(loss.means["clip_fraction"]), 2 / 5, rtol=TOL_SIMPLE)  # the two tokens of the first completion
+    once = loss_of(logprobs, batch, ObjectiveConfig(beta=0.0))
+    np.testing.assert_allclose(mean(once.objective), (-1.0 + 2.0) / 2, rtol=TOL_SIMPLE)
+    assert once.maxima["ratio_max"] == 1.0
+
+
+def test_first_of_several_updates_has_the_gradient_of_the_only_one():
+    """Nothing has moved yet: the ratio against the sampler is 1 too."""
+    batch, logprobs = make_batch(sampler=-0.5), everywhere(-0.5)
+    once, twice = (ObjectiveConfig(updates_per_rollout=count) for count in (1, 2))
+    gradients = [jax.grad(lambda lp, o=objective: loss_of(lp, batch, o).objective.total)(logprobs) for objective in (once, twice)]
+    np.testing.assert_array_equal(*gradients)
+
+
+@pytest.mark.parametrize(
+    "field", [{"kl": "k1"}, {"aggregation": "sum"}, {"scale": "mad"}, {"updates_per_rollout": 0}, {"clip_low": 1.5}, {"clip_high": -0.1}]
+)
+def test_unknown_objectives_are_refused(field):
+    with pytest.raises(UserError, match=f"objective.{next(iter(field))}"):
+        ObjectiveConfig(**field)
 
 
 def test_answer_loss_by_hand():
     mask = jnp.array([[[True, True, False]], [[True, False, False]]])
     batch = AnswerBatch(jnp.zeros((2, 1, 3), jnp.int32), mask, jnp.full((2, 1), 0.5))
     loss = answer_loss(jnp.array([[[-1.0, -3.0, -9.0]], [[-4.0, -9.0, -9.0]]]), jnp.zeros((2, 1, 3)), batch)
-    np.testing.assert_allclose(loss.value, 0.5 * 2.0 + 0.5 * 4.0)
+    np.testing.assert_allclose(mean(loss.objective), (2.0 + 4.0) / 2)
 
 
 def test_answer_batch_pads_on_the_right():

@@ -63,7 +63,7 @@ def run(directory: str, mesh: MeshConfig, micro_batches: int) -> dict[str, np.nd
     totals = None
     for micro in engine.micro_batches(TrainBatch(prompts, completions)):
         totals = engine.accumulate(totals, gradient(params, {}, micro))
-    state, metrics = engine.update(engine.init_state(params), totals)
+    state, metrics = engine.update(engine.init_state(params), totals, 1)
 
     positions = engine.placement.put_rows(np.array([sample.position for sample in samples], np.int32))
     arrays = {"positions": positions, "ids": ids, "tokens": drawn.tokens, "logprobs": drawn.logprobs, "reference": reference}

@@ -34,7 +34,7 @@ from segr1_jax.train.engine import Engine
 from segr1_jax.train.mesh import Placement, make_mesh
 from segr1_jax.train.optimizer import make_optimizer
 from segr1_jax.train.start import Start
-from segr1_jax.update import TrainBatch, TrainState, make_gradient
+from segr1_jax.update import TrainBatch, init_state, make_gradient
 
 LORA = LoraConfig(rank=3, alpha=6.0)
 B, T = 8, 5
@@ -106,7 +106,7 @@ def test_updates_change_the_adapters_alone(adapted, batch):
     }
     state = engine.init_state({name: value.copy() for name, value in fresh.items()})
     totals = engine.gradient(answer_loss)(state.params, frozen, batch)
-    state, metrics = engine.update(state, totals)
+    state, metrics = engine.update(state, totals, 1)
     assert set(state.params) == set(fresh)
     assert all(np.any(np.asarray(state.params[name]) != np.asarray(fresh[name])) for name in fresh if name.endswith(ADAPTER[1]))
     assert metrics["grad_norm"] > 0
@@ -136,13 +136,17 @@ def test_rollout_uses_the_adapters(adapted, batch):
     np.testing.assert_allclose(scores.logprobs, samples.logprobs, atol=TOL_COMPLEX)
 
 
+def state_at(step, params, optimizer):
+    return init_state(params, optimizer)._replace(step=np.int32(step))
+
+
 @pytest.fixture(scope="module")
 def checkpoint(adapted, tmp_path_factory):
     """A start at a checkpoint that holds the adapters alone."""
     engine, _, _, moved = adapted
     folder = tmp_path_factory.mktemp("lora") / "checkpoints"
     with Checkpoints(folder, keep=1) as checkpoints:
-        checkpoints.save(TrainState(moved, engine.optimizer.init(moved), np.int32(3)), 24, {})
+        checkpoints.save(state_at(3, moved, engine.optimizer), 24, {})
     base = engine.config.policy.path
     return Start(base, str(folder), 3, Start(base), LORA)
 
@@ -204,7 +208,7 @@ def test_a_checkpoint_of_the_text_lies_on_its_start(base, tmp_path):
     params = load(engine, base[1])
     text = {name: value + 1 for name, value in params.items() if not name.startswith(TOWER)}
     with Checkpoints(tmp_path / "checkpoints", keep=1) as checkpoints:
-        checkpoints.save(TrainState(text, engine.optimizer.init(text), np.int32(2)), 16, {})
+        checkpoints.save(state_at(2, text, engine.optimizer), 16, {})
     start = Start(str(base[1]), str(tmp_path / "checkpoints"), 2, Start(str(base[1])))
     found = start.load(engine.policy, engine.placement.weights(engine.policy.specs, TRAIN_RULES), np.float32)
     for name, value in params.items():

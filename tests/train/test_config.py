@@ -82,6 +82,8 @@ def test_missing_file():
         (["prompt.frame=100"], "prompt.frame"),
         (["batch=10", "micro_batches=3"], "micro_batches"),
         (["steps=5", "optimizer.warmup_steps=5"], "optimizer.warmup_steps"),
+        (["steps=5", "objective.updates_per_rollout=2", "optimizer.warmup_steps=10"], "optimizer.warmup_steps"),
+        (["guard.max_kl=0.1", "objective.beta=0"], "guard.max_kl"),
         (["reward.sam2_config=a.yaml"], "reward"),
         (["reward.legacy=true", "prompt.frame=784"], "prompt.frame"),
         (["reward.legacy=true", "reward.max_side=512"], "reward.max_side"),

@@ -1,0 +1,103 @@
+"""Skipped updates, several updates per rollout and refilled groups in whole tiny runs, and over an interruption."""
+
+import jax
+import numpy as np
+import pytest
+from tiny_run import BATCH, checkpoint, equal, metrics, train
+from tolerances import TOL_COMPLEX
+
+from segr1_jax.errors import UserError
+from segr1_jax.hf.tiny import make_tiny_policy
+
+TWICE = "objective.updates_per_rollout=2"
+LIVE, DEAD, BROKEN = (0.0, 1.0), (1.0, 1.0), (0.0, float("nan"))
+
+
+@pytest.fixture(scope="module")
+def policy(tmp_path_factory):
+    return make_tiny_policy(tmp_path_factory.mktemp("runs") / "tiny", seed=1, frame=84)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _compile_quickly(tmp_path_factory):
+    """The runs below share most programs, and compiling them is most of the time."""
+    settings = {
+        "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("xla")),
+        "jax_persistent_cache_min_compile_time_secs": 0.0,
+    }
+    before = {name: getattr(jax.config, name) for name in settings}
+    for name, value in settings.items():
+        jax.config.update(name, value)
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+    for name, value in before.items():
+        jax.config.update(name, value)
+
+
+def test_broken_updates_are_skipped_kept_and_end_the_run(policy, tmp_path, monkeypatch):
+    """A NaN reward in steps 2, 4 and 5, with two in a row allowed; the same command comes to the same end."""
+    run, folder = tmp_path / "run", tmp_path / "run" / "incidents"
+
+    def reward(position):
+        return BROKEN if position // BATCH + 1 in (2, 4, 5) and position % BATCH == 3 else LIVE
+
+    for attempt in range(2):
+        with pytest.raises(UserError, match="2 in a row and 3 in 5 steps") as error:
+            train(monkeypatch, policy, run, reward, TWICE, "steps=6", "guard.in_a_row=2", "guard.rate=1")
+        assert str(folder) in str(error.value)
+        assert [line["skipped_update"] for line in metrics(run)] == [0, 1, 0, 1, 1]
+        assert len(list(folder.glob("skipped_*.npz"))) == 3 + attempt
+    weights = [checkpoint(run, step)["params"] for step in (1, 2, 3, 4)]
+    assert equal(weights[0], weights[1])
+    assert not equal(weights[1], weights[2])
+    assert equal(weights[2], weights[3])
+    assert all(np.isfinite(value).all() for value in weights[3].values())
+    assert not (run / "checkpoints" / "5").exists()
+    with np.load(sorted(folder.iterdir())[0]) as kept:
+        assert (int(kept["step"]), kept["positions"].tolist()) == (2, list(range(8, 16)))
+        assert np.isnan(kept["rewards"][3, 1])
+        assert np.isnan(kept["advantages"][3]).all()
+        assert kept["texts"].shape == (BATCH, 2) == kept["tokens"].shape[:2]
+
+
+def refill_script(interrupt_at: int | None = None):
+    """Step 1 is live; then every third position is dead, and 24 to 47, which step 3 meets, all are."""
+
+    def reward(position):
+        if position == interrupt_at:
+            raise InterruptedError
+        return DEAD if position >= 8 and (position % 3 == 0 or 24 <= position < 48) else LIVE
+
+    return reward
+
+
+def test_refill_and_several_updates_over_an_interruption(policy, tmp_path, monkeypatch):
+    options = ("steps=4", "rollout.refill=2", TWICE)
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    train(monkeypatch, policy, whole, refill_script(), *options)  # its end says that nothing compiled after step 1
+    lines = metrics(whole)
+    assert [line["position"] for line in lines] == [8, 24, 48, 64]  # one rollout, two, three in vain, two
+    assert [line["refilled"] for line in lines] == [0, 3 / 8, 0, 3 / 8]
+    assert [line["dead_groups"] for line in lines] == [0, 0, 1, 0]
+    assert all(line["sampler_gap"] < TOL_COMPLEX for line in lines), "answers went to other prompts than their own"
+    assert all(line["ratio_max"] > 1 for line in lines), "the second update's policy has left the sampler's"
+    last = checkpoint(whole, 4)
+    assert int(last["train"]["step"]) == 4
+    assert {int(leaf) for leaf in jax.tree.leaves(last["train"]["opt_state"]) if np.ndim(leaf) == 0} == {8}
+
+    with pytest.raises(InterruptedError):
+        train(monkeypatch, policy, cut, refill_script(interrupt_at=40), *options)  # inside step 3
+    train(monkeypatch, policy, cut, refill_script(), *options)
+    assert metrics(cut) == lines
+    assert equal(checkpoint(cut, 4)["params"], last["params"])
+
+
+@pytest.mark.slow
+def test_an_update_past_the_kl_bound_ends_its_rollout(policy, tmp_path, monkeypatch):
+    """The first update leaves the reference; the second, past the bound, is skipped."""
+    train(monkeypatch, policy, tmp_path / "run", lambda position: LIVE, "steps=1", TWICE, "guard.max_kl=1e-9")
+    (line,) = metrics(tmp_path / "run")
+    assert (line["skipped_update"], line["skipped_total"]) == (1, 1)
+    assert line["kl"] > 1e-9
+    assert line["sampler_gap"] < TOL_COMPLEX
