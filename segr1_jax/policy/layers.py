@@ -1,7 +1,6 @@
-"""The pieces both towers are made of: one declaration per weight, norms, linear maps, rotary embedding, attention.
+"""The pieces both towers are made of: one declaration per weight, norms, linear maps, rotary embedding.
 
-Shape legend: B batch; G completions per prompt; T query tokens; S key tokens; D hidden; H query heads; K key/value heads;
-R = H / K query heads per key head; C head size; ... any leading axes.
+Shape legend: D hidden; H heads; C head size; I, O sizes of a linear map; ... any leading axes.
 """
 
 from collections.abc import Sequence
@@ -10,11 +9,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float
 
 from segr1_jax.policy.config import LoraConfig
-
-MASKED = float(jnp.finfo(jnp.float32).min)  # finite: a row with no key left stays free of NaN, its output is never read
 
 Axes = tuple[str | None, ...]
 
@@ -103,41 +100,3 @@ def rotary_from_angles(angles: Float[Array, "... half"]) -> Rotary:
     """Rotary tables from the angle of each frequency."""
     both = jnp.concatenate([angles, angles], axis=-1)
     return Rotary(jnp.cos(both), jnp.sin(both))
-
-
-class KeyValues(NamedTuple):
-    """Rotated keys, values and which slots hold a real token that the query may see.
-
-    `k`, `v`: [B, S, K, C] shared by all completions of a prompt, or [B, G, S, K, C] per completion.
-    `mask` broadcasts to the scores: [B, 1|G, 1|T, S].
-    """
-
-    k: Float[Array, "B *G S K C"]
-    v: Float[Array, "B *G S K C"]
-    mask: Bool[Array, "B #G #T S"]
-
-
-def attend(q_BGTHC: Float[Array, "B G T H C"], segments: Sequence[KeyValues]) -> Float[Array, "B G T H C"]:
-    """One softmax over the joined keys of all segments, without repeating a shared segment G times.
-
-    This is ordinary attention over the concatenated keys (so plain autodiff is exact); only the scores are concatenated.
-    Scores and softmax are float32.
-    """
-    B, G, T, H, C = q_BGTHC.shape
-    K = segments[0].k.shape[-2]
-    q_BGTKRC = q_BGTHC.reshape(B, G, T, K, H // K, C)
-    scores = [_masked_scores(q_BGTKRC, segment) for segment in segments]
-    probs_BGKRTS = jax.nn.softmax(jnp.concatenate(scores, axis=-1), axis=-1).astype(q_BGTHC.dtype)
-    out_BGTKRC, start = 0.0, 0
-    for segment, score in zip(segments, scores, strict=True):
-        stop = start + score.shape[-1]
-        equation = "bgkrts,bskc->bgtkrc" if segment.v.ndim == 4 else "bgkrts,bgskc->bgtkrc"
-        out_BGTKRC += jnp.einsum(equation, probs_BGKRTS[..., start:stop], segment.v)
-        start = stop
-    return out_BGTKRC.reshape(B, G, T, H, C)
-
-
-def _masked_scores(q_BGTKRC, segment: KeyValues):
-    equation = "bgtkrc,bskc->bgkrts" if segment.k.ndim == 4 else "bgtkrc,bgskc->bgkrts"
-    scores = jnp.einsum(equation, q_BGTKRC, segment.k, preferred_element_type=jnp.float32) * q_BGTKRC.shape[-1] ** -0.5
-    return jnp.where(segment.mask[:, :, None, None], scores, MASKED)

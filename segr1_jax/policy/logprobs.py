@@ -5,7 +5,7 @@ Banned ids and the temperature live here, so sampler and trainer cannot disagree
 Shape legend: B prompts; G completions; T tokens; D hidden; V vocabulary.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
@@ -42,8 +42,8 @@ def score_tokens(
 ) -> TokenScores:
     """Log-probability and entropy of every completion token given its prompt; 0 where `mask_BGT` is False.
 
-    The vocabulary projection runs over `chunk` completion positions at a time and is recomputed in the backward pass, so no
-    [B, G, T, V] array ever exists.
+    The vocabulary projection runs over `chunk` completion positions at a time, one chunk after the other, and is recomputed in the
+    backward pass, so no [B, G, T, V] array ever exists.
     """
     states_BGTD = model.predict_states(prompts, tokens_BGT, mask_BGT)
     kernel_DV, banned = model.head_kernel(), model.arch.never_sampled
@@ -54,7 +54,19 @@ def score_tokens(
         entropy = -jnp.sum(jnp.where(jnp.isfinite(logp), jnp.exp(logp) * logp, 0.0), axis=-1)
         return jnp.take_along_axis(logp, tokens[..., None], axis=-1)[..., 0], jax.lax.stop_gradient(entropy)
 
-    T = tokens_BGT.shape[-1]
-    parts = [head(states_BGTD[:, :, t : t + chunk], tokens_BGT[:, :, t : t + chunk]) for t in range(0, T, chunk)]
-    logprobs, entropy = (jnp.concatenate(columns, axis=-1) for columns in zip(*parts, strict=True))
+    logprobs, entropy = _by_chunks(head, chunk, states_BGTD, tokens_BGT)
     return TokenScores(jnp.where(mask_BGT, logprobs, 0.0), jnp.where(mask_BGT, entropy, 0.0))
+
+
+def _by_chunks(head: Callable, chunk: int, states_BGTD, tokens_BGT):
+    """`head` on `chunk` positions after the other: a scan, so that the memory of one chunk is free before the next begins."""
+    T = tokens_BGT.shape[-1]
+    if T <= chunk:
+        return head(states_BGTD, tokens_BGT)
+
+    def split(x):  # [B, G, T, ...] -> [chunks, B, G, chunk, ...]
+        whole = jnp.pad(x, [(0, -T % chunk if axis == 2 else 0) for axis in range(x.ndim)])
+        return jnp.moveaxis(whole.reshape(*x.shape[:2], -1, chunk, *x.shape[3:]), 2, 0)
+
+    parts = jax.lax.map(lambda inputs: head(*inputs), (split(states_BGTD), split(tokens_BGT)))
+    return (jnp.moveaxis(part, 0, 2).reshape(*part.shape[1:3], -1)[:, :, :T] for part in parts)

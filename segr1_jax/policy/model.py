@@ -12,10 +12,11 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
 from segr1_jax.policy.arch import PolicyArch
+from segr1_jax.policy.attention import Attention, KeyValues
 from segr1_jax.policy.config import LoraConfig
-from segr1_jax.policy.layers import KeyValues, Linear, RMSNorm, weight
+from segr1_jax.policy.layers import Linear, RMSNorm, weight
 from segr1_jax.policy.stack import scan_layers, stacked
-from segr1_jax.policy.text import PrefixCache, TextLayer, causal_mask, mrope
+from segr1_jax.policy.text import PrefixCache, TextLayer, mrope
 from segr1_jax.policy.vision import Features, Images, VisionTower
 
 
@@ -41,13 +42,20 @@ class Qwen25VL(nnx.Module):
     """The policy. Every method is pure in the weights; compute runs in `dtype`, weights keep their own."""
 
     def __init__(
-        self, arch: PolicyArch, rngs: nnx.Rngs, *, dtype: DTypeLike = jnp.float32, remat: bool = False, lora: LoraConfig | None = None
+        self,
+        arch: PolicyArch,
+        rngs: nnx.Rngs,
+        *,
+        dtype: DTypeLike = jnp.float32,
+        remat: bool = False,
+        lora: LoraConfig | None = None,
+        attention: Attention,
     ):
         text = arch.text
         self.arch, self.dtype, self.remat = arch, dtype, remat
-        self.vision = VisionTower(rngs, arch.vision, remat=remat)
+        self.vision = VisionTower(rngs, arch.vision, remat=remat, kernel=attention)
         self.embed = weight(rngs, (text.vocab, text.hidden), ("vocab", "embed"))
-        self.layers = stacked(lambda r: TextLayer(r, text, lora), text.layers, rngs)
+        self.layers = stacked(lambda r: TextLayer(r, text, lora, attention), text.layers, rngs)
         self.norm = RMSNorm(text.hidden, text.norm_eps)
         self.head = None if text.tied_head else Linear(rngs, text.hidden, text.vocab, ("embed", "vocab"), bias=False)
 
@@ -79,12 +87,11 @@ class Qwen25VL(nnx.Module):
         x_BG1D = self.embed[...][tokens_BG][:, :, None].astype(self.dtype)
         rotary = self._suffix_rotary(prompts, step[None])
         past_mask = (jnp.arange(own.k.shape[3]) < step)[None, None, None]
-        self_mask = jnp.ones((1, 1, 1, 1), bool)
 
         def layer_step(layer: TextLayer, x, cache):
             (prefix_k, prefix_v), (own_k, own_v) = cache
             shared = KeyValues(prefix_k, prefix_v, prefix.mask[:, None, None])
-            return layer.suffix(x, rotary, shared, self_mask, KeyValues(own_k, own_v, past_mask))
+            return layer.decode(x, rotary, shared, KeyValues(own_k, own_v, past_mask))
 
         x_BG1D, (k, v) = scan_layers(self.layers, layer_step, x_BG1D, ((prefix.k, prefix.v), (own.k, own.v)))
         grown = OwnCache(own.k.at[:, :, :, step].set(k[:, :, :, 0]), own.v.at[:, :, :, step].set(v[:, :, :, 0]))
@@ -101,12 +108,10 @@ class Qwen25VL(nnx.Module):
         x_BGTD = self.embed[...][tokens_BGT].astype(self.dtype)
         prefix_rotary = mrope(self.arch.text, jnp.moveaxis(prompts.positions, 1, 0))
         suffix_rotary = self._suffix_rotary(prompts, jnp.arange(tokens_BGT.shape[-1]))
-        own_mask = causal_mask(mask_BGT)
 
         def step(layer: TextLayer, carry, _):
             prefix, (k, v) = layer.prefix(carry[0], prefix_rotary, prompts.mask)
-            suffix, _ = layer.suffix(carry[1], suffix_rotary, KeyValues(k, v, prompts.mask[:, None, None]), own_mask)
-            return (prefix, suffix), None
+            return (prefix, layer.suffix(carry[1], suffix_rotary, KeyValues(k, v, prompts.mask[:, None, None]), mask_BGT)), None
 
         (x_BPD, x_BGTD), _ = scan_layers(self.layers, step, (x_BPD, x_BGTD), remat=self.remat)
         first_BG1D = jnp.broadcast_to(last_real(x_BPD, prompts.mask)[:, None, None], x_BGTD[:, :, :1].shape)

@@ -14,6 +14,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from segr1_jax.policy.arch import PolicyArch
+from segr1_jax.policy.attention import Attention
 from segr1_jax.policy.config import LoraConfig
 from segr1_jax.policy.layers import Axes
 from segr1_jax.policy.model import Qwen25VL
@@ -41,12 +42,14 @@ class Policy:
         dtype: compute dtype; weights keep their own.
         remat: recompute layers in the backward pass.
         lora: adapters on the language model's linears; their weights end in ADAPTER.
+        attention: how training attends.
     """
 
     arch: PolicyArch
     dtype: DTypeLike = jnp.float32
     remat: bool = False
     lora: LoraConfig | None = None
+    attention: Attention = Attention()
     _graphdef: nnx.GraphDef = field(init=False, repr=False)
     _variables: dict = field(init=False, repr=False)
 
@@ -57,7 +60,7 @@ class Policy:
         object.__setattr__(self, "_variables", {".".join(path): (path, variable) for path, variable in nnx.to_flat_state(state)})
 
     def _make(self, seed) -> Qwen25VL:
-        return Qwen25VL(self.arch, nnx.Rngs(seed), dtype=self.dtype, remat=self.remat, lora=self.lora)
+        return Qwen25VL(self.arch, nnx.Rngs(seed), dtype=self.dtype, remat=self.remat, lora=self.lora, attention=self.attention)
 
     @functools.cached_property
     def base(self) -> "Policy":

@@ -13,8 +13,9 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from segr1_jax.policy.arch import TextArch
+from segr1_jax.policy.attention import Attention, KeyValues, attend
 from segr1_jax.policy.config import LoraConfig
-from segr1_jax.policy.layers import GatedMLP, KeyValues, Linear, RMSNorm, Rotary, attend, rotary_from_angles
+from segr1_jax.policy.layers import GatedMLP, Linear, RMSNorm, Rotary, rotary_from_angles
 
 
 class PrefixCache(NamedTuple):
@@ -58,9 +59,10 @@ class TextAttention(nnx.Module):
 
 
 class TextLayer(nnx.Module):
-    """Pre-norm attention and gated MLP. The two entry points share every weight and the one `attend`."""
+    """Pre-norm attention and gated MLP. The three entry points share every weight."""
 
-    def __init__(self, rngs: nnx.Rngs, arch: TextArch, lora: LoraConfig | None):
+    def __init__(self, rngs: nnx.Rngs, arch: TextArch, lora: LoraConfig | None, kernel: Attention):
+        self.kernel = kernel
         self.norm1 = RMSNorm(arch.hidden, arch.norm_eps)
         self.attention = TextAttention(rngs, arch, lora)
         self.norm2 = RMSNorm(arch.hidden, arch.norm_eps)
@@ -69,16 +71,18 @@ class TextLayer(nnx.Module):
     def prefix(self, x_BPD: Float[Array, "B P D"], rotary: Rotary, mask_BP: Bool[Array, "B P"]):
         """Causal self-attention of the prefix; returns its new states and the K/V its completions will read."""
         q, k, v = self.attention.project(self.norm1(x_BPD), rotary)
-        P = x_BPD.shape[1]
-        causal_BPP = jnp.tril(jnp.ones((P, P), bool)) & mask_BP[:, None, :]
-        heads = attend(q[:, None], [KeyValues(k, v, causal_BPP[:, None])])[:, 0]
-        return self._finish(x_BPD, heads), (k, v)
+        return self._finish(x_BPD, self.kernel.prefix(q, k, v, mask_BP)), (k, v)
 
-    def suffix(self, x_BGTD: Float[Array, "B G T D"], rotary: Rotary, shared: KeyValues, own_mask, past: KeyValues | None = None):
-        """Completion tokens see the shared prefix, `past` K/V of their own (decoding), and each other as `own_mask` says."""
+    def suffix(self, x_BGTD: Float[Array, "B G T D"], rotary: Rotary, shared: KeyValues, mask_BGT: Bool[Array, "B G T"]):
+        """Completion tokens see the shared prefix and the real ones at or before them of their own completion."""
         q, k, v = self.attention.project(self.norm1(x_BGTD), rotary)
-        segments = [shared, *([past] if past else []), KeyValues(k, v, own_mask)]
-        return self._finish(x_BGTD, attend(q, segments)), (k, v)
+        return self._finish(x_BGTD, self.kernel.group(q, shared, KeyValues(k, v, causal_mask(mask_BGT)), mask_BGT))
+
+    def decode(self, x_BG1D: Float[Array, "B G 1 D"], rotary: Rotary, shared: KeyValues, past: KeyValues):
+        """One new token per completion sees the shared prefix, the tokens decoded before it, and itself; returns its K/V too."""
+        q, k, v = self.attention.project(self.norm1(x_BG1D), rotary)
+        itself = KeyValues(k, v, jnp.ones((1, 1, 1, 1), bool))
+        return self._finish(x_BG1D, attend(q, [shared, past, itself])), (k, v)
 
     def _finish(self, x, heads):
         x = x + self.attention.out(heads)

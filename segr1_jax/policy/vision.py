@@ -16,7 +16,8 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
 from segr1_jax.policy.arch import VisionArch
-from segr1_jax.policy.layers import GatedMLP, KeyValues, Linear, RMSNorm, Rotary, attend, rotary_from_angles, weight
+from segr1_jax.policy.attention import Attention, KeyValues, attend
+from segr1_jax.policy.layers import GatedMLP, Linear, RMSNorm, Rotary, rotary_from_angles, weight
 from segr1_jax.policy.stack import scan_layers, stacked
 
 ROPE_THETA = 10000.0
@@ -41,8 +42,8 @@ class Features(NamedTuple):
 class VisionAttention(nnx.Module):
     """Multi-head attention with separate q, k, v maps (the checkpoint's joined qkv is split by hf/keys.py)."""
 
-    def __init__(self, rngs: nnx.Rngs, arch: VisionArch):
-        self.heads = arch.heads
+    def __init__(self, rngs: nnx.Rngs, arch: VisionArch, kernel: Attention):
+        self.heads, self.kernel = arch.heads, kernel
         self.q = Linear(rngs, arch.hidden, arch.hidden, ("embed", "heads"), bias=True)
         self.k = Linear(rngs, arch.hidden, arch.hidden, ("embed", "heads"), bias=True)
         self.v = Linear(rngs, arch.hidden, arch.hidden, ("embed", "heads"), bias=True)
@@ -56,9 +57,8 @@ class VisionAttention(nnx.Module):
         q, k = rotary_BNC(q), rotary_BNC(k)
 
         def whole_image():
-            image_BN = jnp.repeat(images.window_image, S, axis=1)
-            same_BNN = (image_BN[:, :, None] == image_BN[:, None, :]) & images.mask.reshape(B, 1, N)
-            return attend(q[:, None], [KeyValues(k, v, same_BNN[:, None])])[:, 0]
+            image_BN = jnp.where(images.mask.reshape(B, N), jnp.repeat(images.window_image, S, axis=1), -1)
+            return self.kernel.images(q, k, v, image_BN)
 
         def inside_windows():
             windows = (B * W, S, *shape[2:])
@@ -72,9 +72,9 @@ class VisionAttention(nnx.Module):
 class VisionLayer(nnx.Module):
     """Pre-norm attention and gated MLP, each with a residual."""
 
-    def __init__(self, rngs: nnx.Rngs, arch: VisionArch):
+    def __init__(self, rngs: nnx.Rngs, arch: VisionArch, kernel: Attention):
         self.norm1 = RMSNorm(arch.hidden, NORM_EPS)
-        self.attention = VisionAttention(rngs, arch)
+        self.attention = VisionAttention(rngs, arch, kernel)
         self.norm2 = RMSNorm(arch.hidden, NORM_EPS)
         self.mlp = GatedMLP(rngs, arch.hidden, arch.intermediate, bias=True)
 
@@ -86,11 +86,11 @@ class VisionLayer(nnx.Module):
 class VisionTower(nnx.Module):
     """Patches to merged image features in the width of the language model."""
 
-    def __init__(self, rngs: nnx.Rngs, arch: VisionArch, *, remat: bool):
+    def __init__(self, rngs: nnx.Rngs, arch: VisionArch, *, remat: bool, kernel: Attention):
         self.arch, self.remat = arch, remat
         merged = arch.hidden * arch.merge**2
         self.patch_embed = weight(rngs, (arch.patch_values, arch.hidden), (None, "embed"))
-        self.layers = stacked(lambda r: VisionLayer(r, arch), arch.depth, rngs)
+        self.layers = stacked(lambda r: VisionLayer(r, arch, kernel), arch.depth, rngs)
         self.merge_norm = RMSNorm(arch.hidden, NORM_EPS)
         self.merge_in = Linear(rngs, merged, merged, ("embed", "mlp"), bias=True)
         self.merge_out = Linear(rngs, merged, arch.out_hidden, ("mlp", "embed"), bias=True)

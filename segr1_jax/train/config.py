@@ -19,7 +19,10 @@ class PolicyConfig:
     path: str = knob("", "Hugging Face directory (config.json, safetensors, tokenizer) or a run directory to start from")
     compute_dtype: str = knob("bfloat16", "float32 or bfloat16; master weights and optimiser stay float32")
     remat: bool = knob(True, "recompute layer activations in the backward pass")
-    head_chunk: int = knob(64, "completion positions per chunk of the vocabulary projection")
+    head_chunk: int = knob(16, "completion positions per chunk of the vocabulary projection")
+    attention: str = knob(
+        "xla", "how training attends: xla (anywhere), cudnn (NVIDIA GPUs, with compute_dtype=bfloat16) or splash (TPUs); same results"
+    )
     tower: str = knob("trained", "vision tower: trained, or frozen (its features are computed once per step, for all that need them)")
     lora: LoraConfig = section(LoraConfig, "adapters instead of full training; needs tower=frozen")
 
@@ -29,6 +32,10 @@ class PolicyConfig:
             expected = "frozen where policy.lora.rank is set: adapters are all that is trained"
             raise UserError("policy.tower", expected=expected, got=self.tower, remedy="set policy.tower=frozen")
         require_choice("policy.compute_dtype", self.compute_dtype, ("float32", "bfloat16"))
+        require_choice("policy.attention", self.attention, ("xla", "cudnn", "splash"))
+        if self.attention == "cudnn" and self.compute_dtype != "bfloat16":
+            expected = "bfloat16 with policy.attention=cudnn, which knows no float32"
+            raise UserError("policy.compute_dtype", expected=expected, got=self.compute_dtype, remedy="set it, or policy.attention=xla")
         require_range("policy.head_chunk", self.head_chunk, 1)
 
 

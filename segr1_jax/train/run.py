@@ -18,6 +18,7 @@ from segr1_jax.data.sources import check, open_source
 from segr1_jax.eval.run import Evaluation
 from segr1_jax.files import write_atomically
 from segr1_jax.hf.load import read_arch
+from segr1_jax.policy.attention import Attention
 from segr1_jax.policy.params import ADAPTER, Params, Policy, WeightSpec
 from segr1_jax.policy.sharding import TRAIN_RULES
 from segr1_jax.prompt.build import PromptBuilder
@@ -52,9 +53,11 @@ class Run:
         check(self.held_out)
         self.start = recorded_start(config)
         lora = config.policy.lora if config.policy.lora.rank else None
-        policy = Policy(read_arch(Path(self.start.base)), compute_dtype(config), config.policy.remat, lora)
+        placement = Placement(make_mesh(config.mesh))
+        attention = Attention(config.policy.attention, placement.mesh)
+        policy = Policy(read_arch(Path(self.start.base)), compute_dtype(config), config.policy.remat, lora, attention)
         builder = PromptBuilder.from_directory(self.start.base, config.prompt)
-        self.engine = Engine(config, Placement(make_mesh(config.mesh)), policy, builder, make_optimizer(config.optimizer, config.updates))
+        self.engine = Engine(config, placement, policy, builder, make_optimizer(config.optimizer, config.updates))
         self.engine.check_rows()
         self.directory = _shared_run_dir(config, self.start)
         self.guard, self.timer, self.skipped = CompileGuard(), PhaseTimer(), Skipped()
