@@ -57,7 +57,7 @@ class Example:
 
     `id` is a stable non-negative integer: the sample's index in its source. Random keys fold it in, so sampling never
     depends on batch layout. `image` is RGB. `mask` is None when only predicting. `instruction` is the sentence that
-    picks the object, None for "all primary objects".
+    picks the object, None for "all primary objects"; `answer`, where the set has one, is what the policy should say (text).
     """
 
     id: int
@@ -65,6 +65,7 @@ class Example:
     image: UInt8[np.ndarray, "H W 3"]
     mask: Bool[np.ndarray, "H W"] | None
     instruction: str | None = None
+    answer: str | None = None
 
     @property
     def frame(self) -> Frame:

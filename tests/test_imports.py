@@ -18,6 +18,7 @@ RANKS = {
     **dict.fromkeys(("types", "errors", "arrays"), 0),
     **dict.fromkeys(("knobs", "frames", "files"), 1),
     **dict.fromkeys(("data", "prompt", "answer", "policy", "reward", "grpo", "sft"), 10),
+    "coordinates": 11,
     "rollout.config": 10,
     "train.config": 15,
     **dict.fromkeys(("hf", "rollout", "update", "viz", "judge"), 20),

@@ -13,12 +13,15 @@ class DataConfig:
     """One source of (image, mask, optional sentence)."""
 
     kind: str = knob(
-        "synthetic", "folder (images/ and masks/ paired by file stem), jsonl (manifest of image, mask, instruction) or synthetic"
+        "synthetic", "folder (images/ and masks/ paired by file stem), jsonl (manifest of image, mask, instruction, answer) or synthetic"
     )
     images: str = knob("", "folder: directory of images")
     masks: str = knob("", "folder: directory of masks, same file stems, any image suffix")
     ids: str = knob("", "folder: text file with one file stem per line; empty = every image")
     manifest: str = knob("", "jsonl: manifest file; paths inside are relative to it")
+    answer_side: int = knob(
+        0, "jsonl: side in pixels of the square that given answers speak of (images stretched to it); 0 = pixels of the image itself"
+    )
     level: str = knob("bright", "synthetic: difficulty, one of bright, salient, camouflaged")
     size: int = knob(168, "synthetic: image side in pixels")
     count: int = knob(4096, "synthetic: number of images")
@@ -31,4 +34,5 @@ class DataConfig:
         require_choice("data.level", self.level, LEVELS)
         require_range("data.max_objects", self.max_objects, 1, 3)
         require_range("data.count", self.count, 1)
+        require_range("data.answer_side", self.answer_side, 0)
         require_range("data.size", self.size, 28)

@@ -15,11 +15,12 @@ MAX_ATTEMPTS = 8  # replacements tried for one position before the set counts as
 
 
 class Sample(NamedTuple):
-    """A loaded example at its global position, with what `build` made of it."""
+    """A loaded example at its global position, its prompt and, where the stage has targets, what it should be answered."""
 
     position: int
     example: Example
     prompt: Prompt
+    target: Any = None
 
 
 @dataclasses.dataclass
@@ -39,6 +40,7 @@ def batches(
     source: Source,
     build: Callable[[Example], Prompt],
     *,
+    target: Callable[[Example], Any] | None = None,
     seed: int,
     start_position: int,
     batch: int,
@@ -50,8 +52,9 @@ def batches(
     """Endless batches of this process: from each `batch` consecutive positions (over all processes) its every `processes`-th.
 
     The order is `order.example_index`; begin at any position, with any number of processes, and the global order is the same. A
-    sample whose file or prompt raises UserError is recorded in `skipped` and replaced as `example_index` says; other positions are
-    not touched. Raises UserError if `batch` is no multiple of `processes`, or where MAX_ATTEMPTS replacements fail in a row.
+    sample whose file, prompt or `target` raises UserError is recorded in `skipped` and replaced as `example_index` says; other
+    positions are not touched. Raises UserError if `batch` is no multiple of `processes`, or where MAX_ATTEMPTS replacements fail in a
+    row.
     """
     if batch % processes:
         raise UserError("batch", expected=f"a multiple of the {processes} processes", got=str(batch), remedy="change batch")
@@ -59,7 +62,7 @@ def batches(
 
     def load(position: int) -> Sample:
         for attempt in range(MAX_ATTEMPTS):
-            sample = _load(source, build, position, example_index(seed, position, len(source), attempt), record)
+            sample = _load(source, build, target, position, example_index(seed, position, len(source), attempt), record)
             if sample is not None:
                 return sample
         last = list(record.reasons.values())[-1]
@@ -84,13 +87,13 @@ def sweep(
     """Every example once, in the source's own order, for evaluation; the last batch may be short, bad samples are left out."""
     record = Skipped() if skipped is None else skipped
     positions = range(process, len(source), processes)
-    return _ahead(positions, lambda position: _load(source, build, position, position, record), batch, threads)
+    return _ahead(positions, lambda position: _load(source, build, None, position, position, record), batch, threads)
 
 
-def _load(source: Source, build: Callable[[Example], Prompt], position: int, index: int, skipped: Skipped) -> Sample | None:
+def _load(source: Source, build: Callable, target: Callable | None, position: int, index: int, skipped: Skipped) -> Sample | None:
     try:
         example = source[index]
-        return Sample(position, example, build(example))
+        return Sample(position, example, build(example), target and target(example))
     except UserError as error:
         skipped.add(source.names[index], error)
         return None

@@ -31,12 +31,13 @@ class Source(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """The files of one sample; `mask` is None for prediction only."""
+    """The files of one sample; `mask` is None for prediction, and may be for a cold start from given answers."""
 
     name: str
     image: Path
     mask: Path | None
     instruction: str | None = None
+    answer: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,7 +57,7 @@ class FileSource:
         entry = self.entries[index]
         image = open_image(entry.image)
         mask = None if entry.mask is None else open_mask(entry.mask, *image.shape[:2])
-        return Example(id=index, name=entry.name, image=image, mask=mask, instruction=entry.instruction)
+        return Example(id=index, name=entry.name, image=image, mask=mask, instruction=entry.instruction, answer=entry.answer)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,14 +90,15 @@ def open_source(config: DataConfig) -> Source:
     return FileSource(entries)
 
 
-def check(source: Source) -> None:
+def check(source: Source, *, answer_suffices: bool = False) -> None:
     """Read every file's header before training: each image has a mask, both are pictures, their sizes agree.
 
+    With `answer_suffices` a sample with a given answer needs no mask.
     Raises one UserError that names the first few bad samples and counts the rest. Pixels are not decoded.
     """
     if not isinstance(source, FileSource):
         return
-    problems = [problem for entry in source.entries if (problem := _problem(entry))]
+    problems = [problem for entry in source.entries if (problem := _problem(entry, answer_suffices))]
     if problems:
         more = f" (and {len(problems) - PROBLEMS_SHOWN} more)" if len(problems) > PROBLEMS_SHOWN else ""
         raise UserError(
@@ -107,10 +109,13 @@ def check(source: Source) -> None:
         )
 
 
-def _problem(entry: Entry) -> str | None:
-    if entry.mask is None:
+def _problem(entry: Entry, answer_suffices: bool) -> str | None:
+    if entry.mask is None and not (answer_suffices and entry.answer):
         return f"{entry.name}: no mask"
     try:
+        if entry.mask is None:
+            upright_size(entry.image, "image")
+            return None
         require_same_size(entry.mask, upright_size(entry.mask, "mask"), upright_size(entry.image, "image"))
     except UserError as error:
         return f"{error.where}: expected {error.expected}, got {error.got}"
@@ -145,9 +150,9 @@ def _by_stem(field: str, folder: str) -> dict[str, Path]:
 
 def _manifest_entries(config: DataConfig) -> Iterator[Entry]:
     path = Path(config.manifest)
-    for _, record in read_records(path, paths=("image",), optional=("mask", "instruction")):
+    for _, record in read_records(path, paths=("image",), optional=("mask", "instruction", "answer")):
         mask = path.parent / record["mask"] if record.get("mask") else None
-        yield Entry(record["image"], path.parent / record["image"], mask, record.get("instruction") or None)
+        yield Entry(record["image"], path.parent / record["image"], mask, record.get("instruction") or None, record.get("answer") or None)
 
 
 def _read_lines(path: Path) -> list[str]:

@@ -59,7 +59,7 @@ def _rows(run: Run, client: RewardClient, last: Evaluation) -> dict[str, dict[st
     sft, stage, scorer = run.config.sft, run.config.stage.upper(), scorer_of(run.engine, client)
     held_out = [item.example for item in last.texts]
     found = {
-        "constant": constant_rows(scorer, _training_examples(run), held_out),
+        "constant": constant_rows(scorer, _training_examples(run) or held_out, held_out),
         "shuffled": shuffled_rows(scorer, last.texts),
         "truth": truth_rows(scorer, held_out, interior=sft.interior_points, exterior=sft.exterior_points),
     }
@@ -77,9 +77,9 @@ def _rows(run: Run, client: RewardClient, last: Evaluation) -> dict[str, dict[st
 
 
 def _training_examples(run: Run) -> Sequence[Example]:
-    """The first readable training samples; all processes read the same."""
+    """The first readable training samples that have masks; all processes read the same."""
     batches = sweep(run.source, run.engine.builder.build, batch=BASELINE_EXAMPLES, skipped=run.skipped)
-    return [sample.example for sample in next(batches)]
+    return [sample.example for sample in next(batches) if sample.example.mask is not None]
 
 
 def _save_panels(run: Run, last: Evaluation) -> None:

@@ -14,6 +14,7 @@ from jaxtyping import Int
 
 from segr1_jax import judge
 from segr1_jax.answer import render
+from segr1_jax.coordinates import given_answer
 from segr1_jax.data.pipeline import Sample
 from segr1_jax.errors import Preempted, UserError
 from segr1_jax.grpo.advantages import completion_weights, group_advantages
@@ -31,7 +32,7 @@ from segr1_jax.train.mesh import max_over_processes
 from segr1_jax.train.refill import Group, fill, is_dead, stack
 from segr1_jax.train.run import Run
 from segr1_jax.train.step_guard import check_skips, keep_batch
-from segr1_jax.types import Completion
+from segr1_jax.types import Completion, Example, Frame
 from segr1_jax.update import Totals, TrainBatch
 
 _OnDevice = tuple[PromptBatch, Samples, jax.Array]  # prompts, their completions, reference log-probabilities
@@ -48,9 +49,9 @@ def run_sft(config: RunConfig) -> None:
         engine = run.engine
         gradient = engine.gradient(answer_loss)
         _first_evaluation(run, client)
-        for step, samples in run.steps():
+        for step, samples in run.steps(functools.partial(_target_tokens, run)):
             with run.timer("answers"):
-                answers = answer_batch([_target_tokens(run, sample) for sample in samples], config.rollout.max_tokens)
+                answers = answer_batch([sample.target for sample in samples], config.rollout.max_tokens)
                 prompts, _ = engine.put_prompts([sample.prompt for sample in samples])
                 prompts = engine.with_features(prompts, run.params)
             with run.timer("update"):
@@ -185,18 +186,23 @@ def _update(run: Run, gradient, step: int, totals: Totals, on_device: _OnDevice,
     return metrics | {"sampler_gap": first["sampler_gap"]}
 
 
-def _target_tokens(run: Run, sample: Sample) -> Int[np.ndarray, " T"]:
-    """What the policy should have answered to this sample."""
-    builder, sft, example = run.engine.builder, run.config.sft, sample.example
+def _target_tokens(run: Run, example: Example) -> Int[np.ndarray, " T"]:
+    """What the policy should answer to this example: what the set says, or else what its mask says."""
+    config, builder = run.config, run.engine.builder
+    frame, task, sft = builder.frame_of(example), config.prompt.task, config.sft
+    if example.answer is not None:
+        side = config.data.answer_side
+        seen = Frame(side, side) if side else example.frame
+        return builder.encode_answer(given_answer(example.answer, seen, frame, task=task, name=example.name))
     target = target_answer(
         example.mask,
-        builder.frame_of(example),
+        frame,
         interior=sft.interior_points,
         exterior=sft.exterior_points,
         box_margin=sft.box_margin,
         name=example.name,
     )
-    return builder.encode_answer(render(target, task=run.config.prompt.task))
+    return builder.encode_answer(render(target, task=task))
 
 
 def _submit(run: Run, client: RewardClient, samples: Sequence[Sample], groups: Sequence[Sequence[Completion]]) -> Pending:

@@ -4,7 +4,7 @@ import dataclasses
 import json
 import math
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,7 @@ from segr1_jax.train.progress import Progress
 from segr1_jax.train.rundir import RunDir, checkpoint_root, open_run_dir
 from segr1_jax.train.runtime import is_first, wait_for_all
 from segr1_jax.train.start import Start, record_start, recorded_start
+from segr1_jax.types import Example
 
 SHOWN = ("reward", "iou", "format", "loss", "kl")
 
@@ -49,7 +50,7 @@ class Run:
         self._open = ExitStack()
         self.config = config
         self.source, self.held_out = open_source(config.data), open_source(config.eval_data)
-        check(self.source)
+        check(self.source, answer_suffices=config.stage == "sft")
         check(self.held_out)
         self.start = recorded_start(config)
         lora = config.policy.lora if config.policy.lora.rank else None
@@ -86,8 +87,11 @@ class Run:
         """All weights of the current step."""
         return self.frozen | self.state.params
 
-    def steps(self) -> Iterator[tuple[int, list[Sample]]]:
-        """(step number from 1, this process's samples) until config.steps; each ends with `finish`."""
+    def steps(self, target: Callable[[Example], Any] | None = None) -> Iterator[tuple[int, list[Sample]]]:
+        """(step number from 1, this process's samples) until config.steps; each ends with `finish`.
+
+        `target` is computed ahead, with the prompt; a sample for which it raises UserError is skipped and counted.
+        """
         config = self.config
         with Progress(config.stage, config.steps, self.first_step) as self._progress:
             if self.first_step == config.steps:
@@ -95,6 +99,7 @@ class Run:
             self._batches = batches(
                 self.source,
                 self.engine.builder.build,
+                target=target,
                 seed=config.seed,
                 start_position=self.position,
                 batch=config.batch,

@@ -32,7 +32,7 @@ def prepare_runtime(*, deterministic: bool, memory_share: float | None = None) -
 
 
 def join_processes() -> None:
-    """Join the other processes if the launcher set VARIABLES.
+    """Join the other processes if the launcher set VARIABLES; an address of `auto` leaves all three to JAX (TPU pods, SLURM, MPI).
 
     Raises:
         UserError: some but not all of them are set.
@@ -40,6 +40,8 @@ def join_processes() -> None:
     found = {name: os.environ[name] for name in VARIABLES if name in os.environ}
     if not found:
         return
+    if found.get("JAX_COORDINATOR_ADDRESS") == "auto":
+        return jax.distributed.initialize()
     if len(found) < len(VARIABLES):
         missing = ", ".join(name for name in VARIABLES if name not in found)
         raise UserError("environment", expected=f"all of {', '.join(VARIABLES)}", got=f"no {missing}", remedy="set them, or none of them")
