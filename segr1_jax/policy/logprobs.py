@@ -61,7 +61,7 @@ def score_tokens(
 def _by_chunks(head: Callable, chunk: int, states_BGTD, tokens_BGT):
     """`head` on `chunk` positions after the other: a scan, so that the memory of one chunk is free before the next begins."""
     T = tokens_BGT.shape[-1]
-    if T <= chunk:
+    if chunk >= T:
         return head(states_BGTD, tokens_BGT)
 
     def split(x):  # [B, G, T, ...] -> [chunks, B, G, chunk, ...]

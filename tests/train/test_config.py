@@ -12,7 +12,7 @@ from segr1_jax.train.check_config import check, check_rules, require_fixed_frame
 from segr1_jax.train.config import RunConfig
 from segr1_jax.train.load_config import config_hash, describe, differing_fields, dump_config, flatten, load_config
 
-CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))
+CONFIGS = sorted((Path(__file__).parents[2] / "configs").rglob("*.yaml"))
 PRINTABLE = st.text(st.characters(codec="utf-8", exclude_categories=["C", "Z"], exclude_characters="$"), max_size=20)
 
 
