@@ -19,7 +19,7 @@ from segr1_jax.train.mesh import AXES
 B, G, T, P, H, K, C = 2, 3, 5, 11, 4, 2, 8
 
 
-@pytest.fixture(params=["xla", "cudnn", "splash"])
+@pytest.fixture(params=["xla", "cudnn", pytest.param("splash", marks=pytest.mark.slow)])
 def kernel(request, monkeypatch):
     monkeypatch.setattr(attention, "CUDNN", "xla")
     return Attention(request.param, Mesh(np.array(jax.devices()[:1]).reshape(1, 1, 1), AXES))
