@@ -9,7 +9,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.sharding import AbstractMesh, Mesh
 
+from segr1_jax.policy.arch import PolicyArch
 from segr1_jax.policy.inputs import stack_prompts, window_bucket
 from segr1_jax.policy.logprobs import score_tokens
 from segr1_jax.policy.model import PromptBatch
@@ -21,6 +23,7 @@ from segr1_jax.rollout.completions import to_completions
 from segr1_jax.rollout.sampler import Samples, make_sampler
 from segr1_jax.train.config import RunConfig
 from segr1_jax.train.mesh import Placement, max_over_processes
+from segr1_jax.train.optimizer import make_optimizer
 from segr1_jax.types import Completion, Prompt
 from segr1_jax.update import LossFn, Totals, TrainState, add_totals, init_state, make_gradient, make_update
 
@@ -197,6 +200,13 @@ class Engine:
 @jax.jit
 def _step_key(seed, step) -> jax.Array:
     return jax.random.fold_in(jax.random.key(seed), step)
+
+
+def make_engine(config: RunConfig, arch: PolicyArch, mesh: Mesh | AbstractMesh, builder: PromptBuilder) -> Engine:
+    """The engine of a run: what `segr1 train` calls and `segr1 plan` looks at."""
+    lora = config.policy.lora if config.policy.lora.rank else None
+    policy = Policy(arch, compute_dtype(config), config.policy.remat, lora)
+    return Engine(config, Placement(mesh), policy, builder, make_optimizer(config.optimizer, config.steps))
 
 
 def compute_dtype(config: RunConfig) -> jnp.dtype:
