@@ -21,7 +21,8 @@ The chain, each step reading what the one before wrote:
   segr1 eval configs/quickstart_grpo.yaml             the table of figures
   segr1 predict configs/quickstart_grpo.yaml          masks, overlays, JSON
   segr1 export configs/quickstart_grpo.yaml           a directory for transformers and vLLM
-`segr1 plan` tells before step 0 whether a run fits, and how long a step takes; `segr1 score` gives the reward of answers that you have; `segr1 config` lists every key a configuration may set;
+`segr1 plan` tells before step 0 whether a run fits and how long a step takes; `segr1 score` gives the reward of answers that
+you have; `segr1 config` lists every key a configuration may set;
 `segr1 doctor` checks the machine."""
 
 
@@ -140,7 +141,7 @@ def _add_plan(add: Callable[..., argparse.ArgumentParser]) -> None:
         "memory, FLOPs and time of a run, without weights, data or its devices",
         """\
         example:  segr1 plan configs/seg_r1_3b.yaml --arch configs/arch/qwen2.5-vl-3b.json --device h100 --devices 8
-                  segr1 plan configs/seg_r1_3b.yaml --arch configs/arch/qwen2.5-vl-3b.json --topology v5e:8x8 batch=64 eval_batch=64
+                  segr1 plan configs/seg_r1_3b.yaml batch=64 micro_batches=1 eval_batch=64 --arch FILE --topology v5e:8x8
         prints:   every buffer per device, what is there at the same time, whether it fits, else the knob that would make it fit,
                   and the phases of a step; exit status 1 where it does not fit
         compile:  estimates become XLA's own figures, for a TPU topology (needs libtpu) or for fake CPU devices, in minutes""",

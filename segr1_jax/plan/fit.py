@@ -50,4 +50,3 @@ def _try(config: RunConfig, change: list[str], fits: Callable[[RunConfig], bool]
         return fits(override(config, change))
     except UserError:  # a change that breaks another rule of the configuration is no remedy
         return False
-

@@ -15,9 +15,6 @@ TRAIN_RULES = {"embed": "fsdp", "mlp": "tensor", "heads": "tensor", "kv_heads": 
 ROLLOUT_RULES = TRAIN_RULES | {"embed": None}
 """Weights while decoding: gathered over fsdp (else every token would gather them again), still split over tensor."""
 
-BATCH = PartitionSpec(("data", "fsdp"))
-"""Batches are split over data and fsdp, repeated over tensor."""
-
 
 def weight_shardings(specs: Mapping[str, WeightSpec], mesh: Mesh, rules: Mapping[str, str | None]) -> dict[str, NamedSharding]:
     """A NamedSharding per weight. An axis whose size the mesh axis does not divide stays whole."""

@@ -1,7 +1,7 @@
 """The policy on its mesh: the jitted functions a run calls, with their shardings. Everything compiled is compiled here."""
 
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -96,7 +96,7 @@ class Engine:
         def features(params: Params, images: Images) -> Features:
             return Features(self.policy.bind(params).image_features(images))
 
-        return jax.jit(features, out_shardings=self.placement.rows)
+        return self._jit(features, self.placement.rows)
 
     def _cast(self, params: Params) -> Params:
         return jax.tree.map(lambda x: x.astype(self.policy.dtype), params)
@@ -105,7 +105,7 @@ class Engine:
         """(trained weights, frozen weights, micro-batch) -> Totals."""
         temperature = self.config.rollout.temperature if self.config.stage == "grpo" else 1.0
         gradient = make_gradient(self.policy, loss, temperature=temperature, head_chunk=self.config.policy.head_chunk)
-        return jax.jit(gradient, out_shardings=self._totals_shardings)
+        return self._jit(gradient, self._totals_shardings)
 
     def accumulate(self, totals: Totals | None, more: Totals) -> Totals:
         """Totals with those of one more micro-batch; the buffers of the old ones are reused."""
@@ -157,7 +157,7 @@ class Engine:
             )
             return scores.logprobs
 
-        return jax.jit(score, out_shardings=self.placement.rows)
+        return self._jit(score, self.placement.rows)
 
     @functools.cached_property
     def sample(self):
@@ -174,7 +174,17 @@ class Engine:
         sampler = make_sampler(
             self.policy, group=group, max_tokens=rollout.max_tokens, end_token=end, temperature=temperature, greedy=greedy
         )
-        return jax.jit(sampler, out_shardings=self.placement.rows)
+        return self._jit(sampler, self.placement.rows)
+
+    def _jit(self, function: Callable, out_shardings: Any):
+        """`function` compiled with the mesh in sight, so that batches stay split over it (policy/rows.py)."""
+
+        @functools.wraps(function)
+        def on_mesh(*arguments):
+            with jax.sharding.use_abstract_mesh(self.placement.abstract_mesh):
+                return function(*arguments)
+
+        return jax.jit(on_mesh, out_shardings=out_shardings)
 
     def step_key(self, step: int) -> jax.Array:
         """The random key of one training step."""

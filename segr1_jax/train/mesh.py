@@ -16,7 +16,8 @@ from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionS
 
 from segr1_jax.errors import UserError
 from segr1_jax.policy.params import Params, WeightSpec
-from segr1_jax.policy.sharding import BATCH, TRAIN_RULES, weight_shardings
+from segr1_jax.policy.rows import BATCH
+from segr1_jax.policy.sharding import TRAIN_RULES, weight_shardings
 from segr1_jax.train.config import MeshConfig
 from segr1_jax.update import TrainState
 
@@ -50,6 +51,10 @@ class Placement:
     """Where things live on a mesh."""
 
     mesh: Mesh | AbstractMesh
+
+    @property
+    def abstract_mesh(self) -> AbstractMesh:
+        return self.mesh if isinstance(self.mesh, AbstractMesh) else self.mesh.abstract_mesh
 
     @property
     def replicated(self) -> NamedSharding:
