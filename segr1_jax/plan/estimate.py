@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import jax
 from jax.sharding import AbstractMesh
 
+from segr1_jax.plan.buffers import shard_bytes
 from segr1_jax.plan.flops import matmul_flops
 from segr1_jax.plan.liveness import Size, temporary_bytes
 from segr1_jax.plan.programs import Program, Programs
@@ -35,13 +36,23 @@ class Estimate:
     def temporaries(self) -> dict[str, float]:
         """Program -> bytes of its temporaries. Activations are not split over `tensor` here; a compiler does better."""
         size = shard_size(self.programs)
-        return {name: temporary_bytes(jaxpr, size) for name, (_, jaxpr) in self.traced.items()}
+        found = {name: temporary_bytes(jaxpr, size) for name, (_, jaxpr) in self.traced.items()}
+        if "reference_logprobs" in found:  # its weights need no cast, so the gathered head is no temporary of the trace
+            found["reference_logprobs"] += gathered_head(self.programs)
+        return found
 
     def flops(self, trips: int) -> dict[str, float]:
         """Program -> FLOPs of one call, where decoding takes `trips` turns; all devices of a `tensor` group share them evenly."""
         vision, tensor = self.programs.arch.vision, self.programs.mesh.shape["tensor"]
         share = len(vision.full_layers) / vision.depth
         return {name: matmul_flops(jaxpr, trips=trips, true_share=share) / tensor for name, (_, jaxpr) in self.traced.items()}
+
+
+def gathered_head(programs: Programs) -> float:
+    """Bytes of the vocabulary projection gathered over fsdp, beside the part that lies on the device already; 0 where it is whole."""
+    name = "embed" if programs.arch.text.tied_head else "head.kernel"
+    kept, whole = programs.reference.get(name), programs.rollout_copy[name]
+    return shard_bytes(whole) if kept is not None and shard_bytes(kept) < shard_bytes(whole) else 0.0
 
 
 def shard_size(programs: Programs) -> Size:
@@ -57,6 +68,6 @@ def shard_size(programs: Programs) -> Size:
                 divisor[tuple(sorted(shape[1:]))] = parts
 
     def size(shape: tuple[int, ...], dtype) -> float:
-        return math.prod(shape) * getattr(dtype, "itemsize", 8) / divisor.get(tuple(sorted(s for s in shape)), 1)
+        return math.prod(shape) * getattr(dtype, "itemsize", 8) / divisor.get(tuple(sorted(shape)), 1)
 
     return size

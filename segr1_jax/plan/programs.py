@@ -6,7 +6,6 @@ Everything here comes from the declarations that training itself uses (Engine, P
 import dataclasses
 import functools
 from dataclasses import dataclass
-from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -26,9 +25,6 @@ from segr1_jax.train.config import RunConfig
 from segr1_jax.train.engine import Engine, make_engine
 from segr1_jax.types import Frame, Prompt
 from segr1_jax.update import TrainBatch
-
-# A prompt builder's part in a compiled program is one number, the id that ends an answer; its value changes no size.
-NO_PROMPTS = SimpleNamespace(tokenizer=SimpleNamespace(eos_id=0))
 
 
 @dataclass(frozen=True)
@@ -51,7 +47,7 @@ class Programs:
 
     @functools.cached_property
     def engine(self) -> Engine:
-        return make_engine(self.config, self.arch, self.mesh, NO_PROMPTS)
+        return make_engine(self.config, self.arch, self.mesh, builder=None)
 
     def check(self) -> None:
         """Raise UserError where the batch does not split over the mesh."""
@@ -161,7 +157,7 @@ class Programs:
         return answer_loss, AnswerBatch(*(self._rows(jax.ShapeDtypeStruct(*field)) for field in fields))
 
     def _keys(self, rows: int):
-        key = jax.eval_shape(self.engine.step_key, 0)
+        key = jax.eval_shape(jax.random.key, self.config.seed)
         ids = self._rows(jax.ShapeDtypeStruct((rows,), np.int32))
         return jax.ShapeDtypeStruct(key.shape, key.dtype, sharding=self.engine.placement.replicated), ids
 

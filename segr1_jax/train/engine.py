@@ -30,12 +30,12 @@ from segr1_jax.update import LossFn, Totals, TrainState, add_totals, init_state,
 
 @dataclass(frozen=True)
 class Engine:
-    """Config, mesh placement, policy and prompt builder of one run; holds no weights."""
+    """Config, mesh placement, policy and prompt builder of one run; holds no weights. A plan, which builds no prompts, has no builder."""
 
     config: RunConfig
     placement: Placement
     policy: Policy
-    builder: PromptBuilder
+    builder: PromptBuilder | None
     optimizer: optax.GradientTransformation
 
     def check_rows(self) -> None:
@@ -170,7 +170,8 @@ class Engine:
         return self._sampler(group=1, temperature=1.0, greedy=True)
 
     def _sampler(self, *, group: int, temperature: float, greedy: bool):
-        rollout, end = self.config.rollout, self.builder.tokenizer.eos_id
+        rollout = self.config.rollout
+        end = self.builder.tokenizer.eos_id if self.builder else 0  # its value changes no size
         sampler = make_sampler(
             self.policy, group=group, max_tokens=rollout.max_tokens, end_token=end, temperature=temperature, greedy=greedy
         )
@@ -212,7 +213,7 @@ def _step_key(seed, step) -> jax.Array:
     return jax.random.fold_in(jax.random.key(seed), step)
 
 
-def make_engine(config: RunConfig, arch: PolicyArch, mesh: Mesh | AbstractMesh, builder: PromptBuilder) -> Engine:
+def make_engine(config: RunConfig, arch: PolicyArch, mesh: Mesh | AbstractMesh, builder: PromptBuilder | None) -> Engine:
     """The engine of a run: what `segr1 train` calls and `segr1 plan` looks at."""
     lora = config.policy.lora if config.policy.lora.rank else None
     policy = Policy(arch, compute_dtype(config), config.policy.remat, lora)
