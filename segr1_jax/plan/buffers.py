@@ -19,12 +19,12 @@ AFTER_ROLLOUT = MOMENTS[2:5]
 @dataclass(frozen=True)
 class Buffer:
     """Attributes: bytes on one device; the moments at which it is there (none: a part of another buffer, shown but not added);
-    whether it is estimated rather than counted."""
+    whether it is what a program needs while it runs (one program runs at a time), and so the tracer's estimate or the compiler's word."""
 
     name: str
     bytes: float
     moments: tuple[str, ...]
-    estimated: bool = False
+    temporary: bool = False
 
 
 def ledger(programs: Programs, temporaries: Mapping[str, float]) -> list[Buffer]:
@@ -45,7 +45,7 @@ def ledger(programs: Programs, temporaries: Mapping[str, float]) -> list[Buffer]
     ]
     if config.stage == "grpo":
         buffers.append(Buffer("completions", shard_bytes(programs.samples), AFTER_ROLLOUT))
-    buffers += [Buffer(f"temporaries of {name}", size, (_moment(name),), estimated=True) for name, size in temporaries.items()]
+    buffers += [Buffer(f"temporaries of {name}", size, (_moment(name),), temporary=True) for name, size in temporaries.items()]
     buffers += [Buffer(f"of these, {name}", size, ()) for name, size in parts(programs).items()]
     return [buffer for buffer in buffers if buffer.bytes]
 
@@ -68,8 +68,12 @@ def parts(programs: Programs) -> dict[str, float]:
 
 
 def peaks(buffers: list[Buffer]) -> dict[str, float]:
-    """Moment -> bytes on one device."""
-    return {moment: sum(buffer.bytes for buffer in buffers if moment in buffer.moments) for moment in MOMENTS}
+    """Moment -> bytes on one device: all that is kept, and the largest of the temporaries."""
+
+    def sizes(moment: str, temporary: bool) -> list[float]:
+        return [buffer.bytes for buffer in buffers if moment in buffer.moments and buffer.temporary == temporary]
+
+    return {moment: sum(sizes(moment, False)) + max(sizes(moment, True), default=0.0) for moment in MOMENTS}
 
 
 def shard_bytes(tree) -> float:

@@ -48,7 +48,7 @@ def plan_before_training(config: RunConfig) -> None:
     plan = make_plan(config, read_arch(Path(recorded_start(config).base)), at_hand, jax.device_count())
     if is_first():
         print(f"plan: {verdict(plan)}", file=sys.stderr)
-    counted = max(peaks([buffer for buffer in plan.buffers if not buffer.estimated]).values())
+    counted = max(peaks([buffer for buffer in plan.buffers if not buffer.temporary]).values())
     if counted > limit:
         remedy = f"set {' '.join(plan.remedy)}" if plan.remedy else "use more or larger devices"
         got = f"{counted / 1e9:.1f} GB for weights, optimiser and gradients alone"

@@ -37,7 +37,7 @@ def to_json(plan: Plan) -> str:
 
 def _buffers(plan: Plan) -> str:
     rows = [
-        (f"{buffer.name}{' (estimate)' if buffer.estimated and not plan.compiled else ''}", _gb(buffer.bytes), _when(buffer.moments))
+        (f"{buffer.name}{' (estimate)' if buffer.temporary and not plan.compiled else ''}", _gb(buffer.bytes), _when(buffer.moments))
         for buffer in plan.buffers
     ]
     kept = [(f"kept for {name}", _gb(size), "always") for name, size in plan.reserved.items()]

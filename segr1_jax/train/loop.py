@@ -97,7 +97,7 @@ def run_grpo(config: RunConfig) -> None:
             with run.timer("update"):
                 _encode(run, client, run.upcoming())  # the sidecar has nothing else to do now
                 run.state, metrics = engine.update(run.state, totals)
-                metrics = jax.device_get(metrics)
+                totals, metrics = None, jax.device_get(metrics)  # else the gradient would lie beside the next rollout's weights
             figures = {f"sidecar/{name}": value for name, value in client.stats().figures_since(before).items()}
             _close_step(run, client, step, metrics | _group_figures(judged, groups) | figures)
             _check_quarantine(run, client)

@@ -68,16 +68,16 @@ def test_bytes_of_completions_are_those_that_the_sampler_makes():
 
 
 def test_caches_by_hand():
-    """Per device 2 of 8 prompts, 1 of 2 key heads: 3 layers x (k, v) x 16 values x 2 bytes = 192 bytes a token."""
-    assert parts(programs()) == {"prefix K/V": 2 * 40 * 192, "own K/V": 2 * 2 * 12 * 192, "logits chunk": 2 * 2 * 4 * 512 * 4}
+    """Per device 2 of 8 prompts, 1 of 2 key heads: 7 layers x (k, v) x 16 values x 2 bytes = 448 bytes a token."""
+    assert parts(programs()) == {"prefix K/V": 2 * 40 * 448, "own K/V": 2 * 2 * 12 * 448, "logits chunk": 2 * 2 * 4 * 512 * 4}
 
 
 def test_a_moment_adds_what_is_there():
-    buffers = ledger(programs("micro_batches=2"), {"gradient": 7.0, "sample": 11.0})
+    buffers = ledger(programs("micro_batches=2"), {"gradient": 7.0, "rollout_weights": 5.0, "sample": 11.0})
     size = {buffer.name: buffer.bytes for buffer in buffers}
     always = size["master weights"] + size["optimiser"] + size["reference"]
     assert size["gradient"] == 2 * size["gradient to apply"]  # the running total beside the newest
     expected = always + size["prompts"] + size["completions"] + size["micro-batch"] + size["gradient"] + 7.0
     assert peaks(buffers)["gradient"] == expected
-    assert peaks(buffers)["rollout"] == always + size["prompts"] + size["rollout copy"] + 11.0
+    assert peaks(buffers)["rollout"] == always + size["prompts"] + size["rollout copy"] + 11.0  # one at a time
     assert peaks(buffers)["start"] == always + 2 * size["reference"]  # float32 beside bfloat16

@@ -9,6 +9,7 @@ from plan.tiny_arch import CONFIG, OVERRIDES
 
 from segr1_jax.cli import main
 from segr1_jax.errors import UserError
+from segr1_jax.plan.command import plan_before_training
 from segr1_jax.plan.compiled import topology_devices
 from segr1_jax.plan.devices import Device, device_named
 from segr1_jax.plan.fit import changes, find_fit
@@ -47,10 +48,6 @@ def test_what_does_not_fit_fits_with_the_knob_that_is_named(roomy):
     assert make_plan(config(*ONE, *tight.remedy), ARCH, small, 1, remedy=False).fits
 
 
-def test_nothing_makes_it_fit_a_device_of_a_kilobyte():
-    assert make_plan(config(*ONE), ARCH, device(1e3), 1).remedy is None
-
-
 def test_one_knob_alone_is_tried_before_several_together():
     known = list(changes(config(*ONE), ARCH, 1))
     assert known[:3] == [["micro_batches=2"], ["micro_batches=8"], ["eval_batch=1"]]  # remat is on, the chunk small already
@@ -74,7 +71,7 @@ def test_decoding_reads_the_language_model_and_its_caches():
     text = ARCH.text
     layer = 64 * (64 + 32 + 32) + (64 + 32 + 32) + 64 * 64 + 3 * 64 * 96 + 2 * 64
     weights = 512 * 64 + text.layers * layer + 64
-    caches = 8 * 40 * 384 + 8 * 2 * 12 * 384 / 2  # 3 layers x (k, v) x 2 heads x 16 x 2 bytes = 384 a token
+    caches = 8 * 40 * 896 + 8 * 2 * 12 * 896 / 2  # 7 layers x (k, v) x 2 heads x 16 x 2 bytes = 896 a token
     assert decode_bytes(Programs(config(*ONE), ARCH, ONE_DEVICE)) == 2 * weights + caches
 
 
@@ -112,6 +109,34 @@ def test_the_command_writes_every_figure(tmp_path, capsys):
     shown = capsys.readouterr().out
     assert "fits on h100, mesh 2 x 2 x 2" in shown
     assert "master weights" in shown
+
+
+class SmallDevice:
+    """A device that says how much memory it has."""
+
+    device_kind = "small"
+
+    def __init__(self, limit: int | None):
+        self.limit = limit
+
+    def memory_stats(self) -> dict[str, int] | None:
+        return self.limit and {"bytes_limit": self.limit}
+
+
+@pytest.mark.parametrize(("limit", "said"), [(None, ""), (10**9, "plan: fits on small")])
+def test_training_says_whether_it_fits(tmp_path, capsys, monkeypatch, limit, said):
+    (tmp_path / "config.json").write_text(json.dumps(CONFIG))
+    monkeypatch.setattr("jax.local_devices", lambda: [SmallDevice(limit)])
+    plan_before_training(config(f"policy.path={tmp_path}", f"run_dir={tmp_path / 'run'}"))
+    assert said in capsys.readouterr().err
+
+
+def test_training_that_surely_does_not_fit_ends_before_weights_are_read(tmp_path, monkeypatch):
+    (tmp_path / "config.json").write_text(json.dumps(CONFIG))
+    monkeypatch.setattr("jax.local_devices", lambda: [SmallDevice(10**5)])
+    monkeypatch.setattr("segr1_jax.plan.plan.find_fit", lambda *_: None)
+    with pytest.raises(UserError, match="use more or larger devices"):
+        plan_before_training(config(f"policy.path={tmp_path}", f"run_dir={tmp_path / 'run'}"))
 
 
 def _no_libtpu(*_):
