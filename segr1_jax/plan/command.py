@@ -13,6 +13,7 @@ from segr1_jax.plan.compiled import topology_devices
 from segr1_jax.plan.devices import Device, device_named
 from segr1_jax.plan.plan import Plan, compile_plan, make_plan
 from segr1_jax.plan.report import verdict
+from segr1_jax.policy.arch import PolicyArch
 from segr1_jax.train.config import RunConfig
 from segr1_jax.train.runtime import is_first
 from segr1_jax.train.start import recorded_start, resolve_start
@@ -25,13 +26,22 @@ def plan_command(config: RunConfig, arch_file: Path | None, device: str, devices
         UserError: no architecture to be found, an unknown device or topology, a mesh or batch that does not go with it.
     """
     jax.config.update("jax_platforms", "cpu")
-    arch = read_arch_file(arch_file) if arch_file else read_arch(Path(resolve_start(config.policy.path).base))
+    arch = read_arch_file(arch_file) if arch_file else _arch_of(config)
     if topology:
         return compile_plan(config, arch, device_named(topology.partition(":")[0]), topology_devices(topology))
     if compile_:
         jax.config.update("jax_num_cpu_devices", devices)
         return compile_plan(config, arch, device_named(device), jax.devices())
     return make_plan(config, arch, device_named(device), devices)
+
+
+def _arch_of(config: RunConfig) -> PolicyArch:
+    """The architecture in policy.path, whose weights need not be there."""
+    if not Path(config.policy.path or "missing").is_dir():
+        got = f"policy.path={config.policy.path!r}, which is no directory"
+        remedy = "give a config.json with --arch; configs/arch/ has those of Qwen2.5-VL 3B and 7B"
+        raise UserError("--arch", expected="an architecture", got=got, remedy=remedy)
+    return read_arch(Path(resolve_start(config.policy.path).base))
 
 
 def plan_before_training(config: RunConfig) -> None:

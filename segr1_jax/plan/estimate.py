@@ -1,4 +1,8 @@
-"""Temporaries and FLOPs of every program by tracing alone: seconds for any size, on any machine, without its devices."""
+"""Temporaries and FLOPs of every program by tracing alone: seconds for any size, on any machine, without its devices.
+
+Against the TPU compiler (7B on v5e:8x8): temporaries of the update 0.55, of the reference 0.7, of the sampler 2.4 times its figures; what
+the compiler needs to lay out the rollout copy is not estimated. The largest moment came out at 0.75 times the compiler's.
+"""
 
 import dataclasses
 import functools
