@@ -7,7 +7,7 @@ import argparse
 from pathlib import Path
 
 from segr1_jax.errors import UserError
-from segr1_jax.train.check_config import check, check_reward_paths
+from segr1_jax.train.check_config import check, check_reward_paths, require_fixed_frame
 from segr1_jax.train.config import RunConfig
 from segr1_jax.train.load_config import config_hash, describe, dump_config, load_config
 
@@ -69,6 +69,21 @@ def export(options: argparse.Namespace) -> int:
     return 0
 
 
+def plan(options: argparse.Namespace) -> int:
+    config = load_config(options.config, options.overrides)
+    require_fixed_frame(config)
+    from segr1_jax.files import write_atomically
+    from segr1_jax.plan.command import plan_command
+    from segr1_jax.plan.report import markdown, to_json
+    from segr1_jax.train.progress import show_markdown
+
+    made = plan_command(config, options.arch, options.device, options.devices, compile_=options.compile, topology=options.topology)
+    if options.json:
+        write_atomically(options.json, to_json(made))
+    show_markdown(markdown(made))
+    return int(not made.fits or bool(made.faults))
+
+
 def tiny(options: argparse.Namespace) -> int:
     from segr1_jax.hf.tiny import make_tiny_policy
 
@@ -96,11 +111,13 @@ def show_config(options: argparse.Namespace) -> int:
 
 def _run_stage(options: argparse.Namespace, stage: str) -> int:
     config = _stage_config(options, stage)
+    from segr1_jax.plan.command import plan_before_training
     from segr1_jax.train.loop import run_grpo, run_sft
     from segr1_jax.train.runtime import end_together
 
     _prepare(config)
     with end_together():
+        plan_before_training(config)
         {"sft": run_sft, "grpo": run_grpo}[stage](config)
     return 0
 

@@ -21,7 +21,8 @@ The chain, each step reading what the one before wrote:
   segr1 eval configs/quickstart_grpo.yaml             the table of figures
   segr1 predict configs/quickstart_grpo.yaml          masks, overlays, JSON
   segr1 export configs/quickstart_grpo.yaml           a directory for transformers and vLLM
-`segr1 score` gives the reward of answers that you have; `segr1 config` lists every key a configuration may set;
+`segr1 plan` tells before step 0 whether a run fits and how long a step takes; `segr1 score` gives the reward of answers that
+you have; `segr1 config` lists every key a configuration may set;
 `segr1 doctor` checks the machine."""
 
 
@@ -33,6 +34,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_runs(add)
     _add_uses(add)
     _add_score(add)
+    _add_plan(add)
     _add_helpers(add)
     return parser
 
@@ -129,6 +131,28 @@ def _add_score(add: Callable[..., argparse.ArgumentParser]) -> None:
     score.add_argument("--answers", type=Path, required=True, metavar="FILE", help="JSON lines to score")
     score.add_argument("--out", type=Path, required=True, metavar="FILE", help="where to write their scores, as JSON lines")
     score.add_argument("--masks", type=Path, metavar="DIR", help="write the mask of each answer too, a PNG named by line number")
+
+
+def _add_plan(add: Callable[..., argparse.ArgumentParser]) -> None:
+    plan = _command(
+        add,
+        "plan",
+        commands.plan,
+        "memory, FLOPs and time of a run, without weights, data or its devices",
+        """\
+        example:  segr1 plan configs/paper/rl_cod_3b.yaml --arch configs/arch/qwen2.5-vl-3b.json --device h100 --devices 8
+                  segr1 plan configs/paper/rl_cod_3b.yaml batch=64 micro_batches=1 eval_batch=64 --arch FILE --topology v5e:8x8
+        prints:   every buffer per device, what is there at the same time, whether it fits, else the knob that would make it fit,
+                  and the phases of a step; exit status 1 where it does not fit
+        compile:  estimates become XLA's own figures, for a TPU topology (needs libtpu) or for fake CPU devices, in minutes""",
+    )
+    _add_config(plan)
+    plan.add_argument("--device", default="h100", metavar="NAME", help="a100, h100, h200, v5e or v5p (default h100)")
+    plan.add_argument("--devices", type=int, default=1, metavar="N", help="how many (default 1)")
+    plan.add_argument("--arch", type=Path, metavar="FILE", help="config.json of the policy (default: the one in policy.path)")
+    plan.add_argument("--compile", action="store_true", help="compile the programs with XLA's CPU compiler for N fake devices")
+    plan.add_argument("--topology", default="", metavar="NAME", help="compile them for these TPUs, such as v5e:8x8")
+    plan.add_argument("--json", type=Path, metavar="FILE", help="write every figure there too")
 
 
 def _add_helpers(add: Callable[..., argparse.ArgumentParser]) -> None:

@@ -31,8 +31,15 @@ def read_arch(directory: Path) -> PolicyArch:
         raise UserError(
             str(file), expected="a Hugging Face model directory with config.json", got="no such file", remedy="set policy.path to one"
         )
+    return read_arch_file(file)
+
+
+def read_arch_file(file: Path) -> PolicyArch:
+    """The architecture in a config.json, whatever the file is called."""
     try:
-        config = json.loads(file.read_text())
+        config = json.loads(Path(file).read_text())
+    except OSError as error:
+        raise UserError(str(file), expected="a config.json", got=str(error), remedy="correct the path") from None
     except json.JSONDecodeError as error:
         raise UserError(str(file), expected="valid JSON", got=str(error), remedy="download the file again") from None
     return arch_from_config(config, str(file))

@@ -16,7 +16,6 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int
 
 from segr1_jax.policy.splash import splash_attention
@@ -39,15 +38,9 @@ class KeyValues(NamedTuple):
 
 @dataclass(frozen=True)
 class Attention:
-    """How training attends.
-
-    Attributes:
-        implementation: `xla` (anywhere), `cudnn` (NVIDIA GPUs, bfloat16) or `splash` (TPUs).
-        mesh: where a kernel runs that the compiler cannot split (splash); batch rows over data and fsdp, heads over tensor.
-    """
+    """How training attends: `xla` (anywhere), `cudnn` (NVIDIA GPUs, bfloat16) or `splash` (TPUs)."""
 
     implementation: str = "xla"
-    mesh: Mesh | None = None
 
     def prefix(
         self, q_BPHC: Float[Array, "B P H C"], k_BPKC: Float[Array, "B P K C"], v_BPKC: Float[Array, "B P K C"], mask_BP: Bool[Array, "B P"]
@@ -88,7 +81,7 @@ class Attention:
     def _fused(self, q, k, v, mask_NS: np.ndarray, q_segments_BN, kv_segments_BS):
         """A query sees the keys of its own segment that `mask_NS` allows."""
         if self.implementation == "splash":
-            return splash_attention(q, k, v, mask_NS, q_segments_BN, kv_segments_BS, self.mesh)
+            return splash_attention(q, k, v, mask_NS, q_segments_BN, kv_segments_BS)
         seen_BNS = (q_segments_BN[:, :, None] == kv_segments_BS[:, None]) & mask_NS
         return jax.nn.dot_product_attention(q, k, v, mask=seen_BNS[:, None], implementation=CUDNN)
 

@@ -5,7 +5,7 @@ Axis names of weights are declared where the weight is (layers.py: `weight`); th
 
 from collections.abc import Mapping
 
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 from segr1_jax.policy.params import WeightSpec
 
@@ -15,11 +15,10 @@ TRAIN_RULES = {"embed": "fsdp", "mlp": "tensor", "heads": "tensor", "kv_heads": 
 ROLLOUT_RULES = TRAIN_RULES | {"embed": None}
 """Weights while decoding: gathered over fsdp (else every token would gather them again), still split over tensor."""
 
-BATCH = PartitionSpec(("data", "fsdp"))
-"""Batches are split over data and fsdp, repeated over tensor."""
 
-
-def weight_shardings(specs: Mapping[str, WeightSpec], mesh: Mesh, rules: Mapping[str, str | None]) -> dict[str, NamedSharding]:
+def weight_shardings(
+    specs: Mapping[str, WeightSpec], mesh: Mesh | AbstractMesh, rules: Mapping[str, str | None]
+) -> dict[str, NamedSharding]:
     """A NamedSharding per weight. An axis whose size the mesh axis does not divide stays whole."""
 
     def place(size: int, name: str | None) -> str | None:

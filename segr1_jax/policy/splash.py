@@ -10,12 +10,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental.pallas.ops.tpu import splash_attention as splash
 from jax.experimental.pallas.ops.tpu.splash_attention.splash_attention_kernel import SegmentIds
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import PartitionSpec
 from jaxtyping import Array, Bool, Float, Int
+
+from segr1_jax.policy.rows import BATCH
 
 BLOCK = 128  # tokens, and lanes of a head: the kernel takes whole blocks alone
 PADDING = -2  # a segment that no query has
-ROWS, HEADS = ("data", "fsdp"), "tensor"
+HEADS = "tensor"
 
 
 def splash_attention(
@@ -25,20 +27,27 @@ def splash_attention(
     mask_NS: Bool[np.ndarray, "N S"],
     q_segments_BN: Int[Array, "B N"],
     kv_segments_BS: Int[Array, "B S"],
-    mesh: Mesh,
 ) -> Float[Array, "B N H C"]:
-    """Each query attends to the keys that `mask_NS` allows and that are of its segment. Rows lie over data and fsdp, heads over tensor."""
+    """Each query attends to the keys that `mask_NS` allows and that are of its segment.
+
+    The compiler cannot split a kernel: where `use_abstract_mesh` put a mesh around the trace, rows go to data and fsdp, heads to tensor.
+    """
     N, C = q_BNHC.shape[1], q_BNHC.shape[3]
     q, k, v = (_whole_blocks(x, axes=(1, 3)) for x in (q_BNHC * C**-0.5, k_BSKC, v_BSKC))
     q_segments, kv_segments = (_whole_blocks(x, axes=(1,), fill=PADDING) for x in (q_segments_BN, kv_segments_BS))
-    kernel = functools.partial(_per_device, mask=_padded_mask(mask_NS), interpret=mesh.devices.flat[0].platform != "tpu")
-    tokens, heads = PartitionSpec(ROWS), PartitionSpec(ROWS, None, HEADS)
-    specs = (heads, heads, heads, tokens, tokens)
-    out = jax.shard_map(kernel, mesh=mesh, in_specs=specs, out_specs=heads, check_vma=False)(q, k, v, q_segments, kv_segments)
-    return out[:, :N, :, :C]
+    kernel = functools.partial(_per_device, mask=_padded_mask(mask_NS))
+    if not jax.sharding.get_abstract_mesh().empty:
+        rows, heads = BATCH, PartitionSpec(*BATCH, None, HEADS)
+        kernel = jax.shard_map(kernel, in_specs=(heads, heads, heads, rows, rows), out_specs=heads, check_vma=False)
+    return kernel(q, k, v, q_segments, kv_segments)[:, :N, :, :C]
 
 
-def _per_device(q, k, v, q_segments, kv_segments, *, mask: np.ndarray, interpret: bool):
+def _per_device(*arguments, mask: np.ndarray):
+    on_tpu, interpreted = (functools.partial(_attend, mask=mask, interpret=interpret) for interpret in (False, True))
+    return jax.lax.platform_dependent(*arguments, tpu=on_tpu, default=interpreted)
+
+
+def _attend(q, k, v, q_segments, kv_segments, *, mask: np.ndarray, interpret: bool):
     heads = q.shape[2]
     attention = splash.make_splash_mha_single_device(np.broadcast_to(mask, (heads, *mask.shape)), interpret=interpret)
     one_row = lambda q, k, v, *segments: attention(q, k, v, segment_ids=SegmentIds(*segments))  # noqa: E731

@@ -46,7 +46,7 @@ class Checkpoints:
         best = policies.BestN(get_metric_fn=_held_out_iou, n=keep_best, keep_checkpoints_without_metrics=False)
         options = ocp.CheckpointManagerOptions(
             preservation_policy=policies.AnyPreservationPolicy([policies.LatestN(keep), best]),
-            best_fn=_held_out_iou,
+            best_fn=_held_out_iou if keep_best else None,  # Orbax warns at every step without a metric
             create=True,
             enable_async_checkpointing=True,
         )

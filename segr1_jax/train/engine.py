@@ -1,7 +1,7 @@
 """The policy on its mesh: the jitted functions a run calls, with their shardings. Everything compiled is compiled here."""
 
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,7 +9,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.sharding import AbstractMesh, Mesh
 
+from segr1_jax.policy.arch import PolicyArch
+from segr1_jax.policy.attention import Attention
 from segr1_jax.policy.inputs import stack_prompts, window_bucket
 from segr1_jax.policy.logprobs import score_tokens
 from segr1_jax.policy.model import PromptBatch
@@ -21,6 +24,7 @@ from segr1_jax.rollout.completions import to_completions
 from segr1_jax.rollout.sampler import Samples, make_sampler
 from segr1_jax.train.config import RunConfig
 from segr1_jax.train.mesh import Placement, max_over_processes
+from segr1_jax.train.optimizer import make_optimizer
 from segr1_jax.train.step_guard import is_sound
 from segr1_jax.types import Completion, Prompt
 from segr1_jax.update import LossFn, Totals, TrainState, add_totals, init_state, make_gradient, make_update
@@ -28,12 +32,12 @@ from segr1_jax.update import LossFn, Totals, TrainState, add_totals, init_state,
 
 @dataclass(frozen=True)
 class Engine:
-    """Config, mesh placement, policy and prompt builder of one run; holds no weights."""
+    """Config, mesh placement, policy and prompt builder of one run; holds no weights. A plan, which builds no prompts, has no builder."""
 
     config: RunConfig
     placement: Placement
     policy: Policy
-    builder: PromptBuilder
+    builder: PromptBuilder | None
     optimizer: optax.GradientTransformation
 
     def check_rows(self) -> None:
@@ -94,7 +98,7 @@ class Engine:
         def features(params: Params, images: Images) -> Features:
             return Features(self.policy.bind(params).image_features(images))
 
-        return jax.jit(features, out_shardings=self.placement.rows)
+        return self._jit(features, self.placement.rows)
 
     def _cast(self, params: Params) -> Params:
         return jax.tree.map(lambda x: x.astype(self.policy.dtype), params)
@@ -103,7 +107,7 @@ class Engine:
         """(trained weights, frozen weights, micro-batch) -> Totals."""
         temperature = self.config.rollout.temperature if self.config.stage == "grpo" else 1.0
         gradient = make_gradient(self.policy, loss, temperature=temperature, head_chunk=self.config.policy.head_chunk)
-        return jax.jit(gradient, out_shardings=self._totals_shardings)
+        return self._jit(gradient, self._totals_shardings)
 
     def accumulate(self, totals: Totals | None, more: Totals) -> Totals:
         """Totals with those of one more micro-batch; the buffers of the old ones are reused."""
@@ -156,7 +160,7 @@ class Engine:
             )
             return scores.logprobs
 
-        return jax.jit(score, out_shardings=self.placement.rows)
+        return self._jit(score, self.placement.rows)
 
     @functools.cached_property
     def sample(self):
@@ -169,11 +173,22 @@ class Engine:
         return self._sampler(group=1, temperature=1.0, greedy=True)
 
     def _sampler(self, *, group: int, temperature: float, greedy: bool):
-        rollout, end = self.config.rollout, self.builder.tokenizer.eos_id
+        rollout = self.config.rollout
+        end = self.builder.tokenizer.eos_id if self.builder else 0  # its value changes no size
         sampler = make_sampler(
             self.policy, group=group, max_tokens=rollout.max_tokens, end_token=end, temperature=temperature, greedy=greedy
         )
-        return jax.jit(sampler, out_shardings=self.placement.rows)
+        return self._jit(sampler, self.placement.rows)
+
+    def _jit(self, function: Callable, out_shardings: Any):
+        """`function` compiled with the mesh in sight, so that batches stay split over it (policy/rows.py)."""
+
+        @functools.wraps(function)
+        def on_mesh(*arguments):
+            with jax.sharding.use_abstract_mesh(self.placement.abstract_mesh):
+                return function(*arguments)
+
+        return jax.jit(on_mesh, out_shardings=out_shardings)
 
     def step_key(self, step: int) -> jax.Array:
         """The random key of one training step."""
@@ -199,6 +214,13 @@ class Engine:
 @jax.jit
 def _step_key(seed, step) -> jax.Array:
     return jax.random.fold_in(jax.random.key(seed), step)
+
+
+def make_engine(config: RunConfig, arch: PolicyArch, mesh: Mesh | AbstractMesh, builder: PromptBuilder | None) -> Engine:
+    """The engine of a run: what `segr1 train` calls and `segr1 plan` looks at."""
+    lora = config.policy.lora if config.policy.lora.rank else None
+    policy = Policy(arch, compute_dtype(config), config.policy.remat, lora, Attention(config.policy.attention))
+    return Engine(config, Placement(mesh), policy, builder, make_optimizer(config.optimizer, config.updates))
 
 
 def compute_dtype(config: RunConfig) -> jnp.dtype:

@@ -44,6 +44,11 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     config = _apply(RunConfig(), _read_yaml(file), str(file))
     if path.is_dir():
         config = dataclasses.replace(config, run_dir=str(path))  # the directory may have been moved since it was made
+    return override(config, overrides)
+
+
+def override(config: RunConfig, overrides: Sequence[str]) -> RunConfig:
+    """`config` under `key=value` overrides, checked. Raises UserError as load_config does."""
     config = _apply(config, _read_overrides(overrides), "command line")
     check_rules(config)
     return config

@@ -100,6 +100,7 @@ def run_grpo(config: RunConfig) -> None:
             with run.timer("update"):
                 _encode(run, client, run.upcoming())  # the sidecar has nothing else to do now
                 metrics = _update(run, gradient, step, totals, on_device, taught)
+                totals = None  # else the gradient would lie beside the next rollout's weights
             if metrics["skipped_update"]:
                 keep_batch(run.directory.incidents, step, metrics, rollout.samples, _record(run, rollout, judged))
             figures = {f"sidecar/{name}": value for name, value in client.stats().figures_since(before).items()}

@@ -4,7 +4,7 @@ Every process holds its own rows of a batch (the slice the data order gives it);
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,37 +12,49 @@ import jax
 import numpy as np
 import optax
 from jax.experimental import multihost_utils
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 from segr1_jax.errors import UserError
 from segr1_jax.policy.params import Params, WeightSpec
-from segr1_jax.policy.sharding import BATCH, TRAIN_RULES, weight_shardings
+from segr1_jax.policy.rows import BATCH
+from segr1_jax.policy.sharding import TRAIN_RULES, weight_shardings
 from segr1_jax.train.config import MeshConfig
 from segr1_jax.update import Skips, TrainState
 
 AXES = ("data", "fsdp", "tensor")
+AXIS_TYPES = (AxisType.Auto,) * len(AXES)
 
 
-def make_mesh(config: MeshConfig) -> Mesh:
-    """The mesh of all devices of all processes, axes Auto (the compiler propagates shardings).
+def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """The mesh of `devices` (all of all processes), axes Auto (the compiler propagates shardings).
 
     Raises:
         UserError: the sizes do not multiply to the number of devices.
     """
-    sizes, count = [getattr(config, axis) for axis in AXES], jax.device_count()
+    devices = jax.devices() if devices is None else devices
+    return jax.make_mesh(mesh_shape(config, len(devices)), AXES, axis_types=AXIS_TYPES, devices=devices)
+
+
+def mesh_shape(config: MeshConfig, count: int) -> tuple[int, ...]:
+    """The sizes of AXES on `count` devices. Raises UserError where they do not multiply to it."""
+    sizes = [getattr(config, axis) for axis in AXES]
     if sizes.count(-1) == 1:
         sizes[sizes.index(-1)] = count // math.prod(size for size in sizes if size != -1)
     if math.prod(sizes) != count or min(sizes) < 1:
         shape = " x ".join(f"{axis}={getattr(config, axis)}" for axis in AXES)
         raise UserError("mesh", expected=f"sizes that multiply to {count} devices", got=shape, remedy="set one axis to -1 to take the rest")
-    return jax.make_mesh(tuple(sizes), AXES, axis_types=(AxisType.Auto,) * len(AXES))
+    return tuple(sizes)
 
 
 @dataclass(frozen=True)
 class Placement:
     """Where things live on a mesh."""
 
-    mesh: Mesh
+    mesh: Mesh | AbstractMesh
+
+    @property
+    def abstract_mesh(self) -> AbstractMesh:
+        return self.mesh if isinstance(self.mesh, AbstractMesh) else self.mesh.abstract_mesh
 
     @property
     def replicated(self) -> NamedSharding:
@@ -73,12 +85,16 @@ class Placement:
         )
         return TrainState(weights, opt_state, self.replicated, Skips(self.replicated, self.replicated))
 
-    def check_rows(self, **sizes: int) -> None:
-        """Raise UserError unless batches of these sizes split evenly, and every process holds rows of its own."""
+    def check_sizes(self, **sizes: int) -> None:
+        """Raise UserError unless batches of these sizes split evenly."""
         for field, size in sizes.items():
             if size % self.row_shards:
                 remedy = f"make {field} a multiple of {self.row_shards} (in each micro-batch), or give devices to mesh.tensor"
                 raise UserError(field, expected=f"rows for data x fsdp = {self.row_shards} shards", got=str(size), remedy=remedy)
+
+    def check_rows(self, **sizes: int) -> None:
+        """Raise UserError unless batches of these sizes split evenly, and every process holds rows of its own."""
+        self.check_sizes(**sizes)
         owners = [{device.process_index for device in replicas} for replicas in self.mesh.devices.reshape(self.row_shards, -1)]
         if any(len(processes) > 1 for processes in owners):
             got = "tensor groups across processes"

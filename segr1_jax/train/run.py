@@ -18,8 +18,7 @@ from segr1_jax.data.sources import check, open_source
 from segr1_jax.eval.run import Evaluation
 from segr1_jax.files import write_atomically
 from segr1_jax.hf.load import read_arch
-from segr1_jax.policy.attention import Attention
-from segr1_jax.policy.params import ADAPTER, Params, Policy, WeightSpec
+from segr1_jax.policy.params import ADAPTER, Params, WeightSpec
 from segr1_jax.policy.sharding import TRAIN_RULES
 from segr1_jax.prompt.build import PromptBuilder
 from segr1_jax.reward.client import RewardClient
@@ -27,11 +26,10 @@ from segr1_jax.train.check_config import require_fixed_frame
 from segr1_jax.train.checkpoint import Checkpoints, abstract_state
 from segr1_jax.train.compile_guard import CompileGuard
 from segr1_jax.train.config import RunConfig
-from segr1_jax.train.engine import Engine, compute_dtype
+from segr1_jax.train.engine import make_engine
 from segr1_jax.train.held_out import evaluate_weights
-from segr1_jax.train.mesh import Placement, make_mesh
+from segr1_jax.train.mesh import make_mesh
 from segr1_jax.train.metrics import MetricsWriter, PhaseTimer
-from segr1_jax.train.optimizer import make_optimizer
 from segr1_jax.train.preemption import Preemption
 from segr1_jax.train.progress import Progress
 from segr1_jax.train.rundir import RunDir, checkpoint_root, open_run_dir
@@ -53,19 +51,15 @@ class Run:
         check(self.source, answer_suffices=config.stage == "sft")
         check(self.held_out)
         self.start = recorded_start(config)
-        lora = config.policy.lora if config.policy.lora.rank else None
-        placement = Placement(make_mesh(config.mesh))
-        attention = Attention(config.policy.attention, placement.mesh)
-        policy = Policy(read_arch(Path(self.start.base)), compute_dtype(config), config.policy.remat, lora, attention)
         builder = PromptBuilder.from_directory(self.start.base, config.prompt)
-        self.engine = Engine(config, placement, policy, builder, make_optimizer(config.optimizer, config.updates))
+        self.engine = make_engine(config, read_arch(Path(self.start.base)), make_mesh(config.mesh), builder)
         self.engine.check_rows()
         self.directory = _shared_run_dir(config, self.start)
         self.guard, self.timer, self.skipped = CompileGuard(), PhaseTimer(), Skipped()
         self._open.callback(self.guard.close)
         self.preemption = self._open.enter_context(Preemption())
         self._checkpoints = self._open.enter_context(Checkpoints(checkpoint_root(config), keep=config.keep, keep_best=config.keep_best))
-        self.frozen = self._load(self.engine.frozen_specs, policy.dtype)
+        self.frozen = self._load(self.engine.frozen_specs, self.engine.policy.dtype)
         self.state, self.position = self._restore()
         self.first_step = int(self.state.step)
         self._last_evaluation: tuple[int, Evaluation] | None = None

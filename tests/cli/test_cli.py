@@ -17,6 +17,7 @@ OPTIONS = {  # a knob of a run is a key of the configuration, not a flag: think 
     "score": {"config", "overrides", "answers", "out", "masks"},
     "export": {"config", "overrides", "source", "out", "layout", "overwrite", "check", "adapter"},
     "tiny": {"out", "seed", "frame"},
+    "plan": {"config", "overrides", "device", "devices", "arch", "compile", "topology", "json"},
     "doctor": {"python"},
     "config": {"config", "overrides"},
 }

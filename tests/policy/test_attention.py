@@ -8,13 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import Mesh
 from tolerances import TOL_SIMPLE
 
 from segr1_jax.policy import attention
 from segr1_jax.policy.attention import Attention, KeyValues
 from segr1_jax.policy.text import causal_mask
-from segr1_jax.train.mesh import AXES
 
 B, G, T, P, H, K, C = 2, 3, 5, 11, 4, 2, 8
 
@@ -22,7 +20,7 @@ B, G, T, P, H, K, C = 2, 3, 5, 11, 4, 2, 8
 @pytest.fixture(params=["xla", "cudnn", pytest.param("splash", marks=pytest.mark.slow)])
 def kernel(request, monkeypatch):
     monkeypatch.setattr(attention, "CUDNN", "xla")
-    return Attention(request.param, Mesh(np.array(jax.devices()[:1]).reshape(1, 1, 1), AXES))
+    return Attention(request.param)
 
 
 def brute_force(q_NHC, k_SKC, v_SKC, seen_NS):

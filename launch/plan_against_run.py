@@ -1,0 +1,134 @@
+"""Does `segr1 plan` tell the memory that a run takes? A random policy of 141 M parameters, planned with XLA's CPU compiler and then run.
+
+    .venv/bin/python launch/plan_against_run.py [--steps 2]
+
+The plan and the run are processes of their own; the run finds the compiled programs in a cache that the plan fills, so that no compiler
+adds to its memory. It makes whole GRPO steps through Engine (sample, reference, gradient over micro-batches, update) with random rewards.
+Printed: the plan's largest moment, the largest anonymous memory of the run above its start, and their ratio; exit status 1 where they
+are more than 20 % apart. Linux only.
+"""
+
+import argparse
+import functools
+import json
+import os
+import subprocess
+import sys
+import tempfile
+
+import checkpoint_memory
+
+BOUND = 0.2
+OVERRIDES = ["batch=4", "micro_batches=2", "eval_batch=4", "steps=10", "prompt.frame=448", "prompt.max_tokens=300"]
+OVERRIDES += ["rollout.group=4", "rollout.max_tokens=48", "policy.compute_dtype=float32"]
+TEXT = {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 8, "num_attention_heads": 12, "vocab_size": 32000}
+TEXT |= {"rope_scaling": {"type": "mrope", "mrope_section": [8, 12, 12]}}
+IDS = {name: 31000 + place for place, name in enumerate(checkpoint_memory.IDS)}
+VISION = {
+    "depth": 8,
+    "hidden_size": 640,
+    "intermediate_size": 1710,
+    "num_heads": 8,
+    "out_hidden_size": 768,
+    "fullatt_block_indexes": [3, 7],
+}
+CONFIG = checkpoint_memory.HUB_CONFIG | TEXT | IDS | {"vision_config": checkpoint_memory.VISION | VISION}
+
+
+def programs():
+    """The run's programs on this machine's CPU."""
+    from segr1_jax.plan.programs import Programs
+    from segr1_jax.policy.arch import arch_from_config
+    from segr1_jax.train.config import RunConfig
+    from segr1_jax.train.load_config import override
+    from segr1_jax.train.mesh import make_mesh
+
+    config = override(RunConfig(), OVERRIDES)
+    return Programs(config, arch_from_config(CONFIG), make_mesh(config.mesh))
+
+
+def planned() -> dict:
+    """Moment -> bytes, with temporaries as the compiler counts them."""
+    import math
+
+    import jax
+
+    from segr1_jax.plan.devices import Device
+    from segr1_jax.plan.plan import compile_plan
+
+    this = programs()
+    return compile_plan(this.config, this.arch, Device("cpu", math.inf, math.nan, math.nan, 1.0), jax.devices()).peak
+
+
+def measured(steps: int) -> int:
+    """The largest anonymous memory of `steps` training steps above that of a process that has only imported what it needs."""
+    import jax
+
+    this = programs()
+    jax.block_until_ready(this.engine.step_key(0))
+    with checkpoint_memory.AnonymousMemory() as memory:
+        _train(this, steps)
+    return memory.peak
+
+
+def _train(this, steps: int) -> None:
+    import jax
+    import numpy as np
+
+    from segr1_jax.grpo.batch import GroupBatch
+    from segr1_jax.grpo.loss import grpo_loss
+    from segr1_jax.update import TrainBatch
+
+    engine, config, rng = this.engine, this.config, np.random.default_rng(0)
+
+    def random(shapes):
+        return jax.tree.map(lambda x: jax.device_put(0.02 * rng.standard_normal(x.shape, np.float32), x.sharding), shapes)
+
+    state = engine.init_state(random(this.state.params))
+    reference = engine.reference_weights(random(this.initial), {})
+    gradient = engine.gradient(functools.partial(grpo_loss, objective=config.objective))
+    blank = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), this.pixels(config.batch))
+    for step in range(steps):
+        prompts = engine.placement.put_rows(blank._replace(mask=blank.mask | True))
+        ids = engine.placement.put_rows(np.arange(config.batch, dtype=np.int32))
+        drawn = engine.sample(engine.rollout_weights(state.params), prompts, engine.step_key(step), ids)
+        scored = engine.reference_logprobs(reference, prompts, drawn.tokens, drawn.mask)
+        totals = None
+        for prompt_rows, drawn_rows, scored_rows in engine.micro_batches((prompts, drawn, scored)):
+            shape = drawn_rows.tokens.shape[:2]
+            rewards = engine.placement.put_rows((np.ones(shape, np.float32), rng.standard_normal(shape, np.float32)))
+            batch = GroupBatch(drawn_rows.tokens, drawn_rows.mask, *rewards, drawn_rows.logprobs, scored_rows)
+            totals = engine.accumulate(totals, gradient(state.params, {}, TrainBatch(prompt_rows, batch)))
+        state, metrics = engine.update(state, totals)
+        totals = None
+        print(f"step {step}: {jax.device_get(metrics)}", file=sys.stderr)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--steps", type=int, default=2)
+    parser.add_argument("--only", choices=("planned", "measured"), help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.only:
+        print(json.dumps(planned() if options.only == "planned" else measured(options.steps)))
+        return 0
+    with tempfile.TemporaryDirectory() as cache:
+        peak, used = (_child(part, options.steps, cache) for part in ("planned", "measured"))
+    moment = max(peak, key=peak.get)
+    print("plan     " + ", ".join(f"{name} {size / 1e9:.2f}" for name, size in peak.items()) + " GB")
+    print(f"plan     {peak[moment] / 1e9:.3f} GB at the largest moment ({moment})")
+    print(f"run      {used / 1e9:.3f} GB of anonymous memory above its start, {options.steps} steps")
+    print(f"ratio    {peak[moment] / used:.3f} (within {BOUND:.0%})")
+    return int(abs(peak[moment] / used - 1) > BOUND)
+
+
+def _child(part: str, steps: int, cache: str):
+    """One part in a process whose programs go through `cache`, and whose freed memory goes back to the system at once."""
+    variables = {"JAX_PLATFORMS": "cpu", "JAX_COMPILATION_CACHE_DIR": cache, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+    variables |= {"MALLOC_MMAP_THRESHOLD_": "1000000"}
+    arguments = [sys.executable, __file__, "--only", part, "--steps", str(steps)]
+    return json.loads(subprocess.run(arguments, env=os.environ | variables, check=True, stdout=subprocess.PIPE).stdout)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,91 @@
+"""Every buffer of a run on one device, and which of them are there at the same time.
+
+train/loop.py decides who lives when; `MOMENTS` and the sets below say the same in the order of a step.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import jax
+
+from segr1_jax.plan.programs import Programs
+
+MOMENTS = ("start", "rollout", "reference", "gradient", "update", "evaluation")
+STEP = MOMENTS[1:5]
+AFTER_ROLLOUT = MOMENTS[2:5]
+
+
+@dataclass(frozen=True)
+class Buffer:
+    """Attributes: bytes on one device; the moments at which it is there (none: a part of another buffer, shown but not added);
+    whether it is what a program needs while it runs (one program runs at a time), and so the tracer's estimate or the compiler's word."""
+
+    name: str
+    bytes: float
+    moments: tuple[str, ...]
+    temporary: bool = False
+
+
+def ledger(programs: Programs, temporaries: Mapping[str, float]) -> list[Buffer]:
+    """The buffers of a run. `temporaries`: what each program takes beside its arguments and results, per device."""
+    config = programs.config
+    buffers = [
+        Buffer("master weights", shard_bytes(programs.state.params), MOMENTS),
+        Buffer("optimiser", shard_bytes(programs.state.opt_state), MOMENTS),
+        Buffer("frozen weights", shard_bytes(programs.frozen), MOMENTS),
+        Buffer("reference", shard_bytes(programs.reference), MOMENTS),
+        Buffer("initial weights", shard_bytes(programs.initial), ("start",)),
+        Buffer("prompts", shard_bytes(programs.prompts(config.batch)), STEP),
+        Buffer("rollout copy", shard_bytes(programs.rollout_copy), ("rollout", "evaluation")),
+        Buffer("gradient", shard_bytes(programs.totals) * (2 if config.micro_batches > 1 else 1), ("gradient",)),
+        Buffer("gradient to apply", shard_bytes(programs.totals), ("update",)),
+        Buffer("micro-batch", shard_bytes(programs.gradient.arguments[-1]), ("gradient",)),
+        Buffer("evaluation prompts", shard_bytes(programs.prompts(config.eval_batch)), ("evaluation",)),
+    ]
+    if config.stage == "grpo":
+        buffers.append(Buffer("completions", shard_bytes(programs.samples), AFTER_ROLLOUT))
+    buffers += [Buffer(f"temporaries of {name}", size, (_moment(name),), temporary=True) for name, size in temporaries.items()]
+    buffers += [Buffer(f"of these, {name}", size, ()) for name, size in parts(programs).items()]
+    return [buffer for buffer in buffers if buffer.bytes]
+
+
+def parts(programs: Programs) -> dict[str, float]:
+    """Bytes of the well-known members of the temporaries: both caches of the sampler, and one chunk of float32 logits."""
+    config, text, dtype = programs.config, programs.arch.text, programs.engine.policy.dtype
+    place = programs.engine.placement
+    rows, group = config.batch // place.row_shards, config.rollout.group if config.stage == "grpo" else 1
+    tensor = place.mesh.shape["tensor"]
+    heads = text.kv_heads // tensor if text.kv_heads % tensor == 0 else text.kv_heads
+    per_token = 2 * text.layers * heads * text.head_dim * jax.numpy.dtype(dtype).itemsize
+    chunk = min(config.policy.head_chunk, config.rollout.max_tokens)
+    sampled = {
+        "prefix K/V": rows * config.prompt.max_tokens * per_token,
+        "own K/V": rows * group * config.rollout.max_tokens * per_token,
+    }
+    logits = rows // config.micro_batches * group * chunk * text.vocab * 4
+    return (sampled if config.stage == "grpo" else {}) | {"logits chunk": logits}
+
+
+def peaks(buffers: list[Buffer]) -> dict[str, float]:
+    """Moment -> bytes on one device: all that is kept, and the largest of the temporaries."""
+
+    def sizes(moment: str, temporary: bool) -> list[float]:
+        return [buffer.bytes for buffer in buffers if moment in buffer.moments and buffer.temporary == temporary]
+
+    return {moment: sum(sizes(moment, False)) + max(sizes(moment, True), default=0.0) for moment in MOMENTS}
+
+
+def shard_bytes(tree) -> float:
+    """Bytes of one device's part of a tree of shapes with shardings."""
+    return float(sum(math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in jax.tree.leaves(tree)))
+
+
+def _moment(program: str) -> str:
+    return {
+        "features": "rollout",
+        "rollout_weights": "rollout",
+        "sample": "rollout",
+        "reference_logprobs": "reference",
+        "answer": "evaluation",
+    }.get(program, program)

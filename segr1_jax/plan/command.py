@@ -1,0 +1,65 @@
+"""What `segr1 plan` does, and what `segr1 train` and `segr1 sft` ask before they load weights."""
+
+import math
+import sys
+from pathlib import Path
+
+import jax
+
+from segr1_jax.errors import UserError
+from segr1_jax.hf.load import read_arch, read_arch_file
+from segr1_jax.plan.buffers import peaks
+from segr1_jax.plan.compiled import topology_devices
+from segr1_jax.plan.devices import Device, device_named
+from segr1_jax.plan.plan import Plan, compile_plan, make_plan
+from segr1_jax.plan.report import verdict
+from segr1_jax.policy.arch import PolicyArch
+from segr1_jax.train.config import RunConfig
+from segr1_jax.train.runtime import is_first
+from segr1_jax.train.start import recorded_start, resolve_start
+
+
+def plan_command(config: RunConfig, arch_file: Path | None, device: str, devices: int, *, compile_: bool, topology: str) -> Plan:
+    """The plan of `config` for `devices` of `device`, or for a TPU topology. Touches no accelerator of this machine.
+
+    Raises:
+        UserError: no architecture to be found, an unknown device or topology, a mesh or batch that does not go with it.
+    """
+    jax.config.update("jax_platforms", "cpu")
+    arch = read_arch_file(arch_file) if arch_file else _arch_of(config)
+    if topology:
+        return compile_plan(config, arch, device_named(topology.partition(":")[0]), topology_devices(topology))
+    if compile_:
+        jax.config.update("jax_num_cpu_devices", devices)
+        return compile_plan(config, arch, device_named(device), jax.devices())
+    return make_plan(config, arch, device_named(device), devices)
+
+
+def _arch_of(config: RunConfig) -> PolicyArch:
+    """The architecture in policy.path, whose weights need not be there."""
+    if not Path(config.policy.path or "missing").is_dir():
+        got = f"policy.path={config.policy.path!r}, which is no directory"
+        remedy = "give a config.json with --arch; configs/arch/ has those of Qwen2.5-VL 3B and 7B"
+        raise UserError("--arch", expected="an architecture", got=got, remedy=remedy)
+    return read_arch(Path(resolve_start(config.policy.path).base))
+
+
+def plan_before_training(config: RunConfig) -> None:
+    """Say in one line whether the run fits the devices at hand; where their memory is not known (a CPU) say nothing.
+
+    Raises:
+        UserError: what is counted, not estimated, is more than a device has.
+    """
+    device = jax.local_devices()[0]
+    limit = (device.memory_stats() or {}).get("bytes_limit")
+    if limit is None:
+        return
+    at_hand = Device(device.device_kind, limit, math.nan, math.nan, jax_share=1.0)
+    plan = make_plan(config, read_arch(Path(recorded_start(config).base)), at_hand, jax.device_count())
+    if is_first():
+        print(f"plan: {verdict(plan)}", file=sys.stderr)
+    counted = max(peaks([buffer for buffer in plan.buffers if not buffer.temporary]).values())
+    if counted > limit:
+        remedy = f"set {' '.join(plan.remedy)}" if plan.remedy else "use more or larger devices"
+        got = f"{counted / 1e9:.1f} GB for weights, optimiser and gradients alone"
+        raise UserError("memory", expected=f"at most {limit / 1e9:.1f} GB per {device.device_kind}", got=got, remedy=remedy)

@@ -1,0 +1,66 @@
+"""What a compiler says of the programs: memory, FLOPs and its text, on real devices, fake ones or a TPU topology."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import jax
+from jax.errors import JaxRuntimeError
+from jax.experimental import topologies
+
+from segr1_jax.errors import UserError
+from segr1_jax.plan.programs import Program
+
+OUT_OF_MEMORY = "RESOURCE_EXHAUSTED"
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """Bytes on one device beside arguments and results, results that reuse no argument, the compiler's FLOPs (every loop body
+    counted once), seconds to compile, and the text; or `fault`, why the compiler gave up."""
+
+    name: str
+    temporaries: float = 0.0
+    results: float = 0.0
+    flops: float = 0.0
+    seconds: float = 0.0
+    text: str = ""
+    fault: str = ""
+
+
+def compile_program(program: Program) -> Compiled:
+    """Lower and compile. A program that exceeds the device's memory comes back with its fault; any other error is raised."""
+    began = time.perf_counter()
+    try:
+        executable = program.function.lower(*program.arguments).compile()
+    except JaxRuntimeError as error:
+        if OUT_OF_MEMORY not in str(error):
+            raise
+        fault = str(error).splitlines()[0]
+        return Compiled(program.name, temporaries=float("inf"), seconds=time.perf_counter() - began, fault=fault)
+    memory, cost = executable.memory_analysis(), executable.cost_analysis()
+    return Compiled(
+        program.name,
+        temporaries=memory.temp_size_in_bytes,
+        results=memory.output_size_in_bytes - memory.alias_size_in_bytes,
+        flops=cost.get("flops", 0.0),
+        seconds=time.perf_counter() - began,
+        text=executable.as_text(),
+    )
+
+
+def topology_devices(topology: str) -> Sequence[jax.Device]:
+    """The devices of a TPU topology such as v5e:8x8, none of which need exist.
+
+    Raises:
+        UserError: libtpu is not installed, or knows no such topology.
+    """
+    try:
+        return topologies.get_topology_desc(topology, "tpu").devices
+    except (JaxRuntimeError, RuntimeError, ModuleNotFoundError, ValueError) as error:
+        raise UserError(
+            "--topology",
+            expected="a TPU topology such as v5e:8x8, and its compiler",
+            got=f"{topology!r}: {' '.join(str(error).split())[:200]}",
+            remedy="pip install 'segr1-jax[tpu]' brings libtpu; it compiles on a machine without a TPU",
+        ) from error

@@ -1,0 +1,52 @@
+"""Does a run fit, and if not, which knob would make it: found by planning again with it."""
+
+import itertools
+from collections.abc import Callable, Iterator
+
+from segr1_jax.errors import UserError
+from segr1_jax.policy.arch import PolicyArch
+from segr1_jax.train.config import RunConfig
+from segr1_jax.train.load_config import override
+from segr1_jax.train.mesh import mesh_shape
+
+MIN_CHUNK = 16
+LORA_RANK = 64
+
+
+def changes(config: RunConfig, arch: PolicyArch, devices: int) -> Iterator[list[str]]:
+    """Knobs that need less memory, those first that cost least and leave the result as it is."""
+    data, fsdp, tensor = mesh_shape(config.mesh, devices)
+    if data > 1:
+        yield ["mesh.data=1", "mesh.fsdp=-1"]
+    if not config.policy.remat:
+        yield ["policy.remat=true"]
+    if config.policy.head_chunk > MIN_CHUNK:
+        yield [f"policy.head_chunk={MIN_CHUNK}"]
+    rows = config.batch // (data * fsdp)
+    parts = [count for count in range(config.micro_batches + 1, rows + 1) if rows % count == 0]
+    yield from ([f"micro_batches={count}"] for count in sorted({*parts[:1], *parts[-1:]}))
+    if config.eval_batch > data * fsdp:
+        yield [f"eval_batch={data * fsdp}"]
+    if config.reward.share_of_jax and config.reward.gpu_memory > 0.1:
+        yield ["reward.gpu_memory=0.1"]
+    for size in (2, 4, 8):
+        if size > tensor and devices % size == arch.text.kv_heads % size == 0:
+            yield [f"mesh.tensor={size}", "mesh.data=1", "mesh.fsdp=-1"]
+    if config.policy.tower == "trained":
+        yield ["policy.tower=frozen"]
+    if not config.policy.lora.rank:
+        yield ["policy.tower=frozen", f"policy.lora.rank={LORA_RANK}"]
+
+
+def find_fit(config: RunConfig, arch: PolicyArch, devices: int, fits: Callable[[RunConfig], bool]) -> list[str] | None:
+    """The first change that makes the run fit: one knob alone, else the first few of them together; None where nothing does."""
+    known = list(changes(config, arch, devices))
+    together = [list(itertools.chain(*known[: count + 1])) for count in range(1, len(known))]
+    return next((change for change in [*known, *together] if _try(config, change, fits)), None)
+
+
+def _try(config: RunConfig, change: list[str], fits: Callable[[RunConfig], bool]) -> bool:
+    try:
+        return fits(override(config, change))
+    except UserError:  # a change that breaks another rule of the configuration is no remedy
+        return False

@@ -1,0 +1,88 @@
+"""Tokens, FLOPs and expected seconds of one training step, per device.
+
+The model is design's: a phase lasts as long as its arithmetic or its memory traffic, whichever is slower, at a usual share of the data
+sheet's figures. Communication, input and idle time are not in it: a measured step is longer.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import PurePath
+
+from segr1_jax.plan.buffers import parts, shard_bytes
+from segr1_jax.plan.devices import DEVICES, Device
+from segr1_jax.plan.programs import Programs
+from segr1_jax.policy.params import TOWER
+
+MATMUL_SHARE = 0.38  # of the peak FLOP/s that large matrix products reach: 380 of an H100's 989 TFLOP/s
+BANDWIDTH_SHARE = 0.9  # of the peak bandwidth that streaming weights reaches: 3.0 of an H100's 3.35 TB/s
+OPTIMIZER_PASSES = 7  # AdamW reads weight, gradient and two moments, and writes weight and moments
+
+# Frames per second on one A100 in the table of the sam2 package's README (v2.1, compiled); each also holds memory attention.
+SAM2_FPS = {"sam2.1_hiera_t": 91.2, "sam2.1_hiera_s": 84.8, "sam2.1_hiera_b+": 64.1, "sam2.1_hiera_l": 39.5}
+DECODE_FRAMES = 0.2  # a mask decode in frames: an assumption, for it is bound by launches and nothing publishes it
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One phase of a step on one device: FLOPs, bytes moved, seconds (None: not known)."""
+
+    name: str
+    flops: float
+    bytes: float
+    seconds: float | None
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """What one step reads and writes over all devices, prompts and completions at their caps."""
+
+    prompts: int
+    completions: int
+    patches: int
+
+
+def tokens_per_step(programs: Programs) -> Tokens:
+    config = programs.config
+    windows, slots = programs.pixels(config.batch).images.mask.shape[1:]
+    group = config.rollout.group if config.stage == "grpo" else 1
+    return Tokens(config.batch * config.prompt.max_tokens, config.batch * group * config.rollout.max_tokens, config.batch * windows * slots)
+
+
+def phases(programs: Programs, device: Device, once: Mapping[str, float], whole: Mapping[str, float]) -> list[Phase]:
+    """The phases of a step. `once`, `whole`: FLOPs of each program with no turn of the decoding loop, and with all."""
+    config = programs.config
+    optimiser = OPTIMIZER_PASSES * shard_bytes(programs.state.params)
+    gradient = whole["gradient"] * config.micro_batches
+    work = {"tower": (whole.get("features", 0.0), 0.0)}
+    if config.stage == "grpo":
+        read = config.rollout.max_tokens * decode_bytes(programs)
+        work |= {
+            "prefill": (once["sample"], 0.0),
+            "decode": (whole["sample"] - once["sample"], read),
+            "reference": (whole.get("reference_logprobs", 0.0), 0.0),
+        }
+    work |= {"update": (gradient, 0.0), "optimiser": (0.0, optimiser)}
+    timed = [Phase(name, flops, moved, _seconds(device, flops, moved)) for name, (flops, moved) in work.items() if flops or moved]
+    return timed + ([Phase("SAM2", 0.0, 0.0, sam2_seconds(programs, device))] if config.stage == "grpo" else [])
+
+
+def decode_bytes(programs: Programs) -> float:
+    """Bytes that decoding one token of every completion reads: language model, prefix K/V, and own K/V at half length."""
+    tied = programs.arch.text.tied_head
+    read = {name: x for name, x in programs.rollout_copy.items() if not name.startswith(TOWER) and (name != "embed" or tied)}
+    caches = parts(programs)
+    return shard_bytes(read) + caches["prefix K/V"] + caches["own K/V"] / 2
+
+
+def sam2_seconds(programs: Programs, device: Device) -> float | None:
+    """Seconds of SAM2 for one step on its GPUs, none of it hidden behind other phases; None where it runs elsewhere or is another."""
+    reward, config = programs.config.reward, programs.config
+    speed = SAM2_FPS.get(PurePath(reward.sam2_config).stem)
+    if speed is None or not reward.device.startswith("cuda"):
+        return None
+    frames = config.batch * (1 + DECODE_FRAMES * config.rollout.group)
+    return frames / (speed * device.flops / DEVICES["a100"].flops * reward.sidecars)
+
+
+def _seconds(device: Device, flops: float, moved: float) -> float:
+    return max(flops / (device.flops * MATMUL_SHARE), moved / (device.bandwidth * BANDWIDTH_SHARE))

@@ -1,0 +1,85 @@
+"""A plan as markdown, as one line, and as JSON."""
+
+import dataclasses
+import json
+
+from segr1_jax.plan.phases import BANDWIDTH_SHARE, MATMUL_SHARE
+from segr1_jax.plan.plan import Plan
+
+GB = 1e9
+
+
+def verdict(plan: Plan) -> str:
+    """Fits or not, in one line."""
+    peak = f"{plan.peak[plan.highest] / GB:.1f} GB at the peak ({plan.highest}) of {plan.budget / GB:.1f} GB that JAX may use"
+    mesh = " x ".join(str(size) for size in plan.mesh)
+    if plan.fits:
+        return f"fits on {plan.device}, mesh {mesh}: {peak}"
+    remedy = f"would fit with {' '.join(plan.remedy)}" if plan.remedy else "no single knob was found that makes it fit"
+    return f"does not fit on {plan.device}, mesh {mesh}: {peak}; {remedy}"
+
+
+def markdown(plan: Plan) -> str:
+    """Verdict, buffers, moments, phases, and the compiler's figures where there are some."""
+    parts = [f"**{verdict(plan)}**", _buffers(plan), _moments(plan), _phases(plan)]
+    if plan.compiled:
+        parts += [_compiled(plan), _faults(plan)]
+    return "\n\n".join(parts)
+
+
+def to_json(plan: Plan) -> str:
+    """Every figure of the plan (bytes, FLOPs, seconds per device), without the compiled text."""
+    record = dataclasses.asdict(plan) | {"fits": plan.fits, "highest": plan.highest}
+    for each in record["compiled"]:
+        del each["text"]
+    return json.dumps(record, indent=1) + "\n"
+
+
+def _buffers(plan: Plan) -> str:
+    rows = [
+        (f"{buffer.name}{' (estimate)' if buffer.temporary and not plan.compiled else ''}", _gb(buffer.bytes), _when(buffer.moments))
+        for buffer in plan.buffers
+    ]
+    kept = [(f"kept for {name}", _gb(size), "always") for name, size in plan.reserved.items()]
+    return _table(("buffer", "GB per device", "there during"), rows + kept)
+
+
+def _moments(plan: Plan) -> str:
+    return _table(("moment", "GB per device", "of budget"), [(k, _gb(v), f"{v / plan.budget:.0%}") for k, v in plan.peak.items()])
+
+
+def _phases(plan: Plan) -> str:
+    rows = [(p.name, f"{p.flops / 1e12:.2f}", "-" if p.seconds is None else f"{p.seconds:.2f}") for p in plan.phases]
+    known = sum(p.seconds or 0.0 for p in plan.phases)
+    tokens = plan.tokens
+    note = (
+        f"{tokens.prompts:,} prompt tokens, {tokens.completions:,} completion tokens and {tokens.patches:,} patches a step at their caps; "
+        f"seconds at {MATMUL_SHARE:.0%} of the FLOP/s and {BANDWIDTH_SHARE:.0%} of the bandwidth of the data sheet, communication left out."
+    )
+    return f"{_table(('phase', 'TFLOP per device', 'seconds'), [*rows, ('sum', '', f'{known:.2f}')])}\n\n{note}"
+
+
+def _compiled(plan: Plan) -> str:
+    rows = [
+        (c.name, _gb(c.temporaries), _gb(c.results), f"{c.flops / 1e12:.3f}", f"{c.seconds:.0f}", c.fault or "ok") for c in plan.compiled
+    ]
+    return _table(("compiled program", "temporaries GB", "new results GB", "TFLOP (a loop body once)", "compile s", ""), rows)
+
+
+def _faults(plan: Plan) -> str:
+    if not plan.faults:
+        return "Weights are gathered where they should: none inside the decoding loop, one layer at a time in the update."
+    return "\n".join(f"- {fault}" for fault in plan.faults)
+
+
+def _when(moments: tuple[str, ...]) -> str:
+    return ", ".join(moments) or "-"
+
+
+def _gb(size: float) -> str:
+    return f"{size / GB:.2f}"
+
+
+def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+    lines = ["| " + " | ".join(head) + " |", "|---|" + "---:|" * (len(head) - 1)]
+    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])

@@ -1,0 +1,143 @@
+"""Whole plans of a small architecture: what fits, which knob is found, seconds by hand, and the command."""
+
+import json
+import math
+
+import pytest
+from jax.sharding import AbstractMesh
+from plan.tiny_arch import CONFIG, OVERRIDES
+
+from segr1_jax.cli import main
+from segr1_jax.errors import UserError
+from segr1_jax.plan.command import plan_before_training
+from segr1_jax.plan.compiled import topology_devices
+from segr1_jax.plan.devices import Device, device_named
+from segr1_jax.plan.fit import changes, find_fit
+from segr1_jax.plan.phases import BANDWIDTH_SHARE, MATMUL_SHARE, decode_bytes
+from segr1_jax.plan.plan import make_plan
+from segr1_jax.plan.programs import Programs
+from segr1_jax.policy.arch import arch_from_config
+from segr1_jax.train.config import RunConfig
+from segr1_jax.train.load_config import override
+from segr1_jax.train.mesh import AXES, AXIS_TYPES
+
+ARCH = arch_from_config(CONFIG)
+ONE_DEVICE = AbstractMesh((1, 1, 1), AXES, axis_types=AXIS_TYPES)
+ONE = ("mesh.data=1", "mesh.fsdp=1", "mesh.tensor=1")
+
+
+def config(*overrides: str) -> RunConfig:
+    return override(RunConfig(), [*OVERRIDES, *overrides])
+
+
+def device(memory: float) -> Device:
+    return Device("small", memory, flops=1e9, bandwidth=1e6, jax_share=1.0)
+
+
+@pytest.fixture(scope="module")
+def roomy():
+    return make_plan(config(*ONE), ARCH, device(1e12), 1)
+
+
+def test_what_does_not_fit_fits_with_the_knob_that_is_named(roomy):
+    assert roomy.fits
+    assert roomy.remedy is None
+    small = device(0.97 * roomy.peak[roomy.highest])
+    tight = make_plan(config(*ONE), ARCH, small, 1)
+    assert not tight.fits
+    assert make_plan(config(*ONE, *tight.remedy), ARCH, small, 1, remedy=False).fits
+
+
+def test_one_knob_alone_is_tried_before_several_together():
+    known = list(changes(config(*ONE), ARCH, 1))
+    assert known[:3] == [["micro_batches=2"], ["micro_batches=8"], ["eval_batch=1"]]  # remat is on, the chunk small already
+    assert find_fit(config(*ONE), ARCH, 1, lambda other: other.eval_batch == 1) == ["eval_batch=1"]
+    both = find_fit(config(*ONE), ARCH, 1, lambda other: other.eval_batch == 1 and other.micro_batches > 1)
+    assert both == ["micro_batches=2", "micro_batches=8", "eval_batch=1"]
+    assert find_fit(config(*ONE), ARCH, 1, lambda other: False) is None
+
+
+def test_seconds_by_hand(roomy):
+    phases = {phase.name: phase for phase in roomy.phases}
+    update = phases["update"]
+    assert update.seconds == pytest.approx(update.flops / (1e9 * MATMUL_SHARE))
+    read = 12 * decode_bytes(Programs(config(*ONE), ARCH, ONE_DEVICE))
+    assert phases["decode"].seconds == pytest.approx(max(read / (1e6 * BANDWIDTH_SHARE), phases["decode"].flops / (1e9 * MATMUL_SHARE)))
+    assert phases["SAM2"].seconds is None  # the nano SAM2 on a CPU is in no table
+
+
+def test_decoding_reads_the_language_model_and_its_caches():
+    """Two bytes for each weight but the tower's (the tied head is the embedding), the prefix, and half of the longest completion."""
+    text = ARCH.text
+    layer = 64 * (64 + 32 + 32) + (64 + 32 + 32) + 64 * 64 + 3 * 64 * 96 + 2 * 64
+    weights = 512 * 64 + text.layers * layer + 64
+    caches = 8 * 40 * 896 + 8 * 2 * 12 * 896 / 2  # 7 layers x (k, v) x 2 heads x 16 x 2 bytes = 896 a token
+    assert decode_bytes(Programs(config(*ONE), ARCH, ONE_DEVICE)) == 2 * weights + caches
+
+
+def test_an_sft_plan_has_no_rollout():
+    plan = make_plan(config(*ONE, "stage=sft"), ARCH, device(1e12), 1)
+    assert {phase.name for phase in plan.phases} == {"update", "optimiser"}
+    assert "reference" not in {buffer.name for buffer in plan.buffers}
+
+
+def test_a_batch_that_the_devices_cannot_share_is_refused():
+    with pytest.raises(UserError, match="make batch a multiple of 16"):
+        make_plan(config("mesh.data=1", "mesh.fsdp=-1", "mesh.tensor=1"), ARCH, device(1e12), 16)
+
+
+def test_an_unknown_device_is_refused():
+    with pytest.raises(UserError, match="one of a100, h100, h200, v5e, v5p"):
+        device_named("b9000")
+
+
+def test_a_topology_without_its_compiler_is_refused(monkeypatch):
+    monkeypatch.setattr("jax.experimental.topologies.get_topology_desc", _no_libtpu)
+    with pytest.raises(UserError, match=r"segr1-jax\[tpu\]"):
+        topology_devices("v5e:8x8")
+
+
+def test_the_command_writes_every_figure(tmp_path, capsys):
+    (tmp_path / "config.json").write_text(json.dumps(CONFIG))
+    (tmp_path / "run.yaml").write_text("steps: 4\n")
+    arguments = ["plan", str(tmp_path / "run.yaml"), *OVERRIDES, "--arch", str(tmp_path / "config.json")]
+    assert main([*arguments, "--devices", "8", "--json", str(tmp_path / "plan.json")]) == 0
+    record = json.loads((tmp_path / "plan.json").read_text())
+    assert record["fits"]
+    assert record["mesh"] == [2, 2, 2]
+    assert math.isclose(record["peak"]["start"], sum(b["bytes"] for b in record["buffers"] if "start" in b["moments"]))
+    shown = capsys.readouterr().out
+    assert "fits on h100, mesh 2 x 2 x 2" in shown
+    assert "master weights" in shown
+
+
+class SmallDevice:
+    """A device that says how much memory it has."""
+
+    device_kind = "small"
+
+    def __init__(self, limit: int | None):
+        self.limit = limit
+
+    def memory_stats(self) -> dict[str, int] | None:
+        return self.limit and {"bytes_limit": self.limit}
+
+
+@pytest.mark.parametrize(("limit", "said"), [(None, ""), (10**9, "plan: fits on small")])
+def test_training_says_whether_it_fits(tmp_path, capsys, monkeypatch, limit, said):
+    (tmp_path / "config.json").write_text(json.dumps(CONFIG))
+    monkeypatch.setattr("jax.local_devices", lambda: [SmallDevice(limit)])
+    plan_before_training(config(f"policy.path={tmp_path}", f"run_dir={tmp_path / 'run'}"))
+    assert said in capsys.readouterr().err
+
+
+def test_training_that_surely_does_not_fit_ends_before_weights_are_read(tmp_path, monkeypatch):
+    (tmp_path / "config.json").write_text(json.dumps(CONFIG))
+    monkeypatch.setattr("jax.local_devices", lambda: [SmallDevice(10**5)])
+    monkeypatch.setattr("segr1_jax.plan.plan.find_fit", lambda *_: None)
+    with pytest.raises(UserError, match="use more or larger devices"):
+        plan_before_training(config(f"policy.path={tmp_path}", f"run_dir={tmp_path / 'run'}"))
+
+
+def _no_libtpu(*_):
+    raise RuntimeError("Unable to find libtpu.so")
