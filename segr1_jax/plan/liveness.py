@@ -46,7 +46,8 @@ class Node:
 
 def temporary_bytes(jaxpr: Jaxpr, size: Size) -> float:
     """Largest sum of temporaries alive at one time; arguments and results belong to the caller and are not counted."""
-    nodes, _, results = flatten(jaxpr)
+    nodes, _, named = flatten(jaxpr)
+    results = [value for value in named if value is not None]
     buffers = _buffers(nodes, results)
     owned = set().union(*(buffers.get(value, frozenset()) for value in results))
     last_use: dict[Value, int] = {}
@@ -115,8 +116,8 @@ def _aliases(node: Node, below: list[frozenset[Value]]) -> dict[int, frozenset[V
     return {}
 
 
-def flatten(jaxpr: Jaxpr, arguments: Sequence[Value | None] | None = None) -> tuple[list[Node], list[Value], list[Value]]:
-    """(nodes, arguments, results) of `jaxpr` with every plain call inlined; loops and conditionals stay whole."""
+def flatten(jaxpr: Jaxpr, arguments: Sequence[Value | None] | None = None) -> tuple[list[Node], list[Value], list[Value | None]]:
+    """(nodes, arguments, results) of `jaxpr` with every plain call inlined; loops and conditionals stay whole. A literal is None."""
     values: dict[Any, Value | None] = {}
     for var in jaxpr.constvars:
         values[var] = Value(var.aval.shape, var.aval.dtype)
@@ -136,7 +137,7 @@ def flatten(jaxpr: Jaxpr, arguments: Sequence[Value | None] | None = None) -> tu
         values |= {var: Value(getattr(var.aval, "shape", ()), getattr(var.aval, "dtype", None)) for var in eqn.outvars}
         operands = tuple(value for value in read(eqn.invars) if value is not None)
         nodes.append(Node(eqn.primitive.name, operands, tuple(values[var] for var in eqn.outvars), eqn))
-    return nodes, [values[var] for var in jaxpr.invars], [value for value in read(jaxpr.outvars) if value is not None]
+    return nodes, [values[var] for var in jaxpr.invars], read(jaxpr.outvars)
 
 
 def plain_size(shape: tuple[int, ...], dtype: Any) -> float:

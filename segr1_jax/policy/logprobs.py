@@ -40,13 +40,27 @@ def score_tokens(
     temperature: float = 1.0,
     chunk: int = 64,
 ) -> TokenScores:
-    """Log-probability and entropy of every completion token given its prompt; 0 where `mask_BGT` is False.
+    """Log-probability and entropy of every completion token given its prompt; 0 where `mask_BGT` is False."""
+    states_BGTD = model.predict_states(prompts, tokens_BGT, mask_BGT)
+    banned = model.arch.never_sampled
+    return score_states(states_BGTD, model.head_kernel(), tokens_BGT, mask_BGT, banned=banned, temperature=temperature, chunk=chunk)
+
+
+def score_states(
+    states_BGTD: Float[Array, "B G T D"],
+    kernel_DV: Float[Array, "D V"],
+    tokens_BGT: Int[Array, "B G T"],
+    mask_BGT: Bool[Array, "B G T"],
+    *,
+    banned: Sequence[int],
+    temperature: float,
+    chunk: int,
+) -> TokenScores:
+    """The same from the states that predict each token.
 
     The vocabulary projection runs over `chunk` completion positions at a time, one chunk after the other, and is recomputed in the
     backward pass, so no [B, G, T, V] array ever exists.
     """
-    states_BGTD = model.predict_states(prompts, tokens_BGT, mask_BGT)
-    kernel_DV, banned = model.head_kernel(), model.arch.never_sampled
 
     @jax.checkpoint
     def head(states, tokens):

@@ -76,6 +76,7 @@ def test_decoding_with_sharded_weights_is_found_out(programs):
     assert any("layers.mlp" in fault for fault in gather_faults(programs, "sample", text))
 
 
+@pytest.mark.slow
 def test_an_update_gathers_a_layer_at_a_time_and_never_the_batch(programs):
     text = compile_program(programs.gradient).text
     gathers, sizes = all_gathers(text), gathered_sizes(programs)

@@ -1,0 +1,160 @@
+"""What sharing a group's prefix saves in the update, and what chunks save in the vocabulary projection.
+
+    .venv/bin/python launch/bench_shared_prefix.py [--rounds 2]
+
+One gradient step of a random policy (8k vocabulary, 90 M weights in tower and layers, 756 x 756 image = 729 image tokens) on a group of 8
+answers of 128 tokens: the shared prefix, `[1, 8, 128]`, against the same function called with `[8, 1, 128]`, prompt and image eight times.
+The two take turns; printed are medians, FLOPs and the distance of their gradients. Then the loss alone, from hidden states of 8 x 128
+tokens to their gradient at a vocabulary of 152k: temporary memory in chunks against full logits, as compiled (nothing is run).
+"""
+
+import argparse
+import statistics
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from segr1_jax.plan.flops import matmul_flops
+from segr1_jax.policy.arch import PolicyArch, TextArch, VisionArch
+from segr1_jax.policy.inputs import stack_prompts
+from segr1_jax.policy.logprobs import score_states, score_tokens
+from segr1_jax.policy.model import PromptBatch
+from segr1_jax.policy.params import Params, Policy
+from segr1_jax.prompt.positions import mrope_positions
+from segr1_jax.prompt.vision import VisionSettings
+from segr1_jax.prompt.windows import join_windows
+from segr1_jax.types import Frame, Prompt
+
+IMAGE = 8000  # token ids: of an image slot, and those around it
+GROUP, COMPLETION, TEXT, SIDE = 8, 128, 60, 756
+VISION = VisionSettings(patch=14, temporal_patch=2, merge=2, window=112, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
+HIDDEN, VOCABULARY = 2048, 151936  # of the loss alone: the 3B model's
+
+
+def make_policy() -> Policy:
+    vision = VisionArch(
+        depth=12,
+        hidden=512,
+        intermediate=1368,
+        heads=8,
+        out_hidden=512,
+        in_channels=3,
+        patch=VISION.patch,
+        temporal_patch=VISION.temporal_patch,
+        merge=VISION.merge,
+        window=VISION.window,
+        full_layers=(3, 7, 11),
+    )
+    text = TextArch(
+        layers=16,
+        hidden=512,
+        intermediate=1408,
+        heads=8,
+        kv_heads=2,
+        head_dim=64,
+        vocab=8192,
+        rope_theta=1e6,
+        mrope_section=(8, 12, 12),
+        norm_eps=1e-6,
+        tied_head=True,
+    )
+    return Policy(PolicyArch(vision, text, IMAGE, IMAGE + 1, IMAGE + 2, IMAGE + 3, IMAGE + 4), remat=True)
+
+
+def make_prompt(rng: np.random.Generator) -> PromptBatch:
+    """A noise image between random text."""
+    image = rng.integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8)
+    slots = [IMAGE] * VISION.image_tokens(SIDE, SIDE)
+    tokens = np.array([*rng.integers(0, IMAGE, TEXT // 2), *slots, *rng.integers(0, IMAGE, TEXT // 2)], np.int32)
+    grid = SIDE // VISION.unit
+    positions, next_position = mrope_positions(tokens, [(grid, grid)], IMAGE)
+    windows = join_windows([image], VISION)
+    image_index = np.full(len(tokens), -1, np.int32)
+    image_index[tokens == IMAGE] = windows.unit_row
+    prompt = Prompt(
+        example_id=0,
+        token_ids=tokens,
+        positions=positions,
+        next_position=next_position,
+        image_index=image_index,
+        patches=windows.patches,
+        patch_positions=windows.patch_positions,
+        patch_mask=windows.patch_mask,
+        window_image=windows.window_image,
+        model_frame=Frame(SIDE, SIDE),
+        native_frame=Frame(SIDE, SIDE),
+    )
+    return jax.tree.map(jnp.asarray, stack_prompts([prompt], len(tokens)))
+
+
+def gradient_of(policy: Policy):
+    def loss(params: Params, prompts: PromptBatch, tokens):
+        return score_tokens(policy.bind(params), prompts, tokens, jnp.ones(tokens.shape, bool), chunk=16).logprobs.mean()
+
+    return jax.jit(jax.grad(loss))
+
+
+def compare_updates(rounds: int) -> None:
+    """Time, FLOPs and gradients of the shared against the repeated prefix."""
+    rng, policy = np.random.default_rng(0), make_policy()
+    params, prompts, gradient = policy.init(0), make_prompt(rng), gradient_of(policy)
+    tokens = jnp.asarray(rng.integers(0, IMAGE, (1, GROUP, COMPLETION)), jnp.int32)
+    repeated = jax.tree.map(lambda x: jnp.repeat(x, GROUP, axis=0), prompts)
+    calls = {"shared": (params, prompts, tokens), "repeated": (params, repeated, tokens.reshape(GROUP, 1, COMPLETION))}
+    seconds, gradients = {name: [] for name in calls}, {}
+    for _ in range(rounds + 1):  # the first compiles
+        for name, arguments in calls.items():
+            began = time.perf_counter()
+            gradients[name] = jax.block_until_ready(gradient(*arguments))
+            seconds[name].append(time.perf_counter() - began)
+    full = len(policy.arch.vision.full_layers) / policy.arch.vision.depth
+    flops = {name: matmul_flops(gradient.trace(*call).jaxpr.jaxpr, trips=1, true_share=full) for name, call in calls.items()}
+    took = {name: statistics.median(times[1:]) for name, times in seconds.items()}
+    body = sum(x.size for name, x in params.items() if name != "embed")
+    print(f"{body / 1e6:.0f} M weights in tower and layers, {VISION.image_tokens(SIDE, SIDE)} image tokens")
+    for name in calls:
+        print(f"{name:<9} {took[name]:7.2f} s  {flops[name] / 1e12:6.2f} TFLOP")
+    print(f"shared: {took['repeated'] / took['shared']:.2f} times faster, {flops['repeated'] / flops['shared']:.2f} times fewer FLOPs")
+    print(
+        f"largest relative distance of a gradient: {max(map(_distance, gradients['shared'].values(), gradients['repeated'].values())):.1e}"
+    )
+
+
+def _distance(a: jax.Array, b: jax.Array) -> float:
+    return float(jnp.linalg.norm(a - b) / jnp.linalg.norm(b))
+
+
+def compare_losses() -> None:
+    """Temporary memory of the loss alone, in chunks of 16 positions and with all logits at once."""
+    for name, argnums in (("states", 0), ("states and projection", (0, 1))):
+        chunks, full = (_loss_memory(chunk, argnums) / 1e6 for chunk in (16, COMPLETION))
+        print(f"loss, gradient of {name}: {chunks:.0f} MB in chunks, {full:.0f} MB with full logits: {full / chunks:.1f} times less")
+    print(f"(of the projection's, {HIDDEN * VOCABULARY * 4 / 1e6:.0f} MB are one chunk's share of that gradient itself)")
+
+
+def _loss_memory(chunk: int, argnums: int | tuple[int, ...]) -> int:
+    def loss(states, kernel, tokens):
+        mask = jnp.ones(tokens.shape, bool)
+        return score_states(states, kernel, tokens, mask, banned=(IMAGE,), temperature=1.0, chunk=chunk).logprobs.mean()
+
+    shape = (1, GROUP, COMPLETION)
+    arguments = (
+        jax.ShapeDtypeStruct((*shape, HIDDEN), jnp.float32),
+        jax.ShapeDtypeStruct((HIDDEN, VOCABULARY), jnp.float32),
+        jax.ShapeDtypeStruct(shape, jnp.int32),
+    )
+    return jax.jit(jax.grad(loss, argnums)).lower(*arguments).compile().memory_analysis().temp_size_in_bytes
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=2)
+    options = parser.parse_args()
+    compare_losses()
+    compare_updates(options.rounds)
+
+
+if __name__ == "__main__":
+    main()
