@@ -9,8 +9,12 @@ from segr1_jax.policy.sharding import ROLLOUT_RULES
 
 
 def gather_faults(programs: Programs, program: str, text: str) -> list[str]:
-    """What breaks the rules in one compiled program: no weights gathered while decoding, none but one layer at a time in the update."""
-    rules = {"sample": weight_gathers_in_loops, "answer": weight_gathers_in_loops, "gradient": stack_gathers}
+    """What breaks the rules in one compiled program: no weights gathered while decoding, none but one layer at a time in the update.
+
+    With rollout.weights=sharded gathering while decoding is what was asked for.
+    """
+    decoding = {"sample": weight_gathers_in_loops, "answer": weight_gathers_in_loops}
+    rules = {"gradient": stack_gathers} | (decoding if programs.config.rollout.weights == "gathered" else {})
     if program not in rules or not text:
         return []
     sizes = gathered_sizes(programs)

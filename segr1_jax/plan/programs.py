@@ -18,7 +18,7 @@ from segr1_jax.grpo.loss import answer_loss, grpo_loss
 from segr1_jax.policy.arch import PolicyArch
 from segr1_jax.policy.inputs import stack_prompts
 from segr1_jax.policy.params import ADAPTER
-from segr1_jax.policy.sharding import ROLLOUT_RULES, TRAIN_RULES
+from segr1_jax.policy.sharding import TRAIN_RULES
 from segr1_jax.prompt.vision import VisionSettings
 from segr1_jax.prompt.windows import join_windows
 from segr1_jax.train.config import RunConfig
@@ -79,7 +79,7 @@ class Programs:
 
     @functools.cached_property
     def rollout_copy(self):
-        return self._weights(self.engine.policy.specs, self.engine.policy.dtype, ROLLOUT_RULES)
+        return self._weights(self.engine.policy.specs, self.engine.policy.dtype, self.engine.rollout_rules)
 
     def pixels(self, rows: int):
         """Prompts as the host makes them, images as patches."""

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from segr1_jax.knobs import knob, require_range
+from segr1_jax.knobs import knob, require_choice, require_range
 
 
 @dataclass(frozen=True)
@@ -11,10 +11,15 @@ class RolloutConfig:
 
     group: int = knob(8, "completions per prompt (G)")
     max_tokens: int = knob(400, "longest completion in tokens")
+    weights: str = knob(
+        "gathered",
+        "the copy decoding reads: gathered over fsdp once per rollout (fast), or sharded as in training (small; each token gathers it)",
+    )
     temperature: float = knob(1.0, "sampling temperature; training uses the same tempered distribution")
     refill: int = knob(0, "extra rollouts a step may make to replace groups of equal rewards by fresh prompts (DAPO); 0 = off")
 
     def __post_init__(self):
+        require_choice("rollout.weights", self.weights, ("gathered", "sharded"))
         require_range("rollout.group", self.group, 2)
         require_range("rollout.max_tokens", self.max_tokens, 1)
         require_range("rollout.temperature", self.temperature, 1e-3)

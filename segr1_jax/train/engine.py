@@ -17,7 +17,7 @@ from segr1_jax.policy.inputs import stack_prompts, window_bucket
 from segr1_jax.policy.logprobs import score_tokens
 from segr1_jax.policy.model import PromptBatch
 from segr1_jax.policy.params import ADAPTER, TOWER, Params, Policy, WeightSpec
-from segr1_jax.policy.sharding import ROLLOUT_RULES
+from segr1_jax.policy.sharding import ROLLOUT_RULES, TRAIN_RULES
 from segr1_jax.policy.vision import Features, Images
 from segr1_jax.prompt.build import PromptBuilder
 from segr1_jax.rollout.completions import to_completions
@@ -78,10 +78,15 @@ class Engine:
         """trained weights -> TrainState at step 0."""
         return jax.jit(functools.partial(init_state, optimizer=self.optimizer), out_shardings=self.state_shardings)
 
+    @property
+    def rollout_rules(self) -> dict[str, str]:
+        """How the weights of a rollout lie on the mesh."""
+        return ROLLOUT_RULES if self.config.rollout.weights == "gathered" else TRAIN_RULES
+
     @functools.cached_property
     def rollout_weights(self):
-        """All weights -> a copy in the compute dtype, gathered over fsdp, for one rollout."""
-        return jax.jit(self._cast, out_shardings=self.placement.weights(self.policy.specs, ROLLOUT_RULES))
+        """All weights -> a copy in the compute dtype, laid out for one rollout."""
+        return jax.jit(self._cast, out_shardings=self.placement.weights(self.policy.specs, self.rollout_rules))
 
     def reference_weights(self, initial: Params, frozen: Params) -> Params:
         """The reference policy: the weights that training began with, in the compute dtype, beside the frozen ones; no adapters."""

@@ -18,14 +18,20 @@ ROWS = ("positions", "ids", "tokens", "logprobs", "reference")
 
 
 def start(
-    directory: Path, out: Path, mesh: tuple[int, int, int], devices: int, micro_batches: int = 1, **environment: str
+    directory: Path,
+    out: Path,
+    mesh: tuple[int, int, int],
+    devices: int,
+    micro_batches: int = 1,
+    rollout_weights: str = "gathered",
+    **environment: str,
 ) -> subprocess.Popen:
     variables = os.environ | {
         "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
         "JAX_PLATFORMS": "cpu",
         "PYTHONPATH": str(ROOT),
     }
-    arguments = [str(directory), str(out), *map(str, mesh), str(micro_batches)]
+    arguments = [str(directory), str(out), *map(str, mesh), str(micro_batches), rollout_weights]
     return subprocess.Popen([sys.executable, str(WORKER), *arguments], env=variables | environment)
 
 
@@ -61,10 +67,19 @@ def assert_same(found: dict[str, np.ndarray], alone: dict[str, np.ndarray]) -> N
             assert error <= TOL_SIMPLE, (name, error)
 
 
-@pytest.mark.parametrize(("mesh", "micro_batches"), [((1, 8, 1), 1), ((2, 2, 2), 2)], ids=["fsdp8", "2x2x2"])
-def test_eight_devices_equal_one(mesh, micro_batches, alone, directory, tmp_path):
+@pytest.mark.parametrize(
+    ("mesh", "micro_batches", "rollout_weights"),
+    [
+        ((1, 8, 1), 1, "gathered"),
+        ((2, 2, 2), 2, "sharded"),
+        pytest.param((8, 1, 1), 1, "gathered", marks=pytest.mark.slow),
+        pytest.param((1, 4, 2), 2, "gathered", marks=pytest.mark.slow),
+    ],
+    ids=["fsdp8", "2x2x2", "data8", "1x4x2"],
+)
+def test_eight_devices_equal_one(mesh, micro_batches, rollout_weights, alone, directory, tmp_path):
     out = tmp_path / "eight.npz"
-    assert_same(result_of([start(directory, out, mesh, 8, micro_batches)], out), alone)
+    assert_same(result_of([start(directory, out, mesh, 8, micro_batches, rollout_weights)], out), alone)
 
 
 def test_micro_batches_equal_the_whole(alone, directory, tmp_path):
@@ -75,7 +90,7 @@ def test_micro_batches_equal_the_whole(alone, directory, tmp_path):
 def test_two_processes_of_four_equal_one_device(alone, directory, tmp_path, free_port):
     out, address = tmp_path / "two.npz", f"127.0.0.1:{free_port}"
     processes = [
-        start(directory, out, (1, 8, 1), 4, 1, JAX_COORDINATOR_ADDRESS=address, JAX_NUM_PROCESSES="2", JAX_PROCESS_ID=str(index))
+        start(directory, out, (1, 8, 1), 4, JAX_COORDINATOR_ADDRESS=address, JAX_NUM_PROCESSES="2", JAX_PROCESS_ID=str(index))
         for index in range(2)
     ]
     assert_same(result_of(processes, out), alone)

@@ -1,6 +1,6 @@
 """One GRPO rollout and update of the tiny policy on some mesh; run in one process or several, compared by test_sharding.py.
 
-python worker.py POLICY_DIR OUT.npz DATA FSDP TENSOR MICRO_BATCHES
+python worker.py POLICY_DIR OUT.npz DATA FSDP TENSOR MICRO_BATCHES gathered|sharded
 """
 
 import functools
@@ -31,22 +31,22 @@ from segr1_jax.update import TrainBatch
 GROUP, TOKENS, BATCH = 2, 12, 8
 
 
-def make_engine(directory: str, mesh: MeshConfig, micro_batches: int) -> Engine:
+def make_engine(directory: str, mesh: MeshConfig, micro_batches: int, weights: str) -> Engine:
     config = RunConfig(
         batch=BATCH,
         micro_batches=micro_batches,
         policy=PolicyConfig(path=directory, compute_dtype="float32", remat=False),
         prompt=PromptConfig(frame=84, max_tokens=48),
-        rollout=RolloutConfig(group=GROUP, max_tokens=TOKENS),
+        rollout=RolloutConfig(group=GROUP, max_tokens=TOKENS, weights=weights),
         mesh=mesh,
     )
     builder = PromptBuilder.from_directory(directory, config.prompt)
     return Engine(config, Placement(make_mesh(mesh)), Policy(read_arch(directory)), builder, optax.trace(decay=0.0))
 
 
-def run(directory: str, mesh: MeshConfig, micro_batches: int) -> dict[str, np.ndarray]:
+def run(directory: str, mesh: MeshConfig, micro_batches: int, weights: str) -> dict[str, np.ndarray]:
     """Data order, samples, loss and gradients (the state of an undecayed trace)."""
-    engine = make_engine(directory, mesh, micro_batches)
+    engine = make_engine(directory, mesh, micro_batches, weights)
     source = open_source(DataConfig(size=84, count=50))
     index, count = jax.process_index(), jax.process_count()
     samples = next(batches(source, engine.builder.build, seed=3, start_position=16, batch=BATCH, process=index, processes=count))
@@ -80,6 +80,6 @@ def _host(engine: Engine, tree):
 
 if __name__ == "__main__":
     join_processes()
-    results = run(sys.argv[1], MeshConfig(*map(int, sys.argv[3:6])), int(sys.argv[6]))
+    results = run(sys.argv[1], MeshConfig(*map(int, sys.argv[3:6])), int(sys.argv[6]), sys.argv[7])
     if jax.process_index() == 0:
         np.savez(sys.argv[2], **results)
