@@ -43,12 +43,13 @@ class PromptBuilder:
         """The frame in whose pixels answers about `example` speak: the fixed one, or the image's own."""
         return model_frame(example.frame, self.config, self.vision.unit, example.name)
 
-    def build(self, example: Example) -> Prompt:
-        """The prompt for `example`: its image in its frame, its sentence (or "all primary objects") in the task's wording.
+    def build(self, example: Example, task: str = "") -> Prompt:
+        """The prompt for `example`: its image in its frame, its sentence (or "all primary objects") in the wording of `task` (config's).
 
         Raises UserError as `compose` does.
         """
-        return self.compose(example.name, messages(self.config.task, example.instruction), [example.image], example_id=example.id)
+        conversation = messages(task or self.config.task, example.instruction)
+        return self.compose(example.name, conversation, [example.image], example_id=example.id)
 
     def compose(self, name: str, conversation: list[dict], images: Sequence[UInt8[np.ndarray, "_ _ 3"]], *, example_id: int = 0) -> Prompt:
         """The prompt for a conversation (messages as chat templates take them) about `images`, in the order of its image parts.

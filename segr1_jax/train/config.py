@@ -7,7 +7,7 @@ from segr1_jax.errors import UserError
 from segr1_jax.grpo.config import ObjectiveConfig
 from segr1_jax.knobs import knob, require_choice, require_range, section
 from segr1_jax.policy.config import LoraConfig
-from segr1_jax.prompt.config import PromptConfig
+from segr1_jax.prompt.config import TASKS, PromptConfig
 from segr1_jax.reward.config import RewardConfig
 from segr1_jax.rollout.config import RolloutConfig
 
@@ -92,12 +92,16 @@ class SftConfig:
 
     interior_points: int = knob(2, "foreground points per answer")
     exterior_points: int = knob(1, "background points per answer")
+    second_task: str = knob(
+        "", "every other sample is asked and answered in this prompt.task too (prerl: points alone), so that the policy knows both grammars"
+    )
     box_margin: float = knob(0.0, "boxes are wider than their object by this share of its width and height on every side; 0 = tight")
 
     def __post_init__(self):
         require_range("sft.interior_points", self.interior_points, 1, 32)
         require_range("sft.exterior_points", self.exterior_points, 0, 32)
         require_range("sft.box_margin", self.box_margin, 0, 1)
+        require_choice("sft.second_task", self.second_task, ("", *TASKS))
 
 
 @dataclass(frozen=True)

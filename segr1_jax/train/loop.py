@@ -32,7 +32,7 @@ from segr1_jax.train.mesh import max_over_processes
 from segr1_jax.train.refill import Group, fill, is_dead, stack
 from segr1_jax.train.run import Run
 from segr1_jax.train.step_guard import check_skips, keep_batch
-from segr1_jax.types import Completion, Example, Frame
+from segr1_jax.types import Completion, Example, Frame, Prompt
 from segr1_jax.update import Totals, TrainBatch
 
 _OnDevice = tuple[PromptBatch, Samples, jax.Array]  # prompts, their completions, reference log-probabilities
@@ -49,7 +49,7 @@ def run_sft(config: RunConfig) -> None:
         engine = run.engine
         gradient = engine.gradient(answer_loss)
         _first_evaluation(run, client)
-        for step, samples in run.steps(functools.partial(_target_tokens, run)):
+        for step, samples in run.steps(functools.partial(_lesson, run), functools.partial(_target_tokens, run)):
             with run.timer("answers"):
                 answers = answer_batch([sample.target for sample in samples], config.rollout.max_tokens)
                 prompts, _ = engine.put_prompts([sample.prompt for sample in samples])
@@ -187,10 +187,19 @@ def _update(run: Run, gradient, step: int, totals: Totals, on_device: _OnDevice,
     return metrics | {"sampler_gap": first["sampler_gap"]}
 
 
+def _sft_task(config: RunConfig, example: Example) -> str:
+    """In which wording this example is asked."""
+    return config.sft.second_task if config.sft.second_task and example.id % 2 else config.prompt.task
+
+
+def _lesson(run: Run, example: Example) -> Prompt:
+    return run.engine.builder.build(example, _sft_task(run.config, example))
+
+
 def _target_tokens(run: Run, example: Example) -> Int[np.ndarray, " T"]:
     """What the policy should answer to this example: what the set says, or else what its mask says."""
     config, builder = run.config, run.engine.builder
-    frame, task, sft = builder.frame_of(example), config.prompt.task, config.sft
+    frame, task, sft = builder.frame_of(example), _sft_task(config, example), config.sft
     if example.answer is not None:
         side = config.data.answer_side
         seen = Frame(side, side) if side else example.frame

@@ -35,7 +35,7 @@ from segr1_jax.train.progress import Progress
 from segr1_jax.train.rundir import RunDir, checkpoint_root, open_run_dir
 from segr1_jax.train.runtime import is_first, wait_for_all
 from segr1_jax.train.start import Start, record_start, recorded_start
-from segr1_jax.types import Example
+from segr1_jax.types import Example, Prompt
 
 SHOWN = ("reward", "iou", "format", "loss", "kl")
 
@@ -81,10 +81,13 @@ class Run:
         """All weights of the current step."""
         return self.frozen | self.state.params
 
-    def steps(self, target: Callable[[Example], Any] | None = None) -> Iterator[tuple[int, list[Sample]]]:
+    def steps(
+        self, build: Callable[[Example], Prompt] | None = None, target: Callable[[Example], Any] | None = None
+    ) -> Iterator[tuple[int, list[Sample]]]:
         """(step number from 1, this process's samples) until config.steps; each ends with `finish`.
 
-        `target` is computed ahead, with the prompt; a sample for which it raises UserError is skipped and counted.
+        Prompts (`build`, by default the builder's) and targets are made ahead; a sample for which one of them raises UserError is
+        skipped and counted.
         """
         config = self.config
         with Progress(config.stage, config.steps, self.first_step) as self._progress:
@@ -92,7 +95,7 @@ class Run:
                 return
             self._batches = batches(
                 self.source,
-                self.engine.builder.build,
+                build or self.engine.builder.build,
                 target=target,
                 seed=config.seed,
                 start_position=self.position,

@@ -27,6 +27,8 @@ def tokenizer(qwen_directory):
 @pytest.mark.parametrize("instruction", [None, "the red fish, left of the 2nd stone"])
 def test_tokens_equal_the_chat_template(task, instruction, tokenizer, vision, qwen_directory):
     prompt = PromptBuilder(tokenizer, vision, PromptConfig(task=task, frame=168)).build(example(instruction))
+    asked = PromptBuilder(tokenizer, vision, PromptConfig(frame=168)).build(example(instruction), task)
+    np.testing.assert_array_equal(asked.token_ids, prompt.token_ids)
     oracle = AutoTokenizer.from_pretrained(qwen_directory)
     text = oracle.apply_chat_template(messages(task, instruction), tokenize=False, add_generation_prompt=True)
     assert text == chat_text(messages(task, instruction), image_tokens=[1])

@@ -3,6 +3,7 @@
 import dataclasses
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -11,6 +12,8 @@ from segr1_jax.errors import UserError
 from segr1_jax.train.check_config import check, check_rules, require_fixed_frame
 from segr1_jax.train.config import RunConfig
 from segr1_jax.train.load_config import config_hash, describe, differing_fields, dump_config, flatten, load_config
+from segr1_jax.train.loop import _sft_task
+from segr1_jax.types import Example
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs").rglob("*.yaml"))
 PRINTABLE = st.text(st.characters(codec="utf-8", exclude_categories=["C", "Z"], exclude_characters="$"), max_size=20)
@@ -161,6 +164,12 @@ def test_every_shipped_config_builds_and_says_how_to_run_it(path):
     check_rules(config)
     head = "".join(line for line in path.read_text().splitlines(keepends=True) if line.startswith("#"))
     assert all(word in head for word in ("Command:", "Hardware:", "Time:", "Expected:")), "the head comment tells how to run it"
+
+
+def test_a_second_task_is_asked_of_every_other_sample(write):
+    config = load_config(write("sft: {second_task: prerl}"))
+    asked = [_sft_task(config, Example(id=index, name="", image=np.zeros((1, 1, 3), np.uint8), mask=None)) for index in range(4)]
+    assert asked == ["rl", "prerl", "rl", "prerl"]
 
 
 def test_training_and_exports_need_one_frame(write):
