@@ -80,6 +80,19 @@ def test_bad_samples_are_replaced_and_listed_without_moving_others():
     assert len(skipped) == 2
 
 
+def test_targets_are_made_ahead_and_may_refuse_a_sample():
+    def target(example):
+        if example.id == 2:
+            raise UserError("number-2", expected="a mask with a pixel", got="none", remedy="leave it out")
+        return example.id + 100
+
+    skipped = Skipped()
+    stream = batches(Numbers(), lambda example: None, target=target, seed=5, start_position=0, batch=SIZE, skipped=skipped)
+    samples = next(stream)
+    assert all(sample.target == sample.example.id + 100 != 102 for sample in samples)
+    assert list(skipped.reasons) == ["number-2"]
+
+
 def test_a_broken_set_ends_with_a_report():
     with pytest.raises(UserError, match=f"{MAX_ATTEMPTS} bad ones in a row"):
         read(Numbers(range(SIZE)), count=1)

@@ -72,6 +72,15 @@ def test_check_finds_bad_pairs_before_training(folder):
         check(open_source(config(folder)))
 
 
+def test_a_given_answer_stands_in_for_a_mask(folder):
+    source = open_source(manifest(folder, {"image": "images/a.jpg", "answer": "<think>a</think>"}, {"image": "images/b.jpg"}))
+    assert (source[0].answer, source[0].mask, source[1].answer) == ("<think>a</think>", None, None)
+    with pytest.raises(UserError, match=r"2 of 2.*images/a\.jpg: no mask"):
+        check(source)
+    with pytest.raises(UserError, match=r"1 of 2.*images/b\.jpg: no mask"):
+        check(source, answer_suffices=True)
+
+
 def test_without_masks_examples_serve_prediction(folder):
     shutil.rmtree(folder / "masks")
     assert open_source(DataConfig(kind="folder", images=str(folder / "images")))[0].mask is None
