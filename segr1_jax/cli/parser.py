@@ -21,8 +21,8 @@ The chain, each step reading what the one before wrote:
   segr1 eval configs/quickstart_grpo.yaml             the table of figures
   segr1 predict configs/quickstart_grpo.yaml          masks, overlays, JSON
   segr1 export configs/quickstart_grpo.yaml           a directory for transformers and vLLM
-`segr1 plan` tells before step 0 whether a run fits and how long a step takes; `segr1 profile` where its time goes; `segr1 score` gives the reward of answers that
-you have; `segr1 config` lists every key a configuration may set;
+`segr1 plan` tells before step 0 whether a run fits and how long a step takes, `segr1 profile` where its time goes; `segr1 score`
+gives the reward of answers that you have; `segr1 config` lists every key a configuration may set;
 `segr1 doctor` checks the machine."""
 
 

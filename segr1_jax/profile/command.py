@@ -1,5 +1,6 @@
 """What `segr1 profile` does: a short run of a configuration, looked at closely."""
 
+import contextlib
 import dataclasses
 import itertools
 from pathlib import Path
@@ -36,11 +37,9 @@ def profile_command(config: RunConfig, steps: int, peak_flops: float | None = No
         raise UserError("segr1 profile", expected="one process", got=str(jax.process_count()), remedy=remedy)
     traced = range(WARM_UP + 1, WARM_UP + 1 + steps)
     short = shortened(config, traced)
-    with Recorder(range(traced.stop, traced.stop + steps)) as recorder, observed_by(recorder):
-        try:
-            {"sft": run_sft, "grpo": run_grpo}[config.stage](short)
-        except ProfileEnded:
-            pass
+    timed_steps = range(traced.stop, traced.stop + steps)
+    with Recorder(timed_steps) as recorder, observed_by(recorder), contextlib.suppress(ProfileEnded):
+        {"sft": run_sft, "grpo": run_grpo}[config.stage](short)
     directory = RunDir(Path(short.run_dir))
     peak, peak_source = peak_at_hand(peak_flops)
     vision = read_arch(Path(recorded_start(short).base)).vision

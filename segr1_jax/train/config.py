@@ -107,9 +107,8 @@ class ProfileConfig:
     steps: list = knob([], "trace from the first to the last of these two steps, such as [10, 12]; empty = off")
 
     def __post_init__(self):
-        if self.steps and not (
-            len(self.steps) == 2 and all(type(step) is int for step in self.steps) and 1 <= self.steps[0] <= self.steps[1]
-        ):
+        whole = all(type(step) is int for step in self.steps)
+        if self.steps and not (whole and len(self.steps) == 2 and 1 <= self.steps[0] <= self.steps[1]):
             expected = "two step numbers [first, last], counted from 1, or []"
             raise UserError("profile.steps", expected=expected, got=str(self.steps), remedy="write for example profile.steps=[10,12]")
 

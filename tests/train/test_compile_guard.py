@@ -92,10 +92,9 @@ def test_compilations_of_a_checkpoint_are_no_faults(guard, mesh, tmp_path):
     listener = lambda event, *_, **details: seen.append(details["fun_name"]) if "backend_compile" in event else None  # noqa: E731
     jax.monitoring.register_event_duration_secs_listener(listener)
     guard.warm()
-    with Checkpoints(tmp_path / "checkpoints", keep=1) as checkpoints:
-        with guard.expecting():
-            checkpoints.save(state, 8, {})
-            checkpoints.wait()
+    with Checkpoints(tmp_path / "checkpoints", keep=1) as checkpoints, guard.expecting():
+        checkpoints.save(state, 8, {})
+        checkpoints.wait()
     jax.monitoring.unregister_event_duration_listener(listener)
     assert seen, "this Orbax compiles nothing: the exception may go"
     guard.check()
