@@ -47,7 +47,7 @@ def profile_command(config: RunConfig, steps: int, peak_flops: float | None = No
     return Profile(
         directory=str(directory.path),
         trace=str(file),
-        device=f"{jax.device_count()} x {jax.devices()[0].device_kind}",
+        device=f"{len(jax.devices())} x {jax.devices()[0].device_kind}",
         peak=peak,
         peak_source=peak_source,
         steps=steps,

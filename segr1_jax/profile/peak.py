@@ -21,9 +21,9 @@ def peak_of(kind: str) -> float | None:
 
 def peak_at_hand(given: float | None) -> tuple[float | None, str]:
     """(FLOP/s of all devices or None, where it is from); `given` is that of one device."""
-    device, count = jax.devices()[0], jax.device_count()
+    count, kind = len(jax.devices()), jax.devices()[0].device_kind
     if given:
         return given * count, f"{given:.4g} FLOP/s per device, as given"
-    if known := peak_of(device.device_kind):
-        return known * count, f"{known:.4g} FLOP/s per {device.device_kind} (data sheet)"
-    return None, f"left out: no peak is known for {device.device_kind!r}; give one with --peak-flops"
+    if known := peak_of(kind):
+        return known * count, f"{known:.4g} FLOP/s per {kind} (data sheet)"
+    return None, f"left out: no peak is known for {kind!r}; give one with --peak-flops"

@@ -4,6 +4,7 @@ import dataclasses
 import json
 from dataclasses import dataclass
 
+from segr1_jax.plan.report import table
 from segr1_jax.profile.costs import MFU, FunctionCost
 
 
@@ -67,7 +68,7 @@ def to_json(profile: Profile) -> str:
 def _phases(profile: Profile) -> str:
     step = profile.phases["step"]
     rows = [(name, f"{seconds:.4f}", f"{seconds / step:.1%}") for name, seconds in profile.phases.items() if name != "step"]
-    return _table(
+    return table(
         ("phase of a step", "seconds", "share"), [*rows, ("sum of phases", f"{profile.accounted * step:.4f}", f"{profile.accounted:.1%}")]
     )
 
@@ -75,7 +76,7 @@ def _phases(profile: Profile) -> str:
 def _split(split: Split) -> str:
     rows = [(name, f"{s:.4f}", f"{s / split.sample:.1%}") for name, s in (("prefill", split.prefill), ("decode", split.decode))]
     per_token = split.decode / split.turns
-    return f"{_table(('part of sample', 'seconds', 'share'), rows)}\n\n{split.turns:g} decoding turns, {per_token * 1e3:.3f} ms each."
+    return f"{table(('part of sample', 'seconds', 'share'), rows)}\n\n{split.turns:g} decoding turns, {per_token * 1e3:.3f} ms each."
 
 
 def _speed(profile: Profile) -> str:
@@ -83,7 +84,7 @@ def _speed(profile: Profile) -> str:
         (f.name, f"{f.calls_per_step:g}", _or(f.seconds, "{:.4f}"), f"{f.flops / 1e9:.3f}", _or(f.rate, "{:.3g}"), _or(f.mfu, "{:.1%}"))
         for f in profile.functions
     ]
-    return _table(("function", "calls per step", "s per call", "GFLOP", "FLOP/s", "MFU"), rows)
+    return table(("function", "calls per step", "s per call", "GFLOP", "FLOP/s", "MFU"), rows)
 
 
 def _programs(profile: Profile) -> str:
@@ -97,13 +98,8 @@ def _programs(profile: Profile) -> str:
         )
         for f in profile.functions
     ]
-    return _table(("function", "compiled", "s", "XLA GFLOP", "MB accessed", "arguments MB", "temporaries MB", "results MB"), rows)
+    return table(("function", "compiled", "s", "XLA GFLOP", "MB accessed", "arguments MB", "temporaries MB", "results MB"), rows)
 
 
 def _or(value: float | None, form: str) -> str:
     return "-" if value is None else form.format(value)
-
-
-def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
-    lines = ["| " + " | ".join(head) + " |", "|---|" + "---:|" * (len(head) - 1)]
-    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])

@@ -1,5 +1,6 @@
 """Run directory, metric lines, TensorBoard, progress: above all that a resumed run leaves what an uninterrupted one leaves."""
 
+import contextlib
 import io
 import json
 import math
@@ -123,7 +124,7 @@ def test_every_moment_counts_for_the_innermost_phase_and_all_add_up(clock):
 
 def test_a_phase_that_fails_ends(clock):
     timer = PhaseTimer()
-    with pytest.raises(ZeroDivisionError), timer("update"), timer("input"):
+    with contextlib.suppress(ZeroDivisionError), timer("update"), timer("input"):
         clock.now += 1
         raise ZeroDivisionError
     clock.now += 2
