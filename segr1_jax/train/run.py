@@ -194,7 +194,7 @@ class Run:
 
     def _restore(self):
         engine = self.engine
-        shapes = jax.eval_shape(engine.init_state, {n: jax.ShapeDtypeStruct(s.shape, np.float32) for n, s in engine.trained_specs.items()})
+        shapes = engine.init_state.eval_shape({n: jax.ShapeDtypeStruct(s.shape, np.float32) for n, s in engine.trained_specs.items()})
         restored = self._checkpoints.restore(abstract_state(shapes, engine.state_shardings))
         if restored is not None:
             return restored.state, restored.position

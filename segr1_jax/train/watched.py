@@ -42,7 +42,7 @@ class Watched:
             _call.reset(running)
 
     def __getattr__(self, attribute: str) -> Any:
-        return getattr(self.jitted, attribute)  # lower, trace
+        return getattr(self.jitted, attribute)  # lower, trace, eval_shape
 
 
 @runtime_checkable
