@@ -9,22 +9,21 @@ import jax
 
 from segr1_jax.errors import UserError
 from segr1_jax.hf.load import read_arch
-from segr1_jax.profile.costs import function_costs, zeros_like
+from segr1_jax.profile.costs import function_costs
 from segr1_jax.profile.peak import peak_at_hand
-from segr1_jax.profile.recorder import ProfileEnded, Recorder, Seen, timed
-from segr1_jax.profile.report import Profile, Split
+from segr1_jax.profile.recorder import ProfileEnded, Recorder
+from segr1_jax.profile.report import Profile
+from segr1_jax.profile.split import split_sample
 from segr1_jax.profile.trace import host_events, trace_file
 from segr1_jax.train.config import ProfileConfig, RunConfig
-from segr1_jax.train.engine import make_engine
 from segr1_jax.train.loop import run_grpo, run_sft
-from segr1_jax.train.mesh import make_mesh
 from segr1_jax.train.metrics import read_metrics
 from segr1_jax.train.rundir import RunDir
 from segr1_jax.train.start import recorded_start
+from segr1_jax.train.step_trace import TRACE_PHASE
 from segr1_jax.train.watched import observed_by
 
 WARM_UP = 2  # steps: the first compiles, the second fills the pipeline
-REPEATS = 3  # of the prefill alone
 
 
 def profile_command(config: RunConfig, steps: int, peak_flops: float | None = None, hlo: Path | None = None) -> Profile:
@@ -44,6 +43,7 @@ def profile_command(config: RunConfig, steps: int, peak_flops: float | None = No
     peak, peak_source = peak_at_hand(peak_flops)
     vision = read_arch(Path(recorded_start(short).base)).vision
     file = trace_file(directory.profile)
+    events = host_events(file)
     return Profile(
         directory=str(directory.path),
         trace=str(file),
@@ -51,9 +51,10 @@ def profile_command(config: RunConfig, steps: int, peak_flops: float | None = No
         peak=peak,
         peak_source=peak_source,
         steps=steps,
+        step_seconds=events["step"] / steps,
         phases=_phases(directory, traced),
-        traced_names=sorted(host_events(file)),
-        split=_split(short, recorder.seen.get("sample")),
+        traced_names=sorted(events),
+        split=split_sample(short, recorder.seen["sample"]) if short.stage == "grpo" else None,
         functions=function_costs(recorder, steps=steps, full_share=len(vision.full_layers) / vision.depth, peak=peak, hlo=hlo),
     )
 
@@ -77,23 +78,8 @@ def shortened(config: RunConfig, traced: range) -> RunConfig:
 
 
 def _phases(directory: RunDir, traced: range) -> dict[str, float]:
-    """Mean seconds by phase of the traced steps, `step` among them."""
+    """Mean seconds by phase of the traced steps; starting the profiler is none of their work."""
     lines = [line for line in read_metrics(directory) if line["step"] in traced and "time/step_s" in line]
-    names = {name for line in lines for name in line if name.startswith("time/")}
+    names = {name for line in lines for name in line if name.startswith("time/")} - {"time/step_s", f"time/{TRACE_PHASE}_s"}
     total = {name: sum(line.get(name, 0.0) for line in lines) / len(lines) for name in names}
     return {name.removeprefix("time/").removesuffix("_s"): total[name] for name in sorted(total, key=total.get, reverse=True)}
-
-
-def _split(config: RunConfig, sample: Seen | None) -> Split | None:
-    """Prefill timed apart, on zeros of the shapes that `sample` was called with: its time does not depend on values."""
-    if sample is None or not sample.seconds:
-        return None
-    arch = read_arch(Path(recorded_start(config).base))
-    prefill = make_engine(config, arch, make_mesh(config.mesh), builder=None).prefill
-    arguments = zeros_like(sample.arguments[:2])
-    jax.block_until_ready(prefill(*arguments))
-    return Split(min(timed(prefill, arguments)[0] for _ in range(REPEATS)), sum(sample.seconds) / len(sample.seconds), _mean(sample.turns))
-
-
-def _mean(values: list[int]) -> float:
-    return sum(values) / len(values)

@@ -4,8 +4,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
 
-import jax
-
 from segr1_jax.files import write_atomically
 from segr1_jax.plan.flops import matmul_flops
 from segr1_jax.profile.recorder import Recorder, Seen
@@ -21,9 +19,9 @@ class FunctionCost:
     """One jitted function. Bytes are per device.
 
     Attributes:
-        flops: of the matrix products of one call, loops counted, over all devices.
+        flops: of the matrix products of one call, loops counted, over all devices; None where the profiled steps made no call.
         xla_flops, xla_bytes: the compiler's count for one device, which takes the body of every loop once.
-        seconds: mean of the timed calls, waited for; None where the profiled steps made none.
+        seconds: mean of the timed calls, waited for; None likewise.
         mfu: see MFU; None without a known peak.
     """
 
@@ -32,7 +30,7 @@ class FunctionCost:
     compile_seconds: float
     calls_per_step: float
     seconds: float | None
-    flops: float
+    flops: float | None
     xla_flops: float
     xla_bytes: float
     argument_bytes: int
@@ -63,8 +61,8 @@ def _cost(seen: Seen, steps: int, full_share: float, peak: float | None, hlo: Pa
     if hlo:
         write_atomically(hlo / f"{seen.function.name}.txt", compiled.as_text())
     turns = round(mean(seen.turns)) if seen.turns else 1
-    flops = matmul_flops(traced.jaxpr.jaxpr, trips=turns, true_share=full_share)
     seconds = mean(seen.seconds) if seen.seconds else None
+    flops = matmul_flops(traced.jaxpr.jaxpr, trips=turns, true_share=full_share) if seen.seconds else None
     xla, memory = compiled.cost_analysis() or {}, compiled.memory_analysis()
     return FunctionCost(
         seen.function.name,
@@ -80,12 +78,3 @@ def _cost(seen: Seen, steps: int, full_share: float, peak: float | None, hlo: Pa
         output_bytes=memory.output_size_in_bytes,
         mfu=flops / seconds / peak if peak and seconds and flops else None,
     )
-
-
-def zeros_like(arguments: tuple) -> tuple:
-    """Arrays of zeros in place of shapes, placed as they say."""
-
-    def make(shape):
-        return jax.device_put(jax.numpy.zeros(shape.shape, shape.dtype), shape.sharding)
-
-    return jax.tree.map(make, arguments)

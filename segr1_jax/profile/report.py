@@ -6,24 +6,20 @@ from dataclasses import dataclass
 
 from segr1_jax.plan.report import table
 from segr1_jax.profile.costs import MFU, FunctionCost
-
-
-@dataclass(frozen=True)
-class Split:
-    """Seconds of one `sample` call and of its prefill, timed apart; `turns` is the tokens of the longest completion."""
-
-    prefill: float
-    sample: float
-    turns: float
-
-    @property
-    def decode(self) -> float:
-        return self.sample - self.prefill
+from segr1_jax.profile.split import Split
 
 
 @dataclass(frozen=True)
 class Profile:
-    """What `segr1 profile` found. Seconds; `phases` are means over the traced steps, `step` is the whole."""
+    """What `segr1 profile` found.
+
+    Attributes:
+        peak: FLOP/s of all devices, where known.
+        steps: how many were traced, and as many timed call by call.
+        step_seconds: of a traced step, as the trace has it.
+        phases: mean seconds by phase of the traced steps, as the run's own metrics have it.
+        traced_names: of the host's events in the trace.
+    """
 
     directory: str
     trace: str
@@ -31,6 +27,7 @@ class Profile:
     peak: float | None
     peak_source: str
     steps: int
+    step_seconds: float
     phases: dict[str, float]
     traced_names: list[str]
     split: Split | None
@@ -38,8 +35,8 @@ class Profile:
 
     @property
     def accounted(self) -> float:
-        """Share of the step that the named phases and `other` make up."""
-        return sum(seconds for name, seconds in self.phases.items() if name != "step") / self.phases["step"]
+        """The sum of all phases (the metrics' clock) over the step (the trace's)."""
+        return sum(self.phases.values()) / self.step_seconds
 
 
 def markdown(profile: Profile) -> str:
@@ -47,7 +44,7 @@ def markdown(profile: Profile) -> str:
     parts = [
         f"# Profile: {profile.device}, {profile.steps} traced steps, as many timed",
         _phases(profile),
-        *([_split(profile.split)] if profile.split else []),
+        *([_split(profile, profile.split)] if profile.split else []),
         _speed(profile),
         _programs(profile),
         f"Peak: {profile.peak_source}. {MFU}.",
@@ -66,22 +63,34 @@ def to_json(profile: Profile) -> str:
 
 
 def _phases(profile: Profile) -> str:
-    step = profile.phases["step"]
-    rows = [(name, f"{seconds:.4f}", f"{seconds / step:.1%}") for name, seconds in profile.phases.items() if name != "step"]
-    return table(
-        ("phase of a step", "seconds", "share"), [*rows, ("sum of phases", f"{profile.accounted * step:.4f}", f"{profile.accounted:.1%}")]
-    )
+    rows = [(name, *_share(profile, seconds)) for name, seconds in profile.phases.items()]
+    ends = [
+        ("sum of phases", *_share(profile, sum(profile.phases.values()))),
+        ("step, by the trace", *_share(profile, profile.step_seconds)),
+    ]
+    return table(("phase of a step", "seconds", "share of the step"), [*rows, *ends])
 
 
-def _split(split: Split) -> str:
-    rows = [(name, f"{s:.4f}", f"{s / split.sample:.1%}") for name, s in (("prefill", split.prefill), ("decode", split.decode))]
-    per_token = split.decode / split.turns
-    return f"{table(('part of sample', 'seconds', 'share'), rows)}\n\n{split.turns:g} decoding turns, {per_token * 1e3:.3f} ms each."
+def _split(profile: Profile, split: Split) -> str:
+    rows = [(name, *_share(profile, seconds)) for name, seconds in (("prefill", split.prefill), ("decode", split.decode))]
+    turns = f"{split.turns:g} decoding turns of {split.decode / split.turns * 1e3:.3f} ms."
+    return f"{table(('part of rollout, timed apart', 'seconds', 'share of the step'), rows)}\n\n{turns}"
+
+
+def _share(profile: Profile, seconds: float) -> tuple[str, str]:
+    return f"{seconds:.4f}", f"{seconds / profile.step_seconds:.1%}"
 
 
 def _speed(profile: Profile) -> str:
     rows = [
-        (f.name, f"{f.calls_per_step:g}", _or(f.seconds, "{:.4f}"), f"{f.flops / 1e9:.3f}", _or(f.rate, "{:.3g}"), _or(f.mfu, "{:.1%}"))
+        (
+            f.name,
+            f"{f.calls_per_step:g}",
+            _or(f.seconds, "{:.4f}"),
+            _or(f.flops and f.flops / 1e9, "{:.3f}"),
+            _or(f.rate, "{:.3g}"),
+            _or(f.mfu, "{:.1%}"),
+        )
         for f in profile.functions
     ]
     return table(("function", "calls per step", "s per call", "GFLOP", "FLOP/s", "MFU"), rows)

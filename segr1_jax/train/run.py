@@ -58,7 +58,7 @@ class Run:
         self.engine.check_rows()
         self.directory = _shared_run_dir(config, self.start)
         self.guard, self.timer, self.skipped = CompileGuard(), PhaseTimer(), Skipped()
-        self._trace = self._open.enter_context(StepTrace(config.profile.steps, self.directory.profile))
+        self._trace = self._open.enter_context(StepTrace(config.profile.steps, self.directory.profile, self.timer))
         self._open.callback(self.guard.close)
         self.preemption = self._open.enter_context(Preemption())
         self._checkpoints = self._open.enter_context(Checkpoints(checkpoint_root(config), keep=config.keep, keep_best=config.keep_best))

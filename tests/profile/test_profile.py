@@ -7,6 +7,7 @@ from pathlib import Path
 import jax
 import pytest
 from tiny_run import script_rewards, small_config
+from tolerances import MAX_PHASE_GAP
 
 from segr1_jax.hf.tiny import make_tiny_policy
 from segr1_jax.profile.command import WARM_UP, profile_command
@@ -17,7 +18,7 @@ from segr1_jax.train.rundir import RunDir
 
 STEPS, TURNS = 2, 4
 PEAK = 1e12  # FLOP/s
-GRPO_PHASES = {"input", "encode", "rollout", "reward", "reference", "update", "other", "step"}
+GRPO_PHASES = {"input", "encode", "rollout", "reward", "reference", "update", "other"}
 
 
 @pytest.fixture(scope="module")
@@ -35,19 +36,21 @@ def profiled(tmp_path_factory):
 def test_phases_add_up_to_the_step_and_are_those_of_the_metrics(profiled):
     made, _ = profiled
     assert set(made.phases) == GRPO_PHASES
-    assert made.accounted == pytest.approx(1)
+    assert made.accounted == pytest.approx(1, abs=MAX_PHASE_GAP), "the metrics' clock against the trace's"
     lines = [line for line in read_metrics(RunDir(Path(made.directory))) if "time/step_s" in line]
     assert [line["step"] for line in lines] == list(range(1, WARM_UP + 2 * STEPS + 1))
     traced = lines[WARM_UP : WARM_UP + STEPS]
     assert made.phases["rollout"] == pytest.approx(sum(line["time/rollout_s"] for line in traced) / STEPS)
-    assert made.phases["other"] < 0.5 * made.phases["step"], "most of a step lies in named phases"
+    assert made.phases["other"] < 0.5 * made.step_seconds, "most of a step lies in named phases"
 
 
 def test_the_trace_shows_the_traced_steps_and_their_phases(profiled):
     made, _ = profiled
     assert set(made.traced_names) >= {"step", "input", "rollout", "reward", "reference", "update"}
-    seconds = host_events(trace_file(RunDir(Path(made.directory)).profile))
-    assert seconds["step"] == pytest.approx(STEPS * made.phases["step"], rel=0.2)
+    file = trace_file(RunDir(Path(made.directory)).profile)
+    assert str(file) == made.trace
+    seconds = host_events(file)
+    assert seconds["reference"] == pytest.approx(STEPS * made.phases["reference"], abs=MAX_PHASE_GAP * made.step_seconds)
 
 
 def test_functions_are_counted_once_compiled_and_measured(profiled):
@@ -83,6 +86,6 @@ def test_reports_say_the_same(profiled):
     assert "MFU = FLOPs" in text
     assert "1e+12 FLOP/s per device, as given" in text
     assert made.trace in text
-    assert all(f"| {name} |" in text for name in (*made.phases, "gradient", "prefill") if name != "step")
+    assert all(f"| {name} |" in text for name in (*made.phases, "gradient", "prefill"))
     unknown = dataclasses.replace(made, peak=None, peak_source="left out: no peak is known for 'cpu'", split=None)
     assert "left out" in markdown(unknown)

@@ -22,7 +22,7 @@ def events(folder) -> list[tuple[str, dict]]:
 def test_steps_and_phases_are_in_the_trace(tmp_path, ends):
     """Steps 2 to 4 are asked for; a run that ends within them leaves those it made."""
     timer = PhaseTimer()
-    with StepTrace([2, 4], tmp_path) as trace:
+    with StepTrace([2, 4], tmp_path, timer) as trace:
         for step in range(1, ends + 1):
             with trace(step), timer("update"):
                 jnp.sin(jnp.ones(8)).block_until_ready()
@@ -33,13 +33,13 @@ def test_steps_and_phases_are_in_the_trace(tmp_path, ends):
 
 
 def test_without_steps_nothing_is_written(tmp_path):
-    with StepTrace([], tmp_path) as trace, trace(1):
+    with StepTrace([], tmp_path, PhaseTimer()) as trace, trace(1):
         pass
     assert not list(tmp_path.iterdir())
 
 
 def test_a_step_that_fails_leaves_a_trace_and_the_profiler_free(tmp_path):
-    with pytest.raises(ZeroDivisionError), StepTrace([1, 3], tmp_path / "a") as trace, trace(1):
+    with pytest.raises(ZeroDivisionError), StepTrace([1, 3], tmp_path / "a", PhaseTimer()) as trace, trace(1):
         raise ZeroDivisionError
     assert ("step", {"step_num": 1}) in [(name, {"step_num": stats.get("step_num")}) for name, stats in events(tmp_path / "a")]
     with jax.profiler.trace(tmp_path / "b"):
