@@ -75,7 +75,8 @@ def make_gradient(policy: Policy, loss: LossFn, *, temperature: float, head_chun
         scores = score_tokens(
             policy.bind(frozen | trained), batch.prompts, done.tokens, done.mask, temperature=temperature, chunk=head_chunk
         )
-        result = loss(scores.logprobs, scores.entropy, done)
+        with jax.named_scope("loss"):
+            result = loss(scores.logprobs, scores.entropy, done)
         return result.objective.total, result
 
     def gradient(trained: Params, frozen: Params, batch: TrainBatch) -> Totals:
@@ -105,8 +106,9 @@ def make_update(
         means = {name: mean.total * _share(mean.weight) for name, mean in totals.means.items()}
         metrics = means | totals.maxima | {"grad_norm": optax.tree.norm(grads)}
         sound = is_sound(metrics)
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-        stepped = optax.apply_updates(state.params, updates), opt_state
+        with jax.named_scope("optimizer"):
+            updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+            stepped = optax.apply_updates(state.params, updates), opt_state
         params, opt_state = jax.tree.map(lambda new, old: jnp.where(sound, new, old), stepped, (state.params, state.opt_state))
         skips = Skips(jnp.where(sound, 0, state.skips.in_a_row + 1), state.skips.total + ~sound)
         counts = {"skipped_update": jnp.int32(~sound), "skipped_in_a_row": skips.in_a_row, "skipped_total": skips.total}

@@ -24,7 +24,8 @@ RANKS = {
     **dict.fromkeys(("hf", "rollout", "update", "viz", "judge"), 20),
     "eval": 30,
     "train": 33,
-    **dict.fromkeys(("apply", "plan", "profile", "doctor"), 36),
+    **dict.fromkeys(("apply", "plan", "doctor"), 36),
+    "profile": 37,  # counts FLOPs as a plan does
     "cli": 40,
 }
 JAX_FREE = ("reward", "data", "prompt", "answer", "types")

@@ -84,6 +84,24 @@ def plan(options: argparse.Namespace) -> int:
     return int(not made.fits or bool(made.faults))
 
 
+def profile(options: argparse.Namespace) -> int:
+    config = load_config(options.config, options.overrides)
+    check(config)
+    if options.steps < 1:
+        raise UserError("--steps", expected="at least 1", got=str(options.steps), remedy="change it")
+    from segr1_jax.files import write_atomically
+    from segr1_jax.profile.command import profile_command
+    from segr1_jax.profile.report import markdown, to_json
+    from segr1_jax.train.progress import show_markdown
+
+    _prepare(config)
+    made = profile_command(config, options.steps, options.peak_flops, options.hlo)
+    write_atomically(Path(made.directory) / "profile.json", to_json(made))
+    write_atomically(Path(made.directory) / "profile.md", markdown(made))
+    show_markdown(markdown(made))
+    return 0
+
+
 def tiny(options: argparse.Namespace) -> int:
     from segr1_jax.hf.tiny import make_tiny_policy
 

@@ -21,8 +21,8 @@ The chain, each step reading what the one before wrote:
   segr1 eval configs/quickstart_grpo.yaml             the table of figures
   segr1 predict configs/quickstart_grpo.yaml          masks, overlays, JSON
   segr1 export configs/quickstart_grpo.yaml           a directory for transformers and vLLM
-`segr1 plan` tells before step 0 whether a run fits and how long a step takes; `segr1 score` gives the reward of answers that
-you have; `segr1 config` lists every key a configuration may set;
+`segr1 plan` tells before step 0 whether a run fits and how long a step takes, `segr1 profile` where its time goes; `segr1 score`
+gives the reward of answers that you have; `segr1 config` lists every key a configuration may set;
 `segr1 doctor` checks the machine."""
 
 
@@ -35,6 +35,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_uses(add)
     _add_score(add)
     _add_plan(add)
+    _add_profile(add)
     _add_helpers(add)
     return parser
 
@@ -153,6 +154,24 @@ def _add_plan(add: Callable[..., argparse.ArgumentParser]) -> None:
     plan.add_argument("--compile", action="store_true", help="compile the programs with XLA's CPU compiler for N fake devices")
     plan.add_argument("--topology", default="", metavar="NAME", help="compile them for these TPUs, such as v5e:8x8")
     plan.add_argument("--json", type=Path, metavar="FILE", help="write every figure there too")
+
+
+def _add_profile(add: Callable[..., argparse.ArgumentParser]) -> None:
+    profile = _command(
+        add,
+        "profile",
+        commands.profile,
+        "where the time of a step goes: phases, functions, MFU, an XProf trace",
+        """\
+        example:  segr1 profile configs/quickstart_grpo.yaml --steps 3
+        prints:   share of each phase of a step, prefill and decode; per jitted function compilations, FLOPs, memory, seconds, MFU
+        writes:   profile.md, profile.json and profile/ (the trace) in a run directory of its own, RUN_DIR_profile_1 (2, 3, ...)
+        traces:   of an ordinary run come with the key profile.steps=[10,12]""",
+    )
+    _add_config(profile)
+    profile.add_argument("--steps", type=int, default=3, metavar="N", help="steps to trace, and to time after that (default 3)")
+    profile.add_argument("--hlo", type=Path, metavar="DIR", help="write the compiled text of each function there")
+    profile.add_argument("--peak-flops", type=float, metavar="X", help="peak FLOP/s of one device, for MFU (default: by device kind)")
 
 
 def _add_helpers(add: Callable[..., argparse.ArgumentParser]) -> None:

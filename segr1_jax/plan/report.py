@@ -41,11 +41,11 @@ def _buffers(plan: Plan) -> str:
         for buffer in plan.buffers
     ]
     kept = [(f"kept for {name}", _gb(size), "always") for name, size in plan.reserved.items()]
-    return _table(("buffer", "GB per device", "there during"), rows + kept)
+    return table(("buffer", "GB per device", "there during"), rows + kept)
 
 
 def _moments(plan: Plan) -> str:
-    return _table(("moment", "GB per device", "of budget"), [(k, _gb(v), f"{v / plan.budget:.0%}") for k, v in plan.peak.items()])
+    return table(("moment", "GB per device", "of budget"), [(k, _gb(v), f"{v / plan.budget:.0%}") for k, v in plan.peak.items()])
 
 
 def _phases(plan: Plan) -> str:
@@ -56,14 +56,14 @@ def _phases(plan: Plan) -> str:
         f"{tokens.prompts:,} prompt tokens, {tokens.completions:,} completion tokens and {tokens.patches:,} patches a step at their caps; "
         f"seconds at {MATMUL_SHARE:.0%} of the FLOP/s and {BANDWIDTH_SHARE:.0%} of the bandwidth of the data sheet, communication left out."
     )
-    return f"{_table(('phase', 'TFLOP per device', 'seconds'), [*rows, ('sum', '', f'{known:.2f}')])}\n\n{note}"
+    return f"{table(('phase', 'TFLOP per device', 'seconds'), [*rows, ('sum', '', f'{known:.2f}')])}\n\n{note}"
 
 
 def _compiled(plan: Plan) -> str:
     rows = [
         (c.name, _gb(c.temporaries), _gb(c.results), f"{c.flops / 1e12:.3f}", f"{c.seconds:.0f}", c.fault or "ok") for c in plan.compiled
     ]
-    return _table(("compiled program", "temporaries GB", "new results GB", "TFLOP (a loop body once)", "compile s", ""), rows)
+    return table(("compiled program", "temporaries GB", "new results GB", "TFLOP (a loop body once)", "compile s", ""), rows)
 
 
 def _faults(plan: Plan) -> str:
@@ -80,6 +80,7 @@ def _gb(size: float) -> str:
     return f"{size / GB:.2f}"
 
 
-def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+def table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+    """Rows under a heading, the first column to the left, figures to the right."""
     lines = ["| " + " | ".join(head) + " |", "|---|" + "---:|" * (len(head) - 1)]
     return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])

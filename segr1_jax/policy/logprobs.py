@@ -22,6 +22,7 @@ class TokenScores(NamedTuple):
     entropy: Float[Array, "B G T"]
 
 
+@jax.named_scope("head")
 def distribution(
     states: Float[Array, "... D"], kernel_DV: Float[Array, "D V"], banned: Sequence[int], temperature: float
 ) -> Float[Array, "... V"]:

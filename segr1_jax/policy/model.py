@@ -6,6 +6,7 @@ K key/value heads; C head size.
 
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
@@ -75,6 +76,7 @@ class Qwen25VL(nnx.Module):
         rows_BPD = jnp.take_along_axis(features_BMD, jnp.maximum(prompts.image_index, 0)[..., None], axis=1)
         return jnp.where(prompts.image_index[..., None] >= 0, rows_BPD, embedded_BPD)
 
+    @jax.named_scope("prefill")
     def prefill(self, prompts: PromptBatch) -> tuple[Float[Array, "B D"], PrefixCache]:
         """Run the prefix alone: the normed state of each prompt's last real token, and the K/V of every layer."""
         x_BPD = self.prefix_embeddings(prompts, self.image_features(prompts.images))
@@ -82,6 +84,7 @@ class Qwen25VL(nnx.Module):
         x_BPD, (k, v) = scan_layers(self.layers, lambda layer, x, _: layer.prefix(x, rotary, prompts.mask), x_BPD)
         return self.norm(last_real(x_BPD, prompts.mask)), PrefixCache(k, v, prompts.mask)
 
+    @jax.named_scope("decode")
     def decode(self, tokens_BG: Int[Array, "B G"], step, prompts: PromptBatch, prefix: PrefixCache, own: OwnCache):
         """One decoding step: token `step` in, the normed state that predicts token `step + 1` and the grown cache out."""
         x_BG1D = self.embed[...][tokens_BG][:, :, None].astype(self.dtype)

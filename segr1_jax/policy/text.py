@@ -8,6 +8,7 @@ K key/value heads; C head size; L layers.
 
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
@@ -68,16 +69,19 @@ class TextLayer(nnx.Module):
         self.norm2 = RMSNorm(arch.hidden, arch.norm_eps)
         self.mlp = GatedMLP(rngs, arch.hidden, arch.intermediate, bias=False, lora=lora)
 
+    @jax.named_scope("text_layer")
     def prefix(self, x_BPD: Float[Array, "B P D"], rotary: Rotary, mask_BP: Bool[Array, "B P"]):
         """Causal self-attention of the prefix; returns its new states and the K/V its completions will read."""
         q, k, v = self.attention.project(self.norm1(x_BPD), rotary)
         return self._finish(x_BPD, self.kernel.prefix(q, k, v, mask_BP)), (k, v)
 
+    @jax.named_scope("text_layer")
     def suffix(self, x_BGTD: Float[Array, "B G T D"], rotary: Rotary, shared: KeyValues, mask_BGT: Bool[Array, "B G T"]):
         """Completion tokens see the shared prefix and the real ones at or before them of their own completion."""
         q, k, v = self.attention.project(self.norm1(x_BGTD), rotary)
         return self._finish(x_BGTD, self.kernel.group(q, shared, KeyValues(k, v, causal_mask(mask_BGT)), mask_BGT))
 
+    @jax.named_scope("text_layer")
     def decode(self, x_BG1D: Float[Array, "B G 1 D"], rotary: Rotary, shared: KeyValues, past: KeyValues):
         """One new token per completion sees the shared prefix, the tokens decoded before it, and itself; returns its K/V too."""
         q, k, v = self.attention.project(self.norm1(x_BG1D), rotary)

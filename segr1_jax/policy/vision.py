@@ -95,6 +95,7 @@ class VisionTower(nnx.Module):
         self.merge_in = Linear(rngs, merged, merged, ("embed", "mlp"), bias=True)
         self.merge_out = Linear(rngs, merged, arch.out_hidden, ("mlp", "embed"), bias=True)
 
+    @jax.named_scope("vision_tower")
     def __call__(self, images: Images, dtype: DTypeLike) -> Float[Array, "B M D"]:
         """Merged features, row = window * S / merge^2 + unit; rows of padded slots hold finite garbage that nothing reads."""
         B, W, S, V = images.patches.shape

@@ -1,41 +1,83 @@
-"""Counts compilations, so that a step which recompiles after warm-up is an error and not a mystery."""
+"""Watches compilations, so that a step which recompiles after warm-up is an error that names the argument, and not a mystery."""
+
+import contextlib
+import threading
+from collections import Counter
+from collections.abc import Iterator
 
 from jax import monitoring
 
 from segr1_jax.errors import UserError
+from segr1_jax.train.watched import Watched, call_at_hand, difference, signature
 
 COMPILE_EVENT = "/jax/core/compile/backend_compile_duration"
+SHOWN_ARGUMENTS = 4
 
 
 class CompileGuard:
-    """Counts XLA compilations of this process while active; those after `warm` are faults."""
+    """Sees the XLA compilations of this thread while active; those after `warm` are faults.
+
+    Whatever is compiled by a call of a Watched function leaves the signature of that call, so nothing is recorded in steps that
+    compile nothing.
+    """
 
     def __init__(self):
-        self.total, self._at_warm = 0, None
+        self._faults: Counter[str] = Counter()
+        self._warm = self._expected = False
+        self._thread = threading.get_ident()
         monitoring.register_event_duration_secs_listener(self._listen)
-
-    def _listen(self, event: str, _seconds: float, **_) -> None:
-        if event == COMPILE_EVENT:
-            self.total += 1
 
     def warm(self) -> None:
         """From now on every compilation counts as a fault (call once every function has run)."""
-        if self._at_warm is None:
-            self._at_warm = self.total
+        self._warm = True
+
+    @contextlib.contextmanager
+    def expecting(self) -> Iterator[None]:
+        """Compilations inside the block are no faults."""
+        before, self._expected = self._expected, True
+        try:
+            yield
+        finally:
+            self._expected = before
 
     @property
     def after_warm(self) -> int:
-        return 0 if self._at_warm is None else self.total - self._at_warm
+        return self._faults.total()
 
     def check(self) -> None:
-        """Raise if anything was compiled after warm-up."""
-        if self.after_warm:
+        """Raise UserError, with the function and the arguments that changed, if anything was compiled after warm-up."""
+        if self._faults:
             raise UserError(
                 "compilation",
                 expected="no compilation after the first update and first evaluation",
-                got=f"{self.after_warm}",
-                remedy="run with JAX_LOG_COMPILES=1 to see which function and shape",
+                got="; ".join(f"{what} ({count} times)" if count > 1 else what for what, count in self._faults.items()),
+                remedy="keep shapes, dtypes and shardings as they were; JAX_LOG_COMPILES=1 shows where",
             )
 
     def close(self) -> None:
         monitoring.unregister_event_duration_listener(self._listen)
+
+    def _listen(self, event: str, _seconds: float, fun_name: str = "?", **_) -> None:
+        if event != COMPILE_EVENT or threading.get_ident() != self._thread:  # a checkpoint is written in threads of its own
+            return
+        call = call_at_hand()
+        cause = _explain(*call) if call and fun_name == f"jit({call[0].name})" else fun_name
+        if self._warm and not self._expected:
+            self._faults[cause] += 1
+
+
+def _explain(function: Watched, arguments: tuple) -> str:
+    """Remember what the function is compiled with, and tell how that differs from the nearest it was compiled with before."""
+    now = signature(function, arguments)
+    changes = min((difference(before, now) for before in function.compiled_with), key=len, default=None)
+    function.compiled_with.append(now)
+    return f"{function.name}: {_changes(changes)}"
+
+
+def _changes(changes: list[str] | None) -> str:
+    if changes is None:
+        return "called for the first time"
+    if not changes:
+        return "no argument changed in shape, dtype or sharding"
+    more = len(changes) - SHOWN_ARGUMENTS
+    return ", ".join(changes[:SHOWN_ARGUMENTS]) + (f" and {more} more arguments" if more > 0 else "")

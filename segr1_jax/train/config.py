@@ -105,6 +105,19 @@ class SftConfig:
 
 
 @dataclass(frozen=True)
+class ProfileConfig:
+    """An XProf trace of an ordinary run, in profile/ of the run directory; it changes nothing that is computed."""
+
+    steps: list = knob([], "trace from the first to the last of these two steps, such as [10, 12]; empty = off")
+
+    def __post_init__(self):
+        whole = all(type(step) is int for step in self.steps)
+        if self.steps and not (whole and len(self.steps) == 2 and 1 <= self.steps[0] <= self.steps[1]):
+            expected = "two step numbers [first, last], counted from 1, or []"
+            raise UserError("profile.steps", expected=expected, got=str(self.steps), remedy="write for example profile.steps=[10,12]")
+
+
+@dataclass(frozen=True)
 class RunConfig:
     """A training run. `segr1 sft` and `segr1 train` read the same schema; each ignores the other's stage section."""
 
@@ -135,6 +148,7 @@ class RunConfig:
     guard: GuardConfig = section(GuardConfig, "updates that are skipped")
     sft: SftConfig = section(SftConfig, "answers made from masks")
     mesh: MeshConfig = section(MeshConfig, "device mesh")
+    profile: ProfileConfig = section(ProfileConfig, "trace of an ordinary run")
 
     def __post_init__(self):
         require_choice("stage", self.stage, ("sft", "grpo"))

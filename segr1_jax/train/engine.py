@@ -26,6 +26,7 @@ from segr1_jax.train.config import RunConfig
 from segr1_jax.train.mesh import Placement, max_over_processes
 from segr1_jax.train.optimizer import make_optimizer
 from segr1_jax.train.step_guard import is_sound
+from segr1_jax.train.watched import Watched
 from segr1_jax.types import Completion, Prompt
 from segr1_jax.update import LossFn, Totals, TrainState, add_totals, init_state, make_gradient, make_update
 
@@ -71,12 +72,12 @@ class Engine:
             weights = self.policy.init(self.config.seed)  # traced: all but the adapters is never computed
             return {name: weights[name] for name in names}
 
-        return jax.jit(init, out_shardings=shardings)
+        return Watched("init_adapters", init, out_shardings=shardings)
 
     @functools.cached_property
     def init_state(self):
         """trained weights -> TrainState at step 0."""
-        return jax.jit(functools.partial(init_state, optimizer=self.optimizer), out_shardings=self.state_shardings)
+        return Watched("init_state", lambda params: init_state(params, self.optimizer), out_shardings=self.state_shardings)
 
     @property
     def rollout_rules(self) -> dict[str, str]:
@@ -86,11 +87,12 @@ class Engine:
     @functools.cached_property
     def rollout_weights(self):
         """All weights -> a copy in the compute dtype, laid out for one rollout."""
-        return jax.jit(self._cast, out_shardings=self.placement.weights(self.policy.specs, self.rollout_rules))
+        return Watched("rollout_weights", self._cast, out_shardings=self.placement.weights(self.policy.specs, self.rollout_rules))
 
     def reference_weights(self, initial: Params, frozen: Params) -> Params:
         """The reference policy: the weights that training began with, in the compute dtype, beside the frozen ones; no adapters."""
-        return frozen | jax.jit(self._cast, out_shardings={name: value.sharding for name, value in initial.items()})(initial)
+        shardings = {name: value.sharding for name, value in initial.items()}
+        return frozen | Watched("reference_weights", self._cast, out_shardings=shardings)(initial)
 
     def with_features(self, prompts: PromptBatch, params: Params) -> PromptBatch:
         """A frozen tower sees the images here, once for rollout, reference and update; a trained one sees them in each of these."""
@@ -103,7 +105,7 @@ class Engine:
         def features(params: Params, images: Images) -> Features:
             return Features(self.policy.bind(params).image_features(images))
 
-        return self._jit(features, self.placement.rows)
+        return self._jit("features", features, self.placement.rows)
 
     def _cast(self, params: Params) -> Params:
         return jax.tree.map(lambda x: x.astype(self.policy.dtype), params)
@@ -112,7 +114,7 @@ class Engine:
         """(trained weights, frozen weights, micro-batch) -> Totals."""
         temperature = self.config.rollout.temperature if self.config.stage == "grpo" else 1.0
         gradient = make_gradient(self.policy, loss, temperature=temperature, head_chunk=self.config.policy.head_chunk)
-        return self._jit(gradient, self._totals_shardings)
+        return self._jit("gradient", gradient, self._totals_shardings)
 
     def accumulate(self, totals: Totals | None, more: Totals) -> Totals:
         """Totals with those of one more micro-batch; the buffers of the old ones are reused."""
@@ -120,13 +122,13 @@ class Engine:
 
     @functools.cached_property
     def _add(self):
-        return jax.jit(add_totals, donate_argnums=0, out_shardings=self._totals_shardings)
+        return Watched("accumulate", add_totals, donate_argnums=0, out_shardings=self._totals_shardings)
 
     @functools.cached_property
     def update(self):
         """(state, totals, step) -> (state, metrics); the state's buffers are reused."""
         update = make_update(self.optimizer, functools.partial(is_sound, guard=self.config.guard))
-        return jax.jit(update, donate_argnums=0, out_shardings=(self.state_shardings, self.placement.replicated))
+        return Watched("update", update, donate_argnums=0, out_shardings=(self.state_shardings, self.placement.replicated))
 
     @property
     def _totals_shardings(self) -> Totals:
@@ -148,7 +150,10 @@ class Engine:
         def rows(x, index):
             return x.reshape(x.shape[0] // count, count, *x.shape[1:])[:, index]
 
-        return jax.jit(lambda batch, index: jax.tree.map(lambda x: rows(x, index), batch), out_shardings=self.placement.rows)
+        def deal(batch, index):
+            return jax.tree.map(lambda x: rows(x, index), batch)
+
+        return Watched("micro_batch", deal, out_shardings=self.placement.rows)
 
     @functools.cached_property
     def reference_logprobs(self):
@@ -165,27 +170,36 @@ class Engine:
             )
             return scores.logprobs
 
-        return self._jit(score, self.placement.rows)
+        return self._jit("reference_logprobs", score, self.placement.rows)
 
     @functools.cached_property
     def sample(self):
         """(rollout weights, prompts, key, example ids) -> Samples of the training distribution."""
-        return self._sampler(group=self.config.rollout.group, temperature=self.config.rollout.temperature, greedy=False)
+        return self._sampler("sample", group=self.config.rollout.group, temperature=self.config.rollout.temperature, greedy=False)
 
     @functools.cached_property
     def answer(self):
         """(rollout weights, prompts, key, example ids) -> the one greedy Sample per prompt, for evaluation."""
-        return self._sampler(group=1, temperature=1.0, greedy=True)
+        return self._sampler("answer", group=1, temperature=1.0, greedy=True)
 
-    def _sampler(self, *, group: int, temperature: float, greedy: bool):
+    def _sampler(self, name: str, *, group: int, temperature: float, greedy: bool):
         rollout = self.config.rollout
         end = self.builder.tokenizer.eos_id if self.builder else 0  # its value changes no size
         sampler = make_sampler(
             self.policy, group=group, max_tokens=rollout.max_tokens, end_token=end, temperature=temperature, greedy=greedy
         )
-        return self._jit(sampler, self.placement.rows)
+        return self._jit(name, sampler, self.placement.rows)
 
-    def _jit(self, function: Callable, out_shardings: Any):
+    @functools.cached_property
+    def prefill(self):
+        """(rollout weights, prompts) -> the state that predicts each first token, and the prefix's K/V: the first part of `sample`."""
+
+        def prefill(params: Params, prompts: PromptBatch):
+            return self.policy.bind(params).prefill(prompts)
+
+        return self._jit("prefill", prefill, None)
+
+    def _jit(self, name: str, function: Callable, out_shardings: Any) -> Watched:
         """`function` compiled with the mesh in sight, so that batches stay split over it (policy/rows.py)."""
 
         @functools.wraps(function)
@@ -193,7 +207,7 @@ class Engine:
             with jax.sharding.use_abstract_mesh(self.placement.abstract_mesh):
                 return function(*arguments)
 
-        return jax.jit(on_mesh, out_shardings=out_shardings)
+        return Watched(name, on_mesh, out_shardings=out_shardings)
 
     def step_key(self, step: int) -> jax.Array:
         """The random key of one training step."""

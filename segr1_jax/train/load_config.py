@@ -21,7 +21,7 @@ from segr1_jax.train.check_config import check_rules
 from segr1_jax.train.config import RunConfig
 
 # Where and on what a run happens, not what it computes.
-MAY_DIFFER = ("run_dir", "keep", "keep_best", "mesh", *(f"reward.{name}" for name in (
+MAY_DIFFER = ("run_dir", "keep", "keep_best", "mesh", "profile", *(f"reward.{name}" for name in (
     "python", "sidecars", "gpu_memory", "cache_mb", "host_cache_mb", "cache_dir", "cache_dir_gb", "queue", "start_timeout_s",
     "request_timeout_s", "heartbeat_timeout_s",
 )))  # fmt: skip

@@ -82,10 +82,11 @@ def run_grpo(config: RunConfig) -> None:
                 rollout = _refill(run, client, step, rollout)
             reference_logprobs = rollout.drawn.logprobs
             if reference is not None:  # dispatched first: it needs no reward, and runs while the masks are scored
-                reference_logprobs = engine.reference_logprobs(reference, rollout.prompts, rollout.drawn.tokens, rollout.drawn.mask)
+                with run.timer("reference"):
+                    reference_logprobs = engine.reference_logprobs(reference, rollout.prompts, rollout.drawn.tokens, rollout.drawn.mask)
             with run.timer("reward"):
                 rewards = _rewards(run, client, rollout)
-            with run.timer("reference_wait"):
+            with run.timer("reference"):
                 jax.block_until_ready(reference_logprobs)
             totals, judged, taught = None, [[]] * len(rollout.samples), []
             on_device = (rollout.prompts, rollout.drawn, reference_logprobs)
@@ -139,8 +140,7 @@ def _refill(run: Run, client: RewardClient, step: int, rollout: Rollout) -> Roll
     for _ in range(run.config.rollout.refill):
         if not max_over_processes(sum(map(is_dead, groups))):
             break
-        with run.timer("input"):
-            samples = run.more()
+        samples = run.more()
         groups = fill(groups, _scored_groups(run, client, _roll_out(run, client, step, samples)))
     with run.timer("rollout"):
         prompts, _ = engine.put_prompts([group.sample.prompt for group in groups])
@@ -256,8 +256,9 @@ def _record(run: Run, rollout: Rollout, judged: Sequence[Sequence[Judged]]) -> d
 
 def _encode(run: Run, client: RewardClient, samples: Sequence[Sample]) -> None:
     """Have the images of `samples` encoded ahead of their scores; those that are already cost nothing."""
-    for sample in samples:
-        judge.encode(client, sample.example, legacy=run.config.reward.legacy)
+    with run.timer("encode"):
+        for sample in samples:
+            judge.encode(client, sample.example, legacy=run.config.reward.legacy)
 
 
 def _check_quarantine(run: Run, client: RewardClient) -> None:

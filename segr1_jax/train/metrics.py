@@ -8,12 +8,15 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import jax
 import numpy as np
 from jaxtyping import UInt8
 
 from segr1_jax.files import write_atomically
 from segr1_jax.train.rundir import RunDir
 from segr1_jax.train.tensorboard import cut_events
+
+OTHER = "other"  # host work in no named phase
 
 
 class MetricsWriter:
@@ -67,31 +70,43 @@ def read_metrics(run: RunDir) -> list[dict[str, Any]]:
 
 
 class PhaseTimer:
-    """Seconds per phase of a step.
+    """Seconds of the host's wall clock per phase of a step; a trace shows the same phases.
+
+    Every moment counts for one phase, the innermost, or for `other`, so phases add up to `time/step_s`. Devices work asynchronously:
+    a phase holds what the host does and waits for in it, not what the devices do meanwhile.
 
     Example:
         >>> timer = PhaseTimer()
         >>> with timer("rollout"):
         ...     pass
-        >>> sorted(timer.take())
-        ['time/rollout_s']
+        >>> sorted(timer.take(steps=1))
+        ['time/other_s', 'time/rollout_s', 'time/step_s']
     """
 
     def __init__(self):
         self._seconds: dict[str, float] = defaultdict(float)
+        self._phase, self._since = OTHER, time.perf_counter()
 
     @contextlib.contextmanager
     def __call__(self, phase: str) -> Iterator[None]:
-        start = time.perf_counter()
+        outer = self._phase
+        self._enter(phase)
         try:
-            yield
+            with jax.profiler.TraceAnnotation(phase):
+                yield
         finally:
-            self._seconds[f"time/{phase}_s"] += time.perf_counter() - start
+            self._enter(outer)
 
-    def take(self) -> dict[str, float]:
-        """The seconds since the last call, by phase; the clock starts anew."""
-        seconds, self._seconds = dict(self._seconds), defaultdict(float)
-        return seconds
+    def take(self, steps: int) -> dict[str, float]:
+        """Seconds since the last call, by phase and in all, as means over so many steps; the clock starts anew."""
+        self._enter(self._phase)
+        seconds, self._seconds = self._seconds | {"step": sum(self._seconds.values())}, defaultdict(float)
+        return {f"time/{name}_s": value / steps for name, value in seconds.items()}
+
+    def _enter(self, phase: str) -> None:
+        now = time.perf_counter()
+        self._seconds[self._phase] += now - self._since
+        self._phase, self._since = phase, now
 
 
 def _cut_lines(run: RunDir, start_step: int) -> None:

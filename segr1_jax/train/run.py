@@ -35,6 +35,8 @@ from segr1_jax.train.progress import Progress
 from segr1_jax.train.rundir import RunDir, checkpoint_root, open_run_dir
 from segr1_jax.train.runtime import is_first, wait_for_all
 from segr1_jax.train.start import Start, record_start, recorded_start
+from segr1_jax.train.step_trace import StepTrace
+from segr1_jax.train.watched import announce_step
 from segr1_jax.types import Example, Prompt
 
 SHOWN = ("reward", "iou", "format", "loss", "kl")
@@ -56,12 +58,13 @@ class Run:
         self.engine.check_rows()
         self.directory = _shared_run_dir(config, self.start)
         self.guard, self.timer, self.skipped = CompileGuard(), PhaseTimer(), Skipped()
+        self._trace = self._open.enter_context(StepTrace(config.profile.steps, self.directory.profile, self.timer))
         self._open.callback(self.guard.close)
         self.preemption = self._open.enter_context(Preemption())
         self._checkpoints = self._open.enter_context(Checkpoints(checkpoint_root(config), keep=config.keep, keep_best=config.keep_best))
         self.frozen = self._load(self.engine.frozen_specs, self.engine.policy.dtype)
         self.state, self.position = self._restore()
-        self.first_step = int(self.state.step)
+        self.first_step = self._logged = int(self.state.step)
         self._last_evaluation: tuple[int, Evaluation] | None = None
         self._ahead: list[Sample] = []
         self._writer = self._open.enter_context(MetricsWriter(self.directory, self.first_step)) if is_first() else None
@@ -104,29 +107,36 @@ class Run:
                 processes=jax.process_count(),
                 skipped=self.skipped,
             )
+            self.timer.take(steps=1)  # what came before the first step belongs to none
             for step in range(self.first_step + 1, config.steps + 1):
-                with self.timer("input"):
-                    batch = self._ahead or next(self._batches)
-                self._ahead, self._at_last_step = [], step == config.steps
-                yield step, batch
+                announce_step(step)
+                with self._trace(step):
+                    batch = self._take_batch()
+                    self._at_last_step = step == config.steps
+                    yield step, batch
 
     def upcoming(self) -> list[Sample]:
         """The samples of the next step, ahead of time; none at the last."""
         if not self._ahead and not self._at_last_step:
-            self._ahead = next(self._batches)
+            self._ahead = self._take_batch()
         return self._ahead
 
     def more(self) -> list[Sample]:
         """Further samples for the step at hand, the next in the order; they count as used."""
-        batch, self._ahead = self._ahead or next(self._batches), []
         self.position += self.config.batch
+        return self._take_batch()
+
+    def _take_batch(self) -> list[Sample]:
+        with self.timer("input"):
+            batch, self._ahead = self._ahead or next(self._batches), []
         return batch
 
     def finish(self, step: int, figures: Mapping[str, Any]) -> None:
         """Log a step and count its samples as used."""
         self.position += self.config.batch
         if step % self.config.log_every == 0 or step == self.config.steps:
-            self._write(step, figures | self.timer.take() | {"position": self.position, "skipped": len(self.skipped)})
+            self._write(step, figures | self.timer.take(step - self._logged) | {"position": self.position, "skipped": len(self.skipped)})
+            self._logged = step
         self._progress.update(step, {name: float(figures[name]) for name in SHOWN if name in figures})
 
     def is_due(self, step: int, every: int) -> bool:
@@ -137,12 +147,13 @@ class Run:
         """Checkpoint this step (asynchronously), with its held-out IoU if it was evaluated."""
         evaluated, result = self._last_evaluation or (None, None)
         iou = result.figures["iou"] if evaluated == step else None
-        with self.timer("save"):
+        with self.timer("save"), self.guard.expecting():  # Orbax compiles small programs to cut replicated arrays into what it writes
             self._checkpoints.save(self.state, self.position, dataclasses.asdict(self.config), iou=iou)
 
     def wait_saved(self) -> None:
         """Return once every checkpoint is committed."""
-        self._checkpoints.wait()
+        with self.guard.expecting():
+            self._checkpoints.wait()
 
     def evaluate(self, step: int, client: RewardClient) -> Evaluation:
         """Evaluate the current weights on the held-out set, write figures and rows, and log them (once, also over a resume)."""
@@ -186,7 +197,7 @@ class Run:
 
     def _restore(self):
         engine = self.engine
-        shapes = jax.eval_shape(engine.init_state, {n: jax.ShapeDtypeStruct(s.shape, np.float32) for n, s in engine.trained_specs.items()})
+        shapes = engine.init_state.eval_shape({n: jax.ShapeDtypeStruct(s.shape, np.float32) for n, s in engine.trained_specs.items()})
         restored = self._checkpoints.restore(abstract_state(shapes, engine.state_shardings))
         if restored is not None:
             return restored.state, restored.position

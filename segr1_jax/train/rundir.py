@@ -5,6 +5,7 @@ config.hash     its hash                         eval/         one JSONL of rows
 start.json      the weights it began from
 metrics.jsonl   one line per logged step         samples/      masks beside ground truth
 tb/             the same for TensorBoard         export/       the Hugging Face directory
+profile/        XProf traces
 report.md       the closing table                incidents/    fatal requests, stacks at missed deadlines, skipped batches
 """
 
@@ -65,6 +66,10 @@ class RunDir:
     @property
     def export(self) -> Path:
         return self.path / "export"
+
+    @property
+    def profile(self) -> Path:
+        return self.path / "profile"
 
     @property
     def report(self) -> Path:

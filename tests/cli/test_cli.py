@@ -18,6 +18,7 @@ OPTIONS = {  # a knob of a run is a key of the configuration, not a flag: think 
     "export": {"config", "overrides", "source", "out", "layout", "overwrite", "check", "adapter"},
     "tiny": {"out", "seed", "frame"},
     "plan": {"config", "overrides", "device", "devices", "arch", "compile", "topology", "json"},
+    "profile": {"config", "overrides", "steps", "hlo", "peak_flops"},
     "doctor": {"python"},
     "config": {"config", "overrides"},
 }

@@ -1,8 +1,11 @@
 """Run directory, metric lines, TensorBoard, progress: above all that a resumed run leaves what an uninterrupted one leaves."""
 
+import contextlib
 import io
 import json
 import math
+import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -91,13 +94,41 @@ def test_nothing_restored_starts_clean(run):
     assert len(read_metrics(run)) == 1
 
 
-def test_phase_timer_adds_up_and_starts_anew():
+@pytest.fixture
+def clock(monkeypatch):
+    """A clock that the test sets."""
+    clock = SimpleNamespace(now=100.0)
+    monkeypatch.setattr(time, "perf_counter", lambda: clock.now)
+    return clock
+
+
+def test_every_moment_counts_for_the_innermost_phase_and_all_add_up(clock):
+    """Per step: 1 s of nothing, 2 s rollout, 16 s update with 4 s of input inside, of which 0.5 s are spent encoding."""
     timer = PhaseTimer()
-    for phase in ("rollout", "update", "rollout"):
-        with timer(phase):
-            pass
-    assert set(timer.take()) == {"time/rollout_s", "time/update_s"}
-    assert timer.take() == {}
+    for _ in range(2):
+        clock.now += 1
+        with timer("rollout"):
+            clock.now += 2
+        with timer("update"):
+            clock.now += 10
+            with timer("input"):
+                clock.now += 3.5
+                with timer("encode"):
+                    clock.now += 0.5
+            clock.now += 2
+    seconds = {"other": 1, "rollout": 2, "update": 12, "input": 3.5, "encode": 0.5, "step": 19}
+    assert timer.take(steps=2) == {f"time/{name}_s": value for name, value in seconds.items()}
+    clock.now += 7
+    assert timer.take(steps=1) == {"time/other_s": 7, "time/step_s": 7}
+
+
+def test_a_phase_that_fails_ends(clock):
+    timer = PhaseTimer()
+    with contextlib.suppress(ZeroDivisionError), timer("update"), timer("input"):
+        clock.now += 1
+        raise ZeroDivisionError
+    clock.now += 2
+    assert timer.take(steps=1) == {"time/input_s": 1, "time/update_s": 0, "time/other_s": 2, "time/step_s": 3}
 
 
 def test_progress_prints_plain_lines_where_there_is_no_terminal():

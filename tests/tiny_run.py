@@ -13,10 +13,11 @@ import orbax.checkpoint as ocp
 from segr1_jax.judge import Judged
 from segr1_jax.reward.client import RewardClient, Stats
 from segr1_jax.train import loop
+from segr1_jax.train.config import RunConfig
 from segr1_jax.train.load_config import load_config
 from segr1_jax.types import ParseStatus, Reward, Score, ScoreStatus
 
-CONFIG = Path(__file__).parents[2] / "configs" / "quickstart_grpo.yaml"
+CONFIG = Path(__file__).parents[1] / "configs" / "quickstart_grpo.yaml"
 GROUP, BATCH = 2, 8
 SMALL = [
     *("batch=8", "micro_batches=1", "eval_batch=8", "eval_every=0", "save_every=1", "keep=10", "optimizer.warmup_steps=0"),
@@ -53,15 +54,25 @@ class FakeClient(RewardClient):
 
 def train(monkeypatch, policy: Path, run: Path, reward: Callable[[int], tuple[float, float]], *overrides: str) -> None:
     """Run GRPO; `reward` gives the rewards of the group at a position."""
+    script_rewards(monkeypatch, reward)
+    loop.run_grpo(small_config(policy, run, *overrides))
+
+
+def small_config(policy: Path, run: Path, *overrides: str) -> RunConfig:
+    return load_config(CONFIG, [*SMALL, f"policy.path={policy}", f"run_dir={run}", *overrides])
+
+
+def script_rewards(monkeypatch, reward: Callable[[int], tuple[float, float]]) -> None:
+    """No sidecar in the runs to come, and one device."""
 
     def collect(run, client, samples):
         return [[Judged(Reward(total, 1.0, 0.0, 0.0, ParseStatus.OK), None, None) for total in reward(s.position)] for s in samples]
 
-    monkeypatch.setattr(jax, "device_count", lambda: 1)  # a mesh of one device: eight take much longer to compile for
+    one = jax.devices()[:1]
+    monkeypatch.setattr(jax, "devices", lambda *_: one)  # a mesh of one device: eight take much longer to compile for
     monkeypatch.setattr(loop, "RewardClient", FakeClient)
     monkeypatch.setattr(loop, "_submit", lambda run, client, samples, groups: samples)
     monkeypatch.setattr(loop, "_collect", collect)
-    loop.run_grpo(load_config(CONFIG, [*SMALL, f"policy.path={policy}", f"run_dir={run}", *overrides]))
 
 
 def metrics(run: Path) -> list[dict]:

@@ -1,0 +1,96 @@
+"""What is seen of a run's calls: how each function was called, how often, how long it compiled, how long a call takes."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+import numpy as np
+from jax import monitoring
+
+from segr1_jax.rollout.sampler import Samples
+from segr1_jax.train.compile_guard import COMPILE_EVENT
+from segr1_jax.train.watched import Watched, call_at_hand
+
+
+class ProfileEnded(Exception):
+    """The steps that were asked for are done; the run is left here, before its last evaluation and checkpoint."""
+
+
+@dataclass
+class Seen:
+    """One jitted function.
+
+    Attributes:
+        arguments: those of its last call, as shapes with shardings (what is no array as it is).
+        compile_seconds: of each compilation, tracing left out; short where the persistent cache had it.
+        seconds: of each timed call, from arguments that are there to a result that is there.
+        turns: of the decoding loop in each timed call.
+    """
+
+    function: Watched
+    arguments: tuple = ()
+    compile_seconds: list[float] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)
+    turns: list[int] = field(default_factory=list)
+
+
+class Recorder:
+    """An Observer of train/watched.py: waits for every result in the steps of `timed`, which are then not asynchronous; elsewhere it
+    adds nothing but the look at a first call's arguments. Ends the run after the last timed step.
+    """
+
+    def __init__(self, timed: range):
+        self.seen: dict[str, Seen] = {}
+        self._timed, self._step = timed, 0
+
+    def __enter__(self) -> "Recorder":
+        monitoring.register_event_duration_secs_listener(self._listen)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        monitoring.unregister_event_duration_listener(self._listen)
+
+    def begin_step(self, step: int) -> None:
+        self._step = step
+        if step >= self._timed.stop:
+            raise ProfileEnded
+
+    def call(self, function: Watched, arguments: tuple) -> Any:
+        seen = self._of(function)
+        if not seen.arguments:
+            seen.arguments = jax.tree.map(abstract, arguments)
+        if self._step not in self._timed:
+            return function.jitted(*arguments)
+        seconds, result = timed(function.jitted, arguments)
+        seen.seconds.append(seconds)
+        if isinstance(result, Samples):
+            seen.turns.append(int(np.asarray(result.mask).any(axis=(0, 1)).sum()))
+        return result
+
+    def _of(self, function: Watched) -> Seen:
+        seen = self.seen.setdefault(function.name, Seen(function))
+        seen.function = function
+        return seen
+
+    def _listen(self, event: str, seconds: float, fun_name: str = "", **_) -> None:
+        call = call_at_hand()
+        if event == COMPILE_EVENT and call and fun_name == f"jit({call[0].name})":
+            self._of(call[0]).compile_seconds.append(seconds)
+
+
+def timed(function: Callable, arguments: tuple) -> tuple[float, Any]:
+    """(seconds, result) of one call, with nothing else under way on the devices that its arguments depend on."""
+    jax.block_until_ready(arguments)
+    began = time.perf_counter()
+    result = jax.block_until_ready(function(*arguments))
+    return time.perf_counter() - began, result
+
+
+def abstract(value: Any) -> Any:
+    """An array's shape, dtype and (where it is bound to one) sharding; anything else as it is."""
+    if not isinstance(value, jax.Array | np.ndarray):
+        return value
+    bound = isinstance(value, jax.Array) and value.committed
+    return jax.ShapeDtypeStruct(value.shape, value.dtype, sharding=value.sharding if bound else None)

@@ -1,0 +1,43 @@
+"""How the time of `sample` splits into prefill and decoding."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean
+
+import jax
+import jax.numpy as jnp
+
+from segr1_jax.hf.load import read_arch
+from segr1_jax.profile.recorder import Seen, timed
+from segr1_jax.train.config import RunConfig
+from segr1_jax.train.engine import make_engine
+from segr1_jax.train.mesh import make_mesh
+from segr1_jax.train.start import recorded_start
+
+REPEATS = 3
+
+
+@dataclass(frozen=True)
+class Split:
+    """Seconds of one `sample` call and of its prefill, timed apart; `turns` is the tokens of the longest completion."""
+
+    prefill: float
+    sample: float
+    turns: float
+
+    @property
+    def decode(self) -> float:
+        return self.sample - self.prefill
+
+
+def split_sample(config: RunConfig, sample: Seen) -> Split:
+    """Times the prefill alone on zeros of the shapes that `sample` was called with: its time does not depend on values."""
+    engine = make_engine(config, read_arch(Path(recorded_start(config).base)), make_mesh(config.mesh), builder=None)
+    arguments = jax.tree.map(_zeros, sample.arguments[:2])
+    jax.block_until_ready(engine.prefill(*arguments))  # compiled before it is timed
+    prefill = min(timed(engine.prefill, arguments)[0] for _ in range(REPEATS))
+    return Split(prefill, mean(sample.seconds), mean(sample.turns))
+
+
+def _zeros(shape: jax.ShapeDtypeStruct) -> jax.Array:
+    return jnp.zeros(shape.shape, shape.dtype, device=shape.sharding)

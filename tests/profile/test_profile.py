@@ -1,0 +1,91 @@
+"""`segr1 profile` on a tiny run: what it reports agrees with the run's own metrics, with the trace and with itself."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import jax
+import pytest
+from tiny_run import script_rewards, small_config
+from tolerances import MAX_PHASE_GAP
+
+from segr1_jax.hf.tiny import make_tiny_policy
+from segr1_jax.profile.command import WARM_UP, profile_command
+from segr1_jax.profile.report import markdown, to_json
+from segr1_jax.profile.trace import host_events, trace_file
+from segr1_jax.train.metrics import read_metrics
+from segr1_jax.train.rundir import RunDir
+
+STEPS, TURNS = 2, 4
+PEAK = 1e12  # FLOP/s
+GRPO_PHASES = {"input", "encode", "rollout", "reward", "reference", "update", "other"}
+
+
+@pytest.fixture(scope="module")
+def profiled(tmp_path_factory):
+    """(profile, folder of compiled texts) of a tiny GRPO run."""
+    folder = tmp_path_factory.mktemp("profiled")
+    config = small_config(make_tiny_policy(folder / "tiny", seed=1, frame=84), folder / "run", "micro_batches=2")
+    with pytest.MonkeyPatch.context() as patch:
+        script_rewards(patch, lambda position: (0.0, 1.0))
+        jax.config.update("jax_disable_most_optimizations", True)
+        yield profile_command(config, STEPS, PEAK, folder / "hlo"), folder / "hlo"
+        jax.config.update("jax_disable_most_optimizations", False)
+
+
+def test_phases_add_up_to_the_step_and_are_those_of_the_metrics(profiled):
+    made, _ = profiled
+    assert set(made.phases) == GRPO_PHASES
+    assert made.accounted == pytest.approx(1, abs=MAX_PHASE_GAP), "the metrics' clock against the trace's"
+    lines = [line for line in read_metrics(RunDir(Path(made.directory))) if "time/step_s" in line]
+    assert [line["step"] for line in lines] == list(range(1, WARM_UP + 2 * STEPS + 1))
+    traced = lines[WARM_UP : WARM_UP + STEPS]
+    assert made.phases["rollout"] == pytest.approx(sum(line["time/rollout_s"] for line in traced) / STEPS)
+    assert made.phases["other"] < 0.5 * made.step_seconds, "most of a step lies in named phases"
+
+
+def test_the_trace_shows_the_traced_steps_and_their_phases(profiled):
+    made, _ = profiled
+    assert set(made.traced_names) >= {"step", "input", "rollout", "reward", "reference", "update"}
+    file = trace_file(RunDir(Path(made.directory)).profile)
+    assert str(file) == made.trace
+    seconds = host_events(file)
+    assert seconds["reference"] == pytest.approx(STEPS * made.phases["reference"], abs=MAX_PHASE_GAP * made.step_seconds)
+
+
+def test_functions_are_counted_once_compiled_and_measured(profiled):
+    made, _ = profiled
+    functions = {function.name: function for function in made.functions}
+    per_step = {"rollout_weights": 1, "sample": 1, "reference_logprobs": 1, "micro_batch": 2, "gradient": 2, "accumulate": 1, "update": 1}
+    assert {name: f.calls_per_step for name, f in functions.items() if f.calls_per_step} == per_step
+    assert all(functions[name].compilations >= 1 and functions[name].compile_seconds > 0 for name in per_step)
+    gradient = functions["gradient"]
+    assert gradient.mfu == pytest.approx(gradient.flops / gradient.seconds / PEAK)
+    assert 2.5 < 2 * gradient.flops / functions["reference_logprobs"].flops < 4, "a backward pass costs two forward ones"
+    assert min(gradient.argument_bytes, gradient.temporary_bytes, gradient.output_bytes) > 0
+    assert functions["update"].mfu is None, "it multiplies no matrices"
+    assert made.split.sample == pytest.approx(made.split.prefill + made.split.decode)
+    assert 1 <= made.split.turns <= TURNS
+
+
+def test_compiled_texts_carry_the_scopes(profiled):
+    texts = {path.stem: path.read_text() for path in profiled[1].iterdir()}
+    scopes = {
+        "sample": ("prefill", "decode", "vision_tower", "text_layer", "head"),
+        "gradient": ("vision_tower", "text_layer", "head", "loss"),
+        "update": ("optimizer",),
+    }
+    for name, expected in scopes.items():
+        assert all(f"{scope}/" in texts[name] or f"{scope})/" in texts[name] for scope in expected), name
+
+
+def test_reports_say_the_same(profiled):
+    made, _ = profiled
+    record, text = json.loads(to_json(made)), markdown(made)
+    assert record["phases"] == made.phases
+    assert "MFU = FLOPs" in text
+    assert "1e+12 FLOP/s per device, as given" in text
+    assert made.trace in text
+    assert all(f"| {name} |" in text for name in (*made.phases, "gradient", "prefill"))
+    unknown = dataclasses.replace(made, peak=None, peak_source="left out: no peak is known for 'cpu'", split=None)
+    assert "left out" in markdown(unknown)
