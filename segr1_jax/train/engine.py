@@ -80,7 +80,7 @@ class Engine:
         return Watched("init_state", lambda params: init_state(params, self.optimizer), out_shardings=self.state_shardings)
 
     @property
-    def rollout_rules(self) -> dict[str, str]:
+    def rollout_rules(self) -> dict[str, str | None]:
         """How the weights of a rollout lie on the mesh."""
         return ROLLOUT_RULES if self.config.rollout.weights == "gathered" else TRAIN_RULES
 
