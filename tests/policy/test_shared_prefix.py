@@ -56,7 +56,7 @@ def repeated(batch: PromptBatch, completions: GroupBatch) -> tuple[PromptBatch, 
 def loss_and_gradient(policy: Policy, params: Params, batch: PromptBatch, completions: GroupBatch):
     def loss(params: Params):
         scores = score_tokens(policy.bind(params), batch, completions.tokens, completions.mask, temperature=0.7, chunk=3)
-        return grpo_loss(scores.logprobs, scores.entropy, completions, ObjectiveConfig(beta=0.04)).value
+        return grpo_loss(scores.logprobs, scores.entropy, completions, ObjectiveConfig(beta=0.04)).objective.total
 
     return jax.jit(jax.value_and_grad(loss))(params)
 
