@@ -17,7 +17,7 @@ from segr1_jax.policy.logprobs import score_tokens
 from segr1_jax.policy.model import PromptBatch
 from segr1_jax.policy.params import Params, Policy
 
-CASES = range(6)
+CASES = [*range(4), *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(4, 8))]
 SIZES = ((84, 140), (56, 112), (168, 28), (56, 56))
 
 
