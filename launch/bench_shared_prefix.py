@@ -131,7 +131,6 @@ def compare_losses() -> None:
     for name, argnums in (("states", 0), ("states and projection", (0, 1))):
         chunks, full = (_loss_memory(chunk, argnums) / 1e6 for chunk in (16, COMPLETION))
         print(f"loss, gradient of {name}: {chunks:.0f} MB in chunks, {full:.0f} MB with full logits: {full / chunks:.1f} times less")
-    print(f"(of the projection's, {HIDDEN * VOCABULARY * 4 / 1e6:.0f} MB are one chunk's share of that gradient itself)")
 
 
 def _loss_memory(chunk: int, argnums: int | tuple[int, ...]) -> int:

@@ -5,13 +5,14 @@ Banned ids and the temperature live here, so sampler and trainer cannot disagree
 Shape legend: B prompts; G completions; T tokens; D hidden; V vocabulary.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from segr1_jax.policy.chunked_head import Head, chunked_logprobs, tempered_logits, token_logprobs
 from segr1_jax.policy.model import PromptBatch, Qwen25VL
 
 
@@ -27,9 +28,7 @@ def distribution(
     states: Float[Array, "... D"], kernel_DV: Float[Array, "D V"], banned: Sequence[int], temperature: float
 ) -> Float[Array, "... V"]:
     """Float32 log-probabilities of the tempered distribution with `banned` ids impossible."""
-    logits = jnp.einsum("...d,dv->...v", states, kernel_DV.astype(states.dtype), preferred_element_type=jnp.float32)
-    logits = logits.at[..., jnp.array(banned, jnp.int32)].set(-jnp.inf) / temperature
-    return jax.nn.log_softmax(logits, axis=-1)
+    return jax.nn.log_softmax(tempered_logits(states, kernel_DV, banned, temperature), axis=-1)
 
 
 def score_tokens(
@@ -59,29 +58,11 @@ def score_states(
 ) -> TokenScores:
     """The same from the states that predict each token.
 
-    The vocabulary projection runs over `chunk` completion positions at a time, one chunk after the other, and is recomputed in the
-    backward pass, so no [B, G, T, V] array ever exists.
+    The vocabulary projection runs over `chunk` completion positions at a time (chunked_head.py), so no [B, G, T, V] array ever exists.
+    Where all positions are one chunk, their logits do, and are made again for the backward pass.
     """
-
-    @jax.checkpoint
-    def head(states, tokens):
-        logp = distribution(states, kernel_DV, banned, temperature)
-        entropy = -jnp.sum(jnp.where(jnp.isfinite(logp), jnp.exp(logp) * logp, 0.0), axis=-1)
-        return jnp.take_along_axis(logp, tokens[..., None], axis=-1)[..., 0], jax.lax.stop_gradient(entropy)
-
-    logprobs, entropy = _by_chunks(head, chunk, states_BGTD, tokens_BGT)
+    head = Head(tuple(banned), temperature, chunk)
+    whole = chunk >= tokens_BGT.shape[-1]
+    by_token = jax.checkpoint(token_logprobs, static_argnums=3) if whole else chunked_logprobs
+    logprobs, entropy = by_token(states_BGTD, kernel_DV, tokens_BGT, head)
     return TokenScores(jnp.where(mask_BGT, logprobs, 0.0), jnp.where(mask_BGT, entropy, 0.0))
-
-
-def _by_chunks(head: Callable, chunk: int, states_BGTD, tokens_BGT):
-    """`head` on `chunk` positions after the other: a scan, so that the memory of one chunk is free before the next begins."""
-    T = tokens_BGT.shape[-1]
-    if chunk >= T:
-        return head(states_BGTD, tokens_BGT)
-
-    def split(x):  # [B, G, T, ...] -> [chunks, B, G, chunk, ...]
-        whole = jnp.pad(x, [(0, -T % chunk if axis == 2 else 0) for axis in range(x.ndim)])
-        return jnp.moveaxis(whole.reshape(*x.shape[:2], -1, chunk, *x.shape[3:]), 2, 0)
-
-    parts = jax.lax.map(lambda inputs: head(*inputs), (split(states_BGTD), split(tokens_BGT)))
-    return (jnp.moveaxis(part, 0, 2).reshape(*part.shape[1:3], -1)[:, :, :T] for part in parts)
