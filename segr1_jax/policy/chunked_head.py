@@ -73,6 +73,7 @@ def _forward_keeping(states, kernel, tokens, head: Head):
     return scores, (states.value, kernel.value, tokens.value, total_BGT, trained)
 
 
+@jax.named_scope("head")
 def _backward(head: Head, kept, cotangents):
     """d logp / d logit_v = ([v is the token] - p_v) / temperature, block by block; as many blocks as there were chunks."""
     states_BGTD, kernel_DV, tokens_BGT, total_BGT, trained = kept

@@ -46,6 +46,7 @@ def score_tokens(
     return score_states(states_BGTD, model.head_kernel(), tokens_BGT, mask_BGT, banned=banned, temperature=temperature, chunk=chunk)
 
 
+@jax.named_scope("head")
 def score_states(
     states_BGTD: Float[Array, "B G T D"],
     kernel_DV: Float[Array, "D V"],

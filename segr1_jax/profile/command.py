@@ -41,7 +41,7 @@ def profile_command(config: RunConfig, steps: int, peak_flops: float | None = No
         {"sft": run_sft, "grpo": run_grpo}[config.stage](short)
     directory = RunDir(Path(short.run_dir))
     peak, peak_source = peak_at_hand(peak_flops)
-    vision = read_arch(Path(recorded_start(short).base)).vision
+    arch, adapters = read_arch(Path(recorded_start(short).base)), bool(short.policy.lora.rank)
     file = trace_file(directory.profile)
     events = host_events(file)
     return Profile(
@@ -55,7 +55,7 @@ def profile_command(config: RunConfig, steps: int, peak_flops: float | None = No
         phases=_phases(directory, traced),
         traced_names=sorted(events),
         split=split_sample(short, recorder.seen["sample"]) if short.stage == "grpo" else None,
-        functions=function_costs(recorder, steps=steps, full_share=len(vision.full_layers) / vision.depth, peak=peak, hlo=hlo),
+        functions=function_costs(recorder, steps=steps, arch=arch, adapters=adapters, peak=peak, hlo=hlo),
     )
 
 

@@ -6,11 +6,15 @@ from statistics import mean
 
 from segr1_jax.files import write_atomically
 from segr1_jax.plan.flops import matmul_flops
+from segr1_jax.policy.arch import PolicyArch
+from segr1_jax.profile.model_flops import call_flops
 from segr1_jax.profile.recorder import Recorder, Seen
 
 MFU = (
-    "MFU = FLOPs of the matrix products of one call (counted in the traced program: every loop turn, and what remat computes again, over "
-    "all devices) / (seconds of the call x devices x peak dense bfloat16 FLOP/s of one device)"
+    "MFU = model FLOPs of a call / (its seconds x devices x peak dense bfloat16 FLOP/s of one device). Model FLOPs: 2 per multiply-add of "
+    "the matrix products that the formulas need for real tokens, attention to visible ones included; padding, masked scores and "
+    "recomputation are left out; a gradient counts 3 forward passes (2 with adapters alone). HFU: the same with the FLOPs of the matrix "
+    "products in the traced program, every loop turn, padding and what remat computes again included"
 )
 
 
@@ -19,10 +23,12 @@ class FunctionCost:
     """One jitted function. Bytes are per device.
 
     Attributes:
-        flops: of the matrix products of one call, loops counted, over all devices; None where the profiled steps made no call.
+        flops: of the matrix products of one call as the program does them, loops counted, over all devices; None where the profiled
+            steps made no call.
+        model_flops: of one call as the formulas need them (model_flops.py), over all devices; None likewise, and without such products.
         xla_flops, xla_bytes: the compiler's count for one device, which takes the body of every loop once.
         seconds: mean of the timed calls, waited for; None likewise.
-        mfu: see MFU; None without a known peak.
+        mfu, hfu: see MFU; None without a known peak.
     """
 
     name: str
@@ -31,38 +37,39 @@ class FunctionCost:
     calls_per_step: float
     seconds: float | None
     flops: float | None
+    model_flops: float | None
     xla_flops: float
     xla_bytes: float
     argument_bytes: int
     temporary_bytes: int
     output_bytes: int
     mfu: float | None
-
-    @property
-    def rate(self) -> float | None:
-        """Matrix FLOP/s over all devices."""
-        return self.flops / self.seconds if self.seconds else None
+    hfu: float | None
 
 
-def function_costs(recorder: Recorder, *, steps: int, full_share: float, peak: float | None, hlo: Path | None) -> list[FunctionCost]:
+def function_costs(
+    recorder: Recorder, *, steps: int, arch: PolicyArch, adapters: bool, peak: float | None, hlo: Path | None
+) -> list[FunctionCost]:
     """The costs of every function that was called, dearest first. Compiles each once more; `hlo` is where their texts go.
 
-    `full_share` is the share of the tower's layers that attend to the whole image, `peak` the FLOP/s of all devices.
+    `adapters`: nothing else is trained. `peak` is the FLOP/s of all devices.
     """
     if hlo:
         hlo.mkdir(parents=True, exist_ok=True)
-    costs = [_cost(seen, steps, full_share, peak, hlo) for seen in recorder.seen.values()]
+    costs = [_cost(seen, steps, arch, adapters, peak, hlo) for seen in recorder.seen.values()]
     return sorted(costs, key=lambda cost: -(cost.seconds or 0) * cost.calls_per_step)
 
 
-def _cost(seen: Seen, steps: int, full_share: float, peak: float | None, hlo: Path | None) -> FunctionCost:
+def _cost(seen: Seen, steps: int, arch: PolicyArch, adapters: bool, peak: float | None, hlo: Path | None) -> FunctionCost:
     traced = seen.function.trace(*seen.arguments)
     compiled = traced.lower().compile()
     if hlo:
         write_atomically(hlo / f"{seen.function.name}.txt", compiled.as_text())
     turns = round(mean(seen.turns)) if seen.turns else 1
     seconds = mean(seen.seconds) if seen.seconds else None
+    full_share = len(arch.vision.full_layers) / arch.vision.depth  # of the tower's layers: they attend to the whole image
     flops = matmul_flops(traced.jaxpr.jaxpr, trips=turns, true_share=full_share) if seen.seconds else None
+    needed = mean(call_flops(seen.function.name, arch, work, adapters=adapters) for work in seen.work) if seen.work else None
     xla, memory = compiled.cost_analysis() or {}, compiled.memory_analysis()
     return FunctionCost(
         seen.function.name,
@@ -71,10 +78,12 @@ def _cost(seen: Seen, steps: int, full_share: float, peak: float | None, hlo: Pa
         calls_per_step=len(seen.seconds) / steps,
         seconds=seconds,
         flops=flops,
+        model_flops=needed,
         xla_flops=xla.get("flops", 0.0),
         xla_bytes=xla.get("bytes accessed", 0.0),
         argument_bytes=memory.argument_size_in_bytes,
         temporary_bytes=memory.temp_size_in_bytes,
         output_bytes=memory.output_size_in_bytes,
-        mfu=flops / seconds / peak if peak and seconds and flops else None,
+        mfu=needed / seconds / peak if peak and seconds and needed else None,
+        hfu=flops / seconds / peak if peak and seconds and flops else None,
     )

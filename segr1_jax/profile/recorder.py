@@ -9,6 +9,7 @@ import jax
 import numpy as np
 from jax import monitoring
 
+from segr1_jax.profile.model_flops import Work, work_of
 from segr1_jax.rollout.sampler import Samples
 from segr1_jax.train.compile_guard import COMPILE_EVENT
 from segr1_jax.train.watched import Watched, call_at_hand
@@ -27,6 +28,7 @@ class Seen:
         compile_seconds: of each compilation, tracing left out; short where the persistent cache had it.
         seconds: of each timed call, from arguments that are there to a result that is there.
         turns: of the decoding loop in each timed call.
+        work: what each timed call went through, where that is counted.
     """
 
     function: Watched
@@ -34,6 +36,7 @@ class Seen:
     compile_seconds: list[float] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
     turns: list[int] = field(default_factory=list)
+    work: list[Work] = field(default_factory=list)
 
 
 class Recorder:
@@ -67,6 +70,8 @@ class Recorder:
         seen.seconds.append(seconds)
         if isinstance(result, Samples):
             seen.turns.append(int(np.asarray(result.mask).any(axis=(0, 1)).sum()))
+        if (work := work_of(function.name, arguments, result)) is not None:
+            seen.work.append(work)
         return result
 
     def _of(self, function: Watched) -> Seen:

@@ -87,13 +87,14 @@ def _speed(profile: Profile) -> str:
             f.name,
             f"{f.calls_per_step:g}",
             _or(f.seconds, "{:.4f}"),
+            _or(f.model_flops and f.model_flops / 1e9, "{:.3f}"),
             _or(f.flops and f.flops / 1e9, "{:.3f}"),
-            _or(f.rate, "{:.3g}"),
             _or(f.mfu, "{:.1%}"),
+            _or(f.hfu, "{:.1%}"),
         )
         for f in profile.functions
     ]
-    return table(("function", "calls per step", "s per call", "GFLOP", "FLOP/s", "MFU"), rows)
+    return table(("function", "calls per step", "s per call", "model GFLOP", "GFLOP done", "MFU", "HFU"), rows)
 
 
 def _programs(profile: Profile) -> str:

@@ -60,8 +60,11 @@ def test_functions_are_counted_once_compiled_and_measured(profiled):
     assert {name: f.calls_per_step for name, f in functions.items() if f.calls_per_step} == per_step
     assert all(functions[name].compilations >= 1 and functions[name].compile_seconds > 0 for name in per_step)
     gradient = functions["gradient"]
-    assert gradient.mfu == pytest.approx(gradient.flops / gradient.seconds / PEAK)
+    assert gradient.hfu == pytest.approx(gradient.flops / gradient.seconds / PEAK)
+    assert gradient.mfu == pytest.approx(gradient.model_flops / gradient.seconds / PEAK)
     assert 2.5 < 2 * gradient.flops / functions["reference_logprobs"].flops < 4, "a backward pass costs two forward ones"
+    assert 2 * gradient.model_flops == pytest.approx(3 * functions["reference_logprobs"].model_flops), "no padding, nothing twice"
+    assert gradient.model_flops < gradient.flops
     assert min(gradient.argument_bytes, gradient.temporary_bytes, gradient.output_bytes) > 0
     assert functions["update"].mfu is None, "it multiplies no matrices"
     assert made.split.sample == pytest.approx(made.split.prefill + made.split.decode)
@@ -83,7 +86,7 @@ def test_reports_say_the_same(profiled):
     made, _ = profiled
     record, text = json.loads(to_json(made)), markdown(made)
     assert record["phases"] == made.phases
-    assert "MFU = FLOPs" in text
+    assert "MFU = model FLOPs" in text
     assert "1e+12 FLOP/s per device, as given" in text
     assert made.trace in text
     assert all(f"| {name} |" in text for name in (*made.phases, "gradient", "prefill"))

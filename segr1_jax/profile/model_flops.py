@@ -1,0 +1,105 @@
+"""FLOPs that the model's formulas need for the tokens of a call: the numerator of MFU.
+
+Multiply-adds of matrix products count 2, anything else nothing. Tokens are real ones: padding, masked attention scores and recomputed
+activations (remat) are work that a program does, not work that the model needs (Chowdhery et al., 2022, PaLM, appendix B).
+
+Shape legend: B prompts; P prefix tokens; G completions per prompt; T completion tokens; W windows; S patches per window.
+"""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Array, Bool, Int
+
+from segr1_jax.policy.arch import PolicyArch, TextArch, VisionArch
+from segr1_jax.policy.model import PromptBatch
+from segr1_jax.policy.vision import Images
+
+
+class Work(NamedTuple):
+    """What a call goes through: tokens, and pairs of a token with one it attends to (itself included), summed over the batch."""
+
+    text_tokens: int = 0
+    text_pairs: int = 0
+    head_tokens: int = 0
+    patches: int = 0
+    window_pairs: int = 0
+    image_pairs: int = 0
+
+
+def text_work(prefix_mask_BP: Bool[np.ndarray, "B P"], mask_BGT: Bool[np.ndarray, "B G T"]) -> Work:
+    """A prefix seen once per prompt, and completions that see it and themselves; the head predicts every completion token.
+
+    Example:
+        >>> text_work(np.ones((1, 3), bool), np.ones((1, 1, 2), bool))[:3]
+        (5, 15, 2)
+    """
+    prefix_B1 = prefix_mask_BP.sum(axis=1)[:, None]
+    own_BG = mask_BGT.sum(axis=2)
+    pairs = (prefix_B1 * (prefix_B1 + 1) // 2).sum() + (own_BG * prefix_B1 + own_BG * (own_BG + 1) // 2).sum()
+    return Work(text_tokens=int(prefix_B1.sum() + own_BG.sum()), text_pairs=int(pairs), head_tokens=int(own_BG.sum()))
+
+
+def tower_work(mask_BWS: Bool[np.ndarray, "B W S"], window_image_BW: Int[np.ndarray, "B W"]) -> Work:
+    """Patches attend inside their window, or in the layers of full attention to all patches of their image."""
+    in_window_BW = mask_BWS.sum(axis=2)
+    same_image_BWW = window_image_BW[:, :, None] == window_image_BW[:, None, :]
+    image_pairs = np.einsum("bv,bvw,bw->", in_window_BW, same_image_BWW.astype(np.int64), in_window_BW)
+    return Work(patches=int(in_window_BW.sum()), window_pairs=int((in_window_BW**2).sum()), image_pairs=int(image_pairs))
+
+
+def forward_flops(arch: PolicyArch, work: Work) -> float:
+    """One pass over everything in `work`."""
+    return tower_flops(arch.vision, work) + language_flops(arch.text, work)
+
+
+def language_flops(arch: TextArch, work: Work) -> float:
+    """Layers of the language model and the vocabulary projection. Embedding rows are looked up, which costs nothing here."""
+    attended = arch.heads * arch.head_dim
+    projections = 2 * arch.hidden * (attended + arch.kv_heads * arch.head_dim)  # q and o, k and v
+    per_layer = 2.0 * work.text_tokens * (projections + 3 * arch.hidden * arch.intermediate) + 4.0 * work.text_pairs * attended
+    return arch.layers * per_layer + 2.0 * work.head_tokens * arch.hidden * arch.vocab
+
+
+def tower_flops(arch: VisionArch, work: Work) -> float:
+    """Patch embedding, layers and merger of the vision tower."""
+    per_patch = arch.depth * (4 * arch.hidden**2 + 3 * arch.hidden * arch.intermediate)
+    merged = arch.hidden * arch.merge**2
+    merger = (merged**2 + merged * arch.out_hidden) / arch.merge**2
+    full = len(arch.full_layers)
+    pairs = full * work.image_pairs + (arch.depth - full) * work.window_pairs
+    return 2.0 * work.patches * (arch.patch_values * arch.hidden + per_patch + merger) + 4.0 * pairs * arch.hidden
+
+
+def work_of(name: str, arguments: tuple, result: Any) -> Work | None:
+    """What one call of the function `name` of Engine went through; None for those without a matrix product to speak of."""
+    match name:  # the arguments are those that Engine documents
+        case "features":
+            return _tower_work(arguments[1])
+        case "sample" | "answer":
+            return _batch_work(arguments[1], result.mask)
+        case "reference_logprobs":
+            return _batch_work(arguments[1], arguments[3])
+        case "gradient":
+            return _batch_work(arguments[2].prompts, arguments[2].completions.mask)
+        case _:
+            return None
+
+
+def _batch_work(prompts: PromptBatch, mask_BGT: Bool[Array, "B G T"]) -> Work:
+    tower = _tower_work(prompts.images) if isinstance(prompts.images, Images) else Work()
+    return Work(*map(sum, zip(text_work(np.asarray(prompts.mask), np.asarray(mask_BGT)), tower, strict=True)))
+
+
+def _tower_work(images: Images) -> Work:
+    return tower_work(np.asarray(images.mask), np.asarray(images.window_image))
+
+
+def call_flops(name: str, arch: PolicyArch, work: Work, *, adapters: bool) -> float:
+    """Model FLOPs of one call of the function `name` of Engine.
+
+    A gradient costs the forward pass and twice it again (by inputs and by weights), with adapters alone trained once again. A frozen
+    tower is not in the gradient's work: it runs as `features`.
+    """
+    passes = {"gradient": 2 if adapters else 3}.get(name, 1)
+    return passes * forward_flops(arch, work)
