@@ -38,7 +38,7 @@ def make_policy() -> Policy:
         depth=12,
         hidden=512,
         intermediate=1368,
-        heads=8,
+        heads=4,
         out_hidden=512,
         in_channels=3,
         patch=VISION.patch,
