@@ -109,14 +109,14 @@ install "$VENV" "build tools" --upgrade pip "setuptools>=77" wheel
 case "$KIND" in
   cpu)
     make_sam2 "$VENV"
-    make_trainer "$VENV" sidecar,dev
+    make_trainer "$VENV" sidecar,eval,dev
     ;;
   cuda13 | tpu)
     make_sam2 "$VENV"
-    make_trainer "$VENV" "$KIND,sidecar,dev"
+    make_trainer "$VENV" "$KIND,sidecar,eval,dev"
     ;;
   cuda12)
-    make_trainer "$VENV" cuda12,dev
+    make_trainer "$VENV" cuda12,eval,dev
     open_venv "$SIDECAR" "$KIND"
     install "$SIDECAR" "build tools" --upgrade pip "setuptools>=77" wheel
     make_sam2 "$SIDECAR"

@@ -58,6 +58,7 @@ class Example:
     `id` is a stable non-negative integer: the sample's index in its source. Random keys fold it in, so sampling never
     depends on batch layout. `image` is RGB. `mask` is None when only predicting. `instruction` is the sentence that
     picks the object, None for "all primary objects"; `answer`, where the set has one, is what the policy should say (text).
+    `ignore` marks pixels that no metric of an evaluation counts.
     """
 
     id: int
@@ -66,6 +67,7 @@ class Example:
     mask: Bool[np.ndarray, "H W"] | None
     instruction: str | None = None
     answer: str | None = None
+    ignore: Bool[np.ndarray, "H W"] | None = None
 
     @property
     def frame(self) -> Frame:

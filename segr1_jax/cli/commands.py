@@ -102,6 +102,31 @@ def profile(options: argparse.Namespace) -> int:
     return 0
 
 
+def data(options: argparse.Namespace) -> int:
+    return {"check": _check_data, "toy": _toy_data}[options.action](options)
+
+
+def _check_data(options: argparse.Namespace) -> int:
+    from segr1_jax.data.sets.check import check_sets, markdown, to_json
+    from segr1_jax.files import write_atomically
+    from segr1_jax.train.progress import CountedProgress, show_markdown
+
+    with CountedProgress() as progress:
+        reports = check_sets(options.root, progress.update)
+    if options.json:
+        write_atomically(options.json, to_json(reports))
+    show_markdown(markdown(reports))
+    return int(any(report.problems for report in reports))
+
+
+def _toy_data(options: argparse.Namespace) -> int:
+    from segr1_jax.data.sets.toy import write_toy_sets
+
+    write_toy_sets(options.root, seed=options.seed)
+    print(f"wrote {options.root}")
+    return 0
+
+
 def tiny(options: argparse.Namespace) -> int:
     from segr1_jax.hf.tiny import make_tiny_policy
 

@@ -36,6 +36,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_score(add)
     _add_plan(add)
     _add_profile(add)
+    _add_data(add)
     _add_helpers(add)
     return parser
 
@@ -172,6 +173,24 @@ def _add_profile(add: Callable[..., argparse.ArgumentParser]) -> None:
     profile.add_argument("--steps", type=int, default=3, metavar="N", help="steps to trace, and to time after that (default 3)")
     profile.add_argument("--hlo", type=Path, metavar="DIR", help="write the compiled text of each function there")
     profile.add_argument("--peak-flops", type=float, metavar="X", help="peak FLOP/s of one device, for MFU (default: by device kind)")
+
+
+def _add_data(add: Callable[..., argparse.ArgumentParser]) -> None:
+    data = _command(
+        add,
+        "data",
+        commands.data,
+        "what of the published data sets is there; toy copies of all of them",
+        """\
+        example:  segr1 data check /data/segmentation      every set and split, counts beside the published ones, every problem
+                  segr1 data toy runs/toy                  all layouts at toy size, to try an evaluation with
+        writes:   nothing (check); the folder (toy)
+        next:     segr1 eval CONFIG --suite paper data.root=/data/segmentation""",
+    )
+    data.add_argument("action", choices=("check", "toy"))
+    data.add_argument("root", type=Path, metavar="ROOT", help="the folder that holds, or will hold, all sets")
+    data.add_argument("--seed", type=int, default=0, help="toy: seed of the pictures (default 0)")
+    data.add_argument("--json", type=Path, metavar="FILE", help="check: write the report as JSON too")
 
 
 def _add_helpers(add: Callable[..., argparse.ArgumentParser]) -> None:

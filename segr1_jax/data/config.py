@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from segr1_jax.knobs import knob, require_choice, require_range
 
-KINDS = ("folder", "jsonl", "synthetic")
+KINDS = ("folder", "jsonl", "published", "synthetic")
 LEVELS = ("bright", "salient", "camouflaged")
 
 
@@ -13,15 +13,19 @@ class DataConfig:
     """One source of (image, mask, optional sentence)."""
 
     kind: str = knob(
-        "synthetic", "folder (images/ and masks/ paired by file stem), jsonl (manifest of image, mask, instruction, answer) or synthetic"
+        "synthetic",
+        "folder (images/ and masks/ paired by file stem), jsonl (manifest of image, mask, instruction, answer), published or synthetic",
     )
     images: str = knob("", "folder: directory of images")
     masks: str = knob("", "folder: directory of masks, same file stems, any image suffix")
     ids: str = knob("", "folder: text file with one file stem per line; empty = every image")
     manifest: str = knob("", "jsonl: manifest file; paths inside are relative to it")
     answer_side: int = knob(
-        0, "jsonl: side in pixels of the square that given answers speak of (images stretched to it); 0 = pixels of the image itself"
+        0, "jsonl, fcot: side in pixels of the square that given answers speak of (images stretched to it); 0 = pixels of the image itself"
     )
+    root: str = knob("", "published: the folder that holds all data sets in their official layouts (`segr1 data check ROOT`)")
+    set: str = knob("", "published: which set, such as cod10k or refcoco_plus")
+    split: str = knob("test", "published: which split of it")
     level: str = knob("bright", "synthetic: difficulty, one of bright, salient, camouflaged")
     size: int = knob(168, "synthetic: image side in pixels")
     count: int = knob(4096, "synthetic: number of images")

@@ -3,6 +3,7 @@
 Shape legend: H W the upright image in pixels, after EXIF orientation.
 """
 
+import io
 import struct
 import zlib
 from pathlib import Path
@@ -18,12 +19,14 @@ _SWAPPED = (5, 6, 7, 8)  # EXIF orientations that exchange width and height
 _ORIENTATION = 0x0112
 
 
-def open_image(path: Path) -> UInt8[np.ndarray, "H W 3"]:
+def open_image(path: Path, content: bytes | None = None) -> UInt8[np.ndarray, "H W 3"]:
     """The upright RGB image. Grey, palette and 16-bit images are converted; what is transparent is laid on white.
+
+    A picture that lies inside another file comes as `content`; `path` then only says where, in errors.
 
     8-bit images come out as transformers' `convert_to_rgb` makes them, which is what its processors show a model.
     """
-    image = _open(path, "image")
+    image = _open(path, "image", content)
     if image.mode.startswith("I;16"):
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     if image.mode in ("I", "F"):
@@ -72,9 +75,9 @@ def require_same_size(mask: Path, size: tuple[int, int], image_size: tuple[int, 
         raise UserError(str(mask), expected=expected, got=f"{size[0]}x{size[1]}", remedy="resize the mask or fix the pair")
 
 
-def _open(path: Path, kind: str) -> Image.Image:
+def _open(path: Path, kind: str, content: bytes | None = None) -> Image.Image:
     try:
-        with Image.open(path) as image:
+        with Image.open(path if content is None else io.BytesIO(content)) as image:
             return ImageOps.exif_transpose(image)
     except _UNREADABLE as error:
         raise _unreadable(path, kind, error) from error

@@ -1,16 +1,16 @@
-"""Where examples come from: a folder of images and masks, a JSONL manifest, or the synthetic set."""
+"""Where examples come from: a folder of images and masks, a JSONL manifest, a published data set, or the synthetic set."""
 
 import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
-from PIL import Image
-
 from segr1_jax.data.config import DataConfig
-from segr1_jax.data.images import open_image, open_mask, require_same_size, upright_size
+from segr1_jax.data.entries import Entry, FileSource, pictures_by_stem
 from segr1_jax.data.records import read_records
+from segr1_jax.data.sets.registry import published_split
 from segr1_jax.data.synthetic import generate
+from segr1_jax.data.truth import MaskFile
 from segr1_jax.errors import UserError
 from segr1_jax.types import Example
 
@@ -27,37 +27,6 @@ class Source(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int) -> Example: ...
-
-
-@dataclasses.dataclass(frozen=True)
-class Entry:
-    """The files of one sample; `mask` is None for prediction, and may be for a cold start from given answers."""
-
-    name: str
-    image: Path
-    mask: Path | None
-    instruction: str | None = None
-    answer: str | None = None
-
-
-@dataclasses.dataclass(frozen=True)
-class FileSource:
-    """Examples read from files when asked for."""
-
-    entries: list[Entry]
-
-    @property
-    def names(self) -> list[str]:
-        return [entry.name for entry in self.entries]
-
-    def __len__(self) -> int:
-        return len(self.entries)
-
-    def __getitem__(self, index: int) -> Example:
-        entry = self.entries[index]
-        image = open_image(entry.image)
-        mask = None if entry.mask is None else open_mask(entry.mask, *image.shape[:2])
-        return Example(id=index, name=entry.name, image=image, mask=mask, instruction=entry.instruction, answer=entry.answer)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,6 +52,8 @@ def open_source(config: DataConfig) -> Source:
     """The source that `config` names. Raises UserError for missing folders, empty sets and malformed manifests."""
     if config.kind == "synthetic":
         return SyntheticSource(config)
+    if config.kind == "published":
+        return published_split(Path(config.root), config.set, config.split)
     entries = _folder_entries(config) if config.kind == "folder" else list(_manifest_entries(config))
     if not entries:
         where = config.images if config.kind == "folder" else config.manifest
@@ -110,49 +81,28 @@ def check(source: Source, *, answer_suffices: bool = False) -> None:
 
 
 def _problem(entry: Entry, answer_suffices: bool) -> str | None:
-    if entry.mask is None and not (answer_suffices and entry.answer):
-        return f"{entry.name}: no mask"
     try:
-        if entry.mask is None:
-            upright_size(entry.image, "image")
-            return None
-        require_same_size(entry.mask, upright_size(entry.mask, "mask"), upright_size(entry.image, "image"))
+        entry.check(answer_suffices=answer_suffices)
     except UserError as error:
         return f"{error.where}: expected {error.expected}, got {error.got}"
     return None
 
 
 def _folder_entries(config: DataConfig) -> list[Entry]:
-    images = _by_stem("data.images", config.images)
-    masks = _by_stem("data.masks", config.masks) if config.masks else {}
+    images = pictures_by_stem("data.images", Path(config.images))
+    masks = pictures_by_stem("data.masks", Path(config.masks)) if config.masks else {}
     stems = sorted(images) if not config.ids else _read_lines(Path(config.ids))
     if unknown := [stem for stem in stems if stem not in images]:
         remedy = f"correct {config.ids} or add the images"
         raise UserError(config.images, expected=f"an image for {unknown[0]!r}", got=f"none ({len(unknown)} such ids)", remedy=remedy)
-    return [Entry(stem, images[stem], masks.get(stem)) for stem in stems]
-
-
-def _by_stem(field: str, folder: str) -> dict[str, Path]:
-    """Picture files of a folder by file stem."""
-    if not Path(folder).is_dir():
-        raise UserError(field, expected="a directory", got=repr(folder), remedy="set it to the folder that holds the files")
-    suffixes = Image.registered_extensions()
-    found: dict[str, Path] = {}
-    for path in sorted(Path(folder).iterdir()):
-        if path.suffix.lower() not in suffixes:
-            continue
-        if path.stem in found:
-            got = f"{found[path.stem].name} and {path.name}"
-            raise UserError(folder, expected="one picture per file stem", got=got, remedy="remove or rename one")
-        found[path.stem] = path
-    return found
+    return [Entry(stem, images[stem], MaskFile(masks[stem]) if stem in masks else None) for stem in stems]
 
 
 def _manifest_entries(config: DataConfig) -> Iterator[Entry]:
     path = Path(config.manifest)
     for _, record in read_records(path, paths=("image",), optional=("mask", "instruction", "answer")):
-        mask = path.parent / record["mask"] if record.get("mask") else None
-        yield Entry(record["image"], path.parent / record["image"], mask, record.get("instruction") or None, record.get("answer") or None)
+        truth = MaskFile(path.parent / record["mask"]) if record.get("mask") else None
+        yield Entry(record["image"], path.parent / record["image"], truth, record.get("instruction") or None, record.get("answer") or None)
 
 
 def _read_lines(path: Path) -> list[str]:

@@ -93,6 +93,8 @@ def _check_source(section: str, data: DataConfig) -> None:
             _require_file(f"{section}.ids", data.ids)
     elif data.kind == "jsonl":
         _require_file(f"{section}.manifest", data.manifest)
+    elif data.kind == "published":
+        _require_directory(f"{section}.root", data.root)
 
 
 def _require_directory(field: str, path: str) -> None:

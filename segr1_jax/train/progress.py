@@ -53,6 +53,30 @@ class Progress:
             self._bar.stop()
 
 
+class CountedProgress:
+    """Progress of several things one after the other, each with a count of its own. Use it as a context manager."""
+
+    def __init__(self):
+        self._title, self._current = "", None
+
+    def update(self, title: str, done: int, total: int) -> None:
+        """`done` of `total` of the thing called `title`."""
+        if title != self._title:
+            self._close()
+            self._title, self._current = title, Progress(title, total).__enter__()
+        self._current.update(done, {})
+
+    def _close(self) -> None:
+        if self._current:
+            self._current.__exit__()
+
+    def __enter__(self) -> "CountedProgress":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._close()
+
+
 def show_markdown(text: str, stream: TextIOBase | None = None) -> None:
     """Print markdown: drawn on a terminal, as it stands in a log."""
     stream = stream or sys.stdout

@@ -68,16 +68,16 @@ def test_check_finds_bad_pairs_before_training(folder):
     (folder / "masks/a.png").unlink()
     Image.new("1", (12, 9)).save(folder / "masks/b.png")
     (folder / "images/c.jpg").write_bytes(b"broken")
-    with pytest.raises(UserError, match=r"3 of 3 samples.*a: no mask.*b\.png.*12x8.*12x9.*c\.jpg"):
+    with pytest.raises(UserError, match=r"3 of 3 samples.*a: expected a mask, got no mask.*b\.png.*12x8.*12x9.*c\.jpg"):
         check(open_source(config(folder)))
 
 
 def test_a_given_answer_stands_in_for_a_mask(folder):
     source = open_source(manifest(folder, {"image": "images/a.jpg", "answer": "<think>a</think>"}, {"image": "images/b.jpg"}))
     assert (source[0].answer, source[0].mask, source[1].answer) == ("<think>a</think>", None, None)
-    with pytest.raises(UserError, match=r"2 of 2.*images/a\.jpg: no mask"):
+    with pytest.raises(UserError, match=r"2 of 2.*images/a\.jpg: expected a mask"):
         check(source)
-    with pytest.raises(UserError, match=r"1 of 2.*images/b\.jpg: no mask"):
+    with pytest.raises(UserError, match=r"1 of 2.*images/b\.jpg: expected a mask"):
         check(source, answer_suffices=True)
 
 

@@ -1,0 +1,104 @@
+"""RefCOCO, RefCOCO+ and RefCOCOg as the REFER tool kit publishes them: a pickle of references, COCO annotations, COCO photos.
+
+Layout (paper.md 4): Refer_Segm/<set>/refs(<by>).p and instances.json, photos in Refer_Segm/coco_2014/train2014. Every sentence of every
+reference is a sample; the reference code draws one at random per photo.
+"""
+
+import json
+import pickle
+from collections.abc import Iterator, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from segr1_jax.data.entries import Entry, FileSource
+from segr1_jax.data.sets.published import PublishedSet, require_file, require_folder
+from segr1_jax.data.truth import CocoSegmentation, Truth, Unusable
+from segr1_jax.errors import UserError
+
+ROOT, PHOTOS = "Refer_Segm", "coco_2014/train2014"
+
+
+class _DataOnly(pickle.Unpickler):
+    """Lists, dicts, texts and numbers need no import; a pickle that asks for one could run any program."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        raise pickle.UnpicklingError(f"it asks for {module}.{name}")
+
+
+def read_refer(name: str, refs_file: str, root: Path, split: str) -> FileSource:
+    """One sample per sentence, named `<ref_id>-<sent_id>`; references without a sentence or an annotation are samples at fault.
+
+    Raises:
+        UserError: missing files, a pickle that holds more than data, annotations that are no COCO file, an empty split.
+    """
+    folder, photos = require_folder(root / ROOT / name), require_folder(root / ROOT / PHOTOS)
+    refs_path, instances_path = require_file(folder / refs_file), require_file(folder / "instances.json")
+    instances = _read_instances(instances_path)
+    entries = []
+    for position, ref in enumerate(_read_refs(refs_path)):
+        try:
+            if ref["split"] == split:
+                entries += _entries(ref, instances, instances_path, photos)
+        except (KeyError, TypeError) as error:
+            raise _malformed(refs_path, f"reference {position}: {type(error).__name__} {error}") from error
+    if not entries:
+        raise UserError(str(refs_path), expected=f"references of the split {split!r}", got="none", remedy="take the file by this annotator")
+    return FileSource(entries)
+
+
+def _entries(ref: Mapping, instances: Mapping, where: Path, photos: Path) -> Iterator[Entry]:
+    image = instances["images"].get(ref["image_id"])
+    file = photos / (image["file_name"] if image else f"COCO_train2014_{ref['image_id']:012d}.jpg")
+    truth = _truth(ref, image, instances["annotations"].get(ref["ann_id"]), where)
+    if not ref["sentences"]:
+        error = UserError(f"{where.parent.name} reference {ref['ref_id']}", expected="sentences", got="none", remedy="leave it out")
+        yield Entry(f"{ref['ref_id']}-none", file, Unusable(error))
+    for sentence in ref["sentences"]:
+        yield Entry(f"{ref['ref_id']}-{sentence['sent_id']}", file, truth, instruction=f"{sentence['sent'].strip()}.")
+
+
+def _truth(ref: Mapping, image: Mapping | None, annotation: Mapping | None, where: Path) -> Truth:
+    for kind, found in (("image", image), ("ann", annotation)):
+        if found is None:
+            number = ref[f"{kind}_id"]
+            return Unusable(
+                UserError(str(where), expected=f"{kind}_id {number} of reference {ref['ref_id']}", got="none", remedy="mend it")
+            )
+    return CocoSegmentation(f"{where}: annotation {ref['ann_id']}", annotation["segmentation"], image["height"], image["width"])
+
+
+def _read_refs(path: Path) -> list[Mapping]:
+    try:
+        with path.open("rb") as file:
+            refs = _DataOnly(file, encoding="utf-8").load()
+    except Exception as error:  # a damaged pickle can raise anything; whatever it is, nothing of it has run
+        raise _malformed(path, f"{type(error).__name__}: {error}") from error
+    if not isinstance(refs, list) or not all(isinstance(ref, dict) for ref in refs):
+        raise _malformed(path, f"a {type(refs).__name__} of other things than references")
+    return refs
+
+
+def _read_instances(path: Path) -> dict[str, dict[int, Mapping]]:
+    try:
+        tree = json.loads(path.read_bytes())
+        return {part: {item["id"]: item for item in tree[part]} for part in ("images", "annotations")}
+    except (ValueError, KeyError, TypeError) as error:
+        got = f"{type(error).__name__}: {str(error)[:200]}"
+        raise UserError(str(path), expected="COCO annotations (images, annotations)", got=got, remedy="copy the file again") from error
+
+
+def _malformed(path: Path, got: str) -> UserError:
+    return UserError(str(path), expected="a pickle of REFER's references, plain data alone", got=got[:300], remedy="take REFER's own file")
+
+
+def _set(title: str, folder: str, refs_file: str, counts: Mapping[str, int]) -> PublishedSet:
+    return PublishedSet(title, f"{ROOT}/{folder}", "referring", counts, partial(read_refer, folder, refs_file))
+
+
+REFER_SETS = {  # counts of sentences
+    "refcoco": _set("RefCOCO", "refcoco", "refs(unc).p", {"train": 120624, "val": 10834, "testA": 5657, "testB": 5095}),
+    "refcoco_plus": _set("RefCOCO+", "refcoco+", "refs(unc).p", {"train": 120191, "val": 10758, "testA": 5726, "testB": 4889}),
+    "refcocog": _set("RefCOCOg", "refcocog", "refs(umd).p", {"train": 80512, "val": 4896, "test": 9602}),
+}
+"""By the name that data.set takes."""
