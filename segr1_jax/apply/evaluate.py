@@ -1,30 +1,108 @@
-"""`segr1 eval`: the held-out table of a policy."""
+"""`segr1 eval`: a policy on one set or on all of the paper's; somebody else's masks or answers on one set."""
 
-import dataclasses
-import json
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 
+from segr1_jax.apply.answering import Responder, answer_set
+from segr1_jax.apply.gallery import PAGE, write_gallery
+from segr1_jax.apply.identity import identity
 from segr1_jax.apply.opened import open_policy
-from segr1_jax.data.pipeline import Skipped
-from segr1_jax.data.sources import check, open_source
-from segr1_jax.eval.table import markdown_table
-from segr1_jax.files import write_atomically
+from segr1_jax.data.config import DataConfig
+from segr1_jax.data.sets.registry import published_set
+from segr1_jax.data.sources import Source, open_source
+from segr1_jax.errors import UserError
+from segr1_jax.eval.predictions import Prediction
+from segr1_jax.eval.protocol import PROTOCOLS
+from segr1_jax.eval.scoring import SCORES, SetResult, score_set, write_scores
+from segr1_jax.eval.table import Table, figures_table, markdown
 from segr1_jax.reward.client import RewardClient
 from segr1_jax.train.config import RunConfig
-from segr1_jax.train.held_out import evaluate_weights
-from segr1_jax.train.rundir import RunDir
+from segr1_jax.train.progress import CountedProgress
+from segr1_jax.train.runtime import is_first
+
+COLUMNS = {
+    "foreground": {
+        "s_measure": "S",
+        "weighted_f": "wF",
+        "adaptive_f": "adpF",
+        "mean_f": "meanF",
+        "max_f": "maxF",
+        "adaptive_e": "adpE",
+        "mean_e": "meanE",
+        "max_e": "maxE",
+        "mae": "MAE",
+        "iou": "IoU",
+    },
+    "referring": {"ciou": "cIoU", "giou": "gIoU"},
+    "reasoning": {"giou": "gIoU", "ciou": "cIoU"},
+}
 
 
-def run_eval(config: RunConfig, source: Path) -> str:
-    """Answer config.eval_data greedily and return the table; where `source` is a run, write eval/policy.json and .jsonl into it."""
-    held_out, skipped = open_source(config.eval_data), Skipped()
-    check(held_out)
+@contextlib.contextmanager
+def responding(config: RunConfig, source: Path) -> Iterator[Responder]:
+    """The policy in `source` with its sidecar running."""
     opened = open_policy(config, source)
     with RewardClient(config.reward) as client:
-        result = evaluate_weights(opened.engine, opened.rollout_weights, held_out, client, skipped)
-    if RunDir(source).config.is_file():
-        rows = [json.dumps(dataclasses.asdict(row) | {"parse": row.parse.value}, sort_keys=True) for row in result.rows]
-        write_atomically(RunDir(source).eval / "policy.jsonl", "".join(row + "\n" for row in rows))
-        write_atomically(RunDir(source).eval / "policy.json", json.dumps(result.figures, sort_keys=True) + "\n")
-    lines = [f"skipped {name}: {reason}" for name, reason in skipped.reasons.items()]
-    return "\n".join([markdown_table({str(source): result.figures}), *lines])
+        yield Responder(opened, client)
+
+
+def run_eval(config: RunConfig, source: Path, out: Path, protocol: str) -> str:
+    """Answer config.eval_data, score it, leave predictions, scores and report.html in `out`, and return the table."""
+    held_out = open_source(config.eval_data)
+    with responding(config, source) as responder, CountedProgress() as progress:
+        result = evaluate_set(responder, config.eval_data, held_out, out, protocol, progress)
+    return markdown([set_table(set_title(config.eval_data), kind_of(config.eval_data, held_out), result)]) if result else ""
+
+
+def evaluate_set(
+    responder: Responder, data: DataConfig, source: Source, folder: Path, protocol: str, progress: CountedProgress
+) -> SetResult | None:
+    """Answer and score one set into `folder`; the first process alone scores, and has the result."""
+    title = set_title(data)
+    opened = responder.opened
+    mine = identity(opened.engine.config, opened.rollout_weights, data, source.names)
+    predictions = answer_set(responder, source, folder, mine, lambda done, total: progress.update(f"{title}: answered", done, total))
+    return score_folder(predictions, source, folder, kind_of(data, source), title, protocol, progress) if is_first() else None
+
+
+def score_folder(
+    predictions: list[Prediction],
+    source: Source,
+    folder: Path,
+    kind: str,
+    title: str,
+    protocol: str,
+    progress: CountedProgress,
+    out: Path | None = None,
+) -> SetResult:
+    """Score predictions whose masks lie in `folder`, and write scores and the page with them to `out` (default: there)."""
+    out, chosen = out or folder, PROTOCOLS[protocol](predictions, kind)
+    result = score_set(source, chosen, folder, kind, lambda done: progress.update(f"{title}: scored", done, len(chosen)))
+    write_scores(out / SCORES, result.samples)
+    write_gallery(out / PAGE, folder, source, chosen, result, set_table(title, kind, result))
+    return result
+
+
+def kind_of(data: DataConfig, source: Source) -> str:
+    """What the samples of a set ask for: its published kind; else referring where sentences pick the objects."""
+    if data.kind == "published":
+        kind = published_set(data.set).kind
+        if kind == "answers":
+            raise UserError("eval_data.set", expected="a set with masks", got=data.set, remedy="it is for the cold start (segr1 sft)")
+        return kind
+    sentences = data.sentences if data.kind == "synthetic" else any(entry.instruction for entry in source.entries)
+    return "referring" if sentences else "foreground"
+
+
+def set_title(data: DataConfig) -> str:
+    """What a set is called in progress and reports."""
+    return f"{published_set(data.set).title} {data.split}" if data.kind == "published" else data.kind
+
+
+def set_table(title: str, kind: str, result: SetResult) -> Table:
+    """Figures of one set, how many answers were valid, and what could not be read."""
+    valid = {"format": 1 - result.invalid / result.count} if result.count else {}
+    columns = {"format": "format", **COLUMNS[kind], "count": "samples"}
+    unreadable = [f"Could not be read: {name}: {reason}" for name, reason in result.unreadable.items()]
+    return figures_table(title, {"this": valid | result.figures | {"count": result.count}}, columns, "\n".join(unreadable))

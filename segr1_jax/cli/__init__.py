@@ -1,5 +1,6 @@
 """The `segr1` command."""
 
+import argparse
 import sys
 from collections.abc import Sequence
 
@@ -12,7 +13,7 @@ PREEMPTED = 143  # 128 + SIGTERM, as schedulers know it: Kubernetes' podFailureP
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one subcommand and return the exit status. A fault the user can mend is one message on stderr, without a traceback."""
-    options = build_parser().parse_args(arguments)
+    options = parse(arguments)
     try:
         return options.run(options)
     except UserError as error:
@@ -29,6 +30,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(f"JAX finds no usable device ({error}). Remedy: `segr1 doctor` says what is wrong; JAX_PLATFORMS=cpu runs on the CPU.")
     except KeyboardInterrupt:
         return _fail("interrupted; the same command goes on from the last checkpoint.", status=130)
+
+
+def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """The options; key=value may stand anywhere behind the command, also after flags (argparse takes one run of them)."""
+    parser = build_parser()
+    options, rest = parser.parse_known_args(arguments)
+    if unknown := [word for word in rest if word.startswith("-") or "=" not in word or not hasattr(options, "overrides")]:
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+    if rest:
+        options.overrides = [*options.overrides, *rest]
+    return options
 
 
 def _fail(message: str, status: int = USER_FAULT) -> int:

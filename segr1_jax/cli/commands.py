@@ -21,12 +21,34 @@ def train(options: argparse.Namespace) -> int:
 
 
 def evaluate(options: argparse.Namespace) -> int:
+    if options.predictions:
+        return _rescore(options)
     config, source = _config_and_source(options)
     from segr1_jax.apply.evaluate import run_eval
+    from segr1_jax.apply.suite import run_suite
+    from segr1_jax.train.progress import show_markdown
+    from segr1_jax.train.runtime import end_together
+
+    out = options.out or Path(config.run_dir) / "eval" / (options.suite or "held_out")
+    _prepare(config)
+    with end_together():
+        text = (run_suite if options.suite else run_eval)(config, source, out, options.protocol)
+    if text:
+        show_markdown(text)
+        print(f"wrote {out}")
+    return 0
+
+
+def _rescore(options: argparse.Namespace) -> int:
+    config = load_config(options.config, options.overrides)
+    if options.suite or options.source:
+        raise UserError("--predictions", expected="neither --suite nor --source", got="one of them", remedy="score one set at a time")
+    from segr1_jax.apply.rescore import run_rescore
     from segr1_jax.train.progress import show_markdown
 
-    _prepare(config)
-    show_markdown(run_eval(config, source))
+    out = options.out or Path(config.run_dir) / "eval" / "rescored"
+    show_markdown(run_rescore(config, options.predictions, out, options.protocol))
+    print(f"wrote {out}")
     return 0
 
 

@@ -73,10 +73,14 @@ def _add_uses(add: Callable[..., argparse.ArgumentParser]) -> None:
         add,
         "eval",
         commands.evaluate,
-        "S-measure, MAE, IoU and format rate on held-out data",
+        "the paper's figures on held-out data or on all its sets; somebody else's masks",
         """\
         example:  segr1 eval configs/quickstart_grpo.yaml eval_data.count=1000
-        writes:   eval/ in the run directory (one line per sample) and prints the table
+                  segr1 eval CONFIG eval_data.kind=published eval_data.root=ROOT eval_data.set=ecssd
+                  segr1 eval CONFIG --suite paper eval_data.root=ROOT     every table, published numbers beside ours
+                  segr1 eval CONFIG --predictions masks/ eval_data...     a folder of PNGs, or JSON lines of answers
+        writes:   under --out: predictions.jsonl, masks/, scores.jsonl, report.html; the suite: tables.md, .json, .html
+        again:    the same command goes on where it was killed
         next:     segr1 predict shows single answers""",
     )
     predict = _command(
@@ -102,6 +106,15 @@ def _add_uses(add: Callable[..., argparse.ArgumentParser]) -> None:
     for command in (evaluate, predict, export):
         _add_config(command)
         command.add_argument("--source", type=Path, metavar="DIR", help="run or Hugging Face directory to use (default: run_dir of CONFIG)")
+    evaluate.add_argument("--suite", choices=("paper",), help="all sets of the paper that are below eval_data.root")
+    evaluate.add_argument("--predictions", type=Path, metavar="PATH", help="score these masks or answers instead of a policy's")
+    evaluate.add_argument(
+        "--protocol",
+        choices=("standard", "reference"),
+        default="standard",
+        help="which samples count: all (default), or as the reference code draws them",
+    )
+    evaluate.add_argument("--out", type=Path, metavar="DIR", help="where to write (default: below eval in run_dir)")
     predict.add_argument("--images", type=Path, nargs="+", default=[], metavar="IMAGE", help="image files")
     predict.add_argument("--instruction", metavar="TEXT", help="the sentence that picks the object (default: all primary objects)")
     predict.add_argument("--count", type=int, default=4, metavar="N", help="without --images: how many held-out images (default 4)")

@@ -90,6 +90,26 @@ def sweep(
     return _ahead(positions, lambda position: _load(source, build, None, position, position, record), batch, threads)
 
 
+class Unreadable(NamedTuple):
+    """A sample whose file or prompt is at fault, in the place where it would have been."""
+
+    name: str
+    reason: str
+
+
+def walk(
+    source: Source, build: Callable[[Example], Prompt], positions: range, *, batch: int, threads: int = 2
+) -> Iterator[list[Sample | Unreadable]]:
+    """The examples at `positions` in batches that depend on `positions` alone: bad samples keep their place."""
+
+    def load(position: int) -> Sample | Unreadable:
+        record = Skipped()
+        sample = _load(source, build, None, position, position, record)
+        return Unreadable(*next(iter(record.reasons.items()))) if sample is None else sample
+
+    return _ahead(positions, load, batch, threads)
+
+
 def _load(source: Source, build: Callable, target: Callable | None, position: int, index: int, skipped: Skipped) -> Sample | None:
     try:
         example = source[index]

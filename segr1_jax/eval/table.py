@@ -1,15 +1,33 @@
-"""Named rows of figures as one markdown table."""
+"""Figures as tables: records of text that markdown and the report page show alike."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 COLUMNS = {"format": "format", "iou": "IoU", "s_measure": "S-measure", "mae": "MAE", "count": "images"}
 
 
-def markdown_table(rows: Mapping[str, Mapping[str, float]], columns: Mapping[str, str] = COLUMNS) -> str:
-    """One line per row, one column per figure, `mean ± standard error` where the row has `<figure>_se`.
+@dataclass(frozen=True)
+class Table:
+    """All cells are text; the first heading is that of the rows' names."""
+
+    title: str
+    headings: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    note: str = ""
+
+
+def figures_table(title: str, rows: Mapping[str, Mapping[str, float]], columns: Mapping[str, str] = COLUMNS, note: str = "") -> Table:
+    """One row per name, one column per figure, `mean ± standard error` where the row has `<figure>_se`.
 
     `columns` maps figure to heading. A figure that a row lacks shows as a dash.
+    """
+    cells = [[name, *(_cell(figures, column) for column in columns)] for name, figures in rows.items()]
+    return Table(title, ["answers", *columns.values()], cells, note)
+
+
+def markdown_table(rows: Mapping[str, Mapping[str, float]], columns: Mapping[str, str] = COLUMNS) -> str:
+    """The same as markdown, without title and note.
 
     Example:
         >>> print(markdown_table({"GRPO": {"iou": 0.5, "iou_se": 0.01}}, {"iou": "IoU"}))
@@ -17,10 +35,18 @@ def markdown_table(rows: Mapping[str, Mapping[str, float]], columns: Mapping[str
         |---|---:|
         | GRPO | 0.500 ± 0.010 |
     """
-    lines = ["| answers | " + " | ".join(columns.values()) + " |", "|---|" + "---:|" * len(columns)]
-    for name, figures in rows.items():
-        lines.append(f"| {name} | " + " | ".join(_cell(figures, column) for column in columns) + " |")
-    return "\n".join(lines)
+    return _grid(figures_table("", rows, columns))
+
+
+def markdown(tables: Sequence[Table]) -> str:
+    """Tables under their titles, notes below."""
+    return "\n".join(f"## {table.title}\n\n{_grid(table)}\n" + (f"\n{table.note}\n" if table.note else "") for table in tables)
+
+
+def _grid(table: Table) -> str:
+    lines = [table.headings, *table.rows]
+    head, *body = ("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |" for cells in lines)
+    return "\n".join([head, "|---|" + "---:|" * (len(table.headings) - 1), *body])
 
 
 def _cell(figures: Mapping[str, float], column: str) -> str:

@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Bool, UInt8
 from PIL import Image
 
+from segr1_jax.data.benchmarks import write_toy_benchmarks
 from segr1_jax.data.config import DataConfig
 from segr1_jax.data.sets.fcot import FOLDER as FCOT
 from segr1_jax.data.sets.pairs import PAIR_SETS, Pair
@@ -39,6 +40,7 @@ def write_toy_sets(root: Path, *, seed: int = 0) -> None:
     for split in REASONSEG.counts:
         _write_reasonseg(root / REASONSEG.folder / split, pictures)
     _write_fcot(root / FCOT / "data", pictures)
+    write_toy_benchmarks(root, [_photo(generate(*next(pictures)).image) for _ in range(SAMPLES // 2)])
 
 
 def _pictures(seed: int) -> Iterator[tuple[DataConfig, int]]:

@@ -1,0 +1,57 @@
+"""General questions put to the policy, to see that its other abilities are kept: plain chat, generated answers, no SAM2."""
+
+import itertools
+import json
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from segr1_jax.apply.answering import Responder
+from segr1_jax.apply.resumable import write_lines
+from segr1_jax.data.benchmarks import Question
+from segr1_jax.errors import UserError
+from segr1_jax.eval.general import Answered, request
+from segr1_jax.train.held_out import Answerer
+from segr1_jax.types import Prompt
+
+
+def ask_all(
+    responder: Responder,
+    questions: Sequence[Question],
+    folder: Path,
+    identity: dict[str, Any],
+    progress: Callable[[int, int], None] = lambda *_: None,
+) -> tuple[list[Answered], dict[str, str]]:
+    """(every question with its answer, what could not be asked and why), written to `folder` on the way (resumable.py)."""
+
+    def lines_from(positions: range) -> Iterator[list[str]]:
+        answerer = responder.answerer()
+        for start in itertools.count(0, responder.rows):
+            yield _lines(responder, answerer, [questions[position] for position in positions[start : start + responder.rows]])
+
+    path = write_lines(folder, identity, len(questions), responder.rows, lines_from, progress)
+    records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    answered = [Answered(question, record.get("answer")) for question, record in zip(questions, records, strict=True)]
+    return answered, {record["name"]: record["skipped"] for record in records if "skipped" in record}
+
+
+def _lines(responder: Responder, answerer: Answerer, questions: Sequence[Question]) -> list[str]:
+    prompts: dict[int, Prompt] = {}
+    faults: dict[int, str] = {}
+    for number, question in enumerate(questions):
+        try:
+            prompts[number] = _prompt(responder, question)
+        except UserError as error:
+            faults[number] = str(error)
+    texts = dict(zip(prompts, (done.text for done in answerer(list(prompts.values()))), strict=True))
+    records = [
+        {"name": question.name} | ({"answer": texts[number]} if number in texts else {"skipped": faults[number]})
+        for number, question in enumerate(questions)
+    ]
+    return [json.dumps(record, ensure_ascii=False) + "\n" for record in records]
+
+
+def _prompt(responder: Responder, question: Question) -> Prompt:
+    content = [{"type": "image"}, {"type": "text", "text": request(question)}]
+    builder = responder.opened.engine.builder
+    return builder.compose(question.where, [{"role": "user", "content": content}], [question.image()])

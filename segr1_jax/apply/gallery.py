@@ -1,0 +1,61 @@
+"""The page of an evaluated set: its table, and the samples that say most about the policy."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from segr1_jax.data.sources import Source
+from segr1_jax.eval.figures import ScoredSample
+from segr1_jax.eval.pixels import HALF
+from segr1_jax.eval.predictions import read_map
+from segr1_jax.eval.protocol import Counted
+from segr1_jax.eval.report import ReportSample, write_report
+from segr1_jax.eval.scoring import SetResult
+from segr1_jax.eval.table import Table
+from segr1_jax.types import SamPrompt
+
+PAGE, SHOWN = "report.html", 240  # samples: a page of some 15 MB
+
+
+def write_gallery(path: Path, folder: Path, source: Source, counted: Sequence[Counted], result: SetResult, table: Table) -> None:
+    """Write the page to `path`; masks lie in `folder`. Of many samples it shows the worst, and as many spread over the rest."""
+    scored = {sample.name: sample for sample in result.samples}
+    readable = [item for item in counted if item.prediction.name in scored]
+    ranked = sorted(readable, key=lambda item: scored[item.prediction.name].scores.iou)
+    shown = _chosen(ranked)
+    note = f"{len(shown)} of {len(ranked)} samples: the worst, and others of every quality." if len(shown) < len(ranked) else ""
+    page = Table(table.title, table.headings, table.rows, "\n".join(filter(None, (table.note, note))))
+    write_report(path, table.title, [page], {}, _samples(folder, source, shown, scored))
+
+
+def _chosen(ranked: list[Counted]) -> list[Counted]:
+    if len(ranked) <= SHOWN:
+        return ranked
+    worst, rest = ranked[: SHOWN // 2], ranked[SHOWN // 2 :]
+    return worst + [rest[index] for index in np.linspace(0, len(rest) - 1, SHOWN - len(worst)).astype(int)]
+
+
+def _samples(folder: Path, source: Source, shown: Sequence[Counted], scored: dict[str, ScoredSample]) -> Iterator[ReportSample]:
+    for item in shown:
+        prediction, example = item.prediction, source[item.index]
+        mask_HW = None if prediction.mask is None else read_map(folder / prediction.mask) > HALF
+        if mask_HW is not None and mask_HW.shape != example.image.shape[:2]:
+            mask_HW = None
+        sample = scored[prediction.name]
+        yield ReportSample(
+            prediction.name,
+            prediction.instruction,
+            prediction.answer or "",
+            sample.status,
+            sample.scores.iou,
+            example.image,
+            mask_HW,
+            example.mask,
+            tuple(map(_prompt, prediction.prompts)),
+        )
+
+
+def _prompt(record: dict) -> SamPrompt:
+    box = None if record["box"] is None else np.array(record["box"], np.float32)
+    return SamPrompt(box, np.array(record["points"], np.float32).reshape(-1, 2), np.array(record["labels"], np.int32))

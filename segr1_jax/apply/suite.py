@@ -1,0 +1,88 @@
+"""`segr1 eval --suite paper`: every table of the paper with one policy, published numbers beside."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+from segr1_jax.apply.answering import Responder
+from segr1_jax.apply.asking import ask_all
+from segr1_jax.apply.evaluate import evaluate_set, responding
+from segr1_jax.apply.identity import identity
+from segr1_jax.data.benchmarks import BENCHMARKS, read_benchmark
+from segr1_jax.data.config import DataConfig
+from segr1_jax.data.sets.registry import SETS
+from segr1_jax.data.sources import open_source
+from segr1_jax.errors import UserError
+from segr1_jax.eval.general import SCORES
+from segr1_jax.eval.report import write_report
+from segr1_jax.eval.suite import SuiteCell, SuiteTable, filled, suite_tables
+from segr1_jax.eval.table import markdown
+from segr1_jax.files import write_atomically
+from segr1_jax.train.config import RunConfig
+from segr1_jax.train.progress import CountedProgress
+from segr1_jax.train.runtime import is_first
+
+TITLES = {name: found.title for name, found in SETS.items()} | {name: benchmark.title for name, benchmark in BENCHMARKS.items()}
+
+
+def run_suite(config: RunConfig, source: Path, out: Path, protocol: str) -> str:
+    """Answer and score every set that is below config.eval_data.root, each into a folder of its own below `out`; return the tables.
+
+    Written are tables.md, tables.json (all figures, counts, versions and hashes) and tables.html. A set that is not there is a dash with
+    its reason.
+    """
+    root = Path(config.eval_data.root)
+    if not root.is_dir():
+        raise UserError("eval_data.root", expected="the folder of all sets", got=repr(str(root)), remedy="`segr1 data check` shows one")
+    ours: dict[tuple[str, str], SuiteCell] = {}
+    with responding(config, source) as responder, CountedProgress() as progress:
+        for table in suite_tables():
+            for name, split in table.sets:
+                folder = out / name / split
+                measure = _benchmark if name in BENCHMARKS else _set
+                ours[name, split] = measure(responder, root, name, split, folder, protocol, progress)
+    tables = [filled(table, ours, TITLES) for table in suite_tables()]
+    if not is_first():
+        return ""
+    about = identity(config, responder.opened.rollout_weights, DataConfig(), [])
+    record = {"policy": about, "protocol": protocol, "tables": [_as_json(table, ours) for table in suite_tables()]}
+    write_atomically(out / "tables.json", json.dumps(record, indent=1, sort_keys=True) + "\n")
+    write_atomically(out / "tables.md", markdown(tables))
+    write_report(out / "tables.html", "Seg-R1: the paper's tables", tables, {}, [])
+    return markdown(tables)
+
+
+def _set(responder: Responder, root: Path, name: str, split: str, folder: Path, protocol: str, progress: CountedProgress) -> SuiteCell:
+    data = DataConfig(kind="published", root=str(root), set=name, split=split)
+    try:
+        source = open_source(data)
+    except UserError as error:
+        return SuiteCell({}, absent=_absent(root, error))
+    result = evaluate_set(responder, data, source, folder, protocol, progress)
+    return SuiteCell(result.figures, result.count, result.invalid, result.unreadable) if result else SuiteCell({})
+
+
+def _benchmark(
+    responder: Responder, root: Path, name: str, split: str, folder: Path, protocol: str, progress: CountedProgress
+) -> SuiteCell:
+    try:
+        questions = read_benchmark(root, name)
+    except UserError as error:
+        return SuiteCell({}, absent=_absent(root, error))
+    opened = responder.opened
+    about = identity(opened.engine.config, opened.rollout_weights, DataConfig(), [question.name for question in questions])
+    heard = lambda done, total: progress.update(f"{TITLES[name]}: asked", done, total)  # noqa: E731
+    answered, faults = ask_all(responder, questions, folder, about, heard)
+    asked = [item for item in answered if item.text is not None]
+    figures = {"score": SCORES[name](asked)} if asked else {}
+    return SuiteCell(figures, len(asked), sum(item.choice is None for item in asked), faults)
+
+
+def _absent(root: Path, error: UserError) -> str:
+    """Why a set is missing, without the place where this machine keeps its data."""
+    return str(error).replace(f"{root}/", "")
+
+
+def _as_json(table: SuiteTable, ours: dict[tuple[str, str], SuiteCell]) -> dict:
+    cells = [{"set": name, "split": split} | dataclasses.asdict(ours[name, split]) for name, split in table.sets]
+    return {"name": table.name, "title": table.title, "published": dict(table.published), "ours": cells}

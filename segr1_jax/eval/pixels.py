@@ -1,0 +1,100 @@
+"""What one prediction is worth on its sample: every figure of the foreground, referring and reasoning tables, at native size.
+
+Edge cases (an empty prediction is a map of zeros; a sample without an object is never scored, data/truth.py):
+
+| prediction | IoU | S | MAE | F, weighted F | E |
+|---|---|---|---|---|---|
+| none: the answer is invalid | 0 | 0 | 1 | 0 | 0 |
+| empty | 0 | table in reward/scores.py | share of the object | 0; at threshold 0, and adaptive, as everything | likewise |
+| everything | share of the object | table | 1 - share | 1.3 share / (0.3 + share) | as pysodmetrics |
+
+Shape legend: H W native pixels; E thresholds, from 255 down to 0.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Float, UInt8
+
+from segr1_jax.eval.metrics import soft_s_measure
+from segr1_jax.extras import optional_package
+from segr1_jax.reward.scores import s_measure
+
+THRESHOLDS = 256
+BETA2 = 0.3  # beta squared of the F-measure in the saliency literature
+HALF = 127  # of 255: a soft map's mask is what is brighter
+
+
+@dataclass(frozen=True)
+class PixelScores:
+    """One prediction. `curves` are only means over samples in the tables: F and E at every threshold."""
+
+    intersection: int
+    union: int
+    s_measure: float
+    mae: float
+    weighted_f: float
+    adaptive_f: float
+    adaptive_e: float
+    f_curve: Float[np.ndarray, " E"]
+    e_curve: Float[np.ndarray, " E"]
+
+    @property
+    def iou(self) -> float:
+        return self.intersection / self.union
+
+
+def no_mask(truth_HW: Bool[np.ndarray, "H W"]) -> PixelScores:
+    """An invalid answer: the worst value of everything, and nothing found of the truth."""
+    zeros_E = np.zeros(THRESHOLDS)
+    return PixelScores(0, int(truth_HW.sum()), 0.0, 1.0, 0.0, 0.0, 0.0, zeros_E, zeros_E)
+
+
+def score_pixels(
+    map_HW: UInt8[np.ndarray, "H W"], truth_HW: Bool[np.ndarray, "H W"], ignore_HW: Bool[np.ndarray, "H W"] | None = None
+) -> PixelScores:
+    """A grey map (0 to 255; a mask is 0 and 255) against the truth; IoU's pixels leave `ignore_HW` out.
+
+    F, E and weighted F are pysodmetrics'; a map is stretched to its own range before (as its authors' MATLAB code does), a constant
+    one is not. S and MAE are ours: they know what pysodmetrics leaves undefined.
+    """
+    counted_HW = np.ones_like(truth_HW) if ignore_HW is None else ~ignore_HW
+    mask_HW = map_HW > HALF
+    grey_HW = _stretched(map_HW)
+    f_curve, adaptive_f, e_curve, adaptive_e, weighted = _sod_figures(map_HW, truth_HW)
+    return PixelScores(
+        intersection=int((mask_HW & truth_HW & counted_HW).sum()),
+        union=int(((mask_HW | truth_HW) & counted_HW).sum()),
+        s_measure=s_measure(mask_HW, truth_HW) if _is_mask(map_HW) else soft_s_measure(grey_HW, truth_HW),
+        mae=float(np.mean(np.abs(grey_HW - truth_HW))),
+        weighted_f=weighted,
+        adaptive_f=adaptive_f,
+        adaptive_e=adaptive_e,
+        f_curve=f_curve,
+        e_curve=e_curve,
+    )
+
+
+def _is_mask(map_HW: UInt8[np.ndarray, "H W"]) -> bool:
+    return bool(np.isin(map_HW, (0, 255)).all())
+
+
+def _stretched(map_HW: UInt8[np.ndarray, "H W"]) -> Float[np.ndarray, "H W"]:
+    low, high = int(map_HW.min()), int(map_HW.max())
+    return map_HW / 255 if low == high else (map_HW / 255 - low / 255) / (high / 255 - low / 255)
+
+
+def _sod_figures(map_HW: UInt8[np.ndarray, "H W"], truth_HW: Bool[np.ndarray, "H W"]):
+    sod = optional_package("py_sod_metrics", "eval")
+    handler = sod.FmeasureHandler(with_dynamic=True, with_adaptive=True, beta=BETA2)
+    f, e, weighted = sod.FmeasureV2({"f": handler}), sod.Emeasure(), sod.WeightedFmeasure()
+    truth = truth_HW.astype(np.uint8) * 255
+    for metric in (f, e, weighted):
+        metric.step(pred=map_HW, gt=truth)
+    return (
+        np.asarray(handler.dynamic_results[0], np.float64),
+        float(handler.adaptive_results[0]),
+        np.asarray(e.changeable_ems[0], np.float64),
+        float(e.adaptive_ems[0]),
+        float(weighted.weighted_fms[0]),
+    )

@@ -1,0 +1,101 @@
+"""A finished evaluation as files: one line per sample, one lossless mask per answer. Answering writes them, scoring reads them."""
+
+import dataclasses
+import io
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, UInt8
+from PIL import Image
+
+from segr1_jax.errors import UserError
+from segr1_jax.files import write_atomically
+from segr1_jax.types import SamPrompt
+from segr1_jax.viz import png
+
+LINES, MASKS = "predictions.jsonl", "masks"
+SKIPPED = "skipped"
+
+
+@dataclasses.dataclass(frozen=True)
+class Prediction:
+    """What was said about one sample.
+
+    Attributes:
+        status: of the answer: a ParseStatus value, "quarantined" where the sidecar failed on it, "skipped" where the sample cannot be read.
+        reason: why it was skipped.
+        photo: the image's file, below the folder that holds all images of the set; None where there are no files.
+        mask: of the answer, relative to the folder of the file; None without a parsed answer.
+        prompts: boxes and points in native pixels.
+    """
+
+    name: str
+    status: str
+    photo: str | None = None
+    instruction: str | None = None
+    answer: str | None = None
+    mask: str | None = None
+    prompts: tuple[dict[str, Any], ...] = ()
+    reason: str | None = None
+
+    def line(self) -> str:
+        """One JSON line, the same for the same content."""
+        kept = {name: value for name, value in dataclasses.asdict(self).items() if value not in (None, ())}
+        return json.dumps(kept, ensure_ascii=False) + "\n"
+
+
+def mask_name(name: str) -> str:
+    """Where the mask of a sample lies."""
+    return f"{MASKS}/{name}.png"
+
+
+def write_mask(folder: Path, name: str, mask_HW: Bool[np.ndarray, "H W"]) -> str:
+    """0 and 255, without loss; returns its path relative to `folder`."""
+    path = folder / mask_name(name)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, png(mask_HW.astype(np.uint8) * 255))
+    return mask_name(name)
+
+
+def read_map(path: Path) -> UInt8[np.ndarray, "H W"]:
+    """A grey prediction of 8 bits, a mask or a soft map."""
+    try:
+        with Image.open(io.BytesIO(path.read_bytes())) as image:
+            values_HW = np.asarray(image.convert("L"))
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        got = "no such file" if isinstance(error, FileNotFoundError) else f"{type(error).__name__}: {error}"
+        raise UserError(str(path), expected="a grey picture", got=got, remedy="write it again") from error
+    return values_HW * np.uint8(255) if values_HW.max(initial=0) <= 1 else values_HW  # a mask of 0 and 1
+
+
+def read_predictions(path: Path) -> Iterator[Prediction]:
+    """Every line. Raises UserError at one that is none of ours."""
+    names = {field.name for field in dataclasses.fields(Prediction)}
+    for number, line in enumerate(_lines(path), start=1):
+        try:
+            record = json.loads(line)
+            yield Prediction(**{name: value for name, value in record.items() if name in names})
+        except (ValueError, TypeError, AttributeError) as error:
+            raise UserError(f"{path}:{number}", expected="a prediction", got=str(error)[:200], remedy="mend or delete the line") from error
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(str(path), expected="predictions, one JSON object per line", got=str(error), remedy="correct the path") from error
+
+
+def as_records(prompts: Sequence[SamPrompt]) -> tuple[dict[str, Any], ...]:
+    """Boxes and points as JSON has them."""
+    return tuple(
+        {
+            "box": None if prompt.box is None else prompt.box.tolist(),
+            "points": prompt.points.tolist(),
+            "labels": prompt.labels.tolist(),
+        }
+        for prompt in prompts
+    )
