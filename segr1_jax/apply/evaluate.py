@@ -105,4 +105,4 @@ def set_table(title: str, kind: str, result: SetResult) -> Table:
     valid = {"format": 1 - result.invalid / result.count} if result.count else {}
     columns = {"format": "format", **COLUMNS[kind], "count": "samples"}
     unreadable = [f"Could not be read: {name}: {reason}" for name, reason in result.unreadable.items()]
-    return figures_table(title, {"this": valid | result.figures | {"count": result.count}}, columns, "\n".join(unreadable))
+    return figures_table(title, {"these answers": valid | result.figures | {"count": result.count}}, columns, "\n".join(unreadable))

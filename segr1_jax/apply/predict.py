@@ -1,76 +1,97 @@
-"""`segr1 predict`: masks, overlays and JSON for images."""
+"""`segr1 predict`: masks, overlays and lines of text for images."""
 
-import dataclasses
-import json
+import glob
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import numpy as np
+from PIL import Image
 
 from segr1_jax.answer import sam_prompts
-from segr1_jax.apply.opened import open_policy
-from segr1_jax.data.images import open_image
-from segr1_jax.data.sources import open_source
+from segr1_jax.apply.answering import Responder, as_prediction
+from segr1_jax.apply.evaluate import responding
+from segr1_jax.data.entries import Entry, FileSource
+from segr1_jax.data.pipeline import Sample, Unreadable, walk
+from segr1_jax.data.sources import Source, open_source
+from segr1_jax.errors import UserError
+from segr1_jax.eval.predictions import LINES, SKIPPED, Prediction
+from segr1_jax.eval.report import ReportSample, write_report
 from segr1_jax.files import write_atomically
 from segr1_jax.judge import AnswerText, Judged
-from segr1_jax.reward.client import RewardClient
 from segr1_jax.train.config import RunConfig
-from segr1_jax.train.held_out import Answerer, scorer_of
-from segr1_jax.types import Example
+from segr1_jax.train.progress import Progress
 from segr1_jax.viz import overlay, png
+
+OVERLAYS, PAGE = "overlays", "report.html"
 
 
 def run_predict(
-    config: RunConfig, source: Path, out: Path, *, images: Sequence[Path] = (), instruction: str | None = None, count: int = 4
-) -> None:
-    """Write `<number>_<stem>.mask.png` (0 and 255, native size), `.overlay.png` and `.json` for each image.
+    config: RunConfig, source: Path, out: Path, *, images: Sequence[str] = (), instruction: str | None = None, count: int = 4
+) -> dict[str, int]:
+    """Write masks/NAME.png (0 and 255, native size), overlays/NAME.png, predictions.jsonl and report.html below `out`.
 
-    Without `images`, the first `count` held-out examples are used. Text that is no answer gives an empty mask and says so in the JSON.
+    `images` are files, folders (all pictures below them) and patterns; NAME is the path below the folder that all share, without its
+    suffix. Without `images` the first `count` held-out examples are used. An answer that does not parse has no mask; a file that cannot
+    be read is listed with its reason. Returns how many there are of each status.
     """
-    opened = open_policy(config, source)
-    engine = opened.engine
+    found = _files(images, instruction) if images else open_source(config.eval_data)
+    total = len(found) if images else min(count, len(found))
     out.mkdir(parents=True, exist_ok=True)
-    examples = [_blank(example) for example in _examples(config, images, instruction, count)]
-    with RewardClient(config.reward) as client:
-        for start in range(0, len(examples), config.eval_batch):
-            chunk = examples[start : start + config.eval_batch]
-            prompts = [engine.builder.build(example) for example in chunk]
-            answerer = Answerer(engine, opened.rollout_weights, config.eval_batch, prompts[0])
-            texts = [AnswerText(example, done.text, done.finished) for example, done in zip(chunk, answerer(prompts), strict=True)]
-            _, judged = scorer_of(engine, client).rows(texts)
-            for item, result in zip(texts, judged, strict=True):
-                _write(out, item, result)
+    predictions: list[Prediction] = []
+    with responding(config, source) as responder, Progress("predict", total) as progress:
+        samples = _answered(responder, found, total, out, predictions, progress)
+        write_report(out / PAGE, "Predictions", [], {}, samples)
+    write_atomically(out / LINES, "".join(prediction.line() for prediction in predictions))
+    statuses = [prediction.status for prediction in predictions]
+    return {status: statuses.count(status) for status in dict.fromkeys(statuses)}
 
 
-def _examples(config: RunConfig, images: Sequence[Path], instruction: str | None, count: int) -> Iterator[Example]:
-    if images:
-        for number, path in enumerate(images):
-            yield Example(id=number, name=path.stem, image=open_image(path), mask=None, instruction=instruction)
+def _answered(
+    responder: Responder, source: Source, total: int, out: Path, predictions: list[Prediction], progress: Progress
+) -> Iterator[ReportSample]:
+    """Answer, write and note every example; what the page shows of it comes out."""
+    answerer = responder.answerer()
+    for samples in walk(source, responder.opened.engine.builder.build, range(total), batch=responder.rows):
+        answered = iter(responder.answer(answerer, [(s.example, s.prompt) for s in samples if isinstance(s, Sample)]))
+        for sample in samples:
+            if isinstance(sample, Unreadable):
+                predictions.append(Prediction(sample.name, SKIPPED, reason=sample.reason))
+                continue
+            item, judged = next(answered)
+            predictions.append(as_prediction(item, judged, out, None))
+            yield _shown(item, judged, predictions[-1], out)
+        progress.update(len(predictions), {})
+
+
+def _shown(item: AnswerText, judged: Judged, prediction: Prediction, out: Path) -> ReportSample:
+    example = item.example
+    prompts = sam_prompts(judged.answer, example.frame) if judged.answer else ()
+    path = out / OVERLAYS / f"{example.name}.png"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, png(overlay(example.image, judged.mask, prompts)))
+    return ReportSample(example.name, example.instruction, item.text, prediction.status, None, example.image, judged.mask, None, prompts)
+
+
+def _files(images: Sequence[str], instruction: str | None) -> FileSource:
+    """The pictures that files, folders and patterns name, each once. Raises UserError for one that names nothing."""
+    paths = list(dict.fromkeys(path for named in images for path in _named(named)))
+    shared = Path(os.path.commonpath([path.parent.absolute() for path in paths]))
+    names = [path.absolute().relative_to(shared).with_suffix("").as_posix() for path in paths]
+    repeated = {name for name in names if names.count(name) > 1}  # cat.jpg and cat.png
+    names = [f"{name}{path.suffix}" if name in repeated else name for name, path in zip(names, paths, strict=True)]
+    return FileSource([Entry(name, path, None, instruction) for name, path in zip(names, paths, strict=True)])
+
+
+def _named(named: str) -> list[Path]:
+    path = Path(named)
+    if path.is_dir():
+        suffixes = Image.registered_extensions()
+        found = sorted(each for each in path.rglob("*") if each.suffix.lower() in suffixes and each.is_file())
+    elif path.is_file():
+        found = [path]
     else:
-        source = open_source(config.eval_data)
-        yield from (source[index] for index in range(min(count, len(source))))
-
-
-def _blank(example: Example) -> Example:
-    """A prediction has no ground truth; an empty one is sent along, and the scores against it are not used."""
-    return dataclasses.replace(example, mask=np.zeros(example.image.shape[:2], bool))
-
-
-def _write(out: Path, item: AnswerText, result: Judged) -> None:
-    example, answer = item.example, result.answer
-    prompts = sam_prompts(answer, example.frame) if answer else ()
-    mask = example.mask if result.mask is None else result.mask
-    record = {"name": example.name, "text": item.text, "status": result.reward.parse.value}
-    record |= {"width": example.frame.width, "height": example.frame.height}
-    record["prompts"] = [
-        {
-            "box": None if prompt.box is None else prompt.box.tolist(),
-            "points": prompt.points.tolist(),
-            "labels": prompt.labels.tolist(),
-        }
-        for prompt in prompts
-    ]
-    stem = f"{example.id:06d}_{Path(example.name).stem}"  # names may hold folders, and stems may repeat
-    write_atomically(out / f"{stem}.mask.png", png(mask.astype(np.uint8) * 255))
-    write_atomically(out / f"{stem}.overlay.png", png(overlay(example.image, mask, prompts)))
-    write_atomically(out / f"{stem}.json", json.dumps(record, indent=2) + "\n")
+        found = sorted(Path(match) for match in glob.glob(named, recursive=True) if Path(match).is_file())
+    if not found:
+        got = "no picture in it" if path.is_dir() else f"{named} (missing)"
+        raise UserError("--images", expected="files, folders or patterns", got=got, remedy="give paths from the working directory")
+    return found

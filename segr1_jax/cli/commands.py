@@ -54,15 +54,21 @@ def _rescore(options: argparse.Namespace) -> int:
 
 def predict(options: argparse.Namespace) -> int:
     config, source = _config_and_source(options)
-    for image in options.images:
-        if not image.is_file():
-            raise UserError("--images", expected="an image file", got=f"{image} (missing)", remedy="give paths from the working directory")
     out = options.out or Path(config.run_dir) / "samples" / "predict"
     from segr1_jax.apply.predict import run_predict
 
     _prepare(config)
-    run_predict(config, source, out, images=options.images, instruction=options.instruction, count=options.count)
-    print(f"wrote {out}")
+    counts = run_predict(config, source, out, images=options.images, instruction=options.instruction, count=options.count)
+    print(f"wrote {out}: {', '.join(f'{count} {status}' for status, count in counts.items())}")
+    return int("skipped" in counts)
+
+
+def demo(options: argparse.Namespace) -> int:
+    config, source = _config_and_source(options)
+    from segr1_jax.apply.demo import run_demo
+
+    _prepare(config)
+    run_demo(config, source, options.port)
     return 0
 
 

@@ -89,9 +89,20 @@ def _add_uses(add: Callable[..., argparse.ArgumentParser]) -> None:
         commands.predict,
         "masks for images",
         """\
-        example:  segr1 predict configs/quickstart_grpo.yaml --images cat.jpg --instruction "the left cat"
-        writes:   per image a mask PNG, an overlay with box and points, and JSON, under --out
-        without --images: the first held-out images of eval_data""",
+        example:  segr1 predict configs/quickstart_grpo.yaml --images photos/ --instruction "the left cat"
+        writes:   under --out masks/ and overlays/ with a PNG per image, predictions.jsonl, report.html
+        without --images: the first held-out images of eval_data
+        status:   1 where a file could not be read (it is listed with its reason)""",
+    )
+    demo = _command(
+        add,
+        "demo",
+        commands.demo,
+        "a page on this machine to try a policy with",
+        """\
+        example:  segr1 demo configs/quickstart_grpo.yaml --port 7860
+        prints:   the address to open; only this machine can (ssh -L 7860:localhost:7860 brings it to another)
+        needs:    pip install 'segr1-jax[demo]'""",
     )
     export = _command(
         add,
@@ -103,7 +114,7 @@ def _add_uses(add: Callable[..., argparse.ArgumentParser]) -> None:
         writes:   safetensors, config.json, tokenizer, processor, model card
         next:     segr1 eval CONFIG --source my-model""",
     )
-    for command in (evaluate, predict, export):
+    for command in (evaluate, predict, demo, export):
         _add_config(command)
         command.add_argument("--source", type=Path, metavar="DIR", help="run or Hugging Face directory to use (default: run_dir of CONFIG)")
     evaluate.add_argument("--suite", choices=("paper",), help="all sets of the paper that are below eval_data.root")
@@ -115,10 +126,11 @@ def _add_uses(add: Callable[..., argparse.ArgumentParser]) -> None:
         help="which samples count: all (default), or as the reference code draws them",
     )
     evaluate.add_argument("--out", type=Path, metavar="DIR", help="where to write (default: below eval in run_dir)")
-    predict.add_argument("--images", type=Path, nargs="+", default=[], metavar="IMAGE", help="image files")
+    predict.add_argument("--images", nargs="+", default=[], metavar="IMAGE", help="image files, folders, or patterns such as 'a/**/*.jpg'")
     predict.add_argument("--instruction", metavar="TEXT", help="the sentence that picks the object (default: all primary objects)")
     predict.add_argument("--count", type=int, default=4, metavar="N", help="without --images: how many held-out images (default 4)")
     predict.add_argument("--out", type=Path, metavar="DIR", help="where to write (default: samples/predict in run_dir)")
+    demo.add_argument("--port", type=int, default=7860, metavar="N", help="TCP port (default 7860)")
     export.add_argument("--out", type=Path, metavar="DIR", help="where to write (default: export, or adapter, in run_dir)")
     export.add_argument("--layout", choices=("published", "nested"), help="names of the tensors (default: as in the base checkpoint)")
     export.add_argument("--adapter", action="store_true", help="write a LoRA run's adapters alone, as peft's files")

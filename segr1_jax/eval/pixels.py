@@ -8,6 +8,8 @@ Edge cases (an empty prediction is a map of zeros; a sample without an object is
 | empty | 0 | table in reward/scores.py | share of the object | 0; at threshold 0, and adaptive, as everything | likewise |
 | everything | share of the object | table | 1 - share | 1.3 share / (0.3 + share) | as pysodmetrics |
 
+Weighted F blurs errors over 7 pixels with zeros beyond the image: a missed object within 3 pixels of the border is not wholly missed.
+
 Shape legend: H W native pixels; E thresholds, from 255 down to 0.
 """
 

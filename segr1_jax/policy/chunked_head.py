@@ -21,6 +21,9 @@ from jaxtyping import Array, Bool, Float, Int
 from segr1_jax.policy.rows import split_rows
 from segr1_jax.policy.sharding import TRAIN_RULES
 
+Temperature = float | Float[Array, ""]
+"""A fixed one, or a traced one where it changes from call to call."""
+
 
 class Head(NamedTuple):
     """The settings of a projection: ids that are never sampled, temperature, tokens of each completion in a chunk."""
@@ -31,7 +34,7 @@ class Head(NamedTuple):
 
 
 def tempered_logits(
-    states: Float[Array, "... D"], kernel_DV: Float[Array, "D V"], banned: Sequence[int], temperature: float
+    states: Float[Array, "... D"], kernel_DV: Float[Array, "D V"], banned: Sequence[int], temperature: Temperature
 ) -> Float[Array, "... V"]:
     """Float32 logits over the temperature, -inf at `banned` ids."""
     logits = jnp.einsum("...d,dv->...v", states, kernel_DV.astype(states.dtype), preferred_element_type=jnp.float32)

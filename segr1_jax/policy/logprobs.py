@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from segr1_jax.policy.chunked_head import Head, chunked_logprobs, tempered_logits, token_logprobs
+from segr1_jax.policy.chunked_head import Head, Temperature, chunked_logprobs, tempered_logits, token_logprobs
 from segr1_jax.policy.model import PromptBatch, Qwen25VL
 
 
@@ -25,7 +25,7 @@ class TokenScores(NamedTuple):
 
 @jax.named_scope("head")
 def distribution(
-    states: Float[Array, "... D"], kernel_DV: Float[Array, "D V"], banned: Sequence[int], temperature: float
+    states: Float[Array, "... D"], kernel_DV: Float[Array, "D V"], banned: Sequence[int], temperature: Temperature
 ) -> Float[Array, "... V"]:
     """Float32 log-probabilities of the tempered distribution with `banned` ids impossible."""
     return jax.nn.log_softmax(tempered_logits(states, kernel_DV, banned, temperature), axis=-1)

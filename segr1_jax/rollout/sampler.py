@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from segr1_jax.policy.logprobs import distribution
+from segr1_jax.policy.logprobs import Temperature, distribution
 from segr1_jax.policy.model import OwnCache, PrefixCache, PromptBatch, Qwen25VL
 from segr1_jax.policy.params import Params, Policy
 
@@ -34,7 +34,7 @@ class _Loop(NamedTuple):
 
 
 def make_sampler(
-    policy: Policy, *, group: int, max_tokens: int, end_token: int, temperature: float = 1.0, greedy: bool = False
+    policy: Policy, *, group: int, max_tokens: int, end_token: int, temperature: Temperature = 1.0, greedy: bool = False
 ) -> Callable[[Params, PromptBatch, Array, Int[Array, " B"]], Samples]:
     """A pure function `(params, prompts, key, example_ids) -> Samples`, to be jitted by the caller.
 

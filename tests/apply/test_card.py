@@ -79,13 +79,14 @@ def test_the_cards_script_gives_the_masks_of_predict(trained, sentence, tmp_path
     script = re.search(r"```python\n(.*?)```", (trained / "export/README.md").read_text(), re.DOTALL)[1]
     assert len(script.splitlines()) <= MOST_LINES
     filled = 0
-    for index, image in enumerate(images):
-        if json.loads((tmp_path / f"{index:06d}_{index}.json").read_text())["status"] != "ok":
-            continue  # predict's mask is empty then; the card says that the script reads well-formed answers alone
+    lines = (tmp_path / "predictions.jsonl").read_text().splitlines()
+    for index, (image, line) in enumerate(zip(images, lines, strict=True)):
+        if json.loads(line)["status"] != "ok":
+            continue  # there is no mask then; the card says that the script reads well-formed answers alone
         out = tmp_path / f"{index}.png"
         words = [sys.executable, "-c", script, str(image), str(out), str(NANO_CONFIG), str(NANO_CHECKPOINT), *sentence]
         subprocess.run(words, cwd=trained / "export", check=True)
-        expected = np.asarray(Image.open(tmp_path / f"{index:06d}_{index}.mask.png")) > 0
+        expected = np.asarray(Image.open(tmp_path / f"masks/{index}.png")) > 0
         np.testing.assert_array_equal(np.asarray(Image.open(out)), expected)
         filled += bool(expected.any())
     assert filled >= FEWEST_MASKS

@@ -12,7 +12,7 @@ from segr1_jax.cli.parser import build_parser
 OPTIONS = {  # a knob of a run is a key of the configuration, not a flag: think twice before adding here
     "sft": {"config", "overrides"},
     "train": {"config", "overrides"},
-    "eval": {"config", "overrides", "source"},
+    "eval": {"config", "overrides", "source", "suite", "predictions", "protocol", "out"},
     "predict": {"config", "overrides", "source", "images", "instruction", "count", "out"},
     "score": {"config", "overrides", "answers", "out", "masks"},
     "export": {"config", "overrides", "source", "out", "layout", "overwrite", "check", "adapter"},
@@ -20,6 +20,8 @@ OPTIONS = {  # a knob of a run is a key of the configuration, not a flag: think 
     "plan": {"config", "overrides", "device", "devices", "arch", "compile", "topology", "json"},
     "profile": {"config", "overrides", "steps", "hlo", "peak_flops"},
     "doctor": {"python"},
+    "data": {"action", "root", "seed", "json"},
+    "demo": {"config", "overrides", "source", "port"},
     "config": {"config", "overrides"},
 }
 
