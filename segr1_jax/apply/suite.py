@@ -80,7 +80,7 @@ def _benchmark(
 
 def _absent(root: Path, error: UserError) -> str:
     """Why a set is missing, without the place where this machine keeps its data."""
-    return str(error).replace(f"{root}/", "")
+    return str(error).replace(f"{root}/", "").replace(str(root), "the root of all sets")
 
 
 def _as_json(table: SuiteTable, ours: dict[tuple[str, str], SuiteCell]) -> dict:

@@ -77,7 +77,8 @@ def read_predictions(path: Path) -> Iterator[Prediction]:
     for number, line in enumerate(_lines(path), start=1):
         try:
             record = json.loads(line)
-            yield Prediction(**{name: value for name, value in record.items() if name in names})
+            kept = {name: value for name, value in record.items() if name in names}
+            yield Prediction(**kept | {"prompts": tuple(kept.get("prompts", ()))})
         except (ValueError, TypeError, AttributeError) as error:
             raise UserError(f"{path}:{number}", expected="a prediction", got=str(error)[:200], remedy="mend or delete the line") from error
 

@@ -11,14 +11,16 @@ from PIL import Image
 from segr1_jax.answer import sam_prompts
 from segr1_jax.data.pipeline import sweep
 from segr1_jax.eval.baselines import constant_rows, shuffled_rows, truth_rows
+from segr1_jax.eval.report import ReportSample, write_report
 from segr1_jax.eval.run import Evaluation, figures_everywhere
-from segr1_jax.eval.table import markdown_table
+from segr1_jax.eval.table import Table, figures_table, markdown_table
 from segr1_jax.files import write_atomically
 from segr1_jax.reward.client import RewardClient
 from segr1_jax.train.config import RunConfig
 from segr1_jax.train.held_out import scorer_of
 from segr1_jax.train.load_config import differing_fields, load_config
 from segr1_jax.train.mesh import sum_over_processes
+from segr1_jax.train.metrics import read_metrics
 from segr1_jax.train.progress import show_markdown
 from segr1_jax.train.run import Run
 from segr1_jax.train.rundir import RunDir
@@ -28,6 +30,8 @@ from segr1_jax.viz import panel
 
 BASELINE_EXAMPLES = 400  # training samples the best constant answer is chosen on
 PANELS = 8
+SAMPLES = 60  # on the page
+CURVES = ("eval/iou", "eval/s_measure", "eval/format", "reward", "iou", "format", "loss", "kl", "grad_norm", "length")
 
 
 def show_ended_run(config: RunConfig) -> bool:
@@ -40,7 +44,7 @@ def show_ended_run(config: RunConfig) -> bool:
 
 
 def closing_report(run: Run, client: RewardClient) -> None:
-    """Write report.md and samples/ and print the table, with the samples that could not be read."""
+    """Write report.md, report.html and samples/ and print the table, with the samples that could not be read."""
     last = run.final_evaluation(client)
     run.wait_saved()
     run.guard.check()
@@ -50,8 +54,31 @@ def closing_report(run: Run, client: RewardClient) -> None:
         skipped = "".join(f"- skipped {name}: {reason}\n" for name, reason in run.skipped.reasons.items())
         text = f"# {run.directory.path.name}\n\n{markdown_table(rows)}\n" + (f"\n{skipped}" if skipped else "")
         write_atomically(run.directory.report, text)
+        _write_page(run, last, figures_table("Held-out set", rows, note=skipped))
         show_markdown(text)
     wait_for_all("closing report")
+
+
+def _write_page(run: Run, last: Evaluation, table: Table) -> None:
+    """report.html: the table, curves of the run, held-out samples with their masks."""
+    lines = read_metrics(run.directory)
+    curves = {name: [(line["step"], line[name]) for line in lines if name in line] for name in CURVES}
+    rows = {row.example_id: row for row in last.rows}
+    samples = (
+        ReportSample(
+            item.example.name,
+            item.example.instruction,
+            item.text,
+            judged.reward.parse.value,
+            rows[item.example.id].iou if item.example.id in rows else None,
+            item.example.image,
+            judged.mask,
+            item.example.mask,
+            _prompts(judged.answer, item.example),
+        )
+        for item, judged in list(zip(last.texts, last.judged, strict=True))[:SAMPLES]
+    )
+    write_report(run.directory.page, run.directory.path.name, [table], curves, samples)
 
 
 def _rows(run: Run, client: RewardClient, last: Evaluation) -> dict[str, dict[str, float]]:

@@ -7,6 +7,7 @@ metrics.jsonl   one line per logged step         samples/      masks beside grou
 tb/             the same for TensorBoard         export/       the Hugging Face directory
 profile/        XProf traces
 report.md       the closing table                incidents/    fatal requests, stacks at missed deadlines, skipped batches
+report.html     table, curves and samples
 """
 
 import os
@@ -74,6 +75,10 @@ class RunDir:
     @property
     def report(self) -> Path:
         return self.path / "report.md"
+
+    @property
+    def page(self) -> Path:
+        return self.path / "report.html"
 
 
 def checkpoint_root(config: RunConfig) -> str:

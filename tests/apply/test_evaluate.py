@@ -1,0 +1,216 @@
+"""Evaluating a set: killed and resumed, bad files, other weights, re-scoring, the reference code's choices. The sidecar is real."""
+
+import json
+import math
+import shutil
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+from tiny_run import CONFIG
+
+from segr1_jax.apply import answering
+from segr1_jax.apply.evaluate import run_eval
+from segr1_jax.apply.predict import run_predict
+from segr1_jax.apply.rescore import run_rescore
+from segr1_jax.apply.resumable import write_lines
+from segr1_jax.apply.suite import run_suite
+from segr1_jax.data.config import DataConfig
+from segr1_jax.data.sets.toy import write_toy_sets
+from segr1_jax.data.synthetic import generate
+from segr1_jax.errors import UserError
+from segr1_jax.eval.predictions import Prediction, read_predictions
+from segr1_jax.eval.protocol import as_the_reference_code
+from segr1_jax.hf.tiny import make_tiny_policy
+from segr1_jax.train.held_out import Answerer
+from segr1_jax.train.load_config import load_config
+from segr1_jax.types import Completion
+
+COUNT, SIDE = 7, 168
+GOOD = "<think>it lies there</think> <bbox>[20,20,150,150]</bbox>, <points>[[84,84]]</points>, <labels>[1]</labels>"
+HOSTILE = "<script>alert(1)</script></textarea>"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """A tiny policy, and a set of which one picture is broken and one mask has another size."""
+    folder = tmp_path_factory.mktemp("evaluate")
+    make_tiny_policy(folder / "tiny", seed=0)
+    for part in ("images", "masks"):
+        (folder / part).mkdir()
+    for index in range(COUNT):
+        example = generate(DataConfig(size=SIDE, seed=9), index)
+        Image.fromarray(example.image).save(folder / f"images/{index}.png")
+        Image.fromarray(example.mask).save(folder / f"masks/{index}.png")
+    (folder / "images/2.png").write_bytes(b"no picture")
+    Image.new("1", (9, 9)).save(folder / "masks/4.png")
+    return folder
+
+
+@pytest.fixture
+def scripted(monkeypatch):
+    """Answers by example id instead of a trained policy's: the last is hostile and does not parse."""
+
+    def answer(self, prompts):
+        texts = [HOSTILE if prompt.example_id == COUNT - 1 else GOOD for prompt in prompts]
+        nothing = np.zeros(0, np.int32)
+        return [Completion(p.example_id, 0, nothing, nothing.astype(np.float32), True, t, 0) for p, t in zip(prompts, texts, strict=True)]
+
+    monkeypatch.setattr(Answerer, "__call__", answer)
+
+
+def config_of(folder: Path, *overrides: str):
+    data = [f"eval_data.{key}" for key in ("kind=folder", f"images={folder / 'images'}", f"masks={folder / 'masks'}")]
+    return load_config(CONFIG, [*data, "eval_batch=2", "mesh.data=1", "mesh.fsdp=1", f"run_dir={folder / 'run'}", *overrides])
+
+
+@pytest.fixture
+def one_device(monkeypatch):
+    devices = jax.devices()[:1]
+    monkeypatch.setattr(jax, "devices", lambda *_: devices)
+
+
+pytestmark = pytest.mark.usefixtures("one_device")
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def test_a_corrupt_image_in_the_middle_is_listed_and_counted(folder, scripted, tmp_path):
+    text = run_eval(config_of(folder), folder / "tiny", tmp_path / "out", "standard")
+    assert "| 5 |" in text, "5 of 7 samples are in the figures"
+    assert "Could not be read: 2" in text
+    assert "Could not be read: 4" in text
+    predictions = list(read_predictions(tmp_path / "out/predictions.jsonl"))
+    assert [prediction.name for prediction in predictions] == [str(index) for index in range(COUNT)]
+    assert [prediction.status for prediction in predictions] == ["ok", "ok", "skipped", "ok", "skipped", "ok", "missing_think"]
+    scores = [json.loads(line) for line in (tmp_path / "out/scores.jsonl").read_text().splitlines()]
+    assert [(row["name"], row["iou"] > 0, row["mae"] == 1) for row in scores[-2:]] == [("5", True, False), ("6", False, True)]
+    page = (tmp_path / "out/report.html").read_text()
+    assert "alert(1)</script></textarea>" not in page
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;&lt;/textarea&gt;" in page
+
+
+def test_killed_and_resumed_gives_the_same_bytes(folder, scripted, tmp_path, monkeypatch):
+    run_eval(config_of(folder), folder / "tiny", tmp_path / "whole", "standard")
+    predict, calls = answering._predict, []
+
+    def killed(*arguments):
+        calls.append(1)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return predict(*arguments)
+
+    monkeypatch.setattr(answering, "_predict", killed)
+    with pytest.raises(KeyboardInterrupt):
+        run_eval(config_of(folder), folder / "tiny", tmp_path / "cut", "standard")
+    (part,) = (tmp_path / "cut").glob(".predictions*")
+    assert part.read_bytes().count(b"\n") == 4
+    part.write_bytes(part.read_bytes()[:-9])  # a line that was not written to its end: its batch is answered again
+    run_eval(config_of(folder), folder / "tiny", tmp_path / "cut", "standard")
+    assert contents(tmp_path / "cut") == contents(tmp_path / "whole")
+
+
+def test_predictions_of_another_policy_are_not_mixed_in(folder, scripted, tmp_path):
+    run_eval(config_of(folder), folder / "tiny", tmp_path / "out", "standard")
+    make_tiny_policy(tmp_path / "other", seed=1)
+    with pytest.raises(UserError, match="other weights"):
+        run_eval(config_of(folder), tmp_path / "other", tmp_path / "out", "standard")
+    with pytest.raises(UserError, match="other prompt"):
+        run_eval(config_of(folder, "prompt.max_tokens=70"), folder / "tiny", tmp_path / "out", "standard")
+
+
+@pytest.mark.parametrize(("total", "rows"), [(7, 2), (8, 2), (1, 3), (5, 1)])
+@pytest.mark.parametrize("processes", [1, 2, 3])
+def test_parts_of_several_processes_are_one_file(tmp_path, monkeypatch, total, rows, processes):
+    """Each process by itself, the first one last: it joins the parts."""
+    for process in [*range(1, processes), 0]:
+        monkeypatch.setattr(jax, "process_index", lambda process=process: process)
+        monkeypatch.setattr(jax, "process_count", lambda: processes)
+        monkeypatch.setattr("segr1_jax.apply.resumable.wait_for_all", lambda _: None)
+        monkeypatch.setattr("segr1_jax.apply.resumable.max_over_processes", lambda value: value)
+        batches = []
+
+        def lines_from(positions, batches=batches):
+            while True:
+                batch, positions = positions[:rows], positions[rows:]
+                batches.append(len(batch))
+                yield [f"{position}\n" for position in batch]
+
+        (tmp_path / "out").mkdir(exist_ok=True)
+        write_lines(tmp_path / "out", {"of": "all"}, total, rows, lines_from)
+        assert len(batches) == math.ceil(math.ceil(total / processes) / rows), "equally many in every process"
+    assert (tmp_path / "out/predictions.jsonl").read_text() == "".join(f"{position}\n" for position in range(total))
+
+
+def test_rescoring_masks_and_answers_gives_the_same_figures(folder, scripted, tmp_path):
+    config = config_of(folder)
+    ours = run_eval(config, folder / "tiny", tmp_path / "out", "standard")
+    masks = run_rescore(config, tmp_path / "out/masks", tmp_path / "masks", "standard")
+    lines = [json.dumps({"name": str(index), "answer": GOOD if index < COUNT - 1 else HOSTILE}) for index in range(COUNT)]
+    (tmp_path / "answers.jsonl").write_text("\n".join(lines))
+    answers = run_rescore(config, tmp_path / "answers.jsonl", tmp_path / "answers", "standard")
+    row = next(line for line in ours.splitlines() if line.startswith("| these"))
+    assert row in masks
+    assert row in answers
+
+
+def test_rescoring_lists_what_is_missing_surplus_or_of_another_size(folder, tmp_path):
+    masks = shutil.copytree(folder / "masks", tmp_path / "masks")
+    (masks / "0.png").unlink()
+    (masks / "1.png").rename(masks / "other.png")
+    Image.new("L", (5, 5)).save(masks / "3.png")
+    text = run_rescore(config_of(folder), masks, tmp_path / "out", "standard")
+    assert "1 predictions belong to no sample: other" in text
+    scores = {row["name"]: row["status"] for row in map(json.loads, (tmp_path / "out/scores.jsonl").read_text().splitlines())}
+    assert scores == {"0": "missing", "1": "missing", "3": "wrong_size", "5": "ok", "6": "ok"}
+    with pytest.raises(UserError, match="absent"):
+        run_rescore(config_of(folder), tmp_path / "absent", tmp_path / "out", "standard")
+
+
+def test_choices_of_the_reference_code():
+    def prediction(number: int, mask: bool = True, photo: str = "") -> Prediction:
+        return Prediction(str(number), "ok" if mask else "bad_box", photo or f"{number}.jpg", mask=f"{number}.png" if mask else None)
+
+    foreground = as_the_reference_code([prediction(n, mask=n not in (0, 2, 3)) for n in range(5)], "foreground")
+    assert [item.prediction.mask for item in foreground] == [None, "1.png", "1.png", "1.png", "4.png"]
+    referring = as_the_reference_code([prediction(n, photo=f"{n // 3}.jpg") for n in range(9)], "referring")
+    assert [item.index // 3 for item in referring] == [0, 1, 2]
+    reasoning = as_the_reference_code([prediction(n) for n in range(50)], "reasoning")
+    assert len(reasoning) == 50 > len({item.index for item in reasoning})
+    assert all(item.prediction.name == str(item.index) for item in (*foreground, *referring, *reasoning))
+
+
+def test_the_suite_fills_every_table_and_names_what_is_absent(folder, scripted, tmp_path):
+    write_toy_sets(tmp_path / "toy")
+    shutil.rmtree(tmp_path / "toy/HKU-IS")
+    config = config_of(folder, f"eval_data.root={tmp_path / 'toy'}", "prompt.max_tokens=224", "eval_batch=4")
+    text = run_suite(config, folder / "tiny", tmp_path / "out", "standard")
+    ours = [line for line in text.splitlines() if line.startswith("| this policy")]
+    assert len(ours) == 5
+    assert [line.count("| - ") for line in ours] == [0, 4, 0, 0, 0]
+    assert "HKU-IS test: " in text
+    assert str(tmp_path) not in text + (tmp_path / "out/tables.json").read_text() + (tmp_path / "out/tables.html").read_text()
+    record = json.loads((tmp_path / "out/tables.json").read_text())
+    assert record["tables"][2]["published"]["Seg-R1-7B"][0] == 78.7
+    assert run_suite(config, folder / "tiny", tmp_path / "out", "standard") == text
+
+
+def test_predict_mirrors_folders_and_lists_bad_files(folder, scripted, tmp_path, monkeypatch):
+    for name in ("a/cat.png", "a/b/cat.png", "c/cat.png"):
+        (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(folder / "images/0.png", tmp_path / "in" / name)
+    shutil.copy(folder / "images/2.png", tmp_path / "in/a/broken.png")
+    (tmp_path / "in/notes.txt").write_text("no picture")
+    monkeypatch.chdir(tmp_path)
+    counts = run_predict(config_of(folder), folder / "tiny", tmp_path / "out", images=["in/a", "in/c/*.png", "in/a/cat.png"])
+    assert counts == {"ok": 3, "skipped": 1}
+    lines = [json.loads(line) for line in (tmp_path / "out/predictions.jsonl").read_text().splitlines()]
+    assert [line["name"] for line in lines] == ["a/b/cat", "a/broken", "a/cat", "c/cat"]
+    assert [line.get("mask") for line in lines] == ["masks/a/b/cat.png", None, "masks/a/cat.png", "masks/c/cat.png"]
+    assert all(Image.open(tmp_path / "out" / line["mask"]).size == (SIDE, SIDE) for line in lines if "mask" in line)
+    with pytest.raises(UserError, match=r"nothing\*\.png"):
+        run_predict(config_of(folder), folder / "tiny", tmp_path / "out", images=["nothing*.png"])
