@@ -9,7 +9,7 @@ from segr1_jax.apply.gallery import PAGE, write_gallery
 from segr1_jax.apply.identity import identity
 from segr1_jax.apply.opened import open_policy
 from segr1_jax.data.config import DataConfig
-from segr1_jax.data.sets.registry import published_set
+from segr1_jax.data.sets.registry import JOIN, published_set
 from segr1_jax.data.sources import Source, open_source
 from segr1_jax.errors import UserError
 from segr1_jax.eval.predictions import Prediction
@@ -87,17 +87,19 @@ def score_folder(
 def kind_of(data: DataConfig, source: Source) -> str:
     """What the samples of a set ask for: its published kind; else referring where sentences pick the objects."""
     if data.kind == "published":
-        kind = published_set(data.set).kind
-        if kind == "answers":
-            raise UserError("eval_data.set", expected="a set with masks", got=data.set, remedy="it is for the cold start (segr1 sft)")
-        return kind
+        kinds = {published_set(name).kind for name in data.set.split(JOIN)}
+        if len(kinds) > 1 or "answers" in kinds:
+            raise UserError("eval_data.set", expected="sets of one kind, with masks", got=data.set, remedy="evaluate them one by one")
+        return kinds.pop()
     sentences = data.sentences if data.kind == "synthetic" else any(entry.instruction for entry in source.entries)
     return "referring" if sentences else "foreground"
 
 
 def set_title(data: DataConfig) -> str:
     """What a set is called in progress and reports."""
-    return f"{published_set(data.set).title} {data.split}" if data.kind == "published" else data.kind
+    if data.kind != "published":
+        return data.kind
+    return f"{' and '.join(published_set(name).title for name in data.set.split(JOIN))} {data.split}"
 
 
 def set_table(title: str, kind: str, result: SetResult) -> Table:

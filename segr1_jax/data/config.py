@@ -24,7 +24,7 @@ class DataConfig:
         0, "jsonl, fcot: side in pixels of the square that given answers speak of (images stretched to it); 0 = pixels of the image itself"
     )
     root: str = knob("", "published: the folder that holds all data sets in their official layouts (`segr1 data check ROOT`)")
-    set: str = knob("", "published: which set, such as cod10k or refcoco_plus")
+    set: str = knob("", "published: which set, such as refcoco_plus; cod10k+camo joins two")
     split: str = knob("test", "published: which split of it")
     level: str = knob("bright", "synthetic: difficulty, one of bright, salient, camouflaged")
     size: int = knob(168, "synthetic: image side in pixels")

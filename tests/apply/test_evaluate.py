@@ -184,6 +184,7 @@ def test_choices_of_the_reference_code():
     assert all(item.prediction.name == str(item.index) for item in (*foreground, *referring, *reasoning))
 
 
+@pytest.mark.slow
 def test_the_suite_fills_every_table_and_names_what_is_absent(folder, scripted, tmp_path):
     write_toy_sets(tmp_path / "toy")
     shutil.rmtree(tmp_path / "toy/HKU-IS")

@@ -114,7 +114,7 @@ def test_demo_from_upload_to_mask(browser, demo_url, tmp_path):
             page.get_by_role("button", name="Ask").click()
             page.wait_for_function("[...document.querySelectorAll('textarea, input')].some(x => x.value.startsWith('ok: '))")
             assert page.get_by_label("Reasoning and answer").input_value() == ANSWER
-            assert page.get_by_text("mask.png").is_visible()
+            page.wait_for_selector("a[href*='mask.png']", state="attached")
     masks = sorted(Path(tmp_path).glob("*/mask.png"))
     assert masks
     assert Image.open(masks[0]).size == (160, 120)

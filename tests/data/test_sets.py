@@ -204,6 +204,15 @@ def test_check_names_every_problem_and_its_remedy(own):
     assert "| DUTS | test | 1 | 5019 | 4 |" in text
 
 
+def test_joined_sets(toy):
+    joined = open_source(DataConfig(kind="published", root=str(toy), set="cod10k+camo", split="train"))
+    cod, camo = (published_split(toy, name, "train") for name in ("cod10k", "camo"))
+    assert joined.names == [*(f"cod10k/{name}" for name in cod.names), *(f"camo/{name}" for name in camo.names)]
+    np.testing.assert_array_equal(joined[SAMPLES].image, camo[0].image)
+    with pytest.raises(UserError, match="fcot"):
+        published_split(toy, "duts+fcot", "train")
+
+
 def test_unknown_names(toy, tmp_path):
     with pytest.raises(UserError, match="did you mean 'cod10k'"):
         published_split(toy, "cod10", "test")

@@ -1,6 +1,7 @@
 """All published data sets by the name that data.set takes. One more is one module and one line here."""
 
 import difflib
+from dataclasses import replace
 from pathlib import Path
 
 from segr1_jax.data.entries import FileSource
@@ -14,6 +15,9 @@ from segr1_jax.errors import UserError
 SETS: dict[str, PublishedSet] = PAIR_SETS | REFER_SETS | {"reasonseg": REASONSEG, "fcot": FCOT}
 
 
+JOIN = "+"
+
+
 def published_set(name: str) -> PublishedSet:
     """Raises UserError, with the nearest name, where there is no such set."""
     if name not in SETS:
@@ -24,7 +28,17 @@ def published_set(name: str) -> PublishedSet:
 
 
 def published_split(root: Path, name: str, split: str) -> FileSource | AnswerSource:
-    """The samples of one split below `root`, the folder that holds all sets."""
+    """The samples of one split below `root`, the folder of all sets. `a+b` joins sets, whose samples are then `a/NAME`, `b/NAME`."""
+    names = name.split(JOIN)
+    sources = {each: _split(root, each, split) for each in names}
+    if len(names) == 1:
+        return sources[name]
+    if foreign := [each for each, source in sources.items() if not isinstance(source, FileSource)]:
+        raise UserError("data.set", expected="sets of images with masks to be joined", got=foreign[0], remedy="take it alone")
+    return FileSource([replace(entry, name=f"{each}/{entry.name}") for each, source in sources.items() for entry in source.entries])
+
+
+def _split(root: Path, name: str, split: str) -> FileSource | AnswerSource:
     found = published_set(name)
     if split not in found.counts:
         raise UserError("data.split", expected=f"one of {', '.join(found.counts)} ({found.title})", got=repr(split), remedy="change it")
