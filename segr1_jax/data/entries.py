@@ -52,14 +52,19 @@ class FileSource:
 
 
 def pictures_by_stem(field: str, folder: Path) -> dict[str, Path]:
-    """Picture files of a folder by file stem. Raises UserError for no such folder, or two pictures of one stem."""
+    """Picture files of a folder by file stem; hidden ones, which archives of other systems leave behind, are no pictures.
+
+    Raises UserError for no such folder, two pictures of one stem, or a name that is no UTF-8, which no report could hold.
+    """
     if not folder.is_dir():
         raise UserError(field, expected="a directory", got=repr(str(folder)), remedy="set it to the folder that holds the files")
     suffixes = Image.registered_extensions()
     found: dict[str, Path] = {}
     for path in sorted(folder.iterdir()):
-        if path.suffix.lower() not in suffixes:
+        if path.suffix.lower() not in suffixes or path.name.startswith("."):
             continue
+        if not path.name.isprintable():  # bytes that are no UTF-8 arrive as lone surrogates
+            raise UserError(str(folder), expected="file names of printable UTF-8", got=ascii(path.name), remedy="rename the file")
         if path.stem in found:
             got = f"{found[path.stem].name} and {path.name}"
             raise UserError(str(folder), expected="one picture per file stem", got=got, remedy="remove or rename one")

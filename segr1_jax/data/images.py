@@ -33,19 +33,22 @@ def open_image(path: Path, content: bytes | None = None) -> UInt8[np.ndarray, "H
         raise UserError(
             str(path), expected="an image of 8 or 16 bits per channel", got=f"mode {image.mode}", remedy="convert it to 8-bit RGB"
         )
-    if "A" in image.getbands() or image.info.get("transparency") is not None:
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
+    if _has_transparency(image):
+        image = _laid_on("white", image)
     return np.asarray(image.convert("RGB"))
 
 
 def open_mask(path: Path, height: int, width: int) -> Bool[np.ndarray, "H W"]:
     """The upright mask, which must be `height` x `width` pixels.
 
-    True where its grey value is above half of full scale; 1-bit masks and masks of only 0 and 1 are true where not 0. Raises UserError
+    True where its grey value is above half of full scale, what is transparent lying on black; 1-bit masks and masks of only 0 and 1 are
+    true where not 0. Raises UserError
     where nothing is true: such a sample teaches nothing, and often means that the mask holds class numbers.
     """
     mask = _open(path, "mask")
     require_same_size(path, mask.size, (width, height))
+    if _has_transparency(mask) and not mask.mode.startswith("I"):
+        mask = _laid_on("black", mask)
     if mask.mode.startswith("I"):
         values_HW, full = np.asarray(mask), 65535
     else:
@@ -73,6 +76,14 @@ def require_same_size(mask: Path, size: tuple[int, int], image_size: tuple[int, 
     if size != image_size:
         expected = f"a mask of its image's size, {image_size[0]}x{image_size[1]}"
         raise UserError(str(mask), expected=expected, got=f"{size[0]}x{size[1]}", remedy="resize the mask or fix the pair")
+
+
+def _has_transparency(image: Image.Image) -> bool:
+    return "A" in image.getbands() or image.info.get("transparency") is not None
+
+
+def _laid_on(ground: str, image: Image.Image) -> Image.Image:
+    return Image.alpha_composite(Image.new("RGBA", image.size, ground), image.convert("RGBA"))
 
 
 def _open(path: Path, kind: str, content: bytes | None = None) -> Image.Image:

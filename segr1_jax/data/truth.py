@@ -6,15 +6,18 @@ Shape legend: H W the upright image in pixels.
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Bool
+from jaxtyping import Bool, Float
 from PIL import Image, ImageDraw
 
 from segr1_jax.data.images import open_mask, require_same_size, upright_size
 from segr1_jax.errors import UserError
 from segr1_jax.extras import optional_package
+
+FAR = 100_000.0  # pixels; pycocotools' memory grows with a polygon's length, and ends the process where there is no more
 
 
 class Masks(NamedTuple):
@@ -92,15 +95,26 @@ class CocoSegmentation:
         self.check(width, height)
         coco = optional_package("pycocotools.mask", "eval")
         try:
-            codes = self.segmentation
-            if isinstance(codes, list) or isinstance(codes["counts"], list):
-                codes = coco.frPyObjects(codes, height, width)
-            mask_HW = coco.decode(coco.merge(codes) if isinstance(codes, list) else codes).astype(bool)
+            mask_HW = self._decode(coco, height, width)
         except Exception as error:  # pycocotools raises bare Exception for some malformed codes
             got = f"{type(error).__name__}: {error}"
             raise UserError(self.where, expected="polygons or a run-length code as COCO has them", got=got, remedy="mend it") from error
-        require_same_size(Path(self.where), mask_HW.shape[::-1], (width, height))
         return Masks(_not_empty(mask_HW, self.where))
+
+    def _decode(self, coco: ModuleType, height: int, width: int) -> Bool[np.ndarray, "H W"]:
+        if isinstance(self.segmentation, list):
+            for polygon in self.segmentation:
+                require_corners(np.reshape(polygon, (-1, 2)))
+            codes = coco.merge(coco.frPyObjects(self.segmentation, height, width))
+        else:
+            codes = self.segmentation
+            if list(codes["size"]) != [height, width]:  # before any memory is taken for it
+                raise ValueError(f"run lengths for {codes['size']}")
+            if isinstance(codes["counts"], list):
+                codes = coco.frPyObjects(codes, height, width)
+            if height * width > 1 and _fits(coco, codes, height * width - 1):
+                raise ValueError("run lengths that end before the last pixel")
+        return coco.decode(codes).astype(bool)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,10 +130,28 @@ class Unusable:
         raise self.error
 
 
+def require_corners(corners: Any) -> Float[np.ndarray, "K 2"]:
+    """Corners (x, y) in pixels as numbers. Raises ValueError or TypeError unless there are some, finite and within FAR."""
+    corners_K2 = np.asarray(corners, np.float64)
+    if corners_K2.ndim != 2 or corners_K2.shape[1] != 2 or not len(corners_K2) or not (np.abs(corners_K2) <= FAR).all():
+        raise ValueError(f"a polygon that is not pairs of numbers up to {FAR:.0f}")
+    return corners_K2
+
+
+def _fits(coco: ModuleType, codes: Any, pixels: int) -> bool:
+    """Whether the runs end within `pixels`: pycocotools refuses longer ones, but leaves what shorter ones do not reach unset."""
+    try:
+        coco.decode({"size": [pixels, 1], "counts": codes["counts"]})
+    except ValueError:
+        return False
+    return True
+
+
 def _filled(corners: Sequence[tuple[float, float]], height: int, width: int) -> Bool[np.ndarray, "H W"]:
-    """Inside and outline, corners cut to whole pixels, as LISA draws ReasonSeg."""
+    """Inside and outline, corners cut to whole pixels, as LISA draws ReasonSeg (but for some pixels of slanted outlines)."""
     canvas = Image.new("1", (width, height))
     pixels = [(int(x), int(y)) for x, y in corners]
+    pixels *= 2 if len(pixels) == 1 else 1  # Pillow draws no polygon of one corner
     ImageDraw.Draw(canvas).polygon(pixels, fill=1, outline=1)
     return np.asarray(canvas)
 

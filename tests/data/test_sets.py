@@ -200,7 +200,8 @@ def test_check_names_every_problem_and_its_remedy(own):
     assert "no such folder" in reports["ReasonSeg", "val"].problems[0]
     assert reports["COD10K", "train"].problems == []
     text = markdown(list(reports.values()))
-    assert "Not here: HKU-IS." in text
+    assert "Not here" not in text
+    assert "rename it to 'HKU-IS'" in text
     assert "| DUTS | test | 1 | 5019 | 4 |" in text
 
 

@@ -6,9 +6,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from segr1_jax.data.entries import FileSource
-from segr1_jax.data.sets.published import PublishedSet
+from segr1_jax.data.sets.published import PublishedSet, nearest_folder
 from segr1_jax.data.sets.registry import SETS
 from segr1_jax.errors import UserError
+
+KNOWN = {part for found in SETS.values() for part in Path(found.folder).parts} | {"coco_2014", "general"}
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,16 @@ def check_sets(root: Path, progress: Callable[[str, int, int], None] = lambda *_
         raise UserError(
             str(root), expected=f"at least one of the folders {names}", got="none", remedy="give the folder that holds the sets"
         )
-    return [_check_split(root, found, split, progress) for found in there for split in found.counts]
+    renamed = [report for found in SETS.values() if found not in there for report in _renamed(root, found)]
+    return [_check_split(root, found, split, progress) for found in there for split in found.counts] + renamed
+
+
+def _renamed(root: Path, found: PublishedSet) -> Iterator[SplitReport]:
+    """A folder that may be this set under another name."""
+    parent, name = (root / found.folder).parent, Path(found.folder).name
+    if near := nearest_folder(parent, name, KNOWN):
+        problem = f"{parent / near}: not a name of the official layout. Remedy: rename it to {name!r} if it is {found.title}."
+        yield SplitReport(found.title, "-", 0, None, [problem])
 
 
 def _check_split(root: Path, found: PublishedSet, split: str, progress: Callable) -> SplitReport:

@@ -10,6 +10,7 @@ import functools
 import itertools
 import threading
 from pathlib import Path
+from typing import Any
 
 from segr1_jax.data.images import open_image
 from segr1_jax.data.sets.published import PublishedSet, require_folder
@@ -18,7 +19,7 @@ from segr1_jax.extras import optional_package
 from segr1_jax.types import Example
 
 FOLDER = "FCoT"
-COLUMNS = ("image", "thinking", "solution")
+COLUMNS = {"image": "struct<bytes: binary", "thinking": "string", "solution": "string"}  # name -> what its Arrow type holds
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,15 +75,24 @@ def _group_sizes(file: Path) -> list[int]:
     except (OSError, errors.ArrowException) as error:
         raise UserError(str(file), expected="a parquet file", got=str(error)[:200], remedy="download it again") from error
     with found:
-        if missing := [name for name in COLUMNS if name not in found.schema_arrow.names]:
-            raise UserError(str(file), expected=f"the columns {', '.join(COLUMNS)}", got=f"no {missing[0]!r}", remedy="use geshang/FCoT")
+        if missing := [name for name, kind in COLUMNS.items() if kind not in str(_type(found, name))]:
+            got = f"{missing[0]!r} of type {_type(found, missing[0])}"
+            raise UserError(str(file), expected=f"the columns {COLUMNS}", got=got, remedy="use geshang/FCoT")
         return [found.metadata.row_group(group).num_rows for group in range(found.num_row_groups)]
+
+
+def _type(found: Any, name: str) -> Any:
+    return found.schema_arrow.field(name).type if name in found.schema_arrow.names else None
 
 
 @functools.lru_cache(maxsize=2)
 def _read_group(file: Path, group: int) -> dict[str, list]:
-    with optional_package("pyarrow.parquet", "eval").ParquetFile(file) as found:
-        return found.read_row_group(group, columns=list(COLUMNS)).to_pydict()
+    parquet, errors = optional_package("pyarrow.parquet", "eval"), optional_package("pyarrow", "eval").lib
+    try:
+        with parquet.ParquetFile(file) as found:
+            return found.read_row_group(group, columns=list(COLUMNS)).to_pydict()
+    except (OSError, ValueError, errors.ArrowException) as error:
+        raise UserError(f"{file}: row group {group}", expected="readable rows", got=str(error)[:200], remedy="download it again") from error
 
 
 FCOT = PublishedSet("FCoT", FOLDER, "answers", {"train": 1500}, read_fcot)

@@ -26,12 +26,13 @@ class Pair:
 def read_pairs(splits: Mapping[str, Pair], folder: str, root: Path, split: str) -> FileSource:
     """One sample per image, by stem. An image without a mask stays in, as a sample at fault: it is listed and never silently gone."""
     pair, base = splits[split], require_folder(root / folder)
-    images = _kept(require_folder(base / pair.images), pair.leave_out)
+    own = {part for each in splits.values() for path in (each.images, *each.masks) for part in Path(path).parts}
+    images = _kept(require_folder(base / pair.images, own), pair.leave_out)
     masks_folder = next((name for name in pair.masks if (base / name).is_dir()), pair.masks[0])
-    masks = _kept(require_folder(base / masks_folder), pair.leave_out)
+    masks = _kept(require_folder(base / masks_folder, own), pair.leave_out)
     entries = [Entry(stem, path, MaskFile(masks[stem]) if stem in masks else None) for stem, path in images.items()]
-    own = masks_folder == pair.masks[0]  # else it holds the masks of other splits too
-    return FileSource(entries, tuple(path for stem, path in masks.items() if own and stem not in images))
+    of_split = masks_folder == pair.masks[0]  # else it holds the masks of other splits too
+    return FileSource(entries, tuple(path for stem, path in masks.items() if of_split and stem not in images))
 
 
 def _kept(folder: Path, leave_out: str | None) -> dict[str, Path]:

@@ -10,17 +10,18 @@ from typing import Any
 
 from segr1_jax.data.entries import Entry, FileSource, pictures_by_stem
 from segr1_jax.data.sets.published import PublishedSet, require_folder
-from segr1_jax.data.truth import Polygon, Polygons, Unusable
+from segr1_jax.data.truth import Polygon, Polygons, Unusable, require_corners
 from segr1_jax.errors import UserError
 
 FOLDER = "ReasonSeg"
+SPLITS = {"train": 239, "val": 200, "test": 779}
 LABELS = {"target": True, "ignore": False}  # label of a shape -> its pixels count; `flag` only holds notes
-ENCODINGS = ("utf-8", "cp1252")
+ENCODINGS = ("utf-8-sig", "cp1252")
 
 
 def read_reasonseg(root: Path, split: str) -> FileSource:
     """One sample per photo, named by its stem. Raises UserError for a missing or empty split."""
-    folder = require_folder(root / FOLDER / split)
+    folder = require_folder(root / FOLDER / split, SPLITS)
     images = pictures_by_stem(str(folder), folder)
     if not images:
         raise UserError(str(folder), expected="at least one photo", got="none", remedy="copy the files there")
@@ -32,13 +33,19 @@ def _entry(stem: str, image: Path) -> Entry:
     try:
         record = json.loads(_text(path))
         text, shapes = record["text"][0].strip(), record["shapes"]
-        polygons = [Polygon(tuple(map(tuple, s["points"])), LABELS[s["label"]]) for s in shapes if s["label"] in LABELS]
+        polygons = [Polygon(_corners(shape), LABELS[shape["label"]]) for shape in shapes if shape["label"] in LABELS]
+        if not text:
+            raise ValueError("an empty text")
         question = bool(record["is_sentence"])
-    except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError) as error:
         got = "no such file" if isinstance(error, FileNotFoundError) else f"{type(error).__name__}: {error}"
         fault = UserError(str(path), expected="text, is_sentence and shapes of ReasonSeg", got=got, remedy="copy the file again")
         return Entry(stem, image, Unusable(fault))
     return Entry(stem, image, Polygons(str(path), tuple(polygons)), instruction=_request(text, question))
+
+
+def _corners(shape: dict) -> tuple[tuple[float, float], ...]:
+    return tuple(map(tuple, require_corners(shape["points"]).tolist()))
 
 
 def _request(text: str, question: bool) -> str:
@@ -56,4 +63,4 @@ def _text(path: Path) -> Any:
     return data.decode(ENCODINGS[-1])
 
 
-REASONSEG = PublishedSet("ReasonSeg", FOLDER, "reasoning", {"train": 239, "val": 200, "test": 779}, read_reasonseg)
+REASONSEG = PublishedSet("ReasonSeg", FOLDER, "reasoning", SPLITS, read_reasonseg)

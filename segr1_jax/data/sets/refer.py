@@ -6,6 +6,7 @@ reference is a sample; the reference code draws one at random per photo.
 
 import json
 import pickle
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
@@ -17,6 +18,7 @@ from segr1_jax.data.truth import CocoSegmentation, Truth, Unusable
 from segr1_jax.errors import UserError
 
 ROOT, PHOTOS = "Refer_Segm", "coco_2014/train2014"
+OWN = ("refcoco", "refcoco+", "refcocog", "coco_2014")
 
 
 class _DataOnly(pickle.Unpickler):
@@ -32,7 +34,7 @@ def read_refer(name: str, refs_file: str, root: Path, split: str) -> FileSource:
     Raises:
         UserError: missing files, a pickle that holds more than data, annotations that are no COCO file, an empty split.
     """
-    folder, photos = require_folder(root / ROOT / name), require_folder(root / ROOT / PHOTOS)
+    folder, photos = require_folder(root / ROOT / name, OWN), require_folder(root / ROOT / PHOTOS, OWN)
     refs_path, instances_path = require_file(folder / refs_file), require_file(folder / "instances.json")
     instances = _read_instances(instances_path)
     entries = []
@@ -40,11 +42,14 @@ def read_refer(name: str, refs_file: str, root: Path, split: str) -> FileSource:
         try:
             if ref["split"] == split:
                 entries += _entries(ref, instances, instances_path, photos)
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise _malformed(refs_path, f"reference {position}: {type(error).__name__} {error}") from error
     if not entries:
         raise UserError(str(refs_path), expected=f"references of the split {split!r}", got="none", remedy="take the file by this annotator")
-    return FileSource(entries)
+    source = FileSource(entries)
+    if twice := [name for name, count in Counter(source.names).items() if count > 1]:
+        raise _malformed(refs_path, f"sentence {twice[0]} (ref_id-sent_id) more than once")
+    return source
 
 
 def _entries(ref: Mapping, instances: Mapping, where: Path, photos: Path) -> Iterator[Entry]:
@@ -52,10 +57,15 @@ def _entries(ref: Mapping, instances: Mapping, where: Path, photos: Path) -> Ite
     file = photos / (image["file_name"] if image else f"COCO_train2014_{ref['image_id']:012d}.jpg")
     truth = _truth(ref, image, instances["annotations"].get(ref["ann_id"]), where)
     if not ref["sentences"]:
-        error = UserError(f"{where.parent.name} reference {ref['ref_id']}", expected="sentences", got="none", remedy="leave it out")
-        yield Entry(f"{ref['ref_id']}-none", file, Unusable(error))
+        yield Entry(f"{ref['ref_id']:d}-none", file, _without_sentence(ref, where))
     for sentence in ref["sentences"]:
-        yield Entry(f"{ref['ref_id']}-{sentence['sent_id']}", file, truth, instruction=f"{sentence['sent'].strip()}.")
+        said, name = sentence["sent"].strip(), f"{ref['ref_id']:d}-{sentence['sent_id']:d}"  # whole numbers: names become paths
+        yield Entry(name, file, truth if said else _without_sentence(ref, where), instruction=f"{said}.")
+
+
+def _without_sentence(ref: Mapping, where: Path) -> Unusable:
+    place = f"{where.parent.name} reference {ref['ref_id']}"
+    return Unusable(UserError(place, expected="sentences", got="none", remedy="leave it out"))
 
 
 def _truth(ref: Mapping, image: Mapping | None, annotation: Mapping | None, where: Path) -> Truth:
@@ -65,7 +75,7 @@ def _truth(ref: Mapping, image: Mapping | None, annotation: Mapping | None, wher
             return Unusable(
                 UserError(str(where), expected=f"{kind}_id {number} of reference {ref['ref_id']}", got="none", remedy="mend it")
             )
-    return CocoSegmentation(f"{where}: annotation {ref['ann_id']}", annotation["segmentation"], image["height"], image["width"])
+    return CocoSegmentation(f"{where}: annotation {ref['ann_id']}", annotation.get("segmentation"), image["height"], image["width"])
 
 
 def _read_refs(path: Path) -> list[Mapping]:
@@ -82,8 +92,11 @@ def _read_refs(path: Path) -> list[Mapping]:
 def _read_instances(path: Path) -> dict[str, dict[int, Mapping]]:
     try:
         tree = json.loads(path.read_bytes())
-        return {part: {item["id"]: item for item in tree[part]} for part in ("images", "annotations")}
-    except (ValueError, KeyError, TypeError) as error:
+        found = {part: {item["id"]: item for item in tree[part]} for part in ("images", "annotations")}
+        for image in found["images"].values():
+            int(image["height"]), int(image["width"]), Path(image["file_name"])
+        return found
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         got = f"{type(error).__name__}: {str(error)[:200]}"
         raise UserError(str(path), expected="COCO annotations (images, annotations)", got=got, remedy="copy the file again") from error
 
