@@ -16,13 +16,11 @@ from segr1_jax.apply.resumable import write_lines
 from segr1_jax.data.entries import FileSource
 from segr1_jax.data.pipeline import Sample, Unreadable, walk
 from segr1_jax.data.sources import Source
-from segr1_jax.eval.predictions import SKIPPED, Prediction, as_records, read_predictions, write_mask
+from segr1_jax.eval.predictions import QUARANTINED, SKIPPED, Prediction, as_records, read_predictions, write_mask
 from segr1_jax.judge import AnswerText, Judged, collect, submit
 from segr1_jax.reward.client import RewardClient
 from segr1_jax.train.held_out import FILLER, Answerer
 from segr1_jax.types import Example, ParseStatus, Prompt
-
-QUARANTINED = "quarantined"
 
 
 @dataclasses.dataclass(frozen=True)

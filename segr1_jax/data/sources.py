@@ -1,6 +1,7 @@
 """Where examples come from: a folder of images and masks, a JSONL manifest, a published data set, or the synthetic set."""
 
 import dataclasses
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -99,10 +100,12 @@ def _folder_entries(config: DataConfig) -> list[Entry]:
 
 
 def _manifest_entries(config: DataConfig) -> Iterator[Entry]:
-    path = Path(config.manifest)
+    path, seen = Path(config.manifest), Counter()
     for _, record in read_records(path, paths=("image",), optional=("mask", "instruction", "answer")):
+        seen[image := record["image"]] += 1
+        name = image if seen[image] == 1 else f"{image}-{seen[image]}"  # several sentences about one image
         truth = MaskFile(path.parent / record["mask"]) if record.get("mask") else None
-        yield Entry(record["image"], path.parent / record["image"], truth, record.get("instruction") or None, record.get("answer") or None)
+        yield Entry(name, path.parent / image, truth, record.get("instruction") or None, record.get("answer") or None)
 
 
 def _read_lines(path: Path) -> list[str]:

@@ -17,7 +17,7 @@ from segr1_jax.types import SamPrompt
 from segr1_jax.viz import png
 
 LINES, MASKS = "predictions.jsonl", "masks"
-SKIPPED = "skipped"
+SKIPPED, QUARANTINED = "skipped", "quarantined"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,8 +48,14 @@ class Prediction:
 
 
 def mask_name(name: str) -> str:
-    """Where the mask of a sample lies."""
-    return f"{MASKS}/{name}.png"
+    """Where the mask of a sample lies: inside the folder, whatever the name (that of a manifest may point elsewhere).
+
+    Example:
+        >>> mask_name("photos/12"), mask_name("/etc/../../x")
+        ('masks/photos/12.png', 'masks/etc/_/_/x.png')
+    """
+    parts = ["_" if part == ".." else part for part in name.split("/") if part not in ("", ".")]
+    return f"{MASKS}/{'/'.join(parts)}.png"
 
 
 def write_mask(folder: Path, name: str, mask_HW: Bool[np.ndarray, "H W"]) -> str:

@@ -13,7 +13,7 @@ from segr1_jax.data.sources import Source
 from segr1_jax.errors import UserError
 from segr1_jax.eval.figures import FIGURES, ScoredSample
 from segr1_jax.eval.pixels import PixelScores, no_mask, score_pixels
-from segr1_jax.eval.predictions import SKIPPED, Prediction, read_map
+from segr1_jax.eval.predictions import QUARANTINED, SKIPPED, Prediction, read_map
 from segr1_jax.eval.protocol import Counted
 from segr1_jax.files import write_atomically
 from segr1_jax.types import Example, ParseStatus
@@ -38,14 +38,14 @@ def score_set(
 ) -> SetResult:
     """Score predictions (masks below `folder`) on the examples of `source` that they are for, as a set of this `kind`.
 
-    A sample that was skipped, or that cannot be read now, is listed and in no figure. A mask of another size than its image is a fault
-    of the prediction: it counts as an invalid answer.
+    A sample that was skipped, that the sidecar failed on, or that cannot be read now, is listed and in no figure. A mask of another
+    size than its image is a fault of the prediction: it counts as an invalid answer.
     """
     samples, unreadable = [], {}
     for done, item in enumerate(counted, start=1):
         prediction = item.prediction
-        if prediction.status == SKIPPED:
-            unreadable[prediction.name] = prediction.reason or ""
+        if prediction.status in (SKIPPED, QUARANTINED):
+            unreadable[prediction.name] = prediction.reason or "the sidecar could not make its mask"
         else:
             try:
                 samples.append(_scored(source[item.index], prediction, folder))

@@ -21,7 +21,7 @@ from segr1_jax.data.config import DataConfig
 from segr1_jax.data.sets.toy import write_toy_sets
 from segr1_jax.data.synthetic import generate
 from segr1_jax.errors import UserError
-from segr1_jax.eval.predictions import Prediction, read_predictions
+from segr1_jax.eval.predictions import Prediction, read_predictions, write_mask
 from segr1_jax.eval.protocol import as_the_reference_code
 from segr1_jax.hf.tiny import make_tiny_policy
 from segr1_jax.train.held_out import Answerer
@@ -169,6 +169,13 @@ def test_rescoring_lists_what_is_missing_surplus_or_of_another_size(folder, tmp_
     assert scores == {"0": "missing", "1": "missing", "3": "wrong_size", "5": "ok", "6": "ok"}
     with pytest.raises(UserError, match="absent"):
         run_rescore(config_of(folder), tmp_path / "absent", tmp_path / "out", "standard")
+
+
+def test_masks_of_hostile_names_stay_in_the_folder(tmp_path):
+    for name in ("../../x", "/x", "a/../../b", "."):
+        written = tmp_path / "out" / write_mask(tmp_path / "out", name, np.ones((2, 2), bool))
+        assert (tmp_path / "out/masks") in written.resolve().parents
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
 def test_choices_of_the_reference_code():

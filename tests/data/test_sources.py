@@ -56,6 +56,11 @@ def test_manifest_carries_sentences(folder):
     assert [source[i].instruction for i in range(2)] == ["the fish", None]
 
 
+def test_several_sentences_about_one_image_have_names_of_their_own(folder):
+    lines = [{"image": "images/a.jpg", "mask": "masks/a.png", "instruction": text} for text in ("the fish", "the eye")]
+    assert open_source(manifest(folder, *lines)).names == ["images/a.jpg", "images/a.jpg-2"]
+
+
 @pytest.mark.parametrize(
     "record", [{"mask": "a"}, {"image": "a", "instuction": "b"}, {"image": 3}, ["image"], {"image": ""}, {"image": None}]
 )
