@@ -13,25 +13,11 @@ from pycocotools import mask as coco
 from segr1_jax.data.images import open_mask
 from segr1_jax.data.sets.check import check_sets
 from segr1_jax.data.sets.registry import published_split
-from segr1_jax.data.sets.toy import write_toy_sets
 from segr1_jax.data.truth import CocoSegmentation
 from segr1_jax.errors import UserError
 
 DEEP = "[" * 100_000
 TRIANGLE = [[5, 5], [50, 5], [50, 50]]
-
-
-@pytest.fixture(scope="module")
-def toy(tmp_path_factory) -> Path:
-    root = tmp_path_factory.mktemp("faults") / "toy"
-    write_toy_sets(root)
-    return root
-
-
-@pytest.fixture
-def own(toy, tmp_path) -> Path:
-    """A copy to spoil."""
-    return shutil.copytree(toy, tmp_path / "own")
 
 
 def reasonseg(points, text="a dog", label="target") -> str:

@@ -22,19 +22,6 @@ from segr1_jax.errors import UserError
 from segr1_jax.types import Frame
 
 
-@pytest.fixture(scope="module")
-def toy(tmp_path_factory) -> Path:
-    root = tmp_path_factory.mktemp("sets") / "toy"
-    write_toy_sets(root)
-    return root
-
-
-@pytest.fixture
-def own(toy, tmp_path) -> Path:
-    """A copy to spoil."""
-    return shutil.copytree(toy, tmp_path / "own")
-
-
 def test_toy_sets_are_the_same_every_time(toy, tmp_path):
     write_toy_sets(tmp_path / "again")
     files = sorted(path.relative_to(toy) for path in toy.rglob("*") if path.is_file())
