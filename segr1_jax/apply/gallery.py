@@ -25,7 +25,7 @@ def write_gallery(path: Path, folder: Path, source: Source, counted: Sequence[Co
     ranked = sorted(readable, key=lambda item: scored[item.prediction.name].scores.iou)
     shown = _chosen(ranked)
     note = f"{len(shown)} of {len(ranked)} samples: the worst, and others of every quality." if len(shown) < len(ranked) else ""
-    page = Table(table.title, table.headings, table.rows, "\n".join(filter(None, (table.note, note))))
+    page = Table("Figures", table.headings, table.rows, "\n".join(filter(None, (table.note, note))))
     write_report(path, table.title, [page], {}, _samples(folder, source, shown, scored))
 
 

@@ -53,10 +53,11 @@ def write_report(
     `curves` are (step, value) points by the figure's name. Whole or not at all, under its own name.
     """
     with replacing(path) as file:
-        _write(file, _head(title), *map(_table, tables), _curves(curves), _CONTROLS)
-        for sample in samples:
-            _write(file, _sample(sample))
-        _write(file, f"</ul><script>{_script()}</script></body></html>\n")
+        _write(file, _head(title), *map(_table, tables), _curves(curves))
+        written = 0
+        for written, sample in enumerate(samples, start=1):
+            _write(file, _CONTROLS if written == 1 else "", _sample(sample))
+        _write(file, f"</ul><script>{_script()}</script>" if written else "", "</body></html>\n")
 
 
 def _write(file: BinaryIO, *parts: str) -> None:

@@ -94,6 +94,13 @@ def test_samples_carry_what_the_controls_need(page):
     assert [item["data-iou"] for item in items] == ["0.5000"] * len(HOSTILE) + [""]
 
 
+def test_a_page_of_tables_alone_has_no_controls(tmp_path):
+    write_report(tmp_path / "t.html", "t", [Table("figures", ["a"], [["b"]])], {}, [])
+    read = Read((tmp_path / "t.html").read_text())
+    assert (read.stack, read.scripts) == ([], [])
+    assert not [tag for tag, _ in read.tags if tag in ("form", "ul")]
+
+
 def test_a_report_is_whole_or_not_there(tmp_path):
     def broken():
         yield sample("a")
