@@ -18,7 +18,7 @@ class DataConfig:
     )
     images: str = knob("", "folder: directory of images")
     masks: str = knob("", "folder: directory of masks, same file stems, any image suffix")
-    ids: str = knob("", "folder: text file with one file stem per line; empty = every image")
+    ids: str = knob("", "folder, published: text file with one file stem, or sample name, per line; empty = every sample")
     manifest: str = knob("", "jsonl: manifest file; paths inside are relative to it")
     answer_side: int = knob(
         0, "jsonl, fcot: side in pixels of the square that given answers speak of (images stretched to it); 0 = pixels of the image itself"

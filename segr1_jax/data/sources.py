@@ -54,7 +54,8 @@ def open_source(config: DataConfig) -> Source:
     if config.kind == "synthetic":
         return SyntheticSource(config)
     if config.kind == "published":
-        return published_split(Path(config.root), config.set, config.split)
+        found = published_split(Path(config.root), config.set, config.split)
+        return _chosen(found, Path(config.ids)) if config.ids else found
     entries = _folder_entries(config) if config.kind == "folder" else list(_manifest_entries(config))
     if not entries:
         where = config.images if config.kind == "folder" else config.manifest
@@ -106,6 +107,17 @@ def _manifest_entries(config: DataConfig) -> Iterator[Entry]:
         name = image if seen[image] == 1 else f"{image}-{seen[image]}"  # several sentences about one image
         truth = MaskFile(path.parent / record["mask"]) if record.get("mask") else None
         yield Entry(name, path.parent / image, truth, record.get("instruction") or None, record.get("answer") or None)
+
+
+def _chosen(source: Source, ids: Path) -> FileSource:
+    """The samples that `ids` names, in its order."""
+    if not isinstance(source, FileSource):
+        raise UserError("data.ids", expected="a set of images with masks", got="one of answers", remedy="leave ids empty")
+    entries, names = {entry.name: entry for entry in source.entries}, _read_lines(ids)
+    if unknown := [name for name in names if name not in entries]:
+        got = f"{unknown[0]!r} ({len(unknown)} such)"
+        raise UserError(str(ids), expected="names of samples of this split", got=got, remedy="correct it; `segr1 data check` reads the set")
+    return FileSource([entries[name] for name in names])
 
 
 def _read_lines(path: Path) -> list[str]:

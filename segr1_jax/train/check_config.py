@@ -95,6 +95,8 @@ def _check_source(section: str, data: DataConfig) -> None:
         _require_file(f"{section}.manifest", data.manifest)
     elif data.kind == "published":
         _require_directory(f"{section}.root", data.root)
+        if data.ids:
+            _require_file(f"{section}.ids", data.ids)
 
 
 def _require_directory(field: str, path: str) -> None:

@@ -201,6 +201,16 @@ def test_joined_sets(toy):
         published_split(toy, "duts+fcot", "train")
 
 
+def test_ids_choose_samples(toy, tmp_path):
+    names = published_split(toy, "duts", "train").names
+    (tmp_path / "ids.txt").write_text(f"{names[2]}\n{names[0]}\n")
+    config = DataConfig(kind="published", root=str(toy), set="duts", split="train", ids=str(tmp_path / "ids.txt"))
+    assert open_source(config).names == [names[2], names[0]]
+    (tmp_path / "ids.txt").write_text("nobody\n")
+    with pytest.raises(UserError, match="'nobody'"):
+        open_source(config)
+
+
 def test_unknown_names(toy, tmp_path):
     with pytest.raises(UserError, match="did you mean 'cod10k'"):
         published_split(toy, "cod10", "test")

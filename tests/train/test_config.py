@@ -54,7 +54,7 @@ def test_run_directory_stands_for_its_config(tmp_path):
         ("deterministic: 1", ("expected bool", "1 (int)")),
         ("run_dir: 12", ("expected str", "quotes")),
         ("data: 3", ("run.yaml: data", "a section")),
-        ("eval_data: {kind: zip}", ("run.yaml: eval_data.kind", "folder, jsonl, synthetic", "'zip'")),
+        ("eval_data: {kind: zip}", ("run.yaml: eval_data.kind", "folder, jsonl, published, synthetic", "'zip'")),
         ("run_dir: ${oc.env:HOME}", ("run_dir", "interpolation")),
         ("run_dir: ${", ("run.yaml",)),
         ("[1, 2]", ("key: value",)),
