@@ -74,9 +74,9 @@ def _inside(node: Node, size: Size) -> float:
     inner = max((temporary_bytes(sub, size) for sub in sub_jaxprs(node.eqn)), default=0.0)
     if node.kind != "scan":
         return inner
-    body = node.eqn.params["jaxpr"].jaxpr
-    skipped = node.eqn.params["num_consts"] + node.eqn.params["num_carry"]
-    return inner + sum(size(var.aval.shape, var.aval.dtype) for var in body.invars[skipped:])
+    (body,) = sub_jaxprs(node.eqn)
+    sliced = (var.aval for var, whole in zip(body.invars, node.eqn.invars, strict=True) if whole.aval.shape != var.aval.shape)
+    return inner + sum(size(aval.shape, aval.dtype) for aval in sliced)
 
 
 def _buffers(nodes: Sequence[Node], results: Sequence[Value]) -> dict[Value, frozenset[Value]]:
