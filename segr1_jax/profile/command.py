@@ -20,7 +20,7 @@ from segr1_jax.train.loop import run_grpo, run_sft
 from segr1_jax.train.metrics import read_metrics
 from segr1_jax.train.rundir import RunDir
 from segr1_jax.train.start import recorded_start
-from segr1_jax.train.step_trace import TRACE_PHASE
+from segr1_jax.train.step_trace import STEP_EVENT, TRACE_PHASE
 from segr1_jax.train.watched import observed_by
 
 WARM_UP = 2  # steps: the first compiles, the second fills the pipeline
@@ -51,7 +51,7 @@ def profile_command(config: RunConfig, steps: int, peak_flops: float | None = No
         peak=peak,
         peak_source=peak_source,
         steps=steps,
-        step_seconds=events["step"] / steps,
+        step_seconds=events[STEP_EVENT] / steps,
         phases=_phases(directory, traced),
         traced_names=sorted(events),
         split=split_sample(short, recorder.seen["sample"]) if short.stage == "grpo" else None,

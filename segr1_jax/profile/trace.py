@@ -5,6 +5,7 @@ from pathlib import Path
 from jax.profiler import ProfileData
 
 from segr1_jax.errors import UserError
+from segr1_jax.train.step_trace import STEP_EVENT
 
 
 def trace_file(folder: Path) -> Path:
@@ -16,11 +17,15 @@ def trace_file(folder: Path) -> Path:
 
 
 def host_events(file: Path) -> dict[str, float]:
-    """Seconds of the events of the host's Python thread by name: the phases of the steps among them."""
-    seconds: dict[str, float] = {}
+    """Seconds of the events by name in the host's thread that ran the steps: their phases among them.
+
+    The thread goes by the name of the program (python, segr1), so it is known by what it did. Raises UserError where none ran a step.
+    """
     for plane in ProfileData.from_file(str(file)).planes:
-        for line in plane.lines:
-            if plane.name.startswith("/host:") and line.name == "python":
-                for event in line.events:
-                    seconds[event.name] = seconds.get(event.name, 0.0) + event.duration_ns / 1e9
-    return seconds
+        for line in plane.lines if plane.name.startswith("/host:") else ():
+            seconds: dict[str, float] = {}
+            for event in line.events:
+                seconds[event.name] = seconds.get(event.name, 0.0) + event.duration_ns / 1e9
+            if STEP_EVENT in seconds:
+                return seconds
+    raise UserError(str(file), expected=f"a thread with events {STEP_EVENT!r}", got="none", remedy="trace whole steps with profile.steps")

@@ -9,6 +9,7 @@ import jax
 from segr1_jax.train.metrics import PhaseTimer
 
 TRACE_PHASE = "trace"  # starting the profiler, and writing what it saw
+STEP_EVENT = "step"  # what a step is called in a trace
 
 
 class StepTrace:
@@ -27,7 +28,7 @@ class StepTrace:
         if step in self._steps and not self._active:
             with self._timer(TRACE_PHASE):
                 self._start()
-        with jax.profiler.StepTraceAnnotation("step", step_num=step):
+        with jax.profiler.StepTraceAnnotation(STEP_EVENT, step_num=step):
             yield
         if self._active and step + 1 not in self._steps:
             with self._timer(TRACE_PHASE):

@@ -9,12 +9,14 @@ import pytest
 from tiny_run import script_rewards, small_config
 from tolerances import MAX_PHASE_GAP
 
+from segr1_jax.errors import UserError
 from segr1_jax.hf.tiny import make_tiny_policy
 from segr1_jax.profile.command import WARM_UP, profile_command
 from segr1_jax.profile.report import markdown, to_json
 from segr1_jax.profile.trace import host_events, trace_file
 from segr1_jax.train.metrics import read_metrics
 from segr1_jax.train.rundir import RunDir
+from segr1_jax.train.step_trace import STEP_EVENT
 
 STEPS, TURNS = 2, 4
 PEAK = 1e12  # FLOP/s
@@ -51,6 +53,25 @@ def test_the_trace_shows_the_traced_steps_and_their_phases(profiled):
     assert str(file) == made.trace
     seconds = host_events(file)
     assert seconds["reference"] == pytest.approx(STEPS * made.phases["reference"], abs=MAX_PHASE_GAP * made.step_seconds)
+
+
+def test_steps_are_found_whatever_the_program_is_called(tmp_path):
+    """Threads go by the name of the program: python here, segr1 for those who use the command."""
+    name, before = Path("/proc/self/comm"), Path("/proc/self/comm").read_text()
+    name.write_text("segr1")
+    try:
+        with jax.profiler.trace(str(tmp_path)), jax.profiler.StepTraceAnnotation(STEP_EVENT, step_num=1):
+            jax.block_until_ready(jax.numpy.ones(3) + 1)
+    finally:
+        name.write_text(before)
+    assert host_events(trace_file(tmp_path))[STEP_EVENT] > 0
+
+
+def test_a_trace_without_steps_says_so(tmp_path):
+    with jax.profiler.trace(str(tmp_path)):
+        jax.block_until_ready(jax.numpy.ones(3) + 1)
+    with pytest.raises(UserError, match="'step'"):
+        host_events(trace_file(tmp_path))
 
 
 def test_functions_are_counted_once_compiled_and_measured(profiled):
