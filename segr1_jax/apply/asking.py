@@ -30,7 +30,7 @@ def ask_all(
             yield _lines(responder, answerer, [questions[position] for position in positions[start : start + responder.rows]])
 
     path = write_lines(folder, identity, len(questions), responder.rows, lines_from, progress)
-    records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    records = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n")[:-1]]
     answered = [Answered(question, record.get("answer")) for question, record in zip(questions, records, strict=True)]
     return answered, {record["name"]: record["skipped"] for record in records if "skipped" in record}
 

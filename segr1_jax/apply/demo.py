@@ -132,7 +132,7 @@ def build_page(demo: Demo):
         gradio.Markdown("# Seg-R1\nUpload an image, say what to segment (or leave it empty for all primary objects), and ask.")
         with gradio.Row():
             with gradio.Column():
-                image = gradio.Image(type="filepath", sources=["upload"], label="Image", format="png")
+                image = gradio.Image(type="filepath", sources=["upload"], label="Image", image_mode=None)
                 sentence = gradio.Textbox(label="What to segment", placeholder="the left cat", max_length=400)
                 temperature = gradio.Slider(0, HOTTEST, value=0, step=0.1, label="Temperature (0: the most likely answer)")
                 ask = gradio.Button("Ask", variant="primary")

@@ -2,6 +2,7 @@
 
 import glob
 import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -77,8 +78,9 @@ def _files(images: Sequence[str], instruction: str | None) -> FileSource:
     paths = list(dict.fromkeys(path for named in images for path in _named(named)))
     shared = Path(os.path.commonpath([path.parent.absolute() for path in paths]))
     names = [path.absolute().relative_to(shared).with_suffix("").as_posix() for path in paths]
-    repeated = {name for name in names if names.count(name) > 1}  # cat.jpg and cat.png
-    names = [f"{name}{path.suffix}" if name in repeated else name for name, path in zip(names, paths, strict=True)]
+    counts = Counter(names)
+    if max(counts.values()) > 1:  # cat.jpg and cat.png
+        names = [f"{name}{path.suffix}" for name, path in zip(names, paths, strict=True)]
     return FileSource([Entry(name, path, None, instruction) for name, path in zip(names, paths, strict=True)])
 
 

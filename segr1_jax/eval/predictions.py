@@ -91,7 +91,7 @@ def read_predictions(path: Path) -> Iterator[Prediction]:
 
 def _lines(path: Path) -> list[str]:
     try:
-        return path.read_text(encoding="utf-8").splitlines()
+        return path.read_text(encoding="utf-8").split("\n")[:-1]  # splitlines would cut a text at U+2028 too
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(str(path), expected="predictions, one JSON object per line", got=str(error), remedy="correct the path") from error
 

@@ -131,7 +131,7 @@ def _sample(sample: ReportSample) -> str:
     return (
         f'<li data-name="{escape(sample.name)}" data-status="{escape(sample.status)}" data-iou="{iou}">'
         f'<div class="pictures">{"".join(pictures)}</div>'
-        f'<h3>{escape(sample.name)} <span class="status{bad}">{escape(sample.status)}{f", IoU {iou}" if iou else ""}</span></h3>'
+        f'<h3><bdi>{escape(sample.name)}</bdi> <span class="status{bad}">{escape(sample.status)}{f", IoU {iou}" if iou else ""}</span></h3>'
         f"<dl>{listed}</dl></li>"
     )
 

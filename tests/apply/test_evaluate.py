@@ -31,6 +31,7 @@ from segr1_jax.types import Completion
 COUNT, SIDE = 7, 168
 GOOD = "<think>it lies there</think> <bbox>[20,20,150,150]</bbox>, <points>[[84,84]]</points>, <labels>[1]</labels>"
 HOSTILE = "<script>alert(1)</script></textarea>"
+BREAKS = "\u2028\u0085\u2029 \n"  # what other readers of lines take for ends of lines
 
 
 @pytest.fixture(scope="module")
@@ -169,6 +170,12 @@ def test_rescoring_lists_what_is_missing_surplus_or_of_another_size(folder, tmp_
     assert scores == {"0": "missing", "1": "missing", "3": "wrong_size", "5": "ok", "6": "ok"}
     with pytest.raises(UserError, match="absent"):
         run_rescore(config_of(folder), tmp_path / "absent", tmp_path / "out", "standard")
+
+
+def test_texts_with_line_breaks_of_all_kinds_are_one_line(tmp_path):
+    written = [Prediction("a", "ok", answer=BREAKS, instruction=BREAKS), Prediction("b", "ok")]
+    (tmp_path / "p.jsonl").write_text("".join(prediction.line() for prediction in written), encoding="utf-8")
+    assert list(read_predictions(tmp_path / "p.jsonl")) == written
 
 
 def test_masks_of_hostile_names_stay_in_the_folder(tmp_path):
