@@ -1,12 +1,13 @@
 """Writing files so that a reader, or a run killed half-way, never sees half of one."""
 
 import contextlib
+import json
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from segr1_jax.errors import UserError
 
@@ -60,3 +61,8 @@ def new_directory(path: Path, *, replace: str | None = None) -> Iterator[Path]:
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
+
+
+def json_line(record: dict[str, Any]) -> str:
+    """One line of JSON for any text: half a surrogate pair, which UTF-8 cannot hold (names of files have some), becomes its escape."""
+    return json.dumps(record, ensure_ascii=False).encode("utf-8", "backslashreplace").decode() + "\n"

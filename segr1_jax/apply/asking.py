@@ -11,6 +11,7 @@ from segr1_jax.apply.resumable import write_lines
 from segr1_jax.data.benchmarks import Question
 from segr1_jax.errors import UserError
 from segr1_jax.eval.general import Answered, request
+from segr1_jax.files import json_line
 from segr1_jax.train.held_out import Answerer
 from segr1_jax.types import Prompt
 
@@ -48,7 +49,7 @@ def _lines(responder: Responder, answerer: Answerer, questions: Sequence[Questio
         {"name": question.name} | ({"answer": texts[number]} if number in texts else {"skipped": faults[number]})
         for number, question in enumerate(questions)
     ]
-    return [json.dumps(record, ensure_ascii=False) + "\n" for record in records]
+    return [json_line(record) for record in records]
 
 
 def _prompt(responder: Responder, question: Question) -> Prompt:

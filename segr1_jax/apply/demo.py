@@ -4,8 +4,10 @@ import dataclasses
 import functools
 import json
 import os
+import shutil
 import tempfile
 import threading
+from collections import deque
 from pathlib import Path
 
 import jax
@@ -31,6 +33,8 @@ MOST_PIXELS = 40_000_000
 MOST_WAITING = 8  # requests; one is answered at a time
 HOTTEST = 2.0
 KEPT_S = 3600  # seconds that uploads are kept at most
+KEPT_ANSWERS = 100  # the files of older ones are deleted
+LONGEST = 400  # characters of a sentence
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,13 +53,14 @@ class Demo:
     def __init__(self, responder: Responder, folder: Path):
         self._responder, self._folder = responder, folder
         self._greedy, self._lock, self._count = responder.answerer(), threading.Lock(), 0
+        self._made: deque[Path] = deque()
 
     def answer(self, image: str | None, sentence: str, temperature: float) -> Shown:
         """Never raises for what a user may upload or ask: the fault is what is shown."""
         with self._lock:
             self._count += 1
             try:
-                return self._answer(_checked(image), sentence.strip() or None, temperature)
+                return self._answer(_checked(image), _sentence(sentence), temperature)
             except UserError as error:
                 where = error.where.replace(str(image), "image")
                 return Shown("", f"{where}: expected {error.expected}, got {error.got}. {error.remedy}.")
@@ -71,7 +76,7 @@ class Demo:
         if judged.mask is None:
             reason = "the answer has no mask" if status is not ParseStatus.OK else "the mask could not be made"
             return Shown(done.text, f"{reason} ({status.value})")
-        folder = Path(tempfile.mkdtemp(dir=self._folder))
+        folder = self._new_folder()
         prompts = sam_prompts(judged.answer, example.frame)
         contents = {"overlay.png": png(overlay(example.image, judged.mask, prompts)), "mask.png": png(judged.mask.astype(np.uint8) * 255)}
         contents["answer.json"] = answer_record(done.text, sentence, example, prompts).encode()
@@ -79,6 +84,12 @@ class Demo:
             (folder / name).write_bytes(content)
         share = f"{judged.mask.mean():.1%} of the image"
         return Shown(done.text, f"ok: the mask covers {share}", folder / "overlay.png", (folder / "mask.png", folder / "answer.json"))
+
+    def _new_folder(self) -> Path:
+        self._made.append(Path(tempfile.mkdtemp(dir=self._folder)))
+        if len(self._made) > KEPT_ANSWERS:
+            shutil.rmtree(self._made.popleft())
+        return self._made[-1]
 
     def _sampled(self, prompt: Prompt, temperature: float) -> Completion:
         engine = self._responder.opened.engine
@@ -119,6 +130,12 @@ def _checked(image: str | None) -> Path:
     return path
 
 
+def _sentence(text: str) -> str | None:
+    if len(text) > LONGEST:  # the page's own limit binds only those who use the page
+        raise UserError("sentence", expected=f"at most {LONGEST} characters", got=str(len(text)), remedy="shorten it")
+    return text.strip() or None
+
+
 def build_page(demo: Demo):
     """The Gradio page. What the policy writes is shown in a text field, never as HTML or Markdown; fonts are the system's."""
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
@@ -133,7 +150,7 @@ def build_page(demo: Demo):
         with gradio.Row():
             with gradio.Column():
                 image = gradio.Image(type="filepath", sources=["upload"], label="Image", image_mode=None)
-                sentence = gradio.Textbox(label="What to segment", placeholder="the left cat", max_length=400)
+                sentence = gradio.Textbox(label="What to segment", placeholder="the left cat", max_length=LONGEST)
                 temperature = gradio.Slider(0, HOTTEST, value=0, step=0.1, label="Temperature (0: the most likely answer)")
                 ask = gradio.Button("Ask", variant="primary")
             with gradio.Column():

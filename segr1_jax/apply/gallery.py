@@ -10,12 +10,12 @@ from segr1_jax.eval.figures import ScoredSample
 from segr1_jax.eval.pixels import HALF
 from segr1_jax.eval.predictions import read_map
 from segr1_jax.eval.protocol import Counted
-from segr1_jax.eval.report import ReportSample, write_report
+from segr1_jax.eval.report import MOST_SAMPLES, ReportSample, write_report
 from segr1_jax.eval.scoring import SetResult
 from segr1_jax.eval.table import Table
 from segr1_jax.types import SamPrompt
 
-PAGE, SHOWN = "report.html", 240  # samples: a page of some 15 MB
+PAGE = "report.html"
 
 
 def write_gallery(path: Path, folder: Path, source: Source, counted: Sequence[Counted], result: SetResult, table: Table) -> None:
@@ -30,10 +30,10 @@ def write_gallery(path: Path, folder: Path, source: Source, counted: Sequence[Co
 
 
 def _chosen(ranked: list[Counted]) -> list[Counted]:
-    if len(ranked) <= SHOWN:
+    if len(ranked) <= MOST_SAMPLES:
         return ranked
-    worst, rest = ranked[: SHOWN // 2], ranked[SHOWN // 2 :]
-    return worst + [rest[index] for index in np.linspace(0, len(rest) - 1, SHOWN - len(worst)).astype(int)]
+    worst, rest = ranked[: MOST_SAMPLES // 2], ranked[MOST_SAMPLES // 2 :]
+    return worst + [rest[index] for index in np.linspace(0, len(rest) - 1, MOST_SAMPLES - len(worst)).astype(int)]
 
 
 def _samples(folder: Path, source: Source, shown: Sequence[Counted], scored: dict[str, ScoredSample]) -> Iterator[ReportSample]:

@@ -16,7 +16,7 @@ from segr1_jax.data.pipeline import Sample, Unreadable, walk
 from segr1_jax.data.sources import Source, open_source
 from segr1_jax.errors import UserError
 from segr1_jax.eval.predictions import LINES, SKIPPED, Prediction
-from segr1_jax.eval.report import ReportSample, write_report
+from segr1_jax.eval.report import MOST_SAMPLES, ReportSample, write_report
 from segr1_jax.files import write_atomically
 from segr1_jax.judge import AnswerText, Judged
 from segr1_jax.train.config import RunConfig
@@ -33,7 +33,7 @@ def run_predict(
 
     `images` are files, folders (all pictures below them) and patterns; NAME is the path below the folder that all share, without its
     suffix. Without `images` the first `count` held-out examples are used. An answer that does not parse has no mask; a file that cannot
-    be read is listed with its reason. Returns how many there are of each status.
+    be read is listed with its reason. The page shows the first MOST_SAMPLES. Returns how many there are of each status.
     """
     found = _files(images, instruction) if images else open_source(config.eval_data)
     total = len(found) if images else min(count, len(found))
@@ -41,7 +41,7 @@ def run_predict(
     predictions: list[Prediction] = []
     with responding(config, source) as responder, Progress("predict", total) as progress:
         samples = _answered(responder, found, total, out, predictions, progress)
-        write_report(out / PAGE, "Predictions", [], {}, samples)
+        write_report(out / PAGE, "Predictions", [], {}, (sample for number, sample in enumerate(samples) if number < MOST_SAMPLES))
     write_atomically(out / LINES, "".join(prediction.line() for prediction in predictions))
     statuses = [prediction.status for prediction in predictions]
     return {status: statuses.count(status) for status in dict.fromkeys(statuses)}
@@ -57,6 +57,7 @@ def _answered(
         for sample in samples:
             if isinstance(sample, Unreadable):
                 predictions.append(Prediction(sample.name, SKIPPED, reason=sample.reason))
+                yield ReportSample(sample.name, None, "", SKIPPED, None, None, None, None, reason=sample.reason)
                 continue
             item, judged = next(answered)
             predictions.append(as_prediction(item, judged, out, None))

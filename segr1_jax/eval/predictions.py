@@ -12,7 +12,7 @@ from jaxtyping import Bool, UInt8
 from PIL import Image
 
 from segr1_jax.errors import UserError
-from segr1_jax.files import write_atomically
+from segr1_jax.files import json_line, write_atomically
 from segr1_jax.types import SamPrompt
 from segr1_jax.viz import png
 
@@ -44,7 +44,7 @@ class Prediction:
     def line(self) -> str:
         """One JSON line, the same for the same content."""
         kept = {name: value for name, value in dataclasses.asdict(self).items() if value not in (None, ())}
-        return json.dumps(kept, ensure_ascii=False) + "\n"
+        return json_line(kept)
 
 
 def mask_name(name: str) -> str:
@@ -91,9 +91,10 @@ def read_predictions(path: Path) -> Iterator[Prediction]:
 
 def _lines(path: Path) -> list[str]:
     try:
-        return path.read_text(encoding="utf-8").split("\n")[:-1]  # splitlines would cut a text at U+2028 too
+        lines = path.read_text(encoding="utf-8").split("\n")  # splitlines would cut a text at U+2028 too
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(str(path), expected="predictions, one JSON object per line", got=str(error), remedy="correct the path") from error
+    return lines if lines[-1] else lines[:-1]
 
 
 def as_records(prompts: Sequence[SamPrompt]) -> tuple[dict[str, Any], ...]:

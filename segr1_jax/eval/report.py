@@ -27,22 +27,27 @@ from segr1_jax.viz import overlay
 ASSETS = Path(__file__).parent / "assets"
 THUMBNAIL = 320  # pixels, the longer side
 QUALITY = 80  # of JPEG
+MOST_SAMPLES = 240  # that a caller with many should choose: a page of some 15 MB
 CURVE = (320, 160)  # pixels
 
 
 @dataclasses.dataclass(frozen=True)
 class ReportSample:
-    """One sample as the page shows it. `iou` is None where there is no truth; prompts are in native pixels."""
+    """One sample as the page shows it. `iou` is None where there is no truth; prompts are in native pixels.
+
+    A sample that cannot be read has no `image`, and a `reason`.
+    """
 
     name: str
     instruction: str | None
     answer: str
     status: str
     iou: float | None
-    image: UInt8[np.ndarray, "H W 3"]
+    image: UInt8[np.ndarray, "H W 3"] | None
     prediction: Bool[np.ndarray, "H W"] | None
     truth: Bool[np.ndarray, "H W"] | None
     prompts: tuple[SamPrompt, ...] = ()
+    reason: str | None = None
 
 
 def write_report(
@@ -90,7 +95,8 @@ def _table(table: Table) -> str:
 
 
 def _curves(curves: Mapping[str, Sequence[tuple[float, float]]]) -> str:
-    drawn = "".join(_curve(name, points) for name, points in curves.items() if len(points) > 1)
+    finite = {name: [point for point in points if np.isfinite(point).all()] for name, points in curves.items()}
+    drawn = "".join(_curve(name, points) for name, points in finite.items() if len(points) > 1)
     return f'<h2>Curves</h2><div class="curves">{drawn}</div>' if drawn else ""
 
 
@@ -121,19 +127,24 @@ _CONTROLS = (
 
 def _sample(sample: ReportSample) -> str:
     iou = "" if sample.iou is None else f"{sample.iou:.4f}"
-    masked = overlay(sample.image, sample.prediction, sample.prompts)
-    pictures = [_picture("image", sample.image, sample.name), _picture("prediction with box and points", masked, sample.name)]
-    if sample.truth is not None:
-        pictures.append(_picture("truth", overlay(sample.image, sample.truth), sample.name))
     bad = "" if sample.status == "ok" else " bad"
-    texts = [("Instruction", sample.instruction), ("Answer", sample.answer)]
+    texts = [("Instruction", sample.instruction), ("Answer", sample.answer), ("Reason", sample.reason)]
     listed = "".join(f'<dt>{name}</dt><dd dir="auto">{escape(text)}</dd>' for name, text in texts if text)
     return (
         f'<li data-name="{escape(sample.name)}" data-status="{escape(sample.status)}" data-iou="{iou}">'
-        f'<div class="pictures">{"".join(pictures)}</div>'
+        f'<div class="pictures">{_pictures(sample)}</div>'
         f'<h3><bdi>{escape(sample.name)}</bdi> <span class="status{bad}">{escape(sample.status)}{f", IoU {iou}" if iou else ""}</span></h3>'
         f"<dl>{listed}</dl></li>"
     )
+
+
+def _pictures(sample: ReportSample) -> str:
+    if sample.image is None:
+        return ""
+    shown = {"image": sample.image, "prediction with box and points": overlay(sample.image, sample.prediction, sample.prompts)}
+    if sample.truth is not None:
+        shown["truth"] = overlay(sample.image, sample.truth)
+    return "".join(_picture(kind, pixels, sample.name) for kind, pixels in shown.items())
 
 
 def _picture(kind: str, pixels: UInt8[np.ndarray, "H W 3"], name: str) -> str:

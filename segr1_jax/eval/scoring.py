@@ -1,7 +1,6 @@
 """Predictions against the truth of their set: a pure function of files, the same for our answers and for somebody else's."""
 
 import dataclasses
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,7 @@ from segr1_jax.eval.figures import FIGURES, ScoredSample
 from segr1_jax.eval.pixels import PixelScores, no_mask, score_pixels
 from segr1_jax.eval.predictions import QUARANTINED, SKIPPED, Prediction, read_map
 from segr1_jax.eval.protocol import Counted
-from segr1_jax.files import write_atomically
+from segr1_jax.files import json_line, write_atomically
 from segr1_jax.types import Example, ParseStatus
 
 OK = ParseStatus.OK.value
@@ -69,7 +68,7 @@ def _scored(example: Example, prediction: Prediction, folder: Path) -> ScoredSam
 
 def write_scores(path: Path, samples: Sequence[ScoredSample]) -> None:
     """One JSON line per sample: its name, status, and every score but the curves."""
-    write_atomically(path, "".join(json.dumps(_record(sample), ensure_ascii=False) + "\n" for sample in samples))
+    write_atomically(path, "".join(json_line(_record(sample)) for sample in samples))
 
 
 def _record(sample: ScoredSample) -> dict[str, Any]:

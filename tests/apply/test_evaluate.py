@@ -12,6 +12,7 @@ from PIL import Image
 from tiny_run import CONFIG
 
 from segr1_jax.apply import answering
+from segr1_jax.apply import predict as predict_module
 from segr1_jax.apply.evaluate import run_eval
 from segr1_jax.apply.predict import run_predict
 from segr1_jax.apply.rescore import run_rescore
@@ -32,6 +33,7 @@ COUNT, SIDE = 7, 168
 GOOD = "<think>it lies there</think> <bbox>[20,20,150,150]</bbox>, <points>[[84,84]]</points>, <labels>[1]</labels>"
 HOSTILE = "<script>alert(1)</script></textarea>"
 BREAKS = "\u2028\u0085\u2029 \n"  # what other readers of lines take for ends of lines
+HALF_PAIR = "\\\udc80"  # as in names of files that are not UTF-8
 
 
 @pytest.fixture(scope="module")
@@ -152,7 +154,7 @@ def test_rescoring_masks_and_answers_gives_the_same_figures(folder, scripted, tm
     ours = run_eval(config, folder / "tiny", tmp_path / "out", "standard")
     masks = run_rescore(config, tmp_path / "out/masks", tmp_path / "masks", "standard")
     lines = [json.dumps({"name": str(index), "answer": GOOD if index < COUNT - 1 else HOSTILE}) for index in range(COUNT)]
-    (tmp_path / "answers.jsonl").write_text("\n".join(lines))
+    (tmp_path / "answers.jsonl").write_text("\n".join(lines[::-1]))
     answers = run_rescore(config, tmp_path / "answers.jsonl", tmp_path / "answers", "standard")
     row = next(line for line in ours.splitlines() if line.startswith("| these"))
     assert row in masks
@@ -172,8 +174,8 @@ def test_rescoring_lists_what_is_missing_surplus_or_of_another_size(folder, tmp_
         run_rescore(config_of(folder), tmp_path / "absent", tmp_path / "out", "standard")
 
 
-def test_texts_with_line_breaks_of_all_kinds_are_one_line(tmp_path):
-    written = [Prediction("a", "ok", answer=BREAKS, instruction=BREAKS), Prediction("b", "ok")]
+def test_texts_with_line_breaks_or_half_characters_are_one_line(tmp_path):
+    written = [Prediction("a", "ok", answer=BREAKS, instruction=BREAKS), Prediction(HALF_PAIR, "ok")]
     (tmp_path / "p.jsonl").write_text("".join(prediction.line() for prediction in written), encoding="utf-8")
     assert list(read_predictions(tmp_path / "p.jsonl")) == written
 
@@ -227,5 +229,15 @@ def test_predict_mirrors_folders_and_lists_bad_files(folder, scripted, tmp_path,
     assert [line["name"] for line in lines] == ["a/b/cat", "a/broken", "a/cat", "c/cat"]
     assert [line.get("mask") for line in lines] == ["masks/a/b/cat.png", None, "masks/a/cat.png", "masks/c/cat.png"]
     assert all(Image.open(tmp_path / "out" / line["mask"]).size == (SIDE, SIDE) for line in lines if "mask" in line)
+    page = (tmp_path / "out/report.html").read_text()
+    assert page.count("<li ") == 4
+    assert lines[1]["reason"].split(":")[0] in page
     with pytest.raises(UserError, match=r"nothing\*\.png"):
         run_predict(config_of(folder), folder / "tiny", tmp_path / "out", images=["nothing*.png"])
+
+
+def test_predictions_of_pictures_of_one_name_have_names_of_their_own(tmp_path):
+    for name in ("cat.jpg", "cat.png", "cat.jpg.png", "dog.png"):
+        Image.new("RGB", (4, 4)).save(tmp_path / name)
+    entries = predict_module._files([str(tmp_path)], None).entries
+    assert [entry.name for entry in entries] == ["cat.jpg", "cat.jpg.png", "cat.png", "dog.png"]

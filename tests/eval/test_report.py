@@ -111,3 +111,9 @@ def test_a_report_is_whole_or_not_there(tmp_path):
         write_report(tmp_path / "report.html", "t", [], {}, broken())
     assert [path.name for path in tmp_path.iterdir()] == ["report.html"]
     assert (tmp_path / "report.html").read_text() == "old"
+
+
+def test_curves_leave_out_what_is_no_number(tmp_path):
+    write_report(tmp_path / "page.html", "t", [], {"loss": [(0, 1.0), (1, float("nan")), (2, float("inf")), (3, 0.5)]}, [])
+    line = next(attrs for tag, attrs in Read((tmp_path / "page.html").read_text()).tags if tag == "polyline")
+    assert line["points"] == "4.0,20.0 316.0,140.0"
