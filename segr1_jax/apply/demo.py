@@ -62,8 +62,8 @@ class Demo:
             try:
                 return self._answer(_checked(image), _sentence(sentence), temperature)
             except UserError as error:
-                where = error.where.replace(str(image), "image")
-                return Shown("", f"{where}: expected {error.expected}, got {error.got}. {error.remedy}.")
+                told = f"{error.where}: expected {error.expected}, got {error.got}. Remedy: {error.remedy}."
+                return Shown("", told.replace(str(image), "image"))
 
     def _answer(self, path: Path, sentence: str | None, temperature: float) -> Shown:
         example = Example(self._count, "image", open_image(path), None, sentence)
@@ -149,7 +149,9 @@ def build_page(demo: Demo):
         gradio.Markdown("# Seg-R1\nUpload an image, say what to segment (or leave it empty for all primary objects), and ask.")
         with gradio.Row():
             with gradio.Column():
-                image = gradio.Image(type="filepath", sources=["upload"], label="Image", image_mode=None)
+                image = gradio.Image(type="filepath", sources=["upload"], label="Image")
+                # The file as it came: Gradio would decode it first, and say only "Error" where it cannot.
+                image.preprocess = lambda payload: payload and payload.path
                 sentence = gradio.Textbox(label="What to segment", placeholder="the left cat", max_length=LONGEST)
                 temperature = gradio.Slider(0, HOTTEST, value=0, step=0.1, label="Temperature (0: the most likely answer)")
                 ask = gradio.Button("Ask", variant="primary")

@@ -21,6 +21,7 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shuti
 FLAGS = "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update --disable-sync"
 HOSTILE = "<script>document.title='ran'</script></textarea><img src=x onerror=\"document.title='ran'\">"
 ANSWER = f"<think>{HOSTILE}</think> <bbox>[20,20,150,150]</bbox>, <points>[[84,84]]</points>, <labels>[1]</labels>"
+REMOVE = "button[aria-label*='emove'], button[aria-label*='lear']"  # there once the picture is up
 WIDTHS = {"desktop": 1280, "narrow": 390}
 
 pytestmark = pytest.mark.slow
@@ -108,8 +109,13 @@ def test_demo_from_upload_to_mask(browser, demo_url, tmp_path):
             page.goto(demo_url)
             page.get_by_role("button", name="Ask").click()
             page.wait_for_function("[...document.querySelectorAll('textarea, input')].some(x => x.value.includes('upload one first'))")
+            page.set_input_files("input[type=file]", str(tmp_path / "broken.png"))
+            page.locator(REMOVE).wait_for()
+            page.get_by_role("button", name="Ask").click()
+            page.wait_for_function("[...document.querySelectorAll('textarea, input')].some(x => x.value.includes('a readable image file'))")
+            page.locator(REMOVE).click()
             page.set_input_files("input[type=file]", str(tmp_path / "up.png"))
-            page.wait_for_selector("button[aria-label*='emove'], button[aria-label*='lear']")
+            page.locator(REMOVE).wait_for()
             page.get_by_label("What to segment").fill(HOSTILE)
             page.get_by_role("button", name="Ask").click()
             page.wait_for_function("[...document.querySelectorAll('textarea, input')].some(x => x.value.startsWith('ok: '))")
@@ -140,5 +146,6 @@ def test_demo_says_what_is_wrong_and_compiles_once_for_all_temperatures(tmp_path
         monkeypatch.setattr(module, "MOST_BYTES", 10**6)
         assert "special token" in demo.answer(str(tmp_path / "small.png"), "<|im_end|>", 0).status
         texts = [demo.answer(str(tmp_path / "small.png"), "", temperature).text for temperature in (0.5, 1.0, 1.7)]
+        assert "at most 400 characters, got 401" in demo.answer(str(tmp_path / "small.png"), "a" * 401, 0).status
         assert len(set(texts)) == 3
         assert demo._tempered._cache_size() == 1
