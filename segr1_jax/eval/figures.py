@@ -4,22 +4,23 @@ Samples that could not be read have no scores: they are counted beside the figur
 worst values.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
 from segr1_jax.eval.metrics import standard_error
-from segr1_jax.eval.pixels import PixelScores
+from segr1_jax.eval.pixels import Overlap, no_mask, no_overlap, overlap, score_pixels
 
 
 @dataclass(frozen=True)
 class ScoredSample:
-    """One sample of a set: what became of its answer ("ok", why it did not parse, "quarantined"), and its scores."""
+    """One sample of a set: what became of its answer ("ok", or why it is not valid), and its scores, as its kind is measured."""
 
     name: str
     status: str
-    scores: PixelScores
+    scores: Overlap
 
 
 def foreground_figures(samples: Sequence[ScoredSample]) -> dict[str, float]:
@@ -51,5 +52,17 @@ def region_figures(samples: Sequence[ScoredSample]) -> dict[str, float]:
     }
 
 
-FIGURES = {"foreground": foreground_figures, "referring": region_figures, "reasoning": region_figures}
+class Measure(NamedTuple):
+    """How a kind of set is measured: a map against its truth, an answer without a mask, and all samples together."""
+
+    of_map: Callable[..., Overlap]
+    of_none: Callable[..., Overlap]
+    figures: Callable[[Sequence[ScoredSample]], dict[str, float]]
+
+
+MEASURES = {
+    "foreground": Measure(score_pixels, no_mask, foreground_figures),
+    "referring": Measure(overlap, no_overlap, region_figures),
+    "reasoning": Measure(overlap, no_overlap, region_figures),
+}
 """By what the samples of a set ask for."""

@@ -1,4 +1,5 @@
-"""What one prediction is worth on its sample: every figure of the foreground, referring and reasoning tables, at native size.
+"""What one prediction is worth on its sample, at native size: its overlap with the truth, all that the referring and reasoning tables
+need, and beyond that every figure of the foreground tables.
 
 Edge cases (an empty prediction is a map of zeros; a sample without an object is never scored, data/truth.py):
 
@@ -28,11 +29,21 @@ HALF = 127  # of 255: a soft map's mask is what is brighter
 
 
 @dataclass(frozen=True)
-class PixelScores:
-    """One prediction. `curves` are only means over samples in the tables: F and E at every threshold."""
+class Overlap:
+    """Pixels that prediction and truth have in common, and of both together."""
 
     intersection: int
     union: int
+
+    @property
+    def iou(self) -> float:
+        return self.intersection / self.union
+
+
+@dataclass(frozen=True)
+class PixelScores(Overlap):
+    """One prediction. `curves` are only means over samples in the tables: F and E at every threshold."""
+
     s_measure: float
     mae: float
     weighted_f: float
@@ -41,33 +52,51 @@ class PixelScores:
     f_curve: Float[np.ndarray, " E"]
     e_curve: Float[np.ndarray, " E"]
 
-    @property
-    def iou(self) -> float:
-        return self.intersection / self.union
+
+def no_overlap(truth_HW: Bool[np.ndarray, "H W"]) -> Overlap:
+    """An invalid answer: nothing found of the truth."""
+    return Overlap(0, int(truth_HW.sum()))
 
 
 def no_mask(truth_HW: Bool[np.ndarray, "H W"]) -> PixelScores:
-    """An invalid answer: the worst value of everything, and nothing found of the truth."""
+    """An invalid answer: the worst value of everything."""
     zeros_E = np.zeros(THRESHOLDS)
-    return PixelScores(0, int(truth_HW.sum()), 0.0, 1.0, 0.0, 0.0, 0.0, zeros_E, zeros_E)
+    return PixelScores(
+        **vars(no_overlap(truth_HW)),
+        s_measure=0.0,
+        mae=1.0,
+        weighted_f=0.0,
+        adaptive_f=0.0,
+        adaptive_e=0.0,
+        f_curve=zeros_E,
+        e_curve=zeros_E,
+    )
+
+
+def overlap(
+    map_HW: UInt8[np.ndarray, "H W"], truth_HW: Bool[np.ndarray, "H W"], ignore_HW: Bool[np.ndarray, "H W"] | None = None
+) -> Overlap:
+    """What is brighter than half in a grey map (0 to 255; a mask is 0 and 255) against the truth, pixels of `ignore_HW` left out."""
+    mask_HW = map_HW > HALF
+    common_HW, either_HW = mask_HW & truth_HW, mask_HW | truth_HW
+    if ignore_HW is not None:
+        common_HW, either_HW = common_HW & ~ignore_HW, either_HW & ~ignore_HW
+    return Overlap(int(common_HW.sum()), int(either_HW.sum()))
 
 
 def score_pixels(
     map_HW: UInt8[np.ndarray, "H W"], truth_HW: Bool[np.ndarray, "H W"], ignore_HW: Bool[np.ndarray, "H W"] | None = None
 ) -> PixelScores:
-    """A grey map (0 to 255; a mask is 0 and 255) against the truth; IoU's pixels leave `ignore_HW` out.
+    """Every figure of a grey map against the truth; `ignore_HW` as in `overlap`, for the others it is background.
 
     F, E and weighted F are pysodmetrics'; a map is stretched to its own range before (as its authors' MATLAB code does), a constant
     one is not. S and MAE are ours: they know what pysodmetrics leaves undefined.
     """
-    counted_HW = np.ones_like(truth_HW) if ignore_HW is None else ~ignore_HW
-    mask_HW = map_HW > HALF
     grey_HW = _stretched(map_HW)
     f_curve, adaptive_f, e_curve, adaptive_e, weighted = _sod_figures(map_HW, truth_HW)
     return PixelScores(
-        intersection=int((mask_HW & truth_HW & counted_HW).sum()),
-        union=int(((mask_HW | truth_HW) & counted_HW).sum()),
-        s_measure=s_measure(mask_HW, truth_HW) if _is_mask(map_HW) else soft_s_measure(grey_HW, truth_HW),
+        **vars(overlap(map_HW, truth_HW, ignore_HW)),
+        s_measure=s_measure(map_HW > HALF, truth_HW) if _is_mask(map_HW) else soft_s_measure(grey_HW, truth_HW),
         mae=float(np.mean(np.abs(grey_HW - truth_HW))),
         weighted_f=weighted,
         adaptive_f=adaptive_f,

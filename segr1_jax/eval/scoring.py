@@ -1,7 +1,8 @@
 """Predictions against the truth of their set: a pure function of files, the same for our answers and for somebody else's."""
 
-import dataclasses
+import os
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,15 +11,15 @@ import numpy as np
 
 from segr1_jax.data.sources import Source
 from segr1_jax.errors import UserError
-from segr1_jax.eval.figures import FIGURES, ScoredSample
-from segr1_jax.eval.pixels import PixelScores, no_mask, score_pixels
-from segr1_jax.eval.predictions import QUARANTINED, SKIPPED, Prediction, read_map
+from segr1_jax.eval.figures import MEASURES, Measure, ScoredSample
+from segr1_jax.eval.predictions import QUARANTINED, SKIPPED, read_map
 from segr1_jax.eval.protocol import Counted
 from segr1_jax.files import json_line, write_atomically
-from segr1_jax.types import Example, ParseStatus
+from segr1_jax.types import ParseStatus
 
 OK = ParseStatus.OK.value
 SCORES = "scores.jsonl"
+MOST_THREADS = 8  # a picture of 20 megapixels takes 2 GB while its figures are made
 
 
 @dataclass(frozen=True)
@@ -40,30 +41,37 @@ def score_set(
     A sample that was skipped, that the sidecar failed on, or that cannot be read now, is listed and in no figure. A mask of another
     size than its image is a fault of the prediction: it counts as an invalid answer.
     """
+    measure = MEASURES[kind]
     samples, unreadable = [], {}
-    for done, item in enumerate(counted, start=1):
-        prediction = item.prediction
-        if prediction.status in (SKIPPED, QUARANTINED):
-            unreadable[prediction.name] = prediction.reason or "the sidecar could not make its mask"
-        else:
-            try:
-                samples.append(_scored(source[item.index], prediction, folder))
-            except UserError as error:
-                unreadable[prediction.name] = str(error)
-        progress(done)
+    with ThreadPoolExecutor(min(MOST_THREADS, len(os.sched_getaffinity(0)))) as threads:
+        scored = threads.map(lambda item: _scored(source, item, folder, measure), counted)
+        for done, (item, result) in enumerate(zip(counted, scored, strict=True), start=1):
+            if isinstance(result, ScoredSample):
+                samples.append(result)
+            else:
+                unreadable[item.prediction.name] = result
+            progress(done)
     invalid = sum(sample.status != OK for sample in samples)
-    return SetResult(FIGURES[kind](samples), len(samples), invalid, unreadable, samples)
+    return SetResult(measure.figures(samples), len(samples), invalid, unreadable, samples)
 
 
-def _scored(example: Example, prediction: Prediction, folder: Path) -> ScoredSample:
-    if example.mask is None:
-        raise UserError(example.name, expected="a mask", got="none", remedy="add it")
-    if prediction.mask is None:
-        return ScoredSample(prediction.name, prediction.status, no_mask(example.mask))
-    map_HW = read_map(folder / prediction.mask)
+def _scored(source: Source, item: Counted, folder: Path, measure: Measure) -> ScoredSample | str:
+    """One sample's scores, or why it has none."""
+    prediction = item.prediction
+    if prediction.status in (SKIPPED, QUARANTINED):
+        return prediction.reason or "the sidecar could not make its mask"
+    try:
+        example = source[item.index]
+        if example.mask is None:
+            raise UserError(example.name, expected="a mask", got="none", remedy="add it")
+        map_HW = None if prediction.mask is None else read_map(folder / prediction.mask)
+    except UserError as error:
+        return str(error)
+    if map_HW is None:
+        return ScoredSample(prediction.name, prediction.status, measure.of_none(example.mask))
     if map_HW.shape != example.mask.shape:
-        return ScoredSample(prediction.name, "wrong_size", no_mask(example.mask))
-    return ScoredSample(prediction.name, prediction.status, score_pixels(map_HW, example.mask, example.ignore))
+        return ScoredSample(prediction.name, "wrong_size", measure.of_none(example.mask))
+    return ScoredSample(prediction.name, prediction.status, measure.of_map(map_HW, example.mask, example.ignore))
 
 
 def write_scores(path: Path, samples: Sequence[ScoredSample]) -> None:
@@ -72,6 +80,6 @@ def write_scores(path: Path, samples: Sequence[ScoredSample]) -> None:
 
 
 def _record(sample: ScoredSample) -> dict[str, Any]:
-    scores = {f.name: getattr(sample.scores, f.name) for f in dataclasses.fields(PixelScores)}
+    scores = vars(sample.scores)
     plain = {name: value for name, value in scores.items() if not isinstance(value, np.ndarray)}
     return {"name": sample.name, "status": sample.status, "iou": sample.scores.iou} | plain

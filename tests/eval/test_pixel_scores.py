@@ -10,7 +10,7 @@ from pycocotools import mask as coco
 from tolerances import TOL_GOLDEN
 
 from segr1_jax.eval.figures import ScoredSample, foreground_figures, region_figures
-from segr1_jax.eval.pixels import THRESHOLDS, no_mask, score_pixels
+from segr1_jax.eval.pixels import THRESHOLDS, no_mask, no_overlap, overlap, score_pixels
 from segr1_jax.reward.scores import s_measure
 
 H, W = 10, 20
@@ -66,14 +66,15 @@ def test_the_table_of_edges():
 
 def test_ignored_pixels_count_for_neither_part_of_iou():
     truth, mask, ignore = rectangle(2, 2, 4, 10), rectangle(2, 7, 4, 10), rectangle(0, 0, H, 9)
-    found = score_pixels(grey(mask), truth, ignore)
+    found = overlap(grey(mask), truth, ignore)
+    assert score_pixels(grey(mask), truth, ignore).iou == found.iou
     assert (found.intersection, found.union) == (12, 32)  # columns 9 to 11 of both, 9 to 16 of either
 
 
 def test_ciou_and_giou_against_pycocotools():
     rng = np.random.default_rng(0)
     truths, masks = rng.random((2, 6, H, W)) < 0.3
-    samples = [ScoredSample(str(n), "ok", score_pixels(grey(m), t)) for n, (m, t) in enumerate(zip(masks, truths, strict=True))]
+    samples = [ScoredSample(str(n), "ok", overlap(grey(m), t)) for n, (m, t) in enumerate(zip(masks, truths, strict=True))]
     codes = [[coco.encode(np.asfortranarray(x.astype(np.uint8))) for x in several] for several in (masks, truths)]
     each = [coco.iou([m], [t], [0])[0, 0] for m, t in zip(*codes, strict=True)]
     common = [coco.area(coco.merge([m, t], intersect=True)) for m, t in zip(*codes, strict=True)]
@@ -87,6 +88,7 @@ def test_an_invalid_answer_counts_with_its_truth():
     truth = rectangle(2, 2, 4, 10)
     samples = [ScoredSample("a", "ok", score_pixels(grey(truth), truth)), ScoredSample("b", "bad_box", no_mask(truth))]
     assert region_figures(samples) == {"giou": 0.5, "ciou": 0.5}
+    assert no_overlap(truth) == overlap(np.zeros((H, W), np.uint8), truth)
     figures = foreground_figures(samples)
     assert [figures[name] for name in ("iou", "mae", "adaptive_f")] == pytest.approx([0.5, 0.5, 0.5])
     assert figures["max_f"] == pytest.approx(0.5)
