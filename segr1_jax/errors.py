@@ -10,7 +10,7 @@ class UserError(ValueError):
     """
 
     def __init__(self, where: str, *, expected: str, got: str, remedy: str):
-        super().__init__(f"{where}: expected {expected}, got {got}. Remedy: {remedy.rstrip('.')}.")
+        super().__init__(f"{where}: expected {expected}, got {got}. Remedy: {remedy}{'' if remedy.endswith(('.', '?')) else '.'}")
         self.where, self.expected, self.got, self.remedy = where, expected, got, remedy
 
 

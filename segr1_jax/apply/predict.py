@@ -11,11 +11,12 @@ from PIL import Image
 from segr1_jax.answer import sam_prompts
 from segr1_jax.apply.answering import Responder, as_prediction
 from segr1_jax.apply.evaluate import responding
+from segr1_jax.apply.resumable import IDENTITY
 from segr1_jax.data.entries import Entry, FileSource
 from segr1_jax.data.pipeline import Sample, Unreadable, walk
 from segr1_jax.data.sources import Source, open_source
 from segr1_jax.errors import UserError
-from segr1_jax.eval.predictions import LINES, SKIPPED, Prediction
+from segr1_jax.eval.predictions import LINES, MASKS, SKIPPED, Prediction, mask_name, read_predictions
 from segr1_jax.eval.report import MOST_SAMPLES, ReportSample, write_report
 from segr1_jax.files import write_atomically
 from segr1_jax.judge import AnswerText, Judged
@@ -28,23 +29,38 @@ OVERLAYS, PAGE = "overlays", "report.html"
 
 def run_predict(
     config: RunConfig, source: Path, out: Path, *, images: Sequence[str] = (), instruction: str | None = None, count: int = 4
-) -> dict[str, int]:
+) -> list[Prediction]:
     """Write masks/NAME.png (0 and 255, native size), overlays/NAME.png, predictions.jsonl and report.html below `out`.
 
     `images` are files, folders (all pictures below them) and patterns; NAME is the path below the folder that all share, without its
     suffix. Without `images` the first `count` held-out examples are used. An answer that does not parse has no mask; a file that cannot
-    be read is listed with its reason. The page shows the first MOST_SAMPLES. Returns how many there are of each status.
+    be read is listed with its reason. The page shows the first MOST_SAMPLES. What an earlier call left in `out` goes.
     """
     found = _files(images, instruction) if images else open_source(config.eval_data)
     total = len(found) if images else min(count, len(found))
     out.mkdir(parents=True, exist_ok=True)
+    if (out / IDENTITY).is_file():
+        raise UserError(str(out), expected="no folder of an evaluation", got=IDENTITY, remedy="choose another with --out")
     predictions: list[Prediction] = []
     with responding(config, source) as responder, Progress("predict", total) as progress:
+        _remove_earlier(out)
         samples = _answered(responder, found, total, out, predictions, progress)
         write_report(out / PAGE, "Predictions", [], {}, (sample for number, sample in enumerate(samples) if number < MOST_SAMPLES))
     write_atomically(out / LINES, "".join(prediction.line() for prediction in predictions))
-    statuses = [prediction.status for prediction in predictions]
-    return {status: statuses.count(status) for status in dict.fromkeys(statuses)}
+    return predictions
+
+
+def _remove_earlier(out: Path) -> None:
+    """Delete the pictures that the lines in `out` tell of: a mask that stays would pass for one of this call."""
+    if (out / LINES).is_file():
+        for prediction in read_predictions(out / LINES):
+            (out / mask_name(prediction.name)).unlink(missing_ok=True)
+            _overlay_path(out, prediction.name).unlink(missing_ok=True)
+        (out / LINES).unlink()
+
+
+def _overlay_path(out: Path, name: str) -> Path:
+    return out / OVERLAYS / Path(mask_name(name)).relative_to(MASKS)
 
 
 def _answered(
@@ -68,7 +84,7 @@ def _answered(
 def _shown(item: AnswerText, judged: Judged, prediction: Prediction, out: Path) -> ReportSample:
     example = item.example
     prompts = sam_prompts(judged.answer, example.frame) if judged.answer else ()
-    path = out / OVERLAYS / f"{example.name}.png"
+    path = _overlay_path(out, example.name)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, png(overlay(example.image, judged.mask, prompts)))
     return ReportSample(example.name, example.instruction, item.text, prediction.status, None, example.image, judged.mask, None, prompts)
@@ -95,6 +111,6 @@ def _named(named: str) -> list[Path]:
     else:
         found = sorted(Path(match) for match in glob.glob(named, recursive=True) if Path(match).is_file())
     if not found:
-        got = "no picture in it" if path.is_dir() else f"{named} (missing)"
+        got = f"no picture in {named}" if path.is_dir() else f"{named} (missing)"
         raise UserError("--images", expected="files, folders or patterns", got=got, remedy="give paths from the working directory")
     return found

@@ -4,12 +4,16 @@ Implementations are imported once the configuration has been read and checked: `
 """
 
 import argparse
+import sys
+from collections import Counter
 from pathlib import Path
 
 from segr1_jax.errors import UserError
 from segr1_jax.train.check_config import check, check_reward_paths, require_fixed_frame
 from segr1_jax.train.config import RunConfig
 from segr1_jax.train.load_config import config_hash, describe, dump_config, load_config
+
+REASONS_SHOWN = 5
 
 
 def sft(options: argparse.Namespace) -> int:
@@ -58,9 +62,13 @@ def predict(options: argparse.Namespace) -> int:
     from segr1_jax.apply.predict import run_predict
 
     _prepare(config)
-    counts = run_predict(config, source, out, images=options.images, instruction=options.instruction, count=options.count)
+    predictions = run_predict(config, source, out, images=options.images, instruction=options.instruction, count=options.count)
+    counts = Counter(prediction.status for prediction in predictions)
     print(f"wrote {out}: {', '.join(f'{count} {status}' for status, count in counts.items())}")
-    return int("skipped" in counts)
+    unread = [f"{prediction.name}: {prediction.reason}" for prediction in predictions if prediction.reason]
+    for line in unread[:REASONS_SHOWN] + [f"and {len(unread) - REASONS_SHOWN} more"] * (len(unread) > REASONS_SHOWN):
+        print(line, file=sys.stderr)
+    return int(bool(unread))
 
 
 def demo(options: argparse.Namespace) -> int:

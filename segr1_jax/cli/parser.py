@@ -28,7 +28,9 @@ gives the reward of answers that you have; `segr1 config` lists every key a conf
 
 def build_parser() -> argparse.ArgumentParser:
     """The parser; a parsed result has `run`, the function of commands.py to call with it."""
-    parser = argparse.ArgumentParser("segr1", description=OVERVIEW, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        "segr1", description=OVERVIEW, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
     parser.add_argument("--version", action="version", version=f"segr1 {__version__}")
     add = parser.add_subparsers(title="commands", metavar="COMMAND", required=True).add_parser
     _add_runs(add)
@@ -89,7 +91,7 @@ def _add_uses(add: Callable[..., argparse.ArgumentParser]) -> None:
         commands.predict,
         "masks for images",
         """\
-        example:  segr1 predict configs/quickstart_grpo.yaml --images photos/ --instruction "the left cat"
+        example:  segr1 predict configs/quickstart_grpo.yaml --images photos/ --instruction "the left cat" prompt.max_tokens=128
         writes:   under --out masks/ and overlays/ with a PNG per image, predictions.jsonl, report.html
         without --images: the first held-out images of eval_data
         status:   1 where a file could not be read (it is listed with its reason)""",
@@ -258,9 +260,8 @@ def _add_helpers(add: Callable[..., argparse.ArgumentParser]) -> None:
 def _command(
     add: Callable[..., argparse.ArgumentParser], name: str, run: Callable[[argparse.Namespace], int], summary: str, text: str
 ) -> argparse.ArgumentParser:
-    command = add(
-        name, help=summary, description=summary, epilog=textwrap.dedent(text), formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    texts = {"help": summary, "description": summary, "epilog": textwrap.dedent(text)}
+    command = add(name, **texts, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
     command.set_defaults(run=run)
     return command
 

@@ -91,8 +91,8 @@ def _problem(entry: Entry, answer_suffices: bool) -> str | None:
 
 
 def _folder_entries(config: DataConfig) -> list[Entry]:
-    images = pictures_by_stem("data.images", Path(config.images))
-    masks = pictures_by_stem("data.masks", Path(config.masks)) if config.masks else {}
+    images = pictures_by_stem("data.images or eval_data.images", Path(config.images))
+    masks = pictures_by_stem("data.masks or eval_data.masks", Path(config.masks)) if config.masks else {}
     stems = sorted(images) if not config.ids else _read_lines(Path(config.ids))
     if unknown := [stem for stem in stems if stem not in images]:
         remedy = f"correct {config.ids} or add the images"
@@ -112,7 +112,7 @@ def _manifest_entries(config: DataConfig) -> Iterator[Entry]:
 def _chosen(source: Source, ids: Path) -> FileSource:
     """The samples that `ids` names, in its order."""
     if not isinstance(source, FileSource):
-        raise UserError("data.ids", expected="a set of images with masks", got="one of answers", remedy="leave ids empty")
+        raise UserError("data.ids or eval_data.ids", expected="a set of images with masks", got="one of answers", remedy="leave ids empty")
     entries, names = {entry.name: entry for entry in source.entries}, _read_lines(ids)
     if unknown := [name for name in names if name not in entries]:
         got = f"{unknown[0]!r} ({len(unknown)} such)"

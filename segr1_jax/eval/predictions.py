@@ -77,6 +77,17 @@ def read_map(path: Path) -> UInt8[np.ndarray, "H W"]:
     return values_HW * np.uint8(255) if values_HW.max(initial=0) <= 1 else values_HW  # a mask of 0 and 1
 
 
+def are_predictions(path: Path) -> bool:
+    """Whether a file begins like one that an evaluation wrote (and not like a list of answers)."""
+    if not path.is_file():
+        return False
+    try:
+        record = json.loads(next(iter(_lines(path)), ""))
+    except ValueError:
+        return False
+    return isinstance(record, dict) and {"name", "status"} <= set(record)
+
+
 def read_predictions(path: Path) -> Iterator[Prediction]:
     """Every line. Raises UserError at one that is none of ours."""
     names = {field.name for field in dataclasses.fields(Prediction)}

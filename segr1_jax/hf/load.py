@@ -41,7 +41,7 @@ def read_arch_file(file: Path) -> PolicyArch:
     except OSError as error:
         raise UserError(str(file), expected="a config.json", got=str(error), remedy="correct the path") from None
     except json.JSONDecodeError as error:
-        raise UserError(str(file), expected="valid JSON", got=str(error), remedy="download the file again") from None
+        raise UserError(str(file), expected="valid JSON", got=str(error), remedy="copy or download the file again") from None
     return arch_from_config(config, str(file))
 
 

@@ -42,7 +42,7 @@ def open_checkpoint(directory: Path) -> dict[str, StoredTensor]:
         try:
             names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
         except (json.JSONDecodeError, KeyError) as error:
-            raise UserError(str(index), expected="a safetensors index", got=repr(error), remedy="download the file again") from None
+            raise UserError(str(index), expected="a safetensors index", got=repr(error), remedy="copy or download the file again") from None
     else:
         names = [SINGLE]
     tensors: dict[str, StoredTensor] = {}
@@ -73,12 +73,12 @@ def read_header(file: Path) -> dict[str, StoredTensor]:
                 str(file),
                 expected="a safetensors header",
                 got=f"a header length of {length} in {size} bytes",
-                remedy="download the file again",
+                remedy="copy or download the file again",
             )
         try:
             header = json.loads(stream.read(length))
         except (json.JSONDecodeError, UnicodeDecodeError):
-            raise UserError(str(file), expected="a JSON header", got="something else", remedy="download the file again") from None
+            raise UserError(str(file), expected="a JSON header", got="something else", remedy="copy or download the file again") from None
     return {name: _stored(file, name, fields, 8 + length, size) for name, fields in header.items() if name != "__metadata__"}
 
 
@@ -94,6 +94,6 @@ def _stored(file: Path, name: str, fields: dict, start: int, size: int) -> Store
             f"{file}: {name}",
             expected=f"{shape} {fields['dtype']} inside {size} bytes",
             got=f"bytes {begin} to {end}",
-            remedy="the file is cut short: download it again",
+            remedy="the file is cut short: copy or download it again",
         )
     return StoredTensor(file, dtype, shape, start + begin)

@@ -99,7 +99,8 @@ class Checkpoints:
             train=ocp.args.StandardRestore(_all_but_params(abstract)),
             position=ocp.args.JsonRestore(),
         )
-        found = self._manager.restore(self.latest, args=items)
+        with _naming_damage(self._manager.directory / str(self.latest)):
+            found = self._manager.restore(self.latest, args=items)
         return Restored(TrainState(found["params"], **found["train"]), found["position"]["position"])
 
 
@@ -128,7 +129,8 @@ def restore_params(directory: epath.PathLike, step: int, shardings: Mapping[str,
         raise UserError(str(directory), expected=f"the checkpoint of step {step}", got=f"steps {sorted(steps)}", remedy=remedy)
     item = directory / str(step) / "params"
     handler = ocp.PyTreeCheckpointHandler()
-    held = handler.metadata(item).tree
+    with _naming_damage(item.parent):
+        held = handler.metadata(item).tree
     if isinstance(shardings, Sharding):
         shardings = dict.fromkeys(held, shardings)
     wanted = {
@@ -137,8 +139,19 @@ def restore_params(directory: epath.PathLike, step: int, shardings: Mapping[str,
     if not wanted:
         return {}
     arguments = ocp.checkpoint_utils.construct_restore_args(wanted)
-    with ocp.Checkpointer(handler) as checkpointer:
+    with _naming_damage(item.parent), ocp.Checkpointer(handler) as checkpointer:
         return checkpointer.restore(item, args=ocp.args.PyTreeRestore(item=wanted, restore_args=arguments, partial_restore=True))
+
+
+@contextlib.contextmanager
+def _naming_damage(step: epath.Path) -> Iterator[None]:
+    try:
+        yield
+    except jax.errors.JaxRuntimeError:  # the device's fault, such as its memory
+        raise
+    except Exception as error:  # Orbax hands on what its storage says as a bare Exception
+        got, remedy = f"{type(error).__name__}: {str(error)[:300]}", "copy it again, or delete it to use the one before"
+        raise UserError(str(step), expected="a whole checkpoint that fits", got=got, remedy=remedy) from error
 
 
 def abstract_state(shapes: TrainState, shardings: TrainState) -> TrainState:

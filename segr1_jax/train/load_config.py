@@ -102,7 +102,9 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     try:
         tree = OmegaConf.load(path)
     except FileNotFoundError:
-        raise UserError(str(path), expected="a YAML configuration file", got="no such file", remedy="see configs/") from None
+        raise UserError(
+            str(path), expected="a YAML configuration file or a run directory", got="no such file", remedy="see configs/"
+        ) from None
     except (OSError, UnicodeDecodeError, yaml.YAMLError, OmegaConfBaseException) as error:
         raise UserError(str(path), expected="a YAML configuration file", got=_one_line(error), remedy="mend the file") from error
     tree = OmegaConf.to_container(tree, resolve=False)

@@ -97,7 +97,7 @@ def resolve_start(path: str | Path) -> Start:
 def _from_run(path: Path, step: int | None = None) -> Start:
     config = load_config(path)
     checkpoints, lora = checkpoint_root(config), config.policy.lora
-    below = _from_json(json.loads(RunDir(path).start.read_text()))
+    below = _recorded(RunDir(path))
     return Start(below.base, checkpoints, newest_step(checkpoints) if step is None else step, below, lora if lora.rank else None)
 
 
@@ -105,12 +105,20 @@ def recorded_start(config: RunConfig) -> Start:
     """The start a run recorded when it began: the run it started from may have gone on since, and the reference policy must not move."""
     directory = RunDir(Path(config.run_dir))
     begun = directory.start.is_file() and has_begun(directory)
-    return _from_json(json.loads(directory.start.read_text())) if begun else resolve_start(config.policy.path)
+    return _recorded(directory) if begun else resolve_start(config.policy.path)
 
 
 def record_start(directory: RunDir, start: Start) -> None:
     """Write the start into the run directory."""
     write_atomically(directory.start, json.dumps(dataclasses.asdict(start)) + "\n")
+
+
+def _recorded(directory: RunDir) -> Start:
+    try:
+        return _from_json(json.loads(directory.start.read_text()))
+    except (OSError, ValueError, TypeError) as error:
+        remedy = "copy a run directory whole; this file says which weights it began from"
+        raise UserError(str(directory.start), expected="where the run began", got=str(error), remedy=remedy) from error
 
 
 def _from_json(record: dict[str, Any]) -> Start:

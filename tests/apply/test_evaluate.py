@@ -159,6 +159,9 @@ def test_rescoring_masks_and_answers_gives_the_same_figures(folder, scripted, tm
     row = next(line for line in ours.splitlines() if line.startswith("| these"))
     assert row in masks
     assert row in answers
+    for given in ("out", "out/predictions.jsonl"):
+        assert row in run_rescore(config, tmp_path / given, tmp_path / "again", "standard")
+        assert (tmp_path / "again/scores.jsonl").read_bytes() == (tmp_path / "out/scores.jsonl").read_bytes()
 
 
 def test_rescoring_lists_what_is_missing_surplus_or_of_another_size(folder, tmp_path):
@@ -168,10 +171,16 @@ def test_rescoring_lists_what_is_missing_surplus_or_of_another_size(folder, tmp_
     Image.new("L", (5, 5)).save(masks / "3.png")
     text = run_rescore(config_of(folder), masks, tmp_path / "out", "standard")
     assert "1 predictions belong to no sample: other" in text
+    assert "2 samples have no prediction: 0, 1" in text
     scores = {row["name"]: row["status"] for row in map(json.loads, (tmp_path / "out/scores.jsonl").read_text().splitlines())}
     assert scores == {"0": "missing", "1": "missing", "3": "wrong_size", "5": "ok", "6": "ok"}
     with pytest.raises(UserError, match="absent"):
         run_rescore(config_of(folder), tmp_path / "absent", tmp_path / "out", "standard")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="such as 0, got none at all"):
+        run_rescore(config_of(folder), tmp_path / "empty", tmp_path / "out", "standard")
+    with pytest.raises(UserError, match="such as 0, got images/0, images/1"):
+        run_rescore(config_of(folder), folder, tmp_path / "out", "standard")
 
 
 def test_texts_with_line_breaks_or_half_characters_are_one_line(tmp_path):
@@ -223,8 +232,9 @@ def test_predict_mirrors_folders_and_lists_bad_files(folder, scripted, tmp_path,
     shutil.copy(folder / "images/2.png", tmp_path / "in/a/broken.png")
     (tmp_path / "in/notes.txt").write_text("no picture")
     monkeypatch.chdir(tmp_path)
-    counts = run_predict(config_of(folder), folder / "tiny", tmp_path / "out", images=["in/a", "in/c/*.png", "in/a/cat.png"])
-    assert counts == {"ok": 3, "skipped": 1}
+    given = ["in/a", "in/c/*.png", "in/a/cat.png"]
+    predictions = run_predict(config_of(folder), folder / "tiny", tmp_path / "out", images=given)
+    assert [prediction.status for prediction in predictions] == ["ok", "skipped", "ok", "ok"]
     lines = [json.loads(line) for line in (tmp_path / "out/predictions.jsonl").read_text().splitlines()]
     assert [line["name"] for line in lines] == ["a/b/cat", "a/broken", "a/cat", "c/cat"]
     assert [line.get("mask") for line in lines] == ["masks/a/b/cat.png", None, "masks/a/cat.png", "masks/c/cat.png"]
@@ -232,6 +242,12 @@ def test_predict_mirrors_folders_and_lists_bad_files(folder, scripted, tmp_path,
     page = (tmp_path / "out/report.html").read_text()
     assert page.count("<li ") == 4
     assert lines[1]["reason"].split(":")[0] in page
+    run_predict(config_of(folder), folder / "tiny", tmp_path / "out", images=["in/a/cat.png"])
+    assert [path.name for path in (tmp_path / "out").glob("*/**/*.png")] == ["cat.png", "cat.png"], "one mask, one overlay"
+    (tmp_path / "eval").mkdir()
+    (tmp_path / "eval/identity.json").touch()
+    with pytest.raises(UserError, match="no folder of an evaluation"):
+        run_predict(config_of(folder), folder / "tiny", tmp_path / "eval", images=["in/a/cat.png"])
     with pytest.raises(UserError, match=r"nothing\*\.png"):
         run_predict(config_of(folder), folder / "tiny", tmp_path / "out", images=["nothing*.png"])
 

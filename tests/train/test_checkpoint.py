@@ -3,15 +3,19 @@
 import contextlib
 import resource
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from tiny_run import CONFIG
 
 from segr1_jax.errors import UserError
-from segr1_jax.train.checkpoint import Checkpoints, newest_step, restore_params
+from segr1_jax.train.checkpoint import Checkpoints, abstract_state, newest_step, restore_params
 from segr1_jax.train.config import MeshConfig
+from segr1_jax.train.load_config import dump_config, load_config
 from segr1_jax.train.mesh import Placement, make_mesh
+from segr1_jax.train.start import resolve_start
 from segr1_jax.update import TrainState, init_state
 
 SMALL_FILE = 20_000  # bytes; the weights below take 400,000
@@ -59,3 +63,23 @@ def test_nothing_saved_yet_is_said(tmp_path):
     checkpoints = Checkpoints(tmp_path, keep=2)
     with pytest.raises(UserError, match="no step is saved yet"), no_room_for_more_than(SMALL_FILE):
         save_and_wait(checkpoints, step=1)
+
+
+def test_a_damaged_checkpoint_is_named(tmp_path):
+    checkpoints = Checkpoints(tmp_path, keep=2)
+    save_and_wait(checkpoints, step=1)
+    for path in tmp_path.rglob("*"):
+        if path.is_file() and path.stat().st_size > SMALL_FILE:
+            path.write_bytes(path.read_bytes()[:SMALL_FILE])
+    whole = Placement(make_mesh(MeshConfig())).replicated
+    with pytest.raises(UserError, match=f"{tmp_path}/1: expected a whole checkpoint"):
+        restore_params(tmp_path, 1, {"w": whole})
+    shapes = jax.eval_shape(lambda: state(1))
+    with pytest.raises(UserError, match=f"{tmp_path}/1: expected a whole checkpoint"):
+        checkpoints.restore(abstract_state(shapes, jax.tree.map(lambda _: whole, shapes)))
+
+
+def test_a_run_copied_without_its_start_is_named(tmp_path):
+    (tmp_path / "config.yaml").write_text(dump_config(load_config(CONFIG)))
+    with pytest.raises(UserError, match=r"start\.json: expected where the run began"):
+        resolve_start(tmp_path)

@@ -23,7 +23,7 @@ def published_set(name: str) -> PublishedSet:
     if name not in SETS:
         near = difflib.get_close_matches(name, SETS, n=1)
         remedy = f"did you mean {near[0]!r}?" if near else "choose one of these"
-        raise UserError("data.set", expected=f"one of {', '.join(SETS)}", got=repr(name), remedy=remedy)
+        raise UserError("data.set or eval_data.set", expected=f"one of {', '.join(SETS)}", got=repr(name), remedy=remedy)
     return SETS[name]
 
 
@@ -34,12 +34,19 @@ def published_split(root: Path, name: str, split: str) -> FileSource | AnswerSou
     if len(names) == 1:
         return sources[name]
     if foreign := [each for each, source in sources.items() if not isinstance(source, FileSource)]:
-        raise UserError("data.set", expected="sets of images with masks to be joined", got=foreign[0], remedy="take it alone")
+        raise UserError(
+            "data.set or eval_data.set", expected="sets of images with masks to be joined", got=foreign[0], remedy="take it alone"
+        )
     return FileSource([replace(entry, name=f"{each}/{entry.name}") for each, source in sources.items() for entry in source.entries])
 
 
 def _split(root: Path, name: str, split: str) -> FileSource | AnswerSource:
     found = published_set(name)
     if split not in found.counts:
-        raise UserError("data.split", expected=f"one of {', '.join(found.counts)} ({found.title})", got=repr(split), remedy="change it")
+        raise UserError(
+            "data.split or eval_data.split",
+            expected=f"one of {', '.join(found.counts)} ({found.title})",
+            got=repr(split),
+            remedy="change it",
+        )
     return found.read(root, split)
