@@ -14,6 +14,7 @@ from segr1_jax.types import SamPrompt
 
 MASK_COLOUR = (30, 144, 255)
 MASK_OPACITY = 0.5
+EDGE_COLOUR = (255, 255, 255)
 BOX_COLOUR = (255, 215, 0)
 POINT_COLOURS = {1: (50, 220, 80), 0: (235, 60, 50)}  # on the object, on the background
 GAP = 4  # white pixels between two pictures
@@ -22,16 +23,17 @@ GAP = 4  # white pixels between two pictures
 def overlay(
     image_HW3: UInt8[np.ndarray, "H W 3"], mask_HW: Bool[np.ndarray, "H W"] | None = None, prompts: Sequence[SamPrompt] = ()
 ) -> UInt8[np.ndarray, "H W 3"]:
-    """The image with the mask tinted, boxes outlined, and points as dots: green on the object, red on the background.
+    """The image with the mask tinted and outlined, boxes, and points as dots: green on the object, red on the background.
 
     Prompts are in pixels of this image, as `answer.sam_prompts` gives them.
     """
     canvas_HW3 = image_HW3.astype(np.float32)
+    stroke = max(1, min(image_HW3.shape[:2]) // 150)
     if mask_HW is not None:
         canvas_HW3[mask_HW] = (1 - MASK_OPACITY) * canvas_HW3[mask_HW] + MASK_OPACITY * np.array(MASK_COLOUR, np.float32)
+        canvas_HW3[_edge(mask_HW, stroke)] = EDGE_COLOUR  # seen on objects of the tint's own colour too
     picture = Image.fromarray(np.rint(canvas_HW3).astype(np.uint8))
     draw = ImageDraw.Draw(picture)
-    stroke = max(1, min(picture.size) // 150)
     for prompt in prompts:
         if prompt.box is not None:
             draw.rectangle([float(v) for v in prompt.box], outline=BOX_COLOUR, width=stroke)
@@ -39,6 +41,16 @@ def overlay(
         for (x, y), label in zip(prompt.points.tolist(), prompt.labels.tolist(), strict=True):
             draw.circle((x, y), 2 * stroke, fill=POINT_COLOURS[label], outline=(255, 255, 255))
     return np.asarray(picture)
+
+
+def _edge(mask_HW: Bool[np.ndarray, "H W"], width: int) -> Bool[np.ndarray, "H W"]:
+    """Pixels of the mask within `width` of its outside, along rows and columns; the border of the image is no outside."""
+    height, breadth = mask_HW.shape
+    padded = np.pad(mask_HW, width, mode="edge")
+    inside_HW = mask_HW.copy()
+    for y, x in ((0, width), (2 * width, width), (width, 0), (width, 2 * width)):
+        inside_HW &= padded[y : y + height, x : x + breadth]
+    return mask_HW & ~inside_HW
 
 
 def panel(

@@ -1,7 +1,7 @@
 import numpy as np
 
 from segr1_jax.types import SamPrompt
-from segr1_jax.viz import BOX_COLOUR, GAP, POINT_COLOURS, overlay, panel
+from segr1_jax.viz import BOX_COLOUR, EDGE_COLOUR, GAP, POINT_COLOURS, overlay, panel
 
 
 def test_overlay_tints_the_mask_and_draws_the_prompts():
@@ -15,6 +15,9 @@ def test_overlay_tints_the_mask_and_draws_the_prompts():
     assert tuple(picture[10, 10]) == POINT_COLOURS[1]
     assert tuple(picture[20, 20]) == POINT_COLOURS[0]
     assert tuple(picture[34, 47]) == (65, 122, 178)  # half of (30, 144, 255), half of 100, rounded to even
+    assert (picture[30, 41:54] == EDGE_COLOUR).all()
+    assert (picture[31:37, 54] == EDGE_COLOUR).all()
+    assert tuple(picture[31, 41]) == (65, 122, 178)
     assert tuple(picture[2, 2]) == (100, 100, 100)
     assert (image == 100).all()
 

@@ -141,7 +141,9 @@ def _sample(sample: ReportSample) -> str:
 def _pictures(sample: ReportSample) -> str:
     if sample.image is None:
         return ""
-    shown = {"image": sample.image, "prediction with box and points": overlay(sample.image, sample.prediction, sample.prompts)}
+    shown = {"image": sample.image}
+    if sample.prediction is not None:
+        shown["prediction with box and points"] = overlay(sample.image, sample.prediction, sample.prompts)
     if sample.truth is not None:
         shown["truth"] = overlay(sample.image, sample.truth)
     return "".join(_picture(kind, pixels, sample.name) for kind, pixels in shown.items())

@@ -79,6 +79,16 @@ def test_report_filters_sorts_and_searches(browser, tmp_path, width):
         assert HOSTILE in page.inner_text("dd >> nth=0")
 
 
+def test_report_without_truth_orders_by_name(browser, tmp_path):
+    image = np.zeros((60, 90, 3), np.uint8)
+    samples = [ReportSample(name, None, "", "ok", None, image, None, None) for name in "ba"]
+    write_report(tmp_path / "report.html", "t", [], {}, samples)
+    with watched_page(browser, WIDTHS["desktop"]) as page:
+        page.goto((tmp_path / "report.html").as_uri())
+        assert [item.get_attribute("data-name") for item in page.query_selector_all(".samples > li")] == ["a", "b"]
+        assert page.inner_text("select[name=order]").split() == ["by", "name"]
+
+
 @pytest.fixture
 def demo_url(tmp_path, monkeypatch, free_port):
     """The demo with a tiny policy whose answers come from a script, and the real sidecar."""

@@ -12,6 +12,9 @@ const orders = {
 for (const status of [...new Set(items.map((item) => item.dataset.status))].sort()) {
   controls.elements.status.add(new Option(status, status));
 }
+if (items.every((item) => item.dataset.iou === "")) {
+  for (const order of ["worst", "best"]) controls.querySelector(`option[value=${order}]`).remove();
+}
 function show() {
   const { status, order, search } = controls.elements;
   const wanted = search.value.toLowerCase();
