@@ -65,7 +65,7 @@ def predict(options: argparse.Namespace) -> int:
     predictions = run_predict(config, source, out, images=options.images, instruction=options.instruction, count=options.count)
     counts = Counter(prediction.status for prediction in predictions)
     print(f"wrote {out}: {', '.join(f'{count} {status}' for status, count in counts.items())}")
-    unread = [f"{prediction.name}: {prediction.reason}" for prediction in predictions if prediction.reason]
+    unread = [prediction.reason for prediction in predictions if prediction.reason]
     for line in unread[:REASONS_SHOWN] + [f"and {len(unread) - REASONS_SHOWN} more"] * (len(unread) > REASONS_SHOWN):
         print(line, file=sys.stderr)
     return int(bool(unread))
