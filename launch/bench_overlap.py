@@ -28,7 +28,16 @@ from segr1_jax.train.runtime import prepare_runtime
 from segr1_jax.types import Score, ScoreRequest, ScoreStatus
 
 WARM_UP = 3  # steps left out: compilation and first touches
-SHOWN = ("wait_s", "busy_s", "trainer_busy_s", "encodes", "encode_ms", "scores", "decode_ms", "cache_hits")
+SHOWN = (
+    "wait_s",
+    "busy_s",
+    "trainer_busy_s",
+    "encodes",
+    "encode_ms",
+    "scores",
+    "decode_ms",
+    "cache_hits",
+)
 
 
 class Recording(RewardClient):
@@ -47,7 +56,11 @@ class Replay:
 
     def __init__(self, path: Path):
         with np.load(path) as held:
-            self._sizes, self._numbers, self._shapes = iter(held["sizes"].tolist()), iter(held["numbers"]), iter(held["shapes"].tolist())
+            self._sizes, self._numbers, self._shapes = (
+                iter(held["sizes"].tolist()),
+                iter(held["numbers"]),
+                iter(held["shapes"].tolist()),
+            )
             self._masks = held["masks"]
         self._at = 0
 
@@ -66,7 +79,9 @@ class Replay:
     def collect(self, count: int) -> list[Score]:
         recorded = next(self._sizes)
         if recorded != count:
-            raise RuntimeError(f"the replayed run asks for {count} scores where the recorded one got {recorded}: they differ")
+            raise RuntimeError(
+                f"the replayed run asks for {count} scores where the recorded one got {recorded}: they differ"
+            )
         return [self._score() for _ in range(count)]
 
     def stats(self) -> Stats:
@@ -78,7 +93,12 @@ class Replay:
             return Score(ScoreStatus.OK, iou, s_measure)
         packed = self._masks[self._at : self._at + (height * width + 7) // 8]
         self._at += packed.size
-        return Score(ScoreStatus.OK, iou, s_measure, np.unpackbits(packed, count=height * width).reshape(height, width).astype(bool))
+        return Score(
+            ScoreStatus.OK,
+            iou,
+            s_measure,
+            np.unpackbits(packed, count=height * width).reshape(height, width).astype(bool),
+        )
 
 
 def save(kept: list[list[Score]], path: Path) -> None:
@@ -102,11 +122,15 @@ def train(config: RunConfig, run_dir: Path, client) -> list[dict]:
 
 
 def step_seconds(lines: list[dict]) -> float:
-    return statistics.median(line["sidecar/trainer_busy_s"] + line["sidecar/wait_s"] for line in lines)
+    return statistics.median(
+        line["sidecar/trainer_busy_s"] + line["sidecar/wait_s"] for line in lines
+    )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("config")
     parser.add_argument("overrides", nargs="*")
     parser.add_argument("--steps", type=int, default=30)
@@ -128,7 +152,9 @@ def main() -> None:
 def report(live: list[dict], replayed: list[dict]) -> None:
     """Print the comparison."""
     seconds, without = step_seconds(live), step_seconds(replayed)
-    print(f"\nmedian of {len(live)} steps: {seconds:.3f} s with the sidecar, {without:.3f} s with replayed rewards")
+    print(
+        f"\nmedian of {len(live)} steps: {seconds:.3f} s with the sidecar, {without:.3f} s with replayed rewards"
+    )
     print(f"ratio {seconds / without:.3f}; of the first, per step:")
     for name in SHOWN:
         print(f"  {name:<16} {statistics.mean(line[f'sidecar/{name}'] for line in live):.3f}")

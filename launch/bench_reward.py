@@ -50,10 +50,20 @@ def random_answers(example: Example, rng: np.random.Generator) -> list[Answer]:
     for _ in range(ANSWERS):
         corner_B2 = rng.integers(0, SIDE // 2, (BOXES, 2))
         size_B2 = rng.integers(SIDE // 10, SIDE // 2, (BOXES, 2))
-        points_BK2 = corner_B2[:, None] + (rng.random((BOXES, POINTS, 2)) * size_B2[:, None]).astype(int)
+        points_BK2 = corner_B2[:, None] + (
+            rng.random((BOXES, POINTS, 2)) * size_B2[:, None]
+        ).astype(int)
         boxes = tuple(map(tuple, np.concatenate([corner_B2, corner_B2 + size_B2], axis=1).tolist()))
         labels = (1, *rng.integers(0, 2, BOXES * POINTS - 1).tolist())
-        answers.append(Answer("", boxes, tuple(map(tuple, points_BK2.reshape(-1, 2).tolist())), labels, example.frame))
+        answers.append(
+            Answer(
+                "",
+                boxes,
+                tuple(map(tuple, points_BK2.reshape(-1, 2).tolist())),
+                labels,
+                example.frame,
+            )
+        )
     return answers
 
 
@@ -71,14 +81,22 @@ def load_reference(path: Path):
 
 def agree(ours: list[Score], theirs: list[tuple[float, float]]) -> bool:
     """IoUs equal and S-measures within the tolerance, where the reference has one."""
-    return all(o.iou == iou and not abs(o.s_measure - s) > TOLERANCE for o, (iou, s) in zip(ours, theirs, strict=True))
+    return all(
+        o.iou == iou and not abs(o.s_measure - s) > TOLERANCE
+        for o, (iou, s) in zip(ours, theirs, strict=True)
+    )
 
 
-def run_round(index: int, client: RewardClient, predictor: CountingPredictor, score_group) -> tuple[list[float], bool]:
+def run_round(
+    index: int, client: RewardClient, predictor: CountingPredictor, score_group
+) -> tuple[list[float], bool]:
     """Seconds of the reference, of ours cold and of ours warm, on an image not seen before; and whether all scores agree."""
     example = generate(DataConfig(size=SIDE), index)
     answers = random_answers(example, np.random.default_rng(index))
-    requests = [ScoreRequest(example.image, example.mask, sam_prompts(answer, example.frame)) for answer in answers]
+    requests = [
+        ScoreRequest(example.image, example.mask, sam_prompts(answer, example.frame))
+        for answer in answers
+    ]
     plain = [(answer.boxes, answer.points, answer.labels) for answer in answers]
 
     def score():
@@ -91,7 +109,9 @@ def run_round(index: int, client: RewardClient, predictor: CountingPredictor, sc
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("reference", type=Path)
     parser.add_argument("--threads", type=int, default=1, help="torch threads of either side")
     parser.add_argument("--rounds", type=int, default=3)
@@ -103,17 +123,34 @@ def main() -> int:
     rounds, same = [], True
     with tempfile.TemporaryDirectory() as folder:
         torch.save({"model": predictor.model.state_dict()}, weights := Path(folder) / "tiny.pt")
-        with RewardClient(RewardConfig(sam2_config=SAM2, sam2_checkpoint=str(weights), threads=options.threads)) as client:
+        with RewardClient(
+            RewardConfig(sam2_config=SAM2, sam2_checkpoint=str(weights), threads=options.threads)
+        ) as client:
             for index in range(options.rounds):
                 times, agreed = run_round(index, client, predictor, score_group)
-                print("round {}: reference {:.2f} s, cold {:.2f} s, warm {:.2f} s".format(index, *times), flush=True)
+                print(
+                    "round {}: reference {:.2f} s, cold {:.2f} s, warm {:.2f} s".format(
+                        index, *times
+                    ),
+                    flush=True,
+                )
                 rounds.append(times)
                 same &= agreed
             totals = client.stats().totals
-    ratios = {name: statistics.median(times[0] / times[at] for times in rounds) for at, name in enumerate(WANTED_RATIOS, 1)}
-    print(f"encodes per group: reference {predictor.encodes / options.rounds:g}, ours {totals['encodes'] / options.rounds:g}")
-    encode_s, decode_s = totals["encode_s"] / totals["encodes"], totals["decode_s"] / totals["scores"]
-    print(f"ours: encode {encode_s:.3f} s, the rest {decode_s:.3f} s per answer; scores agree: {same}")
+    ratios = {
+        name: statistics.median(times[0] / times[at] for times in rounds)
+        for at, name in enumerate(WANTED_RATIOS, 1)
+    }
+    print(
+        f"encodes per group: reference {predictor.encodes / options.rounds:g}, ours {totals['encodes'] / options.rounds:g}"
+    )
+    encode_s, decode_s = (
+        totals["encode_s"] / totals["encodes"],
+        totals["decode_s"] / totals["scores"],
+    )
+    print(
+        f"ours: encode {encode_s:.3f} s, the rest {decode_s:.3f} s per answer; scores agree: {same}"
+    )
     print(f"median ratio cold {ratios['cold']:.1f}, warm {ratios['warm']:.1f}")
     return int(not same or any(ratios[name] < wanted for name, wanted in WANTED_RATIOS.items()))
 

@@ -44,21 +44,30 @@ def cpu_ms(call, *arguments) -> float:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--side", type=int, default=756)
     parser.add_argument("--rounds", type=int, default=15)
     options = parser.parse_args()
     failed = False
     for name, (mask, truth) in masks(options.side).items():
         grey = mask.astype(np.float64)
-        calls = {"step": (stepped, mask, truth), "cal_sm": (Smeasure().cal_sm, grey, truth), "ours": (s_measure, mask, truth)}
+        calls = {
+            "step": (stepped, mask, truth),
+            "cal_sm": (Smeasure().cal_sm, grey, truth),
+            "ours": (s_measure, mask, truth),
+        }
         times = {who: [] for who in calls}
         for _ in range(options.rounds):
             for who, call in calls.items():
                 times[who] += [cpu_ms(*call) for _ in range(IN_A_ROW)]
         step, cal_sm, ours = (statistics.median(column) for column in times.values())
         difference = abs(s_measure(mask, truth) - stepped(mask, truth))
-        print(f"{name}: pysodmetrics {step:.2f} ms (cal_sm {cal_sm:.2f}), ours {ours:.3f} ms: ratio {step / ours:.1f}", end="")
+        print(
+            f"{name}: pysodmetrics {step:.2f} ms (cal_sm {cal_sm:.2f}), ours {ours:.3f} ms: ratio {step / ours:.1f}",
+            end="",
+        )
         print(f" (cal_sm {cal_sm / ours:.1f}), difference {difference:.1e}")
         failed |= difference > TOLERANCE or step / ours < WANTED_RATIO
     return int(failed)

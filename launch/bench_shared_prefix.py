@@ -29,7 +29,9 @@ from segr1_jax.types import Frame, Prompt
 
 IMAGE = 8000  # token ids: of an image slot, and those around it
 GROUP, COMPLETION, TEXT, SIDE = 8, 128, 60, 756
-VISION = VisionSettings(patch=14, temporal_patch=2, merge=2, window=112, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
+VISION = VisionSettings(
+    patch=14, temporal_patch=2, merge=2, window=112, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25)
+)
 HIDDEN, VOCABULARY = 2048, 151936  # of the loss alone: the 3B model's
 
 
@@ -60,14 +62,18 @@ def make_policy() -> Policy:
         norm_eps=1e-6,
         tied_head=True,
     )
-    return Policy(PolicyArch(vision, text, IMAGE, IMAGE + 1, IMAGE + 2, IMAGE + 3, IMAGE + 4), remat=True)
+    return Policy(
+        PolicyArch(vision, text, IMAGE, IMAGE + 1, IMAGE + 2, IMAGE + 3, IMAGE + 4), remat=True
+    )
 
 
 def make_prompt(rng: np.random.Generator) -> PromptBatch:
     """A noise image between random text."""
     image = rng.integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8)
     slots = [IMAGE] * VISION.image_tokens(SIDE, SIDE)
-    tokens = np.array([*rng.integers(0, IMAGE, TEXT // 2), *slots, *rng.integers(0, IMAGE, TEXT // 2)], np.int32)
+    tokens = np.array(
+        [*rng.integers(0, IMAGE, TEXT // 2), *slots, *rng.integers(0, IMAGE, TEXT // 2)], np.int32
+    )
     grid = SIDE // VISION.unit
     positions, next_position = mrope_positions(tokens, [(grid, grid)], IMAGE)
     windows = join_windows([image], VISION)
@@ -91,7 +97,9 @@ def make_prompt(rng: np.random.Generator) -> PromptBatch:
 
 def gradient_of(policy: Policy):
     def loss(params: Params, prompts: PromptBatch, tokens):
-        return score_tokens(policy.bind(params), prompts, tokens, jnp.ones(tokens.shape, bool), chunk=16).logprobs.mean()
+        return score_tokens(
+            policy.bind(params), prompts, tokens, jnp.ones(tokens.shape, bool), chunk=16
+        ).logprobs.mean()
 
     return jax.jit(jax.grad(loss))
 
@@ -102,7 +110,10 @@ def compare_updates(rounds: int) -> None:
     params, prompts, gradient = policy.init(0), make_prompt(rng), gradient_of(policy)
     tokens = jnp.asarray(rng.integers(0, IMAGE, (1, GROUP, COMPLETION)), jnp.int32)
     repeated = jax.tree.map(lambda x: jnp.repeat(x, GROUP, axis=0), prompts)
-    calls = {"shared": (params, prompts, tokens), "repeated": (params, repeated, tokens.reshape(GROUP, 1, COMPLETION))}
+    calls = {
+        "shared": (params, prompts, tokens),
+        "repeated": (params, repeated, tokens.reshape(GROUP, 1, COMPLETION)),
+    }
     seconds, gradients = {name: [] for name in calls}, {}
     for _ in range(rounds + 1):  # the first compiles
         for name, arguments in calls.items():
@@ -110,13 +121,20 @@ def compare_updates(rounds: int) -> None:
             gradients[name] = jax.block_until_ready(gradient(*arguments))
             seconds[name].append(time.perf_counter() - began)
     full = len(policy.arch.vision.full_layers) / policy.arch.vision.depth
-    flops = {name: matmul_flops(gradient.trace(*call).jaxpr.jaxpr, trips=1, true_share=full) for name, call in calls.items()}
+    flops = {
+        name: matmul_flops(gradient.trace(*call).jaxpr.jaxpr, trips=1, true_share=full)
+        for name, call in calls.items()
+    }
     took = {name: statistics.median(times[1:]) for name, times in seconds.items()}
     body = sum(x.size for name, x in params.items() if name != "embed")
-    print(f"{body / 1e6:.0f} M weights in tower and layers, {VISION.image_tokens(SIDE, SIDE)} image tokens")
+    print(
+        f"{body / 1e6:.0f} M weights in tower and layers, {VISION.image_tokens(SIDE, SIDE)} image tokens"
+    )
     for name in calls:
         print(f"{name:<9} {took[name]:7.2f} s  {flops[name] / 1e12:6.2f} TFLOP")
-    print(f"shared: {took['repeated'] / took['shared']:.2f} times faster, {flops['repeated'] / flops['shared']:.2f} times fewer FLOPs")
+    print(
+        f"shared: {took['repeated'] / took['shared']:.2f} times faster, {flops['repeated'] / flops['shared']:.2f} times fewer FLOPs"
+    )
     print(
         f"largest relative distance of a gradient: {max(map(_distance, gradients['shared'].values(), gradients['repeated'].values())):.1e}"
     )
@@ -130,13 +148,17 @@ def compare_losses() -> None:
     """Temporary memory of the loss alone, in chunks of 16 positions and with all logits at once."""
     for name, argnums in (("states", 0), ("states and projection", (0, 1))):
         chunks, full = (_loss_memory(chunk, argnums) / 1e6 for chunk in (16, COMPLETION))
-        print(f"loss, gradient of {name}: {chunks:.0f} MB in chunks, {full:.0f} MB with full logits: {full / chunks:.1f} times less")
+        print(
+            f"loss, gradient of {name}: {chunks:.0f} MB in chunks, {full:.0f} MB with full logits: {full / chunks:.1f} times less"
+        )
 
 
 def _loss_memory(chunk: int, argnums: int | tuple[int, ...]) -> int:
     def loss(states, kernel, tokens):
         mask = jnp.ones(tokens.shape, bool)
-        return score_states(states, kernel, tokens, mask, banned=(IMAGE,), temperature=1.0, chunk=chunk).logprobs.mean()
+        return score_states(
+            states, kernel, tokens, mask, banned=(IMAGE,), temperature=1.0, chunk=chunk
+        ).logprobs.mean()
 
     shape = (1, GROUP, COMPLETION)
     arguments = (
@@ -144,11 +166,19 @@ def _loss_memory(chunk: int, argnums: int | tuple[int, ...]) -> int:
         jax.ShapeDtypeStruct((HIDDEN, VOCABULARY), jnp.float32),
         jax.ShapeDtypeStruct(shape, jnp.int32),
     )
-    return jax.jit(jax.grad(loss, argnums)).lower(*arguments).compile().memory_analysis().temp_size_in_bytes
+    return (
+        jax.jit(jax.grad(loss, argnums))
+        .lower(*arguments)
+        .compile()
+        .memory_analysis()
+        .temp_size_in_bytes
+    )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rounds", type=int, default=2)
     options = parser.parse_args()
     compare_losses()

@@ -20,14 +20,53 @@ from pathlib import Path
 BOUND_GB = 1.5
 SHARD_BYTES = 2 * 10**9
 POLL_S = 0.005
-TEXT = {"hidden_size": 2048, "intermediate_size": 11008, "num_hidden_layers": 36, "num_attention_heads": 16, "num_key_value_heads": 2}
-TEXT |= {"vocab_size": 151936, "rope_theta": 1e6, "rope_scaling": {"type": "mrope", "mrope_section": [16, 24, 24]}}
-TEXT |= {"hidden_act": "silu", "rms_norm_eps": 1e-6, "max_position_embeddings": 128000, "tie_word_embeddings": True}
-IDS = {"image_token_id": 151655, "video_token_id": 151656, "vision_start_token_id": 151652, "vision_end_token_id": 151653}
-NAMES = {"architectures": ["Qwen2_5_VLForConditionalGeneration"], "model_type": "qwen2_5_vl", "torch_dtype": "bfloat16"}
-VISION = {"depth": 32, "hidden_size": 1280, "intermediate_size": 3420, "num_heads": 16, "out_hidden_size": 2048, "window_size": 112}
-VISION |= {"fullatt_block_indexes": [7, 15, 23, 31], "patch_size": 14, "spatial_merge_size": 2, "hidden_act": "silu", "in_chans": 3}
-HUB_CONFIG = NAMES | TEXT | IDS | {"vision_config": VISION}  # the flat form that the published checkpoints have
+TEXT = {
+    "hidden_size": 2048,
+    "intermediate_size": 11008,
+    "num_hidden_layers": 36,
+    "num_attention_heads": 16,
+    "num_key_value_heads": 2,
+}
+TEXT |= {
+    "vocab_size": 151936,
+    "rope_theta": 1e6,
+    "rope_scaling": {"type": "mrope", "mrope_section": [16, 24, 24]},
+}
+TEXT |= {
+    "hidden_act": "silu",
+    "rms_norm_eps": 1e-6,
+    "max_position_embeddings": 128000,
+    "tie_word_embeddings": True,
+}
+IDS = {
+    "image_token_id": 151655,
+    "video_token_id": 151656,
+    "vision_start_token_id": 151652,
+    "vision_end_token_id": 151653,
+}
+NAMES = {
+    "architectures": ["Qwen2_5_VLForConditionalGeneration"],
+    "model_type": "qwen2_5_vl",
+    "torch_dtype": "bfloat16",
+}
+VISION = {
+    "depth": 32,
+    "hidden_size": 1280,
+    "intermediate_size": 3420,
+    "num_heads": 16,
+    "out_hidden_size": 2048,
+    "window_size": 112,
+}
+VISION |= {
+    "fullatt_block_indexes": [7, 15, 23, 31],
+    "patch_size": 14,
+    "spatial_merge_size": 2,
+    "hidden_act": "silu",
+    "in_chans": 3,
+}
+HUB_CONFIG = (
+    NAMES | TEXT | IDS | {"vision_config": VISION}
+)  # the flat form that the published checkpoints have
 
 
 class AnonymousMemory:
@@ -70,10 +109,14 @@ def make(out: Path) -> None:
     for name, shape in shapes.items():
         if sum(tensor.nbytes for tensor in shards[-1].values()) > SHARD_BYTES:
             _flush(out, shards, save_file)
-        shards[-1][name] = (0.02 * rng.standard_normal(shape, np.float32)).astype(ml_dtypes.bfloat16)
+        shards[-1][name] = (0.02 * rng.standard_normal(shape, np.float32)).astype(
+            ml_dtypes.bfloat16
+        )
         weight_map[name] = f"model-{len(shards):05d}.safetensors"
     _flush(out, shards, save_file)
-    (out / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
+    (out / "model.safetensors.index.json").write_text(
+        json.dumps({"metadata": {}, "weight_map": weight_map})
+    )
     print(f"wrote {len(shapes)} tensors to {out}")
 
 
@@ -102,25 +145,41 @@ def trip(source: Path, out: Path, devices: int) -> None:
     began = time.perf_counter()
     with AnonymousMemory() as loading:
         params = load_params(source, policy, shardings, None)
-    arrays = sum(shard.data.nbytes for value in params.values() for shard in value.addressable_shards)
+    arrays = sum(
+        shard.data.nbytes for value in params.values() for shard in value.addressable_shards
+    )
     per_device = sum(value.addressable_shards[0].data.nbytes for value in params.values())
     above = (loading.peak - arrays) / 1e9
-    print(f"load    {time.perf_counter() - began:.0f} s; {arrays / 1e9:.2f} GB of arrays, {per_device / 1e9:.3f} GB on each of {devices}")
+    print(
+        f"load    {time.perf_counter() - began:.0f} s; {arrays / 1e9:.2f} GB of arrays, {per_device / 1e9:.3f} GB on each of {devices}"
+    )
     print(f"        anonymous memory above the arrays: {above:.2f} GB (bound {BOUND_GB})")
     began = time.perf_counter()
     with AnonymousMemory() as exporting:
         export_policy(params, policy, source, out, {})
     seconds, extra = time.perf_counter() - began, exporting.peak / 1e9
-    print(f"export  {seconds:.0f} s; anonymous memory above the arrays: {extra:.2f} GB (bound {BOUND_GB})")
+    print(
+        f"export  {seconds:.0f} s; anonymous memory above the arrays: {extra:.2f} GB (bound {BOUND_GB})"
+    )
     ours, theirs = open_checkpoint(out), open_checkpoint(source)
-    different = [name for name, tensor in theirs.items() if name not in ours or not _same_bytes(ours[name].view(), tensor.view(), np)]
-    print(f"bytes   {len(theirs)} tensors, {len(different)} different, {len(set(ours) - set(theirs))} unexpected")
+    different = [
+        name
+        for name, tensor in theirs.items()
+        if name not in ours or not _same_bytes(ours[name].view(), tensor.view(), np)
+    ]
+    print(
+        f"bytes   {len(theirs)} tensors, {len(different)} different, {len(set(ours) - set(theirs))} unexpected"
+    )
     if different or set(ours) != set(theirs) or max(above, extra) > BOUND_GB:
         raise SystemExit(1)
 
 
 def _same_bytes(a, b, np) -> bool:
-    return a.dtype == b.dtype and a.shape == b.shape and np.array_equal(a.view(np.uint16), b.view(np.uint16))
+    return (
+        a.dtype == b.dtype
+        and a.shape == b.shape
+        and np.array_equal(a.view(np.uint16), b.view(np.uint16))
+    )
 
 
 def open_with_transformers(directory: Path) -> None:
@@ -134,13 +193,17 @@ def open_with_transformers(directory: Path) -> None:
     assert "mrope_section" in str(model.config), "rotary settings lost"
     faults = {name: sorted(keys) for name, keys in found.items() if keys}
     count = sum(weight.numel() for weight in model.parameters())
-    print(f"transformers {transformers.__version__}: {count:,} parameters, faults {faults or 'none'}")
+    print(
+        f"transformers {transformers.__version__}: {count:,} parameters, faults {faults or 'none'}"
+    )
     if faults:
         raise SystemExit(1)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("stage", choices=("make", "trip", "open"))
     parser.add_argument("directories", type=Path, nargs="+")
     parser.add_argument("--devices", type=int, default=8)

@@ -54,7 +54,9 @@ def policy_of(depth: int) -> Policy:
         norm_eps=1e-6,
         tied_head=True,
     )
-    return Policy(PolicyArch(vision, text, 151655, 151656, 151652, 151653, 151654), jnp.bfloat16, remat=True)
+    return Policy(
+        PolicyArch(vision, text, 151655, 151656, 151652, 151653, 151654), jnp.bfloat16, remat=True
+    )
 
 
 def shapes() -> tuple[PromptBatch, jax.ShapeDtypeStruct, jax.ShapeDtypeStruct]:
@@ -77,13 +79,19 @@ def shapes() -> tuple[PromptBatch, jax.ShapeDtypeStruct, jax.ShapeDtypeStruct]:
         mask=of(jnp.bool_, PROMPTS, PREFIX),
         images=images,
     )
-    return prompts, of(jnp.int32, PROMPTS, GROUP, COMPLETION), of(jnp.bool_, PROMPTS, GROUP, COMPLETION)
+    return (
+        prompts,
+        of(jnp.int32, PROMPTS, GROUP, COMPLETION),
+        of(jnp.bool_, PROMPTS, GROUP, COMPLETION),
+    )
 
 
 def seconds(depth: int) -> tuple[float, float]:
     """Seconds to trace and lower, and to compile, the gradient of a token loss."""
     policy = policy_of(depth)
-    weights = {name: jax.ShapeDtypeStruct(spec.shape, jnp.float32) for name, spec in policy.specs.items()}
+    weights = {
+        name: jax.ShapeDtypeStruct(spec.shape, jnp.float32) for name, spec in policy.specs.items()
+    }
 
     def loss(params, prompts, tokens, mask):
         return -score_tokens(policy.bind(params), prompts, tokens, mask).logprobs.mean()
@@ -97,23 +105,34 @@ def seconds(depth: int) -> tuple[float, float]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--shallow", type=int, default=4)
     parser.add_argument("--deep", type=int, default=36)
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
-    jax.config.update("jax_enable_compilation_cache", False)  # nothing from an earlier run, nothing left on disk
+    jax.config.update(
+        "jax_enable_compilation_cache", False
+    )  # nothing from an earlier run, nothing left on disk
     times = {depth: [] for depth in (options.shallow, options.deep)}
     for number in range(options.rounds + 1):
         for depth, kept in times.items():
             measured = seconds(depth)
             if number:  # the first of each pays for what a process does once
                 kept.append((*measured, sum(measured)))
-    medians = {depth: [statistics.median(column) for column in zip(*kept, strict=True)] for depth, kept in times.items()}
+    medians = {
+        depth: [statistics.median(column) for column in zip(*kept, strict=True)]
+        for depth, kept in times.items()
+    }
     for depth, (lower, compile_, both) in medians.items():
-        print(f"{depth} layers: traced and lowered in {lower:.2f} s, compiled in {compile_:.2f} s, together {both:.2f} s")
+        print(
+            f"{depth} layers: traced and lowered in {lower:.2f} s, compiled in {compile_:.2f} s, together {both:.2f} s"
+        )
     ratio = medians[options.deep][2] / medians[options.shallow][2]
-    print(f"ratio {ratio:.3f} (at most {WANTED_RATIO}), {options.rounds} rounds on {jax.devices()[0].device_kind}")
+    print(
+        f"ratio {ratio:.3f} (at most {WANTED_RATIO}), {options.rounds} rounds on {jax.devices()[0].device_kind}"
+    )
     return int(ratio > WANTED_RATIO)
 
 

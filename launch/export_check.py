@@ -33,12 +33,20 @@ class Exported:
         transformers.logging.set_verbosity_error()
         self._frame, self._task = frame, task
         self._processor = transformers.AutoProcessor.from_pretrained(directory)
-        self._processor.image_processor = transformers.AutoImageProcessor.from_pretrained(directory, backend="pil")
-        self._model = transformers.Qwen2_5_VLForConditionalGeneration.from_pretrained(directory, dtype=torch.float32).eval()
+        self._processor.image_processor = transformers.AutoImageProcessor.from_pretrained(
+            directory, backend="pil"
+        )
+        self._model = transformers.Qwen2_5_VLForConditionalGeneration.from_pretrained(
+            directory, dtype=torch.float32
+        ).eval()
 
     def inputs(self, example: Example):
-        image = Image.fromarray(example.image).resize((self._frame, self._frame), Image.Resampling.BICUBIC)
-        text = self._processor.apply_chat_template(messages(self._task, example.instruction), add_generation_prompt=True)
+        image = Image.fromarray(example.image).resize(
+            (self._frame, self._frame), Image.Resampling.BICUBIC
+        )
+        text = self._processor.apply_chat_template(
+            messages(self._task, example.instruction), add_generation_prompt=True
+        )
         return self._processor(text=[text], images=[image], return_tensors="pt")
 
     def logits(self, inputs, answer_ids: np.ndarray) -> np.ndarray:
@@ -46,17 +54,23 @@ class Exported:
         answer = torch.tensor(answer_ids[None].astype(np.int64))
         whole = {key: inputs[key] for key in ("pixel_values", "image_grid_thw")}
         whole["input_ids"] = torch.cat([inputs["input_ids"], answer], dim=1)
-        whole["mm_token_type_ids"] = torch.nn.functional.pad(inputs["mm_token_type_ids"], (0, answer.shape[1]))
+        whole["mm_token_type_ids"] = torch.nn.functional.pad(
+            inputs["mm_token_type_ids"], (0, answer.shape[1])
+        )
         with torch.no_grad():
             return self._model(**whole).logits[0, inputs["input_ids"].shape[1] - 1 : -1].numpy()
 
     def greedy_ids(self, inputs, max_tokens: int, suppressed: list[int]) -> np.ndarray:
-        generated = self._model.generate(**inputs, do_sample=False, max_new_tokens=max_tokens, suppress_tokens=suppressed)
+        generated = self._model.generate(
+            **inputs, do_sample=False, max_new_tokens=max_tokens, suppress_tokens=suppressed
+        )
         return generated[0, inputs["input_ids"].shape[1] :].numpy()
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("config", type=Path)
     parser.add_argument("--images", type=int, default=16)
     options = parser.parse_args()
@@ -77,9 +91,13 @@ def main() -> int:
         same_prompts += np.array_equal(inputs["input_ids"][0], prompt.token_ids)
         theirs = exported.logits(inputs, answer.token_ids)
         differences.append(np.abs(theirs - logits[: len(theirs)]).max())
-        same_texts += np.array_equal(exported.greedy_ids(inputs, config.rollout.max_tokens, suppressed), answer.token_ids)
+        same_texts += np.array_equal(
+            exported.greedy_ids(inputs, config.rollout.max_tokens, suppressed), answer.token_ids
+        )
     worst = np.max(differences)
-    print(f"{options.images} images: same prompt ids {same_prompts}, same greedy answer {same_texts}, largest logit difference {worst:.2e}")
+    print(
+        f"{options.images} images: same prompt ids {same_prompts}, same greedy answer {same_texts}, largest logit difference {worst:.2e}"
+    )
     return int(not worst <= TOLERANCE or min(same_prompts, same_texts) < options.images)
 
 

@@ -31,7 +31,9 @@ def figures(run: Path, name: str) -> dict[str, float]:
 def curve(run: Path) -> str:
     """Held-out IoU by step."""
     points = sorted(run.glob("eval/step_??????.json"))
-    return "  ".join(f"{int(point.stem[5:])}: {json.loads(point.read_text())['iou']:.3f}" for point in points)
+    return "  ".join(
+        f"{int(point.stem[5:])}: {json.loads(point.read_text())['iou']:.3f}" for point in points
+    )
 
 
 def run_seed(out: Path, seed: int) -> dict[str, dict[str, float]]:
@@ -42,8 +44,21 @@ def run_seed(out: Path, seed: int) -> dict[str, dict[str, float]]:
     segr1("sft", SFT, f"run_dir={out}/sft", f"policy.path={out}/tiny", f"seed={seed}")
     segr1("train", GRPO, f"run_dir={out}/grpo", f"policy.path={out}/sft", f"seed={seed}")
     same_images = [f"data.{field}={getattr(grpo.data, field)}" for field in ("count", "seed")]
-    length = [f"steps={grpo.steps}", f"batch={grpo.batch}", f"eval_every={grpo.eval_every}", f"save_every={grpo.save_every}"]
-    segr1("sft", SFT, f"run_dir={out}/sft_continued", f"policy.path={out}/sft", f"seed={seed}", *same_images, *length)
+    length = [
+        f"steps={grpo.steps}",
+        f"batch={grpo.batch}",
+        f"eval_every={grpo.eval_every}",
+        f"save_every={grpo.save_every}",
+    ]
+    segr1(
+        "sft",
+        SFT,
+        f"run_dir={out}/sft_continued",
+        f"policy.path={out}/sft",
+        f"seed={seed}",
+        *same_images,
+        *length,
+    )
     return {
         "best constant answer": figures(out / "grpo", "constant"),
         "SFT": figures(out / "grpo", "step_000000"),
@@ -60,16 +75,14 @@ def verdict(rows: dict[str, dict[str, float]]) -> str:
     over_sft, over_constant = iou["GRPO"] - iou["SFT"], iou["GRPO"] - iou["best constant answer"]
     lost = iou["GRPO"] - iou["GRPO, answers given to another image"]
     held = over_sft >= 0.05 and over_constant >= 0.15 and lost >= over_constant / 2
-    margins = (
-        f"over SFT {over_sft:+.3f} (>= .05), over constant {over_constant:+.3f} (>= .15), shuffling costs {lost:.3f} (>= half of that)"
-    )
-    return (
-        f"{'holds' if held else 'DOES NOT HOLD'}: {margins}; over SFT continued {iou['GRPO'] - iou['SFT continued']:+.3f} (goal: above 0)"
-    )
+    margins = f"over SFT {over_sft:+.3f} (>= .05), over constant {over_constant:+.3f} (>= .15), shuffling costs {lost:.3f} (>= half of that)"
+    return f"{'holds' if held else 'DOES NOT HOLD'}: {margins}; over SFT continued {iou['GRPO'] - iou['SFT continued']:+.3f} (goal: above 0)"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--out", type=Path, default=Path("runs/learning"))
     options = parser.parse_args()
@@ -77,8 +90,12 @@ def main() -> None:
     for seed in options.seeds:
         out = options.out / f"seed_{seed}"
         rows = run_seed(out, seed)
-        curves = "\n".join(f"- {name}: {curve(out / name)}" for name in ("sft", "grpo", "sft_continued"))
-        parts.append(f"## Seed {seed}\n\n{markdown_table(rows, COLUMNS)}\n\n{verdict(rows)}\n\nHeld-out IoU by step:\n{curves}\n")
+        curves = "\n".join(
+            f"- {name}: {curve(out / name)}" for name in ("sft", "grpo", "sft_continued")
+        )
+        parts.append(
+            f"## Seed {seed}\n\n{markdown_table(rows, COLUMNS)}\n\n{verdict(rows)}\n\nHeld-out IoU by step:\n{curves}\n"
+        )
         write_atomically(options.out / "learning.md", "\n".join(parts))
     print("\n".join(parts))
 

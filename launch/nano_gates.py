@@ -30,7 +30,9 @@ def measure_gates(sam2, images: int, seed: int = HELD_OUT_SEED) -> dict[str, flo
     found = defaultdict(list)
     for index in range(images):
         config = DataConfig(level=LEVELS[index % 3], max_objects=3, seed=seed)
-        for name, value in _measure_image(sam2, np.random.default_rng((seed, index)), *scene(config, index)[:2]).items():
+        for name, value in _measure_image(
+            sam2, np.random.default_rng((seed, index)), *scene(config, index)[:2]
+        ).items():
             found[name].append(value)
     mean = {name: float(np.mean(values)) for name, values in found.items()}
     return {
@@ -50,7 +52,9 @@ def _measure_image(sam2, rng, image, masks) -> dict[str, float]:
     background = _points_in(rng, ~np.logical_or.reduce(masks), 1)
 
     def score(box, points=(), labels=()):
-        prompt = WirePrompt(box, np.array(points, np.float32).reshape(-1, 2), np.array(labels, np.int32))
+        prompt = WirePrompt(
+            box, np.array(points, np.float32).reshape(-1, 2), np.array(labels, np.int32)
+        )
         return iou(sam2.decode(embedding, [prompt]), truth)
 
     result = {
@@ -91,5 +95,10 @@ def _ellipse(box, shape):
 
 def report(values: dict[str, float]) -> str:
     """One line a gate, then the mean IoUs behind them."""
-    lines = [f"{'ok  ' if values[name] >= least else 'FAIL'} {name} {values[name]:.3f} (least {least})" for name, least in GATES.items()]
-    return "\n".join(lines + [f"     {name} {value:.3f}" for name, value in values.items() if name not in GATES])
+    lines = [
+        f"{'ok  ' if values[name] >= least else 'FAIL'} {name} {values[name]:.3f} (least {least})"
+        for name, least in GATES.items()
+    ]
+    return "\n".join(
+        lines + [f"     {name} {value:.3f}" for name, value in values.items() if name not in GATES]
+    )

@@ -44,7 +44,9 @@ def _random_box(rng, masks):
     kind = rng.random()
     if kind < ODDS_ANY_BOX:
         return np.sort(rng.uniform(0, side, (2, 2)), axis=0).reshape(4).astype(np.float32)
-    if kind < ODDS_ANY_BOX + ODDS_LOOSE_BOX:  # around the object, each side up to the image's border
+    if (
+        kind < ODDS_ANY_BOX + ODDS_LOOSE_BOX
+    ):  # around the object, each side up to the image's border
         border = np.array([0, 0, side, side])
         share = rng.uniform(0, 1, 4) ** rng.choice((0.2, 1.0))
         return ((1 - share) * (x1, y1, x2, y2) + share * border).astype(np.float32)
@@ -70,8 +72,14 @@ def _random_point(rng, masks, meant, label):
 def meant_mask(masks: list[np.ndarray], box, points, labels) -> np.ndarray:
     """The (M, M) soft mask, in [0, 1], that a prompt means."""
     side = masks[0].shape[0]
-    objects_OMM = np.stack(masks).reshape(-1, side // 2, 2, side // 2, 2).mean((2, 4), dtype=np.float32)
-    claimed = {k for p, label in zip(points, labels, strict=True) if label == 1 and (k := _object_at(masks, p)) is not None}
+    objects_OMM = (
+        np.stack(masks).reshape(-1, side // 2, 2, side // 2, 2).mean((2, 4), dtype=np.float32)
+    )
+    claimed = {
+        k
+        for p, label in zip(points, labels, strict=True)
+        if label == 1 and (k := _object_at(masks, p)) is not None
+    }
     result_MM = np.zeros_like(objects_OMM[0])
     if box is not None:
         result_MM, referents = _box_meaning(masks, objects_OMM, box)
@@ -91,7 +99,11 @@ def _box_meaning(masks, objects_OMM, box):
     count = len(masks)
     choices = [{k} for k in range(count)] + [{j, k} for j in range(count) for k in range(j)]
     quality, referents = max(
-        ((box_iou(box, tight_box(np.logical_or.reduce([masks[k] for k in choice]))), choice) for choice in choices), key=lambda c: c[0]
+        (
+            (box_iou(box, tight_box(np.logical_or.reduce([masks[k] for k in choice]))), choice)
+            for choice in choices
+        ),
+        key=lambda c: c[0],
     )
     fill = float(np.clip((OBJECT_ABOVE - quality) / (OBJECT_ABOVE - FILL_BELOW), 0, 1))
     slack = BOX_SLACK * np.array([box[2] - box[0], box[3] - box[1]])
@@ -112,7 +124,9 @@ def _disc(point, side):
 
 def _rectangle(box, side):
     at = np.arange(side // 2) * 2 + 1
-    return ((at > box[0]) & (at < box[2]) & ((at > box[1]) & (at < box[3]))[:, None]).astype(np.float32)
+    return ((at > box[0]) & (at < box[2]) & ((at > box[1]) & (at < box[3]))[:, None]).astype(
+        np.float32
+    )
 
 
 def tight_box(mask) -> np.ndarray:

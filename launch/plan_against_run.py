@@ -19,9 +19,22 @@ import tempfile
 import checkpoint_memory
 
 BOUND = 0.2
-OVERRIDES = ["batch=4", "micro_batches=2", "eval_batch=4", "steps=10", "prompt.frame=448", "prompt.max_tokens=300"]
+OVERRIDES = [
+    "batch=4",
+    "micro_batches=2",
+    "eval_batch=4",
+    "steps=10",
+    "prompt.frame=448",
+    "prompt.max_tokens=300",
+]
 OVERRIDES += ["rollout.group=4", "rollout.max_tokens=48", "policy.compute_dtype=float32"]
-TEXT = {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 8, "num_attention_heads": 12, "vocab_size": 32000}
+TEXT = {
+    "hidden_size": 768,
+    "intermediate_size": 3072,
+    "num_hidden_layers": 8,
+    "num_attention_heads": 12,
+    "vocab_size": 32000,
+}
 TEXT |= {"rope_scaling": {"type": "mrope", "mrope_section": [8, 12, 12]}}
 IDS = {name: 31000 + place for place, name in enumerate(checkpoint_memory.IDS)}
 VISION = {
@@ -32,7 +45,9 @@ VISION = {
     "out_hidden_size": 768,
     "fullatt_block_indexes": [3, 7],
 }
-CONFIG = checkpoint_memory.HUB_CONFIG | TEXT | IDS | {"vision_config": checkpoint_memory.VISION | VISION}
+CONFIG = (
+    checkpoint_memory.HUB_CONFIG | TEXT | IDS | {"vision_config": checkpoint_memory.VISION | VISION}
+)
 
 
 def programs():
@@ -57,7 +72,9 @@ def planned() -> dict:
     from segr1_jax.plan.plan import compile_plan
 
     this = programs()
-    return compile_plan(this.config, this.arch, Device("cpu", math.inf, math.nan, math.nan, 1.0), jax.devices()).peak
+    return compile_plan(
+        this.config, this.arch, Device("cpu", math.inf, math.nan, math.nan, 1.0), jax.devices()
+    ).peak
 
 
 def measured(steps: int) -> int:
@@ -82,7 +99,10 @@ def _train(this, steps: int) -> None:
     engine, config, rng = this.engine, this.config, np.random.default_rng(0)
 
     def random(shapes):
-        return jax.tree.map(lambda x: jax.device_put(0.02 * rng.standard_normal(x.shape, np.float32), x.sharding), shapes)
+        return jax.tree.map(
+            lambda x: jax.device_put(0.02 * rng.standard_normal(x.shape, np.float32), x.sharding),
+            shapes,
+        )
 
     state = engine.init_state(random(this.state.params))
     reference = engine.reference_weights(random(this.initial), {})
@@ -91,21 +111,31 @@ def _train(this, steps: int) -> None:
     for step in range(steps):
         prompts = engine.placement.put_rows(blank._replace(mask=blank.mask | True))
         ids = engine.placement.put_rows(np.arange(config.batch, dtype=np.int32))
-        drawn = engine.sample(engine.rollout_weights(state.params), prompts, engine.step_key(step), ids)
+        drawn = engine.sample(
+            engine.rollout_weights(state.params), prompts, engine.step_key(step), ids
+        )
         scored = engine.reference_logprobs(reference, prompts, drawn.tokens, drawn.mask)
         totals = None
         for prompt_rows, drawn_rows, scored_rows in engine.micro_batches((prompts, drawn, scored)):
             shape = drawn_rows.tokens.shape[:2]
-            rewards = engine.placement.put_rows((np.ones(shape, np.float32), rng.standard_normal(shape, np.float32)))
-            batch = GroupBatch(drawn_rows.tokens, drawn_rows.mask, *rewards, drawn_rows.logprobs, scored_rows)
-            totals = engine.accumulate(totals, gradient(state.params, {}, TrainBatch(prompt_rows, batch)))
+            rewards = engine.placement.put_rows(
+                (np.ones(shape, np.float32), rng.standard_normal(shape, np.float32))
+            )
+            batch = GroupBatch(
+                drawn_rows.tokens, drawn_rows.mask, *rewards, drawn_rows.logprobs, scored_rows
+            )
+            totals = engine.accumulate(
+                totals, gradient(state.params, {}, TrainBatch(prompt_rows, batch))
+            )
         state, metrics = engine.update(state, totals)
         totals = None
         print(f"step {step}: {jax.device_get(metrics)}", file=sys.stderr)
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--steps", type=int, default=2)
     parser.add_argument("--only", choices=("planned", "measured"), help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -115,19 +145,31 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as cache:
         peak, used = (_child(part, options.steps, cache) for part in ("planned", "measured"))
     moment = max(peak, key=peak.get)
-    print("plan     " + ", ".join(f"{name} {size / 1e9:.2f}" for name, size in peak.items()) + " GB")
+    print(
+        "plan     " + ", ".join(f"{name} {size / 1e9:.2f}" for name, size in peak.items()) + " GB"
+    )
     print(f"plan     {peak[moment] / 1e9:.3f} GB at the largest moment ({moment})")
-    print(f"run      {used / 1e9:.3f} GB of anonymous memory above its start, {options.steps} steps")
+    print(
+        f"run      {used / 1e9:.3f} GB of anonymous memory above its start, {options.steps} steps"
+    )
     print(f"ratio    {peak[moment] / used:.3f} (within {BOUND:.0%})")
     return int(abs(peak[moment] / used - 1) > BOUND)
 
 
 def _child(part: str, steps: int, cache: str):
     """One part in a process whose programs go through `cache`, and whose freed memory goes back to the system at once."""
-    variables = {"JAX_PLATFORMS": "cpu", "JAX_COMPILATION_CACHE_DIR": cache, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+    variables = {
+        "JAX_PLATFORMS": "cpu",
+        "JAX_COMPILATION_CACHE_DIR": cache,
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    }
     variables |= {"MALLOC_MMAP_THRESHOLD_": "1000000"}
     arguments = [sys.executable, __file__, "--only", part, "--steps", str(steps)]
-    return json.loads(subprocess.run(arguments, env=os.environ | variables, check=True, stdout=subprocess.PIPE).stdout)
+    return json.loads(
+        subprocess.run(
+            arguments, env=os.environ | variables, check=True, stdout=subprocess.PIPE
+        ).stdout
+    )
 
 
 if __name__ == "__main__":

@@ -40,10 +40,17 @@ class DefaultResize:
     def __init__(self):
         self._processor = Qwen2VLImageProcessor()
 
-    def __call__(self, image: UInt8[np.ndarray, "_ _ 3"], frame: Frame) -> UInt8[np.ndarray, "h w 3"]:
+    def __call__(
+        self, image: UInt8[np.ndarray, "_ _ 3"], frame: Frame
+    ) -> UInt8[np.ndarray, "h w 3"]:
         """Without the processor's own choice of a size: its base class takes one."""
-        image_3HW, size = torch.tensor(image).permute(2, 0, 1), SizeDict(height=frame.height, width=frame.width)
-        resized = super(Qwen2VLImageProcessor, self._processor).resize(image_3HW, size=size, resample=self._processor.resample)
+        image_3HW, size = (
+            torch.tensor(image).permute(2, 0, 1),
+            SizeDict(height=frame.height, width=frame.width),
+        )
+        resized = super(Qwen2VLImageProcessor, self._processor).resize(
+            image_3HW, size=size, resample=self._processor.resample
+        )
         return resized.permute(1, 2, 0).numpy()
 
 
@@ -51,9 +58,14 @@ class Answers:
     """Greedy answers of an exported directory to images in the model's frame, and the logits that predict them."""
 
     def __init__(self, config: RunConfig, directory: Path):
-        self._exported, self._config = Exported(directory, config.prompt.frame, config.prompt.task), config
+        self._exported, self._config = (
+            Exported(directory, config.prompt.frame, config.prompt.task),
+            config,
+        )
         self._default = transformers.AutoProcessor.from_pretrained(directory)
-        assert isinstance(self._default.image_processor, Qwen2VLImageProcessor), "the default processor is not torchvision's"
+        assert isinstance(self._default.image_processor, Qwen2VLImageProcessor), (
+            "the default processor is not torchvision's"
+        )
         self._tokenizer = Tokenizer(directory)
         self._suppressed = list(Policy(read_arch(directory)).arch.never_sampled)
         self._resize = DefaultResize()
@@ -62,25 +74,38 @@ class Answers:
         """The answer to Pillow's picture, that to the default one, and |difference| of the first one's logits."""
         inputs = self._exported.inputs(example)
         frame = Frame(self._config.prompt.frame, self._config.prompt.frame)
-        default = inputs | dict(self._default.image_processor(self._resize(example.image, frame), return_tensors="pt"))
+        default = inputs | dict(
+            self._default.image_processor(self._resize(example.image, frame), return_tensors="pt")
+        )
         assert torch.equal(default["image_grid_thw"], inputs["image_grid_thw"])
         ids, other_ids = (self._greedy(each) for each in (inputs, default))
-        difference = np.abs(self._exported.logits(inputs, ids) - self._exported.logits(default, ids))
+        difference = np.abs(
+            self._exported.logits(inputs, ids) - self._exported.logits(default, ids)
+        )
         return self._text(example, ids), self._text(example, other_ids), difference
 
     def keeps_the_frame(self, example: Example) -> bool:
         """Does the default processor, handed the native image, choose the model's frame by itself?"""
-        grid = self._default.image_processor(np.array(example.image), return_tensors="pt")["image_grid_thw"][0].tolist()
-        return grid == [1, *[self._config.prompt.frame // self._default.image_processor.patch_size] * 2]
+        grid = self._default.image_processor(np.array(example.image), return_tensors="pt")[
+            "image_grid_thw"
+        ][0].tolist()
+        return grid == [
+            1,
+            *[self._config.prompt.frame // self._default.image_processor.patch_size] * 2,
+        ]
 
     def _greedy(self, inputs) -> np.ndarray:
         return self._exported.greedy_ids(inputs, self._config.rollout.max_tokens, self._suppressed)
 
     def _text(self, example: Example, ids: np.ndarray) -> AnswerText:
-        return AnswerText(example, self._tokenizer.decode(ids), finished=self._tokenizer.eos_id in ids)
+        return AnswerText(
+            example, self._tokenizer.decode(ids), finished=self._tokenizer.eos_id in ids
+        )
 
 
-def mask_iou(first: Bool[np.ndarray, "H W"] | None, second: Bool[np.ndarray, "H W"] | None) -> float:
+def mask_iou(
+    first: Bool[np.ndarray, "H W"] | None, second: Bool[np.ndarray, "H W"] | None
+) -> float:
     """IoU of two masks; 1 where neither answer gave one or both are empty, 0 where only one gave one."""
     if first is None or second is None:
         return float(first is second)
@@ -106,28 +131,50 @@ def print_pixels(config: RunConfig, examples: list[Example]) -> None:
 def print_answers(config: RunConfig, directory: Path, examples: list[Example]) -> None:
     answers = Answers(config, directory)
     firsts, seconds, logits = zip(*[answers.compare(example) for example in examples], strict=True)
-    same = np.mean([first.text == second.text for first, second in zip(firsts, seconds, strict=True)])
+    same = np.mean(
+        [first.text == second.text for first, second in zip(firsts, seconds, strict=True)]
+    )
     with RewardClient(config.reward) as client:
-        scorer = Scorer(client, lambda _: Frame(config.prompt.frame, config.prompt.frame), config.prompt.task, config.reward.weights)
+        scorer = Scorer(
+            client,
+            lambda _: Frame(config.prompt.frame, config.prompt.frame),
+            config.prompt.task,
+            config.reward.weights,
+        )
         (rows, judged), (other_rows, other_judged) = scorer.rows(firsts), scorer.rows(seconds)
     iou, other_iou = (np.array([row.iou for row in each]) for each in (rows, other_rows))
-    gain, agreement = other_iou - iou, [mask_iou(a.mask, b.mask) for a, b in zip(judged, other_judged, strict=True)]
+    gain, agreement = (
+        other_iou - iou,
+        [mask_iou(a.mask, b.mask) for a, b in zip(judged, other_judged, strict=True)],
+    )
     error = np.std(gain, ddof=1) / np.sqrt(len(gain))
     mean, worst = np.mean([each.mean() for each in logits]), np.max([each.max() for each in logits])
     print(f"logits of answer tokens: mean difference {mean:.1e}, largest {worst:.1e}")
-    print(f"greedy answers identical: {same:.1%}; IoU of the two masks: mean {np.mean(agreement):.4f}, lowest {np.min(agreement):.3f}")
-    print(f"IoU with the truth: Pillow {iou.mean():.4f}, default {other_iou.mean():.4f}, difference {gain.mean():+.4f} +- {error:.4f}")
+    print(
+        f"greedy answers identical: {same:.1%}; IoU of the two masks: mean {np.mean(agreement):.4f}, lowest {np.min(agreement):.3f}"
+    )
+    print(
+        f"IoU with the truth: Pillow {iou.mean():.4f}, default {other_iou.mean():.4f}, difference {gain.mean():+.4f} +- {error:.4f}"
+    )
     kept = np.mean([answers.keeps_the_frame(example) for example in examples])
-    print(f"native images that the default processor brings to this frame when it is left to choose: {kept:.1%}")
+    print(
+        f"native images that the default processor brings to this frame when it is left to choose: {kept:.1%}"
+    )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("config", type=Path)
     parser.add_argument("overrides", nargs="*", help="key=value")
     parser.add_argument("--images", type=int, default=200)
-    parser.add_argument("--export", type=Path, help="exported directory; default: export/ in the run directory")
-    parser.add_argument("--pixels-only", action="store_true", help="grey levels alone, without a policy")
+    parser.add_argument(
+        "--export", type=Path, help="exported directory; default: export/ in the run directory"
+    )
+    parser.add_argument(
+        "--pixels-only", action="store_true", help="grey levels alone, without a policy"
+    )
     options = parser.parse_intermixed_args()
     config = load_config(options.config, options.overrides)
     source = open_source(config.eval_data)

@@ -27,7 +27,13 @@ from safetensors.torch import save_file
 from segr1_jax.data.config import LEVELS, DataConfig
 from segr1_jax.data.synthetic import scene
 from segr1_jax.reward.protocol import WirePrompt
-from segr1_jax.reward.sam2_model import NANO_CHECKPOINT, NANO_CONFIG, Sam2, build_model, with_box_corners
+from segr1_jax.reward.sam2_model import (
+    NANO_CHECKPOINT,
+    NANO_CONFIG,
+    Sam2,
+    build_model,
+    with_box_corners,
+)
 
 TRAIN_SEED, SIDE, PROMPTS_PER_IMAGE = 9_000_000, 168, 4
 SETS = [DataConfig(level=level, max_objects=3, size=SIDE, seed=TRAIN_SEED) for level in LEVELS]
@@ -57,13 +63,17 @@ def make_batch(step: int, images: int):
 
 def predict(model, pixels_B, coords_PK2, labels_PK):
     """Mask logits (P, 1, h, w) of PROMPTS_PER_IMAGE prompts for each image, and the feature maps (B, C, h, w), finest first."""
-    x = ((pixels_B.permute(0, 3, 1, 2).float() / 255) - PIXEL_MEAN[:, None, None]) / PIXEL_STD[:, None, None]
+    x = ((pixels_B.permute(0, 3, 1, 2).float() / 255) - PIXEL_MEAN[:, None, None]) / PIXEL_STD[
+        :, None, None
+    ]
     x = F.interpolate(x, (model.image_size,) * 2, mode="bilinear", antialias=True)
     _, levels, _, sizes = model._prepare_backbone_features(model.forward_image(x))
     levels[-1] = levels[-1] + model.no_mem_embed
     features = [f.permute(1, 2, 0).unflatten(-1, s) for f, s in zip(levels, sizes, strict=True)]
     maps = [f.repeat_interleave(PROMPTS_PER_IMAGE, 0) for f in features]
-    sparse, dense = model.sam_prompt_encoder(points=(coords_PK2 * (model.image_size / SIDE), labels_PK.int()), boxes=None, masks=None)
+    sparse, dense = model.sam_prompt_encoder(
+        points=(coords_PK2 * (model.image_size / SIDE), labels_PK.int()), boxes=None, masks=None
+    )
     logits, *_ = model.sam_mask_decoder(
         image_embeddings=maps[-1],
         image_pe=model.sam_prompt_encoder.get_dense_pe(),
@@ -110,7 +120,9 @@ def train(args) -> None:
     head = torch.nn.Conv2d(model.hidden_dim // 8, 1, 1)
     parameters = [*model.parameters(), *head.parameters()]
     optimizer = torch.optim.AdamW(parameters, lr=args.lr, weight_decay=0.01, betas=(0.9, 0.98))
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, args.lr, total_steps=args.steps, pct_start=0.1)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, args.lr, total_steps=args.steps, pct_start=0.1
+    )
     began, smooth = time.monotonic(), None
     for step in range(args.steps):
         pixels, coords, labels, targets, objects = make_batch(args.first_batch + step, args.images)
@@ -137,24 +149,42 @@ def train(args) -> None:
 def save(model, path: Path) -> None:
     """Write float16 weights under a temporary name, then rename."""
     temporary = path.with_suffix(".tmp")
-    save_file({name: value.detach().half().contiguous() for name, value in model.state_dict().items()}, temporary)
+    save_file(
+        {name: value.detach().half().contiguous() for name, value in model.state_dict().items()},
+        temporary,
+    )
     os.replace(temporary, path)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--steps", type=int, default=2600)
-    parser.add_argument("--images", type=int, default=8, help="images a step, each with four prompts")
+    parser.add_argument(
+        "--images", type=int, default=8, help="images a step, each with four prompts"
+    )
     parser.add_argument("--lr", type=float, default=6e-4)
     parser.add_argument("--seed", type=int, default=0, help="of the initial weights")
     parser.add_argument("--start", type=Path, help="weights to go on from; none: random")
-    parser.add_argument("--first-batch", type=int, default=0, help="number of the first batch; with --start, where the former run ended")
+    parser.add_argument(
+        "--first-batch",
+        type=int,
+        default=0,
+        help="number of the first batch; with --start, where the former run ended",
+    )
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", type=Path, default=NANO_CHECKPOINT)
     parser.add_argument("--gate-images", type=int, default=300)
     args = parser.parse_args()
     train(args)
-    print(report(measure_gates(Sam2(build_model(NANO_CONFIG, args.out, postprocessing=False)), args.gate_images)))
+    print(
+        report(
+            measure_gates(
+                Sam2(build_model(NANO_CONFIG, args.out, postprocessing=False)), args.gate_images
+            )
+        )
+    )
 
 
 if __name__ == "__main__":

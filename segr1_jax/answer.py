@@ -19,7 +19,9 @@ from segr1_jax.types import Answer, Frame, ParseStatus, SamPrompt
 
 _SPACE = " \t\r\n"
 _DIGITS = "0123456789"
-_HUGE = 10**6  # larger integers saturate here: outside of every frame, and int() of a long digit string is quadratic
+_HUGE = (
+    10**6
+)  # larger integers saturate here: outside of every frame, and int() of a long digit string is quadratic
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,7 +33,9 @@ class AnswerLimits:
     max_points: int = 64
 
 
-def parse(text: str, frame: Frame, *, task: str = "rl", limits: AnswerLimits = AnswerLimits()) -> tuple[Answer | None, ParseStatus]:
+def parse(
+    text: str, frame: Frame, *, task: str = "rl", limits: AnswerLimits = AnswerLimits()
+) -> tuple[Answer | None, ParseStatus]:
     """Read an answer whose integers are pixels of `frame`; never raises on any text.
 
     The status is the first fault met: MISSING_X where element X should begin, BAD_X where it is malformed, UNFINISHED where the text ends
@@ -70,16 +74,26 @@ def sam_prompts(answer: Answer, native: Frame) -> tuple[SamPrompt, ...]:
     labels_K = np.array(answer.labels, np.int32)
     if not answer.boxes:
         return (SamPrompt(box=None, points=native_K2, labels=labels_K),)
-    chosen = [(box, np.array([_inside(point, box) for point in answer.points], bool)) for box in answer.boxes]
+    chosen = [
+        (box, np.array([_inside(point, box) for point in answer.points], bool))
+        for box in answer.boxes
+    ]
     return tuple(
-        SamPrompt(box=convert_box(np.array(box), answer.frame, native), points=native_K2[inside_K], labels=labels_K[inside_K])
+        SamPrompt(
+            box=convert_box(np.array(box), answer.frame, native),
+            points=native_K2[inside_K],
+            labels=labels_K[inside_K],
+        )
         for box, inside_K in chosen
     )
 
 
 def stray_points(answer: Answer) -> int:
     """How many points lie in no box (0 for an answer without boxes)."""
-    return sum(bool(answer.boxes) and not any(_inside(point, box) for box in answer.boxes) for point in answer.points)
+    return sum(
+        bool(answer.boxes) and not any(_inside(point, box) for box in answer.boxes)
+        for point in answer.points
+    )
 
 
 class _Rejected(Exception):
@@ -114,7 +128,9 @@ class _Scanner:
         """Pass `symbol` and the space before it, or reject: as unfinished where the text ends within it."""
         self.space()
         if not self.accept(symbol):
-            cut = symbol.startswith(self.text[self.at : self.at + len(symbol)]) and self.at + len(symbol) > len(self.text)
+            cut = symbol.startswith(self.text[self.at : self.at + len(symbol)]) and self.at + len(
+                symbol
+            ) > len(self.text)
             raise _Rejected(ParseStatus.UNFINISHED if cut else otherwise)
 
     def integer(self, otherwise: ParseStatus) -> int:
@@ -128,7 +144,13 @@ class _Scanner:
             raise _Rejected(otherwise if start < len(self.text) else ParseStatus.UNFINISHED)
         return value
 
-    def items(self, item: Callable[[], object], otherwise: ParseStatus, limit: int, beyond: ParseStatus = ParseStatus.TOO_MANY) -> tuple:
+    def items(
+        self,
+        item: Callable[[], object],
+        otherwise: ParseStatus,
+        limit: int,
+        beyond: ParseStatus = ParseStatus.TOO_MANY,
+    ) -> tuple:
         """Pass `[item, item, ...]` of 1 to `limit` items, else reject as `beyond`; a comma between items may be left out."""
         self.expect("[", otherwise)
         found = [item()]
@@ -169,7 +191,9 @@ def _read_thinking(scanner: _Scanner) -> str:
     return thinking
 
 
-def _read_boxes(scanner: _Scanner, frame: Frame, limits: AnswerLimits) -> tuple[tuple[int, int, int, int], ...]:
+def _read_boxes(
+    scanner: _Scanner, frame: Frame, limits: AnswerLimits
+) -> tuple[tuple[int, int, int, int], ...]:
     bad, boxes = ParseStatus.BAD_BOX, []
     scanner.comma()
     while scanner.accept("<bbox>"):
@@ -187,7 +211,9 @@ def _read_boxes(scanner: _Scanner, frame: Frame, limits: AnswerLimits) -> tuple[
     return tuple(boxes)
 
 
-def _read_points(scanner: _Scanner, frame: Frame, limits: AnswerLimits) -> tuple[tuple[int, int], ...]:
+def _read_points(
+    scanner: _Scanner, frame: Frame, limits: AnswerLimits
+) -> tuple[tuple[int, int], ...]:
     bad = ParseStatus.BAD_POINTS
 
     def point() -> tuple[int, int]:

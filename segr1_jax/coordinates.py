@@ -45,5 +45,10 @@ def given_answer(text: str, source: Frame, target: Frame, *, task: str, name: st
     moved = move_coordinates(text.strip(), source, target)
     _, status = parse(moved, target, task=task)
     if status is not ParseStatus.OK:
-        raise UserError(name, expected=f"an answer that parses (task {task})", got=status.value, remedy="mend it; check data.answer_side")
+        raise UserError(
+            name,
+            expected=f"an answer that parses (task {task})",
+            got=status.value,
+            remedy="mend it; check data.answer_side",
+        )
     return moved

@@ -12,8 +12,24 @@ from dataclasses import dataclass
 from pathlib import Path
 
 SAM2_VERSION = "1.1.0"
-TRAINER_PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "transformers", "tokenizers")
-SIDECAR_PACKAGES = ("torch", "torchvision", "sam2", "numpy", "nvidia-cudnn-cu12", "nvidia-cudnn-cu13")
+TRAINER_PACKAGES = (
+    "jax",
+    "jaxlib",
+    "flax",
+    "optax",
+    "orbax-checkpoint",
+    "grain",
+    "transformers",
+    "tokenizers",
+)
+SIDECAR_PACKAGES = (
+    "torch",
+    "torchvision",
+    "sam2",
+    "numpy",
+    "nvidia-cudnn-cu12",
+    "nvidia-cudnn-cu13",
+)
 MIN_PYTHON = (3, 11)
 LOW_MEMORY_GB, LOW_DISK_GB = 4, 10
 ASK_VERSIONS = """
@@ -56,7 +72,12 @@ def report(checks: list[Check]) -> str:
 def check_python(version: tuple[int, int]) -> Check:
     found = ".".join(map(str, version))
     if version < MIN_PYTHON:
-        return Check("python", "fail", found, "install Python 3.11, 3.12 or 3.13 and run launch/setup.sh --python 3.12")
+        return Check(
+            "python",
+            "fail",
+            found,
+            "install Python 3.11, 3.12 or 3.13 and run launch/setup.sh --python 3.12",
+        )
     return Check("python", "ok", found)
 
 
@@ -73,11 +94,19 @@ def check_devices() -> Check:
         devices = jax.devices()
     except (ImportError, RuntimeError) as error:
         return Check(
-            "devices", "fail", " ".join(str(error).split()), "JAX_PLATFORMS=cpu runs on the CPU; else reinstall with launch/setup.sh"
+            "devices",
+            "fail",
+            " ".join(str(error).split()),
+            "JAX_PLATFORMS=cpu runs on the CPU; else reinstall with launch/setup.sh",
         )
     found = f"{len(devices)} x {devices[0].device_kind}"
     if devices[0].platform == "cpu" and shutil.which("nvidia-smi"):
-        return Check("devices", "warn", found, "there is an NVIDIA GPU, but this jax is CPU-only: launch/setup.sh cuda13 (or cuda12)")
+        return Check(
+            "devices",
+            "warn",
+            found,
+            "there is an NVIDIA GPU, but this jax is CPU-only: launch/setup.sh cuda13 (or cuda12)",
+        )
     return Check("devices", "ok", found)
 
 
@@ -95,31 +124,57 @@ def check_sidecar(ask: Callable[[], Mapping[str, str]]) -> list[Check]:
     try:
         versions = ask()
     except (OSError, subprocess.SubprocessError, json.JSONDecodeError) as error:
-        return [Check("sidecar", "fail", " ".join(str(error).split()), "reward.python (or --python) must name a Python interpreter")]
+        return [
+            Check(
+                "sidecar",
+                "fail",
+                " ".join(str(error).split()),
+                "reward.python (or --python) must name a Python interpreter",
+            )
+        ]
     checks = [check_package(name, versions) for name in ("torch", "torchvision", "sam2")]
     if versions.get("sam2", SAM2_VERSION) != SAM2_VERSION:
-        checks[-1] = Check("sam2", "fail", versions["sam2"], f"SAM2_BUILD_CUDA=0 pip install --no-build-isolation sam2=={SAM2_VERSION}")
+        checks[-1] = Check(
+            "sam2",
+            "fail",
+            versions["sam2"],
+            f"SAM2_BUILD_CUDA=0 pip install --no-build-isolation sam2=={SAM2_VERSION}",
+        )
     return [Check("sidecar", "ok", f"Python {versions['python']}"), *checks]
 
 
 def ask_versions(python: str) -> dict[str, str]:
     """Versions of the sidecar's packages as another interpreter sees them, without importing one."""
     command = [python, "-c", ASK_VERSIONS, *SIDECAR_PACKAGES]
-    return json.loads(subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout)
+    return json.loads(
+        subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
+    )
 
 
 def check_memory() -> Check:
     free_gb = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 1e9
     if free_gb < LOW_MEMORY_GB:
-        return Check("memory", "warn", f"{free_gb:.1f} GB free", f"the quickstart needs about {LOW_MEMORY_GB} GB: close other programs")
+        return Check(
+            "memory",
+            "warn",
+            f"{free_gb:.1f} GB free",
+            f"the quickstart needs about {LOW_MEMORY_GB} GB: close other programs",
+        )
     return Check("memory", "ok", f"{free_gb:.1f} GB free")
 
 
 def check_disk(free_gb: float) -> Check:
     if free_gb < LOW_DISK_GB:
-        return Check("disk", "warn", f"{free_gb:.1f} GB free", "checkpoints need room: clear space or set run_dir on another disk")
+        return Check(
+            "disk",
+            "warn",
+            f"{free_gb:.1f} GB free",
+            "checkpoints need room: clear space or set run_dir on another disk",
+        )
     return Check("disk", "ok", f"{free_gb:.1f} GB free")
 
 
 def _own_versions() -> dict[str, str]:
-    return {dist.metadata["Name"].lower(): dist.version for dist in importlib.metadata.distributions()}
+    return {
+        dist.metadata["Name"].lower(): dist.version for dist in importlib.metadata.distributions()
+    }

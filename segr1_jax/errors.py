@@ -10,7 +10,9 @@ class UserError(ValueError):
     """
 
     def __init__(self, where: str, *, expected: str, got: str, remedy: str):
-        super().__init__(f"{where}: expected {expected}, got {got}. Remedy: {remedy}{'' if remedy.endswith(('.', '?')) else '.'}")
+        super().__init__(
+            f"{where}: expected {expected}, got {got}. Remedy: {remedy}{'' if remedy.endswith(('.', '?')) else '.'}"
+        )
         self.where, self.expected, self.got, self.remedy = where, expected, got, remedy
 
 
@@ -18,4 +20,6 @@ class Preempted(Exception):
     """The run was asked to stop (SIGTERM) and has saved its last step: no fault, and the same command goes on."""
 
     def __init__(self, step: int):
-        super().__init__(f"stopped by SIGTERM after step {step}, which is saved; the same command goes on from it")
+        super().__init__(
+            f"stopped by SIGTERM after step {step}, which is saved; the same command goes on from it"
+        )

@@ -14,4 +14,9 @@ def optional_package(module: str, extra: str) -> ModuleType:
         if error.name != module.split(".")[0]:
             raise
         remedy = f"pip install 'segr1-jax[{extra}]'"
-        raise UserError(f"package {error.name}", expected=f"the extra `{extra}`", got="not installed", remedy=remedy) from error
+        raise UserError(
+            f"package {error.name}",
+            expected=f"the extra `{extra}`",
+            got="not installed",
+            remedy=remedy,
+        ) from error

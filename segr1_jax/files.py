@@ -45,8 +45,17 @@ def new_directory(path: Path, *, replace: str | None = None) -> Iterator[Path]:
         UserError: `path` exists and may not be replaced.
     """
     if path.exists() and not (replace and (path / replace).is_file()):
-        expected = f"a directory with {replace}, or a path that does not exist yet" if replace else "a path that does not exist yet"
-        raise UserError(str(path), expected=expected, got="an existing one", remedy="choose another or delete it")
+        expected = (
+            f"a directory with {replace}, or a path that does not exist yet"
+            if replace
+            else "a path that does not exist yet"
+        )
+        raise UserError(
+            str(path),
+            expected=expected,
+            got="an existing one",
+            remedy="choose another or delete it",
+        )
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
     try:
@@ -65,4 +74,6 @@ def new_directory(path: Path, *, replace: str | None = None) -> Iterator[Path]:
 
 def json_line(record: dict[str, Any]) -> str:
     """One line of JSON for any text: half a surrogate pair, which UTF-8 cannot hold (names of files have some), becomes its escape."""
-    return json.dumps(record, ensure_ascii=False).encode("utf-8", "backslashreplace").decode() + "\n"
+    return (
+        json.dumps(record, ensure_ascii=False).encode("utf-8", "backslashreplace").decode() + "\n"
+    )

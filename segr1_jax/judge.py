@@ -61,12 +61,29 @@ def submit(
     legacy: bool = False,
 ) -> Pending:
     """Parse every text (coordinates in pixels of its example's frame) and send those that parsed to the sidecar."""
-    parsed = [parse(item.text, frame_of(item.example), task=task) if item.finished else (None, ParseStatus.UNFINISHED) for item in texts]
-    pairs = [(item.example, answer) for item, (answer, _) in zip(texts, parsed, strict=True) if answer is not None]
+    parsed = [
+        parse(item.text, frame_of(item.example), task=task)
+        if item.finished
+        else (None, ParseStatus.UNFINISHED)
+        for item in texts
+    ]
+    pairs = [
+        (item.example, answer)
+        for item, (answer, _) in zip(texts, parsed, strict=True)
+        if answer is not None
+    ]
     if legacy:
         pairs, want_masks = legacy_pairs(pairs), True
-    requests = [ScoreRequest(example.image, example.mask, sam_prompts(answer, example.frame), want_masks) for example, answer in pairs]
-    return Pending(client.submit(requests), tuple(answer for answer, _ in parsed), tuple(status for _, status in parsed), legacy)
+    requests = [
+        ScoreRequest(example.image, example.mask, sam_prompts(answer, example.frame), want_masks)
+        for example, answer in pairs
+    ]
+    return Pending(
+        client.submit(requests),
+        tuple(answer for answer, _ in parsed),
+        tuple(status for _, status in parsed),
+        legacy,
+    )
 
 
 def collect(client: RewardClient, pending: Pending, weights: RewardWeights) -> list[Judged]:
@@ -77,5 +94,7 @@ def collect(client: RewardClient, pending: Pending, weights: RewardWeights) -> l
         score = next(scores) if answer is not None else None
         if score and pending.legacy:
             score = legacy_score(score)
-        judged.append(Judged(combine(weights, status, score), answer, score.mask if score else None))
+        judged.append(
+            Judged(combine(weights, status, score), answer, score.mask if score else None)
+        )
     return judged

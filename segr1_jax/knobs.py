@@ -10,7 +10,9 @@ from segr1_jax.errors import UserError
 def knob(default: Any, doc: str) -> Any:
     """A dataclass field with its default and its documentation (units included); `segr1 config` prints both."""
     if isinstance(default, list | dict | set):
-        return dataclasses.field(default_factory=lambda: type(default)(default), metadata={"doc": doc})
+        return dataclasses.field(
+            default_factory=lambda: type(default)(default), metadata={"doc": doc}
+        )
     return dataclasses.field(default=default, metadata={"doc": doc})
 
 
@@ -23,12 +25,20 @@ def require_choice(where: str, value: str, choices: Iterable[str]) -> None:
     """Raise UserError unless `value` is one of `choices`."""
     choices = tuple(choices)
     if value not in choices:
-        raise UserError(where, expected=f"one of {', '.join(choices)}", got=repr(value), remedy="choose one of these")
+        raise UserError(
+            where,
+            expected=f"one of {', '.join(choices)}",
+            got=repr(value),
+            remedy="choose one of these",
+        )
 
 
 def require_range(where: str, value: float, low: float, high: float = float("inf")) -> None:
     """Raise UserError unless low <= value <= high."""
     if not low <= value <= high:
         raise UserError(
-            where, expected=f"a number in [{low:g}, {high:g}]", got=f"{value!r}", remedy="change it in the config file or as key=value"
+            where,
+            expected=f"a number in [{low:g}, {high:g}]",
+            got=f"{value!r}",
+            remedy="change it in the config file or as key=value",
         )

@@ -21,7 +21,13 @@ MIN_CLEARANCE = 2.0  # pixels of the model frame between an exterior point and t
 
 
 def target_answer(
-    mask_HW: Bool[np.ndarray, "H W"], frame: Frame, *, interior: int, exterior: int, box_margin: float = 0.0, name: str = "mask"
+    mask_HW: Bool[np.ndarray, "H W"],
+    frame: Frame,
+    *,
+    interior: int,
+    exterior: int,
+    box_margin: float = 0.0,
+    name: str = "mask",
 ) -> Answer:
     """The answer that describes `mask_HW` (native pixels) in pixels of the model's `frame`.
 
@@ -39,7 +45,12 @@ def target_answer(
         (((4, 4, 25, 25),), ((14, 14),), (1,), 'a medium object at the top left')
     """
     if not mask_HW.any():
-        raise UserError(name, expected="a mask with at least one pixel set", got="an empty mask", remedy="leave the sample out of training")
+        raise UserError(
+            name,
+            expected="a mask with at least one pixel set",
+            got="an empty mask",
+            remedy="leave the sample out of training",
+        )
     box = _tight_box(mask_HW, frame)
     inside_hw = _on_grid(mask_HW, frame, box)
     outside_hw = ~inside_hw
@@ -50,7 +61,13 @@ def target_answer(
     on_K2 = _spread(ndimage.distance_transform_edt(inside_hw), interior) + origin
     off_K2 = _spread(clear_hw, exterior) + origin
     points = tuple((int(x), int(y)) for x, y in np.concatenate([on_K2, off_K2]))
-    return Answer(_thinking(box, frame), (_widened(box, frame, box_margin),), points, (1,) * len(on_K2) + (0,) * len(off_K2), frame)
+    return Answer(
+        _thinking(box, frame),
+        (_widened(box, frame, box_margin),),
+        points,
+        (1,) * len(on_K2) + (0,) * len(off_K2),
+        frame,
+    )
 
 
 def thinking_lines() -> list[str]:
@@ -67,13 +84,17 @@ def _tight_box(mask_HW: Bool[np.ndarray, "H W"], frame: Frame) -> tuple[int, int
     return x1, y1, max(x2, x1 + 1), max(y2, y1 + 1)
 
 
-def _widened(box: tuple[int, int, int, int], frame: Frame, margin: float) -> tuple[int, int, int, int]:
+def _widened(
+    box: tuple[int, int, int, int], frame: Frame, margin: float
+) -> tuple[int, int, int, int]:
     x1, y1, x2, y2 = box
     dx, dy = round(margin * (x2 - x1)), round(margin * (y2 - y1))
     return max(x1 - dx, 0), max(y1 - dy, 0), min(x2 + dx, frame.width), min(y2 + dy, frame.height)
 
 
-def _on_grid(mask_HW: Bool[np.ndarray, "H W"], frame: Frame, box: tuple[int, int, int, int]) -> Bool[np.ndarray, "h w"]:
+def _on_grid(
+    mask_HW: Bool[np.ndarray, "H W"], frame: Frame, box: tuple[int, int, int, int]
+) -> Bool[np.ndarray, "h w"]:
     """Which integer points of the model frame fall on the mask, in the box and one pixel around it.
 
     A point that stands here stays on the mask when it is converted back. The margin is always background.
@@ -106,7 +127,9 @@ def _thinking(box: tuple[int, int, int, int], frame: Frame) -> str:
     share = (x2 - x1) * (y2 - y1) / (frame.width * frame.height)
     row = math.floor(1.5 * (y1 + y2) / frame.height)
     column = math.floor(1.5 * (x1 + x2) / frame.width)
-    return _line(SIZES[int(np.searchsorted(SIZE_STEPS, share))], PLACES[3 * min(row, 2) + min(column, 2)])
+    return _line(
+        SIZES[int(np.searchsorted(SIZE_STEPS, share))], PLACES[3 * min(row, 2) + min(column, 2)]
+    )
 
 
 def _line(size: str, place: tuple[str, str]) -> str:

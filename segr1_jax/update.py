@@ -51,7 +51,9 @@ class TrainBatch(NamedTuple):
 
 def init_state(params: Params, optimizer: optax.GradientTransformation) -> TrainState:
     """Step 0."""
-    return TrainState(params, optimizer.init(params), jnp.int32(0), Skips(jnp.int32(0), jnp.int32(0)))
+    return TrainState(
+        params, optimizer.init(params), jnp.int32(0), Skips(jnp.int32(0), jnp.int32(0))
+    )
 
 
 class Totals(NamedTuple):
@@ -63,7 +65,9 @@ class Totals(NamedTuple):
     weight: Float[Array, ""]
 
 
-def make_gradient(policy: Policy, loss: LossFn, *, temperature: float, head_chunk: int) -> Callable[[Params, Params, TrainBatch], Totals]:
+def make_gradient(
+    policy: Policy, loss: LossFn, *, temperature: float, head_chunk: int
+) -> Callable[[Params, Params, TrainBatch], Totals]:
     """A pure function `(trained, frozen, micro-batch) -> Totals` of the two halves of the weights, to be jitted by the caller.
 
     What is differentiated is the loss's sum, before the division by the weight that the loss defines (completions, or tokens), so
@@ -73,7 +77,12 @@ def make_gradient(policy: Policy, loss: LossFn, *, temperature: float, head_chun
     def objective(trained: Params, frozen: Params, batch: TrainBatch):
         done = batch.completions
         scores = score_tokens(
-            policy.bind(frozen | trained), batch.prompts, done.tokens, done.mask, temperature=temperature, chunk=head_chunk
+            policy.bind(frozen | trained),
+            batch.prompts,
+            done.tokens,
+            done.mask,
+            temperature=temperature,
+            chunk=head_chunk,
         )
         with jax.named_scope("loss"):
             result = loss(scores.logprobs, scores.entropy, done)
@@ -88,7 +97,9 @@ def make_gradient(policy: Policy, loss: LossFn, *, temperature: float, head_chun
 
 def add_totals(a: Totals, b: Totals) -> Totals:
     """The totals of two micro-batches together."""
-    gradient, means, weight = jax.tree.map(jnp.add, (a.gradient, a.means, a.weight), (b.gradient, b.means, b.weight))
+    gradient, means, weight = jax.tree.map(
+        jnp.add, (a.gradient, a.means, a.weight), (b.gradient, b.means, b.weight)
+    )
     return Totals(gradient, means, jax.tree.map(jnp.maximum, a.maxima, b.maxima), weight)
 
 
@@ -109,9 +120,15 @@ def make_update(
         with jax.named_scope("optimizer"):
             updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
             stepped = optax.apply_updates(state.params, updates), opt_state
-        params, opt_state = jax.tree.map(lambda new, old: jnp.where(sound, new, old), stepped, (state.params, state.opt_state))
+        params, opt_state = jax.tree.map(
+            lambda new, old: jnp.where(sound, new, old), stepped, (state.params, state.opt_state)
+        )
         skips = Skips(jnp.where(sound, 0, state.skips.in_a_row + 1), state.skips.total + ~sound)
-        counts = {"skipped_update": jnp.int32(~sound), "skipped_in_a_row": skips.in_a_row, "skipped_total": skips.total}
+        counts = {
+            "skipped_update": jnp.int32(~sound),
+            "skipped_in_a_row": skips.in_a_row,
+            "skipped_total": skips.total,
+        }
         return TrainState(params, opt_state, jnp.int32(step), skips), metrics | counts
 
     return update

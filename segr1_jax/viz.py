@@ -21,7 +21,9 @@ GAP = 4  # white pixels between two pictures
 
 
 def overlay(
-    image_HW3: UInt8[np.ndarray, "H W 3"], mask_HW: Bool[np.ndarray, "H W"] | None = None, prompts: Sequence[SamPrompt] = ()
+    image_HW3: UInt8[np.ndarray, "H W 3"],
+    mask_HW: Bool[np.ndarray, "H W"] | None = None,
+    prompts: Sequence[SamPrompt] = (),
 ) -> UInt8[np.ndarray, "H W 3"]:
     """The image with the mask tinted and outlined, boxes, and points as dots: green on the object, red on the background.
 
@@ -30,8 +32,12 @@ def overlay(
     canvas_HW3 = image_HW3.astype(np.float32)
     stroke = max(1, min(image_HW3.shape[:2]) // 150)
     if mask_HW is not None:
-        canvas_HW3[mask_HW] = (1 - MASK_OPACITY) * canvas_HW3[mask_HW] + MASK_OPACITY * np.array(MASK_COLOUR, np.float32)
-        canvas_HW3[_edge(mask_HW, stroke)] = EDGE_COLOUR  # seen on objects of the tint's own colour too
+        canvas_HW3[mask_HW] = (1 - MASK_OPACITY) * canvas_HW3[mask_HW] + MASK_OPACITY * np.array(
+            MASK_COLOUR, np.float32
+        )
+        canvas_HW3[_edge(mask_HW, stroke)] = (
+            EDGE_COLOUR  # seen on objects of the tint's own colour too
+        )
     picture = Image.fromarray(np.rint(canvas_HW3).astype(np.uint8))
     draw = ImageDraw.Draw(picture)
     for prompt in prompts:

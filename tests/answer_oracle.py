@@ -27,7 +27,9 @@ MARKS_ONLY = re.compile(rf"{S}(?P<think>)(?P<boxes>){MARKS}{S}")
 GRAMMAR = {"rl": WITH_BOXES, "sft": WITH_BOXES, "prerl": MARKS_ONLY}
 
 
-def slow_parse(text: str, frame: Frame, task: str = "rl", limits: AnswerLimits = DEFAULT) -> Answer | None:
+def slow_parse(
+    text: str, frame: Frame, task: str = "rl", limits: AnswerLimits = DEFAULT
+) -> Answer | None:
     """The answer, or None for a text that is none."""
     match = GRAMMAR[task].fullmatch(text)
     if match is None or len(text) > limits.max_chars:
@@ -35,7 +37,10 @@ def slow_parse(text: str, frame: Frame, task: str = "rl", limits: AnswerLimits =
     boxes, points = _rows(match["boxes"], 4), _rows(match["points"], 2)
     labels = tuple(itertools.chain(*_rows(match["labels"], 1)))
     few = len(boxes) <= limits.max_boxes and len(points) <= limits.max_points
-    inside = all(x <= frame.width and y <= frame.height for x, y in [*points, *(b[:2] for b in boxes), *(b[2:] for b in boxes)])
+    inside = all(
+        x <= frame.width and y <= frame.height
+        for x, y in [*points, *(b[:2] for b in boxes), *(b[2:] for b in boxes)]
+    )
     sane = all(x1 < x2 and y1 < y2 for x1, y1, x2, y2 in boxes) and len(labels) == len(points)
     return Answer(match["think"], boxes, points, labels, frame) if few and inside and sane else None
 
@@ -46,12 +51,41 @@ def _rows(text: str, length: int) -> tuple[tuple[int, ...], ...]:
     return tuple(tuple(numbers[i : i + length]) for i in range(0, len(numbers), length))
 
 
-TAGS = tuple(f"<{slash}{name}>" for name in ("think", "bbox", "points", "labels") for slash in ("", "/"))
-SNIPPETS = (*TAGS, *"[],;-+.e0129_</ \n\r\t\v\u00a0²٣", "[[", "]]", ",,", "[1,2,3,4]", "[5,6]", "00", "99999", "done")
-WORDS = ("a", "fish", "left", "of", "the", "coral", "[3,4]", "<bbox>[1,2,3,4]</bbox>", "x < y", "魚", "\n")
+TAGS = tuple(
+    f"<{slash}{name}>" for name in ("think", "bbox", "points", "labels") for slash in ("", "/")
+)
+SNIPPETS = (
+    *TAGS,
+    *"[],;-+.e0129_</ \n\r\t\v\u00a0²٣",
+    "[[",
+    "]]",
+    ",,",
+    "[1,2,3,4]",
+    "[5,6]",
+    "00",
+    "99999",
+    "done",
+)
+WORDS = (
+    "a",
+    "fish",
+    "left",
+    "of",
+    "the",
+    "coral",
+    "[3,4]",
+    "<bbox>[1,2,3,4]</bbox>",
+    "x < y",
+    "魚",
+    "\n",
+)
 GAPS = ("", "", "", " ", "\n", " \t")
 COMMAS = (",", ",", ", ", " ,", " ", "\n")
-LIMITS = (DEFAULT, AnswerLimits(max_chars=10**6, max_boxes=10**5, max_points=10**5), AnswerLimits(240, 2, 3))
+LIMITS = (
+    DEFAULT,
+    AnswerLimits(max_chars=10**6, max_boxes=10**5, max_points=10**5),
+    AnswerLimits(240, 2, 3),
+)
 LONGEST = 100_000
 LONG_SHARE = 0.002  # of the numbers of items, and of the texts with one part repeated
 
@@ -65,7 +99,12 @@ def random_text(rng: Random) -> tuple[str, str, AnswerLimits]:
     if rng.random() < LONG_SHARE:
         at = rng.randrange(len(elements))
         elements[at] = _repeat_a_part(rng, elements[at], size=int(10 ** rng.uniform(3, 5)))
-    text = rng.choice(GAPS) + elements[0] + "".join(rng.choice(COMMAS) + element for element in elements[1:]) + rng.choice(GAPS)
+    text = (
+        rng.choice(GAPS)
+        + elements[0]
+        + "".join(rng.choice(COMMAS) + element for element in elements[1:])
+        + rng.choice(GAPS)
+    )
     for _ in range(rng.choice((0, 0, 0, 1, 1, 2, 3))):
         text = _mutate(rng, text)
     return text[:LONGEST], task, limits
@@ -80,16 +119,26 @@ def _elements(rng: Random, task: str) -> list[str]:
     if task == "prerl":
         return marks
     thinking = " ".join(rng.choices(WORDS, k=3 * _count(rng)))
-    return [f"<think>{thinking}</think>", *(f"<bbox>{_list(rng, box)}</bbox>" for box in boxes), *marks]
+    return [
+        f"<think>{thinking}</think>",
+        *(f"<bbox>{_list(rng, box)}</bbox>" for box in boxes),
+        *marks,
+    ]
 
 
 def _count(rng: Random) -> int:
-    return rng.choice((1, 1, 2, 3, 5)) if rng.random() >= LONG_SHARE else int(10 ** rng.uniform(2, 3.5))
+    return (
+        rng.choice((1, 1, 2, 3, 5))
+        if rng.random() >= LONG_SHARE
+        else int(10 ** rng.uniform(2, 3.5))
+    )
 
 
 def _box(rng: Random) -> tuple[int, int, int, int]:
     """Corners in order, one box in eighty without width or height."""
-    (x1, x2), (y1, y2) = (sorted(_upto(rng, side) for _ in range(2)) for side in (FRAME.width, FRAME.height))
+    (x1, x2), (y1, y2) = (
+        sorted(_upto(rng, side) for _ in range(2)) for side in (FRAME.width, FRAME.height)
+    )
     return x1, y1, x2, y2
 
 

@@ -7,11 +7,15 @@ from pathlib import Path
 import pytest
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8".strip()
+os.environ["XLA_FLAGS"] = (
+    f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8".strip()
+)
 
 from jaxtyping import install_import_hook
 
-install_import_hook("segr1_jax", "runtime_types.typechecked")  # array annotations are checked while testing
+install_import_hook(
+    "segr1_jax", "runtime_types.typechecked"
+)  # array annotations are checked while testing
 
 SHARED = Path(__file__).resolve().parents[1].parent / "shared"
 

@@ -2,4 +2,6 @@
 
 from beartype import BeartypeConf, beartype
 
-typechecked = beartype(conf=BeartypeConf(is_pep484_tower=True))  # an int is a float, as PEP 484 has it
+typechecked = beartype(
+    conf=BeartypeConf(is_pep484_tower=True)
+)  # an int is a float, as PEP 484 has it

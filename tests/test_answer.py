@@ -34,12 +34,29 @@ def plain_parse():
 def answers(draw):
     def box():
         x1, y1 = draw(st.integers(0, FRAME.width - 1)), draw(st.integers(0, FRAME.height - 1))
-        return x1, y1, draw(st.integers(x1 + 1, FRAME.width)), draw(st.integers(y1 + 1, FRAME.height))
+        return (
+            x1,
+            y1,
+            draw(st.integers(x1 + 1, FRAME.width)),
+            draw(st.integers(y1 + 1, FRAME.height)),
+        )
 
-    points = draw(st.lists(st.tuples(st.integers(0, FRAME.width), st.integers(0, FRAME.height)), min_size=1, max_size=5))
+    points = draw(
+        st.lists(
+            st.tuples(st.integers(0, FRAME.width), st.integers(0, FRAME.height)),
+            min_size=1,
+            max_size=5,
+        )
+    )
     labels = draw(st.lists(st.integers(0, 1), min_size=len(points), max_size=len(points)))
     thinking = draw(st.text(max_size=20).filter(lambda t: "think>" not in t))
-    return Answer(thinking, tuple(box() for _ in range(draw(st.integers(1, 3)))), tuple(points), tuple(labels), FRAME)
+    return Answer(
+        thinking,
+        tuple(box() for _ in range(draw(st.integers(1, 3)))),
+        tuple(points),
+        tuple(labels),
+        FRAME,
+    )
 
 
 @st.composite
@@ -47,7 +64,9 @@ def mutated(draw):
     text = render(draw(answers()))
     for _ in range(draw(st.integers(0, 3))):
         start = draw(st.integers(0, len(text)))
-        text = text[:start] + draw(st.sampled_from(SNIPPETS)) + text[start + draw(st.integers(0, 3)) :]
+        text = (
+            text[:start] + draw(st.sampled_from(SNIPPETS)) + text[start + draw(st.integers(0, 3)) :]
+        )
     return text
 
 
@@ -59,7 +78,10 @@ def test_round_trip(answer):
 @given(answers())
 def test_points_only_round_trip(answer):
     points_only = Answer("", (), answer.points, answer.labels, FRAME)
-    assert parse(render(points_only, task="prerl"), FRAME, task="prerl") == (points_only, ParseStatus.OK)
+    assert parse(render(points_only, task="prerl"), FRAME, task="prerl") == (
+        points_only,
+        ParseStatus.OK,
+    )
 
 
 @settings(max_examples=1000)
@@ -71,7 +93,11 @@ def test_agrees_with_the_slow_parser(text):
 
 
 @pytest.mark.parametrize(
-    ("count", "seed"), [pytest.param(100_000, 0, id="100k"), pytest.param(1_000_000, 1, id="1M", marks=pytest.mark.slow)]
+    ("count", "seed"),
+    [
+        pytest.param(100_000, 0, id="100k"),
+        pytest.param(1_000_000, 1, id="1M", marks=pytest.mark.slow),
+    ],
 )
 def test_agrees_with_the_slow_parser_on_many_answers(count, seed, plain_parse):
     rng, met = Random(seed), Counter()
@@ -150,7 +176,16 @@ BEFORE = {
     ("place", "piece"),
     [
         *(("think", piece) for piece in ("a", "<think", "</think", "<think>", "<", "\n")),
-        *(("boxes", piece) for piece in (" ", "<bbox>[1,2,3,4]</bbox>", "<bbox>[1,2,3,4]</bbox>\n,  ", "<bbox>", "<bbox")),
+        *(
+            ("boxes", piece)
+            for piece in (
+                " ",
+                "<bbox>[1,2,3,4]</bbox>",
+                "<bbox>[1,2,3,4]</bbox>\n,  ",
+                "<bbox>",
+                "<bbox",
+            )
+        ),
         *(("box", piece) for piece in ("9", "0", " ", "1 ", "1,", "[", "[1,")),
         *(("points", piece) for piece in ("[1,2]", "[1 , 2] , ", "[[", "[1,", "[0000", "]")),
         *(("labels", piece) for piece in ("1,", "1 ", "0", " \t", "1,,")),
@@ -159,9 +194,14 @@ BEFORE = {
 def test_time_grows_linearly(place, piece, plain_parse):
     limits = AnswerLimits(max_chars=10**6, max_boxes=10**6, max_points=10**6)
 
-    texts = {size: (BEFORE[place] + piece * (size // len(piece)))[:size] for size in (1000, 10_000, LONGEST)}
+    texts = {
+        size: (BEFORE[place] + piece * (size // len(piece)))[:size]
+        for size in (1000, 10_000, LONGEST)
+    }
     least = dict.fromkeys(texts, float("inf"))
-    for _ in range(ROUNDS):  # all sizes in turn, so that a slow spell of the machine meets all of them
+    for _ in range(
+        ROUNDS
+    ):  # all sizes in turn, so that a slow spell of the machine meets all of them
         for size, text in texts.items():
             repeats = LONGEST // size
             start = time.process_time()
@@ -173,7 +213,13 @@ def test_time_grows_linearly(place, piece, plain_parse):
 
 
 def test_points_go_to_the_boxes_that_hold_them():
-    answer = Answer("", ((0, 0, 10, 10), (10, 10, 20, 20)), ((10, 10), (3, 4), (15, 5)), (1, 0, 1), Frame(100, 50))
+    answer = Answer(
+        "",
+        ((0, 0, 10, 10), (10, 10, 20, 20)),
+        ((10, 10), (3, 4), (15, 5)),
+        (1, 0, 1),
+        Frame(100, 50),
+    )
     first, second = sam_prompts(answer, native=Frame(200, 200))
     np.testing.assert_array_equal(first.box, [0, 0, 20, 40])
     np.testing.assert_array_equal(first.points, [[20, 40], [6, 16]])

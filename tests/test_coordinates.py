@@ -40,11 +40,16 @@ def test_an_answer_that_does_not_survive_is_named():
 def test_the_same_frame_keeps_every_whole_number(text):
     whole, frame = text.replace(".", ""), Frame(10**6, 10**6)
     numbers = [int(number) for number in re.findall(r"\d+", whole)]
-    assert [int(number) for number in re.findall(r"\d+", move_coordinates(whole, frame, frame))] == numbers
+    assert [
+        int(number) for number in re.findall(r"\d+", move_coordinates(whole, frame, frame))
+    ] == numbers
 
 
 @given(st.integers(1, 40), st.integers(1, 40))
 def test_there_and_back(x, y):
     answer = Answer("here", ((x, y, x + 9, y + 5),), ((x + 1, y + 2),), (1,), Frame(56, 56))
     larger = move_coordinates(render(answer), Frame(56, 56), Frame(560, 280))
-    assert parse(move_coordinates(larger, Frame(560, 280), Frame(56, 56)), Frame(56, 56)) == (answer, ParseStatus.OK)
+    assert parse(move_coordinates(larger, Frame(560, 280), Frame(56, 56)), Frame(56, 56)) == (
+        answer,
+        ParseStatus.OK,
+    )

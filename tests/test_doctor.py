@@ -15,7 +15,11 @@ from segr1_jax import doctor
         (doctor.check_package("jax", {"jax": "0.10.2"}), "ok", "0.10.2"),
         (doctor.check_package("jax", {}), "fail", "missing"),
         (doctor.check_cudnn({"nvidia-cudnn-cu13": "9.1"}), "ok", "cu13"),
-        (doctor.check_cudnn({"nvidia-cudnn-cu13": "9.1", "nvidia-cudnn-cu12": "9.0"}), "fail", "cu12 and"),
+        (
+            doctor.check_cudnn({"nvidia-cudnn-cu13": "9.1", "nvidia-cudnn-cu12": "9.0"}),
+            "fail",
+            "cu12 and",
+        ),
         (doctor.check_disk(100.0), "ok", "100.0 GB"),
         (doctor.check_disk(0.5), "warn", "0.5 GB"),
     ],

@@ -63,7 +63,11 @@ IMPORTS = {name: _imports(path) for name, path in MODULES.items()}
 
 def _own(name: str) -> set[str]:
     """Our modules that a module imports; `from package import module` is an import of the module alone."""
-    own = {target.removeprefix("segr1_jax.") for target in IMPORTS[name] if target.removeprefix("segr1_jax.") in MODULES}
+    own = {
+        target.removeprefix("segr1_jax.")
+        for target in IMPORTS[name]
+        if target.removeprefix("segr1_jax.") in MODULES
+    }
     return own - {target.rpartition(".")[0] for target in own}
 
 
@@ -92,11 +96,17 @@ def test_heavy_libraries_stay_where_they_belong(name):
         assert not roots & {"torch", "torchvision", "sam2"}
     if name.split(".")[0] in JAX_FREE:
         assert not roots & set(JAX)
-    assert not {"transformers.AutoTokenizer", "transformers.AutoConfig"} & IMPORTS[name], "they load torch"
+    assert not {"transformers.AutoTokenizer", "transformers.AutoConfig"} & IMPORTS[name], (
+        "they load torch"
+    )
 
 
-@pytest.mark.parametrize("module", ["segr1_jax", "segr1_jax.cli", "segr1_jax.train.load_config", "segr1_jax.apply.score"])
+@pytest.mark.parametrize(
+    "module", ["segr1_jax", "segr1_jax.cli", "segr1_jax.train.load_config", "segr1_jax.apply.score"]
+)
 def test_importing_stays_light(module):
     code = f"import sys, {module}; print([name for name in ('torch', 'tensorboardX', 'jax') if name in sys.modules])"
-    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    result = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
     assert result.stdout.strip() == "[]"

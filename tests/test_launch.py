@@ -11,7 +11,9 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 TOOLS = ("bash", "awk", "cat", "cut", "dirname", "df", "mkdir", "rm", "sha256sum")
-HEALTHY = {"python3": 'case "$*" in *pip\\ install*) echo "no route to host"; exit 1 ;; *) exit 0 ;; esac'}
+HEALTHY = {
+    "python3": 'case "$*" in *pip\\ install*) echo "no route to host"; exit 1 ;; *) exit 0 ;; esac'
+}
 
 
 @pytest.fixture
@@ -30,8 +32,18 @@ def machine(tmp_path):
             (tools / name).unlink(missing_ok=True)
             (tools / name).write_text(f"#!{shutil.which('bash')}\n{script}\n")
             (tools / name).chmod(0o755)
-        environment = os.environ | {"PATH": str(tools), "HOME": str(tmp_path), "PYENV_ROOT": str(tmp_path)}
-        return subprocess.run(["bash", "launch/setup.sh", *arguments], cwd=project, env=environment, capture_output=True, text=True)
+        environment = os.environ | {
+            "PATH": str(tools),
+            "HOME": str(tmp_path),
+            "PYENV_ROOT": str(tmp_path),
+        }
+        return subprocess.run(
+            ["bash", "launch/setup.sh", *arguments],
+            cwd=project,
+            env=environment,
+            capture_output=True,
+            text=True,
+        )
 
     _run.project = project
     return _run
@@ -43,7 +55,11 @@ def machine(tmp_path):
         ([], {}, "cpu|cuda12|cuda13|tpu"),
         (["cpu", "--fast"], {}, "--fast"),
         (["cpu", "--python", "new"], {}, "a version such as 3.12"),
-        (["cpu"], {"python3": "[[ $1 == --version ]] && echo Python 3.8.10; exit 1"}, "python3 is Python 3.8.10"),
+        (
+            ["cpu"],
+            {"python3": "[[ $1 == --version ]] && echo Python 3.8.10; exit 1"},
+            "python3 is Python 3.8.10",
+        ),
         (["cpu", "--python", "3.12"], {"python3": "exit 1"}, "no Python 3.12 found"),
         (["cpu"], HEALTHY | {"df": "printf 'h\\nd 9 9 2000000 1%% /\\n'"}, "only 1 GB free"),
     ],
@@ -59,7 +75,12 @@ def test_one_sentence_and_nothing_made(machine, arguments, stubs, words):
 def test_without_network_the_environment_is_not_taken_for_ready(machine):
     make_venv = f"mkdir -p $3/bin && ln -sf {machine.project.parent}/tools/python3 $3/bin/python"
     python = f'if [[ "$*" == "-m venv"* ]]; then {make_venv}; exit; fi\n{HEALTHY["python3"]}'
-    result = machine("cpu", python3=python, ln=f'exec {shutil.which("ln")} "$@"', df="printf 'h\\nd 9 9 90000000 1%% /\\n'")
+    result = machine(
+        "cpu",
+        python3=python,
+        ln=f'exec {shutil.which("ln")} "$@"',
+        df="printf 'h\\nd 9 9 90000000 1%% /\\n'",
+    )
     assert result.returncode == 1
     assert "check network" in result.stderr
     assert "no route to host" in result.stderr
@@ -76,9 +97,13 @@ def test_an_environment_of_somebody_else_is_left_alone(machine):
 
 
 def test_a_ready_environment_returns_at_once(machine):
-    recipe = (machine.project / "pyproject.toml").read_bytes() + (machine.project / "launch" / "setup.sh").read_bytes()
+    recipe = (machine.project / "pyproject.toml").read_bytes() + (
+        machine.project / "launch" / "setup.sh"
+    ).read_bytes()
     (machine.project / ".venv").mkdir()
-    (machine.project / ".venv" / "segr1-ready").write_text(f"cpu {hashlib.sha256(recipe).hexdigest()[:16]}\n")
+    (machine.project / ".venv" / "segr1-ready").write_text(
+        f"cpu {hashlib.sha256(recipe).hexdigest()[:16]}\n"
+    )
     began = time.perf_counter()
     assert machine("cpu", python3="exit 1").returncode == 0
     assert time.perf_counter() - began < 1

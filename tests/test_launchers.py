@@ -36,13 +36,17 @@ def project(tmp_path):
 
 
 def start(project: Path, *words: str) -> subprocess.Popen:
-    return subprocess.Popen(["bash", *words], cwd=project, env=os.environ | {"XLA_FLAGS": "--xla_mine=1"})
+    return subprocess.Popen(
+        ["bash", *words], cwd=project, env=os.environ | {"XLA_FLAGS": "--xla_mine=1"}
+    )
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
 def test_shellcheck(script):
     tool = Path(sys.executable).parent / "shellcheck"
-    result = subprocess.run([tool, "-x", script.relative_to(ROOT)], cwd=ROOT, capture_output=True, text=True)
+    result = subprocess.run(
+        [tool, "-x", script.relative_to(ROOT)], cwd=ROOT, capture_output=True, text=True
+    )
     assert result.returncode == 0, result.stdout
 
 
@@ -52,7 +56,10 @@ def test_every_process_is_told_its_place(project):
     assert [text.split(" at ")[0] for text in told] == ["0 of 2", "1 of 2"]
     assert {text.split(" at ")[1] for text in told} == {told[0].split(" at ")[1]}
     assert told[0].endswith(": train my config steps=1\n")
-    assert (project / "flags").read_text().split() == ["--xla_mine=1", "--xla_force_host_platform_device_count=1"]
+    assert (project / "flags").read_text().split() == [
+        "--xla_mine=1",
+        "--xla_force_host_platform_device_count=1",
+    ]
 
 
 def test_the_first_failure_is_the_status(project):
@@ -62,7 +69,10 @@ def test_the_first_failure_is_the_status(project):
 def test_sigterm_reaches_every_process(project):
     job = start(project, "launch/processes.sh", "2", "wait")
     deadline = time.monotonic() + 20
-    while not all((project / f"told_{index}").exists() for index in range(2)) and time.monotonic() < deadline:
+    while (
+        not all((project / f"told_{index}").exists() for index in range(2))
+        and time.monotonic() < deadline
+    ):
         time.sleep(0.05)
     time.sleep(0.3)  # for the stubs to set their traps
     job.send_signal(signal.SIGTERM)
@@ -81,4 +91,6 @@ def test_xla_knows_the_flags(project):
     flags = (project / "flags").read_text().replace("--xla_mine=1", "").strip()
     assert "--xla_gpu_" in flags
     command = [sys.executable, "-c", "import jax; jax.devices()"]
-    subprocess.run(command, env=os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}, check=True)
+    subprocess.run(
+        command, env=os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}, check=True
+    )

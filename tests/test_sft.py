@@ -52,7 +52,9 @@ def test_hand_worked_answer():
     assert answer.labels == (1, 0)
     assert answer.thinking == "a large object at the middle center"
     (x, y), (out_x, out_y) = answer.points
-    assert abs(x - 62) <= 2  # the largest circle in the L touches its outer corner's sides and the inner corner
+    assert (
+        abs(x - 62) <= 2
+    )  # the largest circle in the L touches its outer corner's sides and the inner corner
     assert abs(y - 62) <= 2
     assert (out_x, out_y) == (20, 20)  # the corner of the box farthest from the mask
 
@@ -64,7 +66,11 @@ def test_loose_boxes_by_hand():
     loose = target_answer(mask, Frame(100, 100), interior=2, exterior=0, box_margin=0.25)
     assert tight.boxes == ((5, 30, 85, 70),)
     assert loose.boxes == ((0, 20, 100, 80),)  # cut at the frame on both sides
-    assert (loose.points, loose.labels, loose.thinking) == (tight.points, tight.labels, tight.thinking)
+    assert (loose.points, loose.labels, loose.thinking) == (
+        tight.points,
+        tight.labels,
+        tight.thinking,
+    )
 
 
 def test_full_box_leaves_no_exterior_point():

@@ -24,8 +24,13 @@ def random_batch(seed):
     """Completions of many lengths, some left out, by a policy that has moved since it sampled."""
     rng = np.random.default_rng(seed)
     mask = np.arange(T) < rng.integers(1, T + 1, (B, G, 1))
-    logprobs, old, reference = (np.where(mask, -rng.random((B, G, T)), 0).astype(np.float32) for _ in range(3))
-    advantages, weight = rng.normal(size=(B, G)).astype(np.float32), rng.integers(0, 2, (B, G)).astype(np.float32)
+    logprobs, old, reference = (
+        np.where(mask, -rng.random((B, G, T)), 0).astype(np.float32) for _ in range(3)
+    )
+    advantages, weight = (
+        rng.normal(size=(B, G)).astype(np.float32),
+        rng.integers(0, 2, (B, G)).astype(np.float32),
+    )
     weight[0, 0] = 1  # not all
     batch = GroupBatch(np.zeros((B, G, T), np.int32), mask, weight, advantages, old, reference)
     return jax.tree.map(jnp.asarray, (logprobs, batch))
@@ -35,7 +40,12 @@ def totals_of(objective, logprobs, batch) -> Totals:
     """The totals of a policy with two parameters."""
 
     def objective_of(params):
-        result = grpo_loss(params["scale"] * logprobs + params["shift"] * batch.mask, jnp.ones_like(logprobs), batch, objective)
+        result = grpo_loss(
+            params["scale"] * logprobs + params["shift"] * batch.mask,
+            jnp.ones_like(logprobs),
+            batch,
+            objective,
+        )
         return result.objective.total, result
 
     gradient, result = jax.grad(objective_of, has_aux=True)(PARAMS)
@@ -52,12 +62,20 @@ UPDATE = make_update(OPTIMIZER, functools.partial(is_sound, guard=GuardConfig())
 def test_micro_batches_make_the_update_of_the_whole(seed, aggregation, rows):
     objective = ObjectiveConfig(aggregation=aggregation, updates_per_rollout=2)
     whole = random_batch(seed)
-    parts = [jax.tree.map(lambda x, start=start: x[start : start + rows], whole) for start in range(0, B, rows)]
+    parts = [
+        jax.tree.map(lambda x, start=start: x[start : start + rows], whole)
+        for start in range(0, B, rows)
+    ]
     added = functools.reduce(add_totals, [totals_of(objective, *part) for part in parts])
     (found, metrics), (expected, wanted) = (
-        UPDATE(init_state(PARAMS, OPTIMIZER), totals, jnp.int32(1)) for totals in (added, totals_of(objective, *whole))
+        UPDATE(init_state(PARAMS, OPTIMIZER), totals, jnp.int32(1))
+        for totals in (added, totals_of(objective, *whole))
     )
     for name in PARAMS:
-        np.testing.assert_allclose(found.opt_state.trace[name], expected.opt_state.trace[name], rtol=1e-4, atol=TOL_SIMPLE)
+        np.testing.assert_allclose(
+            found.opt_state.trace[name], expected.opt_state.trace[name], rtol=1e-4, atol=TOL_SIMPLE
+        )
     for name in wanted:
-        np.testing.assert_allclose(metrics[name], wanted[name], rtol=1e-4, atol=TOL_SIMPLE, err_msg=name)
+        np.testing.assert_allclose(
+            metrics[name], wanted[name], rtol=1e-4, atol=TOL_SIMPLE, err_msg=name
+        )

@@ -20,8 +20,23 @@ from segr1_jax.types import ParseStatus, Reward, Score, ScoreStatus
 CONFIG = Path(__file__).parents[1] / "configs" / "quickstart_grpo.yaml"
 GROUP, BATCH = 2, 8
 SMALL = [
-    *("batch=8", "micro_batches=1", "eval_batch=8", "eval_every=0", "save_every=1", "keep=10", "optimizer.warmup_steps=0"),
-    *("data.size=84", "data.count=100", "eval_data.size=84", "eval_data.count=8", "prompt.frame=84", "prompt.max_tokens=48"),
+    *(
+        "batch=8",
+        "micro_batches=1",
+        "eval_batch=8",
+        "eval_every=0",
+        "save_every=1",
+        "keep=10",
+        "optimizer.warmup_steps=0",
+    ),
+    *(
+        "data.size=84",
+        "data.count=100",
+        "eval_data.size=84",
+        "eval_data.count=8",
+        "prompt.frame=84",
+        "prompt.max_tokens=48",
+    ),
     *(f"rollout.group={GROUP}", "rollout.max_tokens=4", "rollout.temperature=1.0"),
 ]
 
@@ -52,7 +67,13 @@ class FakeClient(RewardClient):
         return Stats(Counter(), time.perf_counter())
 
 
-def train(monkeypatch, policy: Path, run: Path, reward: Callable[[int], tuple[float, float]], *overrides: str) -> None:
+def train(
+    monkeypatch,
+    policy: Path,
+    run: Path,
+    reward: Callable[[int], tuple[float, float]],
+    *overrides: str,
+) -> None:
     """Run GRPO; `reward` gives the rewards of the group at a position."""
     script_rewards(monkeypatch, reward)
     loop.run_grpo(small_config(policy, run, *overrides))
@@ -66,10 +87,18 @@ def script_rewards(monkeypatch, reward: Callable[[int], tuple[float, float]]) ->
     """No sidecar in the runs to come, and one device."""
 
     def collect(run, client, samples):
-        return [[Judged(Reward(total, 1.0, 0.0, 0.0, ParseStatus.OK), None, None) for total in reward(s.position)] for s in samples]
+        return [
+            [
+                Judged(Reward(total, 1.0, 0.0, 0.0, ParseStatus.OK), None, None)
+                for total in reward(s.position)
+            ]
+            for s in samples
+        ]
 
     one = jax.devices()[:1]
-    monkeypatch.setattr(jax, "devices", lambda *_: one)  # a mesh of one device: eight take much longer to compile for
+    monkeypatch.setattr(
+        jax, "devices", lambda *_: one
+    )  # a mesh of one device: eight take much longer to compile for
     monkeypatch.setattr(loop, "RewardClient", FakeClient)
     monkeypatch.setattr(loop, "_submit", lambda run, client, samples, groups: samples)
     monkeypatch.setattr(loop, "_collect", collect)
@@ -78,7 +107,11 @@ def script_rewards(monkeypatch, reward: Callable[[int], tuple[float, float]]) ->
 def metrics(run: Path) -> list[dict]:
     """Lines of the steps, without what measures time."""
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in line.items() if not k.startswith(("time/", "sidecar/"))} for line in lines if "loss" in line]
+    return [
+        {k: v for k, v in line.items() if not k.startswith(("time/", "sidecar/"))}
+        for line in lines
+        if "loss" in line
+    ]
 
 
 def checkpoint(run: Path, step: int) -> dict:

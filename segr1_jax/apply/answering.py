@@ -16,7 +16,14 @@ from segr1_jax.apply.resumable import write_lines
 from segr1_jax.data.entries import FileSource
 from segr1_jax.data.pipeline import Sample, Unreadable, walk
 from segr1_jax.data.sources import Source
-from segr1_jax.eval.predictions import QUARANTINED, SKIPPED, Prediction, as_records, read_predictions, write_mask
+from segr1_jax.eval.predictions import (
+    QUARANTINED,
+    SKIPPED,
+    Prediction,
+    as_records,
+    read_predictions,
+    write_mask,
+)
 from segr1_jax.judge import AnswerText, Judged, collect, submit
 from segr1_jax.reward.client import RewardClient
 from segr1_jax.train.held_out import FILLER, Answerer
@@ -38,41 +45,67 @@ class Responder:
     def answerer(self) -> Answerer:
         """Prompts to completions, in batches of `rows`."""
         engine = self.opened.engine
-        return Answerer(engine, self.opened.rollout_weights, self.rows, engine.builder.build(FILLER))
+        return Answerer(
+            engine, self.opened.rollout_weights, self.rows, engine.builder.build(FILLER)
+        )
 
-    def answer(self, answerer: Answerer, pairs: Sequence[tuple[Example, Prompt]]) -> list[tuple[AnswerText, Judged]]:
+    def answer(
+        self, answerer: Answerer, pairs: Sequence[tuple[Example, Prompt]]
+    ) -> list[tuple[AnswerText, Judged]]:
         """Texts and masks for up to `rows` examples; images are encoded while the policy writes."""
         for example, _ in pairs:
             self.client.encode(example.image)
         done = answerer([prompt for _, prompt in pairs])
-        texts = [AnswerText(example, each.text, each.finished) for (example, _), each in zip(pairs, done, strict=True)]
+        texts = [
+            AnswerText(example, each.text, each.finished)
+            for (example, _), each in zip(pairs, done, strict=True)
+        ]
         return list(zip(texts, self.judge(texts), strict=True))
 
     def judge(self, texts: Sequence[AnswerText]) -> list[Judged]:
         """Masks for what was answered, at native size. An empty truth is sent along; the scores against it are not used."""
         engine = self.opened.engine
         blank = [dataclasses.replace(item, example=_blank(item.example)) for item in texts]
-        pending = submit(self.client, blank, engine.builder.frame_of, engine.config.prompt.task, want_masks=True)
+        pending = submit(
+            self.client, blank, engine.builder.frame_of, engine.config.prompt.task, want_masks=True
+        )
         return collect(self.client, pending, engine.config.reward.weights)
 
 
 def answer_set(
-    responder: Responder, source: Source, folder: Path, identity: dict[str, Any], progress: Callable[[int, int], None] = lambda *_: None
+    responder: Responder,
+    source: Source,
+    folder: Path,
+    identity: dict[str, Any],
+    progress: Callable[[int, int], None] = lambda *_: None,
 ) -> list[Prediction]:
     """Answer every example of `source` into `folder` (resumable.py) and return all predictions, in its order, in every process."""
     photos = _photos(source)
 
     def lines_from(positions: range) -> Iterator[list[str]]:
         answerer = responder.answerer()
-        batches = walk(source, responder.opened.engine.builder.build, positions, batch=responder.rows)
+        batches = walk(
+            source, responder.opened.engine.builder.build, positions, batch=responder.rows
+        )
         for samples in itertools.chain(batches, itertools.repeat([])):
-            yield [prediction.line() for prediction in _predict(responder, answerer, samples, folder, photos)]
+            yield [
+                prediction.line()
+                for prediction in _predict(responder, answerer, samples, folder, photos)
+            ]
 
-    return list(read_predictions(write_lines(folder, identity, len(source), responder.rows, lines_from, progress)))
+    return list(
+        read_predictions(
+            write_lines(folder, identity, len(source), responder.rows, lines_from, progress)
+        )
+    )
 
 
 def _predict(
-    responder: Responder, answerer: Answerer, samples: Sequence[Sample | Unreadable], folder: Path, photos: Mapping[str, str]
+    responder: Responder,
+    answerer: Answerer,
+    samples: Sequence[Sample | Unreadable],
+    folder: Path,
+    photos: Mapping[str, str],
 ) -> Iterator[Prediction]:
     """One prediction per sample, in order."""
     pairs = [(sample.example, sample.prompt) for sample in samples if isinstance(sample, Sample)]

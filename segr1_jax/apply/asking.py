@@ -28,12 +28,21 @@ def ask_all(
     def lines_from(positions: range) -> Iterator[list[str]]:
         answerer = responder.answerer()
         for start in itertools.count(0, responder.rows):
-            yield _lines(responder, answerer, [questions[position] for position in positions[start : start + responder.rows]])
+            yield _lines(
+                responder,
+                answerer,
+                [questions[position] for position in positions[start : start + responder.rows]],
+            )
 
     path = write_lines(folder, identity, len(questions), responder.rows, lines_from, progress)
     records = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n")[:-1]]
-    answered = [Answered(question, record.get("answer")) for question, record in zip(questions, records, strict=True)]
-    return answered, {record["name"]: record["skipped"] for record in records if "skipped" in record}
+    answered = [
+        Answered(question, record.get("answer"))
+        for question, record in zip(questions, records, strict=True)
+    ]
+    return answered, {
+        record["name"]: record["skipped"] for record in records if "skipped" in record
+    }
 
 
 def _lines(responder: Responder, answerer: Answerer, questions: Sequence[Question]) -> list[str]:
@@ -44,9 +53,12 @@ def _lines(responder: Responder, answerer: Answerer, questions: Sequence[Questio
             prompts[number] = _prompt(responder, question)
         except UserError as error:
             faults[number] = str(error)
-    texts = dict(zip(prompts, (done.text for done in answerer(list(prompts.values()))), strict=True))
+    texts = dict(
+        zip(prompts, (done.text for done in answerer(list(prompts.values()))), strict=True)
+    )
     records = [
-        {"name": question.name} | ({"answer": texts[number]} if number in texts else {"skipped": faults[number]})
+        {"name": question.name}
+        | ({"answer": texts[number]} if number in texts else {"skipped": faults[number]})
         for number, question in enumerate(questions)
     ]
     return [json_line(record) for record in records]
@@ -55,4 +67,6 @@ def _lines(responder: Responder, answerer: Answerer, questions: Sequence[Questio
 def _prompt(responder: Responder, question: Question) -> Prompt:
     content = [{"type": "image"}, {"type": "text", "text": request(question)}]
     builder = responder.opened.engine.builder
-    return builder.compose(question.where, [{"role": "user", "content": content}], [question.image()])
+    return builder.compose(
+        question.where, [{"role": "user", "content": content}], [question.image()]
+    )

@@ -12,7 +12,12 @@ from segr1_jax.train.rundir import RunDir
 from segr1_jax.train.start import Start
 
 OBJECT = "{object}"
-SAMPLING = ("temperature", "top_k", "top_p", "repetition_penalty")  # Qwen2.5-VL's own sets 1.05: it changes repeated coordinates
+SAMPLING = (
+    "temperature",
+    "top_k",
+    "top_p",
+    "repetition_penalty",
+)  # Qwen2.5-VL's own sets 1.05: it changes repeated coordinates
 # Measured with launch/processor_distance.py, the worst of its four sets of images; README, Status has them all.
 DISTANCE = """the default one of transformers resizes and rounds differently. Measured with segr1_jax's quickstart policy
 it differs by up to 4 grey levels of 255 (mean at most 0.02), which moves the logits of an answer by up to 0.014 (mean at most 0.0002),
@@ -23,7 +28,10 @@ pipeline_tag: image-text-to-text
 ---
 """
 # build_sam2 finds only the configurations inside the sam2 package, and adds overrides that suit only models with trained multiple masks.
-PUBLISHED = ("from sam2.build_sam import build_sam2", 'build_sam2(sam2_config, sam2_weights, device="cpu")')
+PUBLISHED = (
+    "from sam2.build_sam import build_sam2",
+    'build_sam2(sam2_config, sam2_weights, device="cpu")',
+)
 OWN = (
     "import hydra, omegaconf, safetensors.torch",
     "(model := hydra.utils.instantiate(omegaconf.OmegaConf.load(sam2_config).model).eval(), "
@@ -34,8 +42,16 @@ OWN = (
 def model_card(config: RunConfig, source: Path, start: Start) -> str:
     """The README of an exported directory. No host names, no absolute paths."""
     report = RunDir(source).report
-    table = report.read_text().partition("\n\n")[2] if report.is_file() else "No closing table: the run has not ended.\n"
-    sam2 = config.reward.sam2_config if config.reward.postprocessing else Path(config.reward.sam2_config).name
+    table = (
+        report.read_text().partition("\n\n")[2]
+        if report.is_file()
+        else "No closing table: the run has not ended.\n"
+    )
+    sam2 = (
+        config.reward.sam2_config
+        if config.reward.postprocessing
+        else Path(config.reward.sam2_config).name
+    )
     return f"""{HEAD}# Seg-R1 policy
 
 Written by segr1_jax ({_trained(config, start)}), from {Path(start.base).name}, on {config.data.kind} data.
@@ -104,4 +120,10 @@ def generation_config(base: Path, policy: Policy) -> str:
     file = base / "generation_config.json"
     kept = json.loads(file.read_text()) if file.is_file() else {}
     kept = {name: value for name, value in kept.items() if name not in SAMPLING}
-    return json.dumps(kept | {"do_sample": False, "suppress_tokens": list(policy.arch.never_sampled)}, indent=2) + "\n"
+    return (
+        json.dumps(
+            kept | {"do_sample": False, "suppress_tokens": list(policy.arch.never_sampled)},
+            indent=2,
+        )
+        + "\n"
+    )

@@ -74,16 +74,28 @@ class Demo:
         (judged,) = self._responder.judge([item])
         status = judged.reward.parse
         if judged.mask is None:
-            reason = "the answer has no mask" if status is not ParseStatus.OK else "the mask could not be made"
+            reason = (
+                "the answer has no mask"
+                if status is not ParseStatus.OK
+                else "the mask could not be made"
+            )
             return Shown(done.text, f"{reason} ({status.value})")
         folder = self._new_folder()
         prompts = sam_prompts(judged.answer, example.frame)
-        contents = {"overlay.png": png(overlay(example.image, judged.mask, prompts)), "mask.png": png(judged.mask.astype(np.uint8) * 255)}
+        contents = {
+            "overlay.png": png(overlay(example.image, judged.mask, prompts)),
+            "mask.png": png(judged.mask.astype(np.uint8) * 255),
+        }
         contents["answer.json"] = answer_record(done.text, sentence, example, prompts).encode()
         for name, content in contents.items():
             (folder / name).write_bytes(content)
         share = f"{judged.mask.mean():.1%} of the image"
-        return Shown(done.text, f"ok: the mask covers {share}", folder / "overlay.png", (folder / "mask.png", folder / "answer.json"))
+        return Shown(
+            done.text,
+            f"ok: the mask covers {share}",
+            folder / "overlay.png",
+            (folder / "mask.png", folder / "answer.json"),
+        )
 
     def _new_folder(self) -> Path:
         self._made.append(Path(tempfile.mkdtemp(dir=self._folder)))
@@ -93,27 +105,44 @@ class Demo:
 
     def _sampled(self, prompt: Prompt, temperature: float) -> Completion:
         engine = self._responder.opened.engine
-        on_mesh, ids = engine.put_prompts([prompt, *[self._greedy.filler] * (self._responder.rows - 1)])
+        on_mesh, ids = engine.put_prompts(
+            [prompt, *[self._greedy.filler] * (self._responder.rows - 1)]
+        )
         key = engine.step_key(self._count)
-        samples = self._tempered(self._responder.opened.rollout_weights, on_mesh, key, ids, jnp.float32(temperature))
+        samples = self._tempered(
+            self._responder.opened.rollout_weights, on_mesh, key, ids, jnp.float32(temperature)
+        )
         return engine.completions(samples, [prompt.example_id] * self._responder.rows, 0)[0][0]
 
     @functools.cached_property
     def _tempered(self):
         """The sampler with its temperature as an argument: no value of it compiles anew."""
         engine = self._responder.opened.engine
-        settings = {"group": 1, "max_tokens": engine.config.rollout.max_tokens, "end_token": engine.builder.tokenizer.eos_id}
+        settings = {
+            "group": 1,
+            "max_tokens": engine.config.rollout.max_tokens,
+            "end_token": engine.builder.tokenizer.eos_id,
+        }
 
         def sample(params, prompts, key, ids, temperature):
-            return make_sampler(engine.policy, temperature=temperature, **settings)(params, prompts, key, ids)
+            return make_sampler(engine.policy, temperature=temperature, **settings)(
+                params, prompts, key, ids
+            )
 
         return jax.jit(sample)
 
 
 def answer_record(text: str, sentence: str | None, example: Example, prompts) -> str:
     """What can be downloaded beside the mask: text, instruction, size, prompts in native pixels."""
-    record = {"answer": text, "instruction": sentence, "width": example.frame.width, "height": example.frame.height}
-    return json.dumps(record | {"prompts": as_records(prompts)}, indent=1, ensure_ascii=False) + "\n"
+    record = {
+        "answer": text,
+        "instruction": sentence,
+        "width": example.frame.width,
+        "height": example.frame.height,
+    }
+    return (
+        json.dumps(record | {"prompts": as_records(prompts)}, indent=1, ensure_ascii=False) + "\n"
+    )
 
 
 def _checked(image: str | None) -> Path:
@@ -122,17 +151,32 @@ def _checked(image: str | None) -> Path:
     path = Path(image)
     if path.stat().st_size > MOST_BYTES:
         got = f"{path.stat().st_size / 2**20:.0f} MB"
-        raise UserError("image", expected=f"at most {MOST_BYTES / 2**20:.0f} MB", got=got, remedy="send a smaller file")
+        raise UserError(
+            "image",
+            expected=f"at most {MOST_BYTES / 2**20:.0f} MB",
+            got=got,
+            remedy="send a smaller file",
+        )
     width, height = upright_size(path, "image")
     if width * height > MOST_PIXELS:
         got = f"{width} x {height}"
-        raise UserError("image", expected=f"at most {MOST_PIXELS / 1e6:.0f} megapixels", got=got, remedy="send a smaller picture")
+        raise UserError(
+            "image",
+            expected=f"at most {MOST_PIXELS / 1e6:.0f} megapixels",
+            got=got,
+            remedy="send a smaller picture",
+        )
     return path
 
 
 def _sentence(text: str) -> str | None:
     if len(text) > LONGEST:  # the page's own limit binds only those who use the page
-        raise UserError("sentence", expected=f"at most {LONGEST} characters", got=str(len(text)), remedy="shorten it")
+        raise UserError(
+            "sentence",
+            expected=f"at most {LONGEST} characters",
+            got=str(len(text)),
+            remedy="shorten it",
+        )
     return text.strip() or None
 
 
@@ -143,33 +187,62 @@ def build_page(demo: Demo):
 
     def asked(image, sentence, temperature):
         shown = demo.answer(image, sentence, temperature)
-        return shown.picture and str(shown.picture), shown.text, shown.status, [str(file) for file in shown.files] or None
+        return (
+            shown.picture and str(shown.picture),
+            shown.text,
+            shown.status,
+            [str(file) for file in shown.files] or None,
+        )
 
-    with gradio.Blocks(title="Seg-R1", analytics_enabled=False, delete_cache=(KEPT_S, KEPT_S)) as page:
-        gradio.Markdown("# Seg-R1\nUpload an image, say what to segment (or leave it empty for all primary objects), and ask.")
+    with gradio.Blocks(
+        title="Seg-R1", analytics_enabled=False, delete_cache=(KEPT_S, KEPT_S)
+    ) as page:
+        gradio.Markdown(
+            "# Seg-R1\nUpload an image, say what to segment (or leave it empty for all primary objects), and ask."
+        )
         with gradio.Row():
             with gradio.Column():
                 image = gradio.Image(type="filepath", sources=["upload"], label="Image")
                 # The file as it came: Gradio would decode it first, and say only "Error" where it cannot.
                 image.preprocess = lambda payload: payload and payload.path
-                sentence = gradio.Textbox(label="What to segment", placeholder="the left cat", max_length=LONGEST)
-                temperature = gradio.Slider(0, HOTTEST, value=0, step=0.1, label="Temperature (0: the most likely answer)")
+                sentence = gradio.Textbox(
+                    label="What to segment", placeholder="the left cat", max_length=LONGEST
+                )
+                temperature = gradio.Slider(
+                    0, HOTTEST, value=0, step=0.1, label="Temperature (0: the most likely answer)"
+                )
                 ask = gradio.Button("Ask", variant="primary")
             with gradio.Column():
-                picture = gradio.Image(type="filepath", label="Mask, box and points", interactive=False, buttons=["download", "fullscreen"])
+                picture = gradio.Image(
+                    type="filepath",
+                    label="Mask, box and points",
+                    interactive=False,
+                    buttons=["download", "fullscreen"],
+                )
                 status = gradio.Textbox(label="Result", interactive=False)
                 text = gradio.Textbox(label="Reasoning and answer", interactive=False, lines=4)
                 files = gradio.Files(label="Mask and answer to download", interactive=False)
-        ask.click(asked, [image, sentence, temperature], [picture, text, status, files], api_name=False)
+        ask.click(
+            asked, [image, sentence, temperature], [picture, text, status, files], api_name=False
+        )
     return page.queue(max_size=MOST_WAITING, default_concurrency_limit=1)
 
 
 def run_demo(config: RunConfig, source: Path, port: int) -> None:
     """Serve the page on this machine alone until interrupted; what was made for it is deleted then."""
     gradio = optional_package("gradio", "demo")
-    with tempfile.TemporaryDirectory(prefix="segr1-demo-") as folder, responding(config, source) as responder:
+    with (
+        tempfile.TemporaryDirectory(prefix="segr1-demo-") as folder,
+        responding(config, source) as responder,
+    ):
         page = build_page(Demo(responder, Path(folder)))
         theme = gradio.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"])
         page.launch(
-            server_name=HOST, server_port=port, share=False, max_file_size=MOST_BYTES, allowed_paths=[folder], theme=theme, footer_links=[]
+            server_name=HOST,
+            server_port=port,
+            share=False,
+            max_file_size=MOST_BYTES,
+            allowed_paths=[folder],
+            theme=theme,
+            footer_links=[],
         )

@@ -52,18 +52,39 @@ def run_eval(config: RunConfig, source: Path, out: Path, protocol: str) -> str:
     held_out = open_source(config.eval_data)
     with responding(config, source) as responder, CountedProgress() as progress:
         result = evaluate_set(responder, config.eval_data, held_out, out, protocol, progress)
-    return markdown([set_table(set_title(config.eval_data), kind_of(config.eval_data, held_out), result)]) if result else ""
+    return (
+        markdown(
+            [set_table(set_title(config.eval_data), kind_of(config.eval_data, held_out), result)]
+        )
+        if result
+        else ""
+    )
 
 
 def evaluate_set(
-    responder: Responder, data: DataConfig, source: Source, folder: Path, protocol: str, progress: CountedProgress
+    responder: Responder,
+    data: DataConfig,
+    source: Source,
+    folder: Path,
+    protocol: str,
+    progress: CountedProgress,
 ) -> SetResult | None:
     """Answer and score one set into `folder`; the first process alone scores, and has the result."""
     title = set_title(data)
     opened = responder.opened
     mine = identity(opened.engine.config, opened.rollout_weights, data, source.names)
-    predictions = answer_set(responder, source, folder, mine, lambda done, total: progress.update(f"{title}: answered", done, total))
-    return score_folder(predictions, source, folder, kind_of(data, source), title, protocol, progress) if is_first() else None
+    predictions = answer_set(
+        responder,
+        source,
+        folder,
+        mine,
+        lambda done, total: progress.update(f"{title}: answered", done, total),
+    )
+    return (
+        score_folder(predictions, source, folder, kind_of(data, source), title, protocol, progress)
+        if is_first()
+        else None
+    )
 
 
 def score_folder(
@@ -78,7 +99,13 @@ def score_folder(
 ) -> SetResult:
     """Score predictions whose masks lie in `folder`, and write scores and the page with them to `out` (default: there)."""
     out, chosen = out or folder, PROTOCOLS[protocol](predictions, kind)
-    result = score_set(source, chosen, folder, kind, lambda done: progress.update(f"{title}: scored", done, len(chosen)))
+    result = score_set(
+        source,
+        chosen,
+        folder,
+        kind,
+        lambda done: progress.update(f"{title}: scored", done, len(chosen)),
+    )
     write_scores(out / SCORES, result.samples)
     write_gallery(out / PAGE, folder, source, chosen, result, set_table(title, kind, result))
     return result
@@ -89,9 +116,18 @@ def kind_of(data: DataConfig, source: Source) -> str:
     if data.kind == "published":
         kinds = {published_set(name).kind for name in data.set.split(JOIN)}
         if len(kinds) > 1 or "answers" in kinds:
-            raise UserError("eval_data.set", expected="sets of one kind, with masks", got=data.set, remedy="evaluate them one by one")
+            raise UserError(
+                "eval_data.set",
+                expected="sets of one kind, with masks",
+                got=data.set,
+                remedy="evaluate them one by one",
+            )
         return kinds.pop()
-    sentences = data.sentences if data.kind == "synthetic" else any(entry.instruction for entry in source.entries)
+    sentences = (
+        data.sentences
+        if data.kind == "synthetic"
+        else any(entry.instruction for entry in source.entries)
+    )
     return "referring" if sentences else "foreground"
 
 
@@ -99,12 +135,21 @@ def set_title(data: DataConfig) -> str:
     """What a set is called in progress and reports."""
     if data.kind != "published":
         return data.kind
-    return f"{' and '.join(published_set(name).title for name in data.set.split(JOIN))} {data.split}"
+    return (
+        f"{' and '.join(published_set(name).title for name in data.set.split(JOIN))} {data.split}"
+    )
 
 
 def set_table(title: str, kind: str, result: SetResult) -> Table:
     """Figures of one set, how many answers were valid, and what could not be read."""
     valid = {"format": 1 - result.invalid / result.count} if result.count else {}
     columns = {"format": "format", **COLUMNS[kind], "count": "samples"}
-    unreadable = [f"Could not be read: {name}: {reason}" for name, reason in result.unreadable.items()]
-    return figures_table(title, {"these answers": valid | result.figures | {"count": result.count}}, columns, "\n".join(unreadable))
+    unreadable = [
+        f"Could not be read: {name}: {reason}" for name, reason in result.unreadable.items()
+    ]
+    return figures_table(
+        title,
+        {"these answers": valid | result.figures | {"count": result.count}},
+        columns,
+        "\n".join(unreadable),
+    )

@@ -15,7 +15,9 @@ from segr1_jax.train.mesh import make_mesh
 from segr1_jax.train.start import resolve_start
 
 
-def run_export_adapter(config: RunConfig, source: Path, out: Path, *, overwrite: bool = False) -> None:
+def run_export_adapter(
+    config: RunConfig, source: Path, out: Path, *, overwrite: bool = False
+) -> None:
     """Write the newest adapters of the LoRA run `source` to `out` as peft's files.
 
     Raises:
@@ -23,16 +25,42 @@ def run_export_adapter(config: RunConfig, source: Path, out: Path, *, overwrite:
     """
     start = resolve_start(source)
     if start.lora is None:
-        raise UserError(f"--adapter of {source}", expected="a run with policy.lora.rank", got="none", remedy="leave --adapter out")
+        raise UserError(
+            f"--adapter of {source}",
+            expected="a run with policy.lora.rank",
+            got="none",
+            remedy="leave --adapter out",
+        )
     if start.below.checkpoints is not None:
-        got, remedy = f"the weights of {start.below.checkpoints}", "leave --adapter out: a merged export holds everything"
-        raise UserError(f"--adapter of {source}", expected="adapters on a Hugging Face directory", got=got, remedy=remedy)
+        got, remedy = (
+            f"the weights of {start.below.checkpoints}",
+            "leave --adapter out: a merged export holds everything",
+        )
+        raise UserError(
+            f"--adapter of {source}",
+            expected="adapters on a Hugging Face directory",
+            got=got,
+            remedy=remedy,
+        )
     adapters = start.adapters(make_mesh(config.mesh))
-    export_adapter(adapters, start.lora, Path(start.base).name, out, {"README.md": adapter_card(config, start)}, overwrite=overwrite)
+    export_adapter(
+        adapters,
+        start.lora,
+        Path(start.base).name,
+        out,
+        {"README.md": adapter_card(config, start)},
+        overwrite=overwrite,
+    )
 
 
 def run_export(
-    config: RunConfig, source: Path, out: Path, *, layout: str | None = None, overwrite: bool = False, check: bool | None = None
+    config: RunConfig,
+    source: Path,
+    out: Path,
+    *,
+    layout: str | None = None,
+    overwrite: bool = False,
+    check: bool | None = None,
 ) -> None:
     """Write the newest weights of `source` to `out`, in dtype and layout of the base it began from unless `layout` names another.
 
@@ -52,9 +80,17 @@ def run_export(
     export_policy(opened.params, policy, base, out, texts, layout=layout, overwrite=overwrite)
     lacking = "--no-check" if check is False else obstacle(policy, config.reward.python)
     if check and lacking:
-        raise UserError(f"--check of {out}", expected="a host that can do it", got=lacking, remedy="check on another, or leave --check out")
+        raise UserError(
+            f"--check of {out}",
+            expected="a host that can do it",
+            got=lacking,
+            remedy="check on another, or leave --check out",
+        )
     if lacking:
         print(f"not compared with transformers: {lacking}", file=sys.stderr)
         return
     difference = verify_export(opened, out, config.reward.python)
-    print(f"transformers gives the same logits: largest difference {difference:.1e} of the largest logit", file=sys.stderr)
+    print(
+        f"transformers gives the same logits: largest difference {difference:.1e} of the largest logit",
+        file=sys.stderr,
+    )

@@ -18,13 +18,24 @@ from segr1_jax.types import SamPrompt
 PAGE = "report.html"
 
 
-def write_gallery(path: Path, folder: Path, source: Source, counted: Sequence[Counted], result: SetResult, table: Table) -> None:
+def write_gallery(
+    path: Path,
+    folder: Path,
+    source: Source,
+    counted: Sequence[Counted],
+    result: SetResult,
+    table: Table,
+) -> None:
     """Write the page to `path`; masks lie in `folder`. Of many samples it shows the worst, and as many spread over the rest."""
     scored = {sample.name: sample for sample in result.samples}
     readable = [item for item in counted if item.prediction.name in scored]
     ranked = sorted(readable, key=lambda item: scored[item.prediction.name].scores.iou)
     shown = _chosen(ranked)
-    note = f"{len(shown)} of {len(ranked)} samples: the worst, and others of every quality." if len(shown) < len(ranked) else ""
+    note = (
+        f"{len(shown)} of {len(ranked)} samples: the worst, and others of every quality."
+        if len(shown) < len(ranked)
+        else ""
+    )
     page = Table("Figures", table.headings, table.rows, "\n".join(filter(None, (table.note, note))))
     write_report(path, table.title, [page], {}, _samples(folder, source, shown, scored))
 
@@ -33,10 +44,15 @@ def _chosen(ranked: list[Counted]) -> list[Counted]:
     if len(ranked) <= MOST_SAMPLES:
         return ranked
     worst, rest = ranked[: MOST_SAMPLES // 2], ranked[MOST_SAMPLES // 2 :]
-    return worst + [rest[index] for index in np.linspace(0, len(rest) - 1, MOST_SAMPLES - len(worst)).astype(int)]
+    return worst + [
+        rest[index]
+        for index in np.linspace(0, len(rest) - 1, MOST_SAMPLES - len(worst)).astype(int)
+    ]
 
 
-def _samples(folder: Path, source: Source, shown: Sequence[Counted], scored: dict[str, ScoredSample]) -> Iterator[ReportSample]:
+def _samples(
+    folder: Path, source: Source, shown: Sequence[Counted], scored: dict[str, ScoredSample]
+) -> Iterator[ReportSample]:
     for item in shown:
         prediction, example = item.prediction, source[item.index]
         mask_HW = None if prediction.mask is None else read_map(folder / prediction.mask) > HALF
@@ -58,4 +74,8 @@ def _samples(folder: Path, source: Source, shown: Sequence[Counted], scored: dic
 
 def _prompt(record: dict) -> SamPrompt:
     box = None if record["box"] is None else np.array(record["box"], np.float32)
-    return SamPrompt(box, np.array(record["points"], np.float32).reshape(-1, 2), np.array(record["labels"], np.int32))
+    return SamPrompt(
+        box,
+        np.array(record["points"], np.float32).reshape(-1, 2),
+        np.array(record["labels"], np.int32),
+    )

@@ -39,6 +39,16 @@ def open_policy(config: RunConfig, source: Path) -> Opened:
     start = resolve_start(source)
     policy = Policy(read_arch(Path(start.base)), compute_dtype(config))
     builder = PromptBuilder.from_directory(start.base, config.prompt)
-    engine = Engine(config, Placement(make_mesh(config.mesh)), policy, builder, make_optimizer(config.optimizer, config.steps))
+    engine = Engine(
+        config,
+        Placement(make_mesh(config.mesh)),
+        policy,
+        builder,
+        make_optimizer(config.optimizer, config.steps),
+    )
     engine.check_rows()
-    return Opened(engine, start, start.load(policy, engine.placement.weights(policy.specs, ROLLOUT_RULES), np.float32))
+    return Opened(
+        engine,
+        start,
+        start.load(policy, engine.placement.weights(policy.specs, ROLLOUT_RULES), np.float32),
+    )

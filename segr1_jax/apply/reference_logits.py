@@ -17,8 +17,12 @@ def main(directory: str, inputs: str, out: str) -> None:
 
     with np.load(inputs) as arrays:
         arguments = {name: torch.from_numpy(arrays[name]) for name in arrays}
-    model = Qwen2_5_VLForConditionalGeneration.from_pretrained(directory, dtype=torch.float32).eval()
-    known = inspect.signature(model.forward).parameters  # transformers 4 has no mm_token_type_ids: it finds the images by their ids
+    model = Qwen2_5_VLForConditionalGeneration.from_pretrained(
+        directory, dtype=torch.float32
+    ).eval()
+    known = inspect.signature(
+        model.forward
+    ).parameters  # transformers 4 has no mm_token_type_ids: it finds the images by their ids
     arguments = {name: value for name, value in arguments.items() if name in known}
     with torch.no_grad():
         np.save(out, model(**arguments).logits[0].float().numpy())

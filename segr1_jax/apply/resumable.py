@@ -58,9 +58,16 @@ def _claim(folder: Path, identity: dict[str, Any]) -> None:
     path, content = folder / IDENTITY, json.dumps(identity, indent=1, sort_keys=True) + "\n"
     if path.is_file() and path.read_text() != content:
         old = json.loads(path.read_text())
-        differing = sorted(name for name in {**old, **identity} if old.get(name) != identity.get(name))
+        differing = sorted(
+            name for name in {**old, **identity} if old.get(name) != identity.get(name)
+        )
         remedy = "choose another folder with --out, or delete this one"
-        raise UserError(str(folder), expected="answers of this policy to this set", got=f"other {', '.join(differing)}", remedy=remedy)
+        raise UserError(
+            str(folder),
+            expected="answers of this policy to this set",
+            got=f"other {', '.join(differing)}",
+            remedy=remedy,
+        )
     wait_for_all("identity compared")
     if is_first():
         folder.mkdir(parents=True, exist_ok=True)
@@ -86,6 +93,9 @@ def _cut(part: Path, lines: int) -> None:
 def _merge(folder: Path, processes: int, total: int) -> None:
     parts = [_part(folder, process, processes) for process in range(processes)]
     lines = [part.read_bytes().splitlines(keepends=True) for part in parts]
-    write_atomically(folder / LINES, b"".join(lines[index % processes][index // processes] for index in range(total)))
+    write_atomically(
+        folder / LINES,
+        b"".join(lines[index % processes][index // processes] for index in range(total)),
+    )
     for part in folder.glob(f".{LINES}.*-of-*"):
         part.unlink()

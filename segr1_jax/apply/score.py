@@ -25,7 +25,12 @@ from segr1_jax.train.progress import Progress
 from segr1_jax.types import Example, Frame, ScoreStatus
 from segr1_jax.viz import png
 
-TERMS = {"total": "reward", "format": "format", "iou": "IoU", "s_measure": "S-measure"}  # field of an output line -> heading
+TERMS = {
+    "total": "reward",
+    "format": "format",
+    "iou": "IoU",
+    "s_measure": "S-measure",
+}  # field of an output line -> heading
 SKIPPED = "skipped"
 REASONS_SHOWN = 5
 TOGETHER = 16  # answers on one image and mask sent in one go
@@ -45,10 +50,21 @@ def run_score(config: RunConfig, answers: Path, out: Path, masks: Path | None = 
     _check_places(answers, out, masks)
     count = sum(1 for _ in read_answers(answers))
     if not count:
-        raise UserError(str(answers), expected="at least one answer", got="none", remedy="write one JSON object per line")
+        raise UserError(
+            str(answers),
+            expected="at least one answer",
+            got="none",
+            remedy="write one JSON object per line",
+        )
     summary = Summary(answers)
-    with replacing(out) as file, RewardClient(config.reward) as client, Progress("score", count) as progress:
-        for done, (answer, row) in enumerate(AnswerScorer(config, client, masks).rows(read_answers(answers)), start=1):
+    with (
+        replacing(out) as file,
+        RewardClient(config.reward) as client,
+        Progress("score", count) as progress,
+    ):
+        for done, (answer, row) in enumerate(
+            AnswerScorer(config, client, masks).rows(read_answers(answers)), start=1
+        ):
             file.write(json.dumps(row).encode() + b"\n")
             summary.add(answer, row)
             progress.update(done, summary.means())
@@ -79,18 +95,29 @@ class AnswerScorer:
             example = self._open(group[0].image, group[0].mask)
             texts = [AnswerText(example, answer.text) for answer in group]
             want_masks, legacy = self._masks is not None, self._config.reward.legacy
-            return submit(self._client, texts, self._frame_of, self._config.prompt.task, want_masks=want_masks, legacy=legacy)
+            return submit(
+                self._client,
+                texts,
+                self._frame_of,
+                self._config.prompt.task,
+                want_masks=want_masks,
+                legacy=legacy,
+            )
         except UserError as fault:
             return fault
 
     def _frame_of(self, example: Example) -> Frame:
         return model_frame(example.frame, self._config.prompt, MERGED_PATCH, example.name)
 
-    def _receive(self, group: list[GivenAnswer], sent: Pending | UserError) -> Iterator[tuple[GivenAnswer, dict[str, Any]]]:
+    def _receive(
+        self, group: list[GivenAnswer], sent: Pending | UserError
+    ) -> Iterator[tuple[GivenAnswer, dict[str, Any]]]:
         if isinstance(sent, UserError):
             yield from ((answer, _skipped_row(answer, sent)) for answer in group)
             return
-        for answer, judged in zip(group, collect(self._client, sent, self._config.reward.weights), strict=True):
+        for answer, judged in zip(
+            group, collect(self._client, sent, self._config.reward.weights), strict=True
+        ):
             yield answer, _row(answer, judged) | self._save_mask(answer, judged)
 
     def _save_mask(self, answer: GivenAnswer, judged: Judged) -> dict[str, str]:
@@ -113,7 +140,9 @@ class Summary:
 
     def add(self, answer: GivenAnswer, row: dict[str, Any]) -> None:
         """Count a line; only lines with a reward enter the means."""
-        self.outcomes[row["parse"] if row["score"] in (None, ScoreStatus.OK.value) else row["score"]] += 1
+        self.outcomes[
+            row["parse"] if row["score"] in (None, ScoreStatus.OK.value) else row["score"]
+        ] += 1
         if row["total"] is not None:
             self.scored += 1
             self.sums.update({term: row[term] for term in TERMS})
@@ -126,11 +155,25 @@ class Summary:
 
     def markdown(self) -> str:
         """The table of means, the count of each outcome, the first reasons for skipping."""
-        means = markdown_table({str(self.answers): self.means() | {"count": self.scored}}, TERMS | {"count": "scored"})
-        outcomes = markdown_table({name: {"count": count} for name, count in self.outcomes.most_common()}, {"count": "count"})
+        means = markdown_table(
+            {str(self.answers): self.means() | {"count": self.scored}}, TERMS | {"count": "scored"}
+        )
+        outcomes = markdown_table(
+            {name: {"count": count} for name, count in self.outcomes.most_common()},
+            {"count": "count"},
+        )
         more = self.outcomes[SKIPPED] - len(self.reasons)
-        reasons = [*self.reasons, *([f"and {more} more, with their reasons in the output"] if more else [])]
-        return "\n\n".join([means, outcomes, *(["\n".join(f"- {reason}" for reason in reasons)] if reasons else [])])
+        reasons = [
+            *self.reasons,
+            *([f"and {more} more, with their reasons in the output"] if more else []),
+        ]
+        return "\n\n".join(
+            [
+                means,
+                outcomes,
+                *(["\n".join(f"- {reason}" for reason in reasons)] if reasons else []),
+            ]
+        )
 
 
 def _row(answer: GivenAnswer, judged: Judged) -> dict[str, Any]:
@@ -138,7 +181,10 @@ def _row(answer: GivenAnswer, judged: Judged) -> dict[str, Any]:
     status = ScoreStatus.OK if reward.valid else ScoreStatus.QUARANTINED
     row = {"id": answer.id, "parse": reward.parse.value, "score": status.value if parsed else None}
     row |= {term: getattr(reward, term) if reward.valid else None for term in TERMS}
-    return row | {"boxes": len(parsed.boxes) if parsed else None, "stray_points": stray_points(parsed) if parsed else None}
+    return row | {
+        "boxes": len(parsed.boxes) if parsed else None,
+        "stray_points": stray_points(parsed) if parsed else None,
+    }
 
 
 def _skipped_row(answer: GivenAnswer, fault: UserError) -> dict[str, Any]:
@@ -150,9 +196,16 @@ def _check_places(answers: Path, out: Path, masks: Path | None) -> None:
     """The answers can be read twice, and there is room for what is written; folders are made."""
     if not answers.is_file():
         got = f"{answers} ({'not a regular file' if answers.exists() else 'missing'})"
-        raise UserError("--answers", expected="a file of JSON lines, read twice", got=got, remedy="write the answers to a file first")
+        raise UserError(
+            "--answers",
+            expected="a file of JSON lines, read twice",
+            got=got,
+            remedy="write the answers to a file first",
+        )
     if out.is_dir() or out.resolve() == answers.resolve():
-        raise UserError("--out", expected="a file of its own", got=str(out), remedy="give another name")
+        raise UserError(
+            "--out", expected="a file of its own", got=str(out), remedy="give another name"
+        )
     for option, folder in (("--out", out.parent), ("--masks", masks)):
         try:
             if folder is not None:
@@ -160,4 +213,9 @@ def _check_places(answers: Path, out: Path, masks: Path | None) -> None:
                 if not os.access(folder, os.W_OK):
                     raise PermissionError(f"{folder} cannot be written")
         except OSError as error:
-            raise UserError(option, expected="a folder that can be written", got=str(error), remedy="choose another place") from error
+            raise UserError(
+                option,
+                expected="a folder that can be written",
+                got=str(error),
+                remedy="choose another place",
+            ) from error

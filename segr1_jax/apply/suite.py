@@ -22,7 +22,9 @@ from segr1_jax.train.config import RunConfig
 from segr1_jax.train.progress import CountedProgress
 from segr1_jax.train.runtime import is_first
 
-TITLES = {name: found.title for name, found in SETS.items()} | {name: benchmark.title for name, benchmark in BENCHMARKS.items()}
+TITLES = {name: found.title for name, found in SETS.items()} | {
+    name: benchmark.title for name, benchmark in BENCHMARKS.items()
+}
 
 
 def run_suite(config: RunConfig, source: Path, out: Path, protocol: str) -> str:
@@ -33,44 +35,78 @@ def run_suite(config: RunConfig, source: Path, out: Path, protocol: str) -> str:
     """
     root = Path(config.eval_data.root)
     if not root.is_dir():
-        raise UserError("eval_data.root", expected="the folder of all sets", got=repr(str(root)), remedy="`segr1 data check` shows one")
+        raise UserError(
+            "eval_data.root",
+            expected="the folder of all sets",
+            got=repr(str(root)),
+            remedy="`segr1 data check` shows one",
+        )
     ours: dict[tuple[str, str], SuiteCell] = {}
     with responding(config, source) as responder, CountedProgress() as progress:
         for table in suite_tables():
             for name, split in table.sets:
                 folder = out / name / split
                 measure = _benchmark if name in BENCHMARKS else _set
-                ours[name, split] = measure(responder, root, name, split, folder, protocol, progress)
+                ours[name, split] = measure(
+                    responder, root, name, split, folder, protocol, progress
+                )
     tables = [filled(table, ours, TITLES) for table in suite_tables()]
     if not is_first():
         return ""
     about = identity(config, responder.opened.rollout_weights, DataConfig(), [])
-    record = {"policy": about, "protocol": protocol, "tables": [_as_json(table, ours) for table in suite_tables()]}
+    record = {
+        "policy": about,
+        "protocol": protocol,
+        "tables": [_as_json(table, ours) for table in suite_tables()],
+    }
     write_atomically(out / "tables.json", json.dumps(record, indent=1, sort_keys=True) + "\n")
     write_atomically(out / "tables.md", markdown(tables))
     write_report(out / "tables.html", "Seg-R1: the paper's tables", tables, {}, [])
     return markdown(tables)
 
 
-def _set(responder: Responder, root: Path, name: str, split: str, folder: Path, protocol: str, progress: CountedProgress) -> SuiteCell:
+def _set(
+    responder: Responder,
+    root: Path,
+    name: str,
+    split: str,
+    folder: Path,
+    protocol: str,
+    progress: CountedProgress,
+) -> SuiteCell:
     data = DataConfig(kind="published", root=str(root), set=name, split=split)
     try:
         source = open_source(data)
     except UserError as error:
         return SuiteCell({}, absent=_absent(root, error))
     result = evaluate_set(responder, data, source, folder, protocol, progress)
-    return SuiteCell(result.figures, result.count, result.invalid, result.unreadable) if result else SuiteCell({})
+    return (
+        SuiteCell(result.figures, result.count, result.invalid, result.unreadable)
+        if result
+        else SuiteCell({})
+    )
 
 
 def _benchmark(
-    responder: Responder, root: Path, name: str, split: str, folder: Path, protocol: str, progress: CountedProgress
+    responder: Responder,
+    root: Path,
+    name: str,
+    split: str,
+    folder: Path,
+    protocol: str,
+    progress: CountedProgress,
 ) -> SuiteCell:
     try:
         questions = read_benchmark(root, name)
     except UserError as error:
         return SuiteCell({}, absent=_absent(root, error))
     opened = responder.opened
-    about = identity(opened.engine.config, opened.rollout_weights, DataConfig(), [question.name for question in questions])
+    about = identity(
+        opened.engine.config,
+        opened.rollout_weights,
+        DataConfig(),
+        [question.name for question in questions],
+    )
     heard = lambda done, total: progress.update(f"{TITLES[name]}: asked", done, total)  # noqa: E731
     answered, faults = ask_all(responder, questions, folder, about, heard)
     asked = [item for item in answered if item.text is not None]
@@ -84,5 +120,13 @@ def _absent(root: Path, error: UserError) -> str:
 
 
 def _as_json(table: SuiteTable, ours: dict[tuple[str, str], SuiteCell]) -> dict:
-    cells = [{"set": name, "split": split} | dataclasses.asdict(ours[name, split]) for name, split in table.sets]
-    return {"name": table.name, "title": table.title, "published": dict(table.published), "ours": cells}
+    cells = [
+        {"set": name, "split": split} | dataclasses.asdict(ours[name, split])
+        for name, split in table.sets
+    ]
+    return {
+        "name": table.name,
+        "title": table.title,
+        "published": dict(table.published),
+        "ours": cells,
+    }

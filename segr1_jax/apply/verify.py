@@ -36,11 +36,17 @@ def obstacle(policy: Policy, python: str) -> str | None:
     probe = "import sys, importlib.util as u; sys.exit(not all(map(u.find_spec, ('torch', 'transformers'))))"
     if subprocess.run([interpreter, "-c", probe], check=False).returncode:
         return f"{interpreter} has not both torch and transformers"
-    copies = 1 + (jax.default_backend() == "cpu")  # transformers', and ours as written where that lies on the host too
+    copies = 1 + (
+        jax.default_backend() == "cpu"
+    )  # transformers', and ours as written where that lies on the host too
     need = copies * 4 * sum(math.prod(spec.shape) for spec in policy.specs.values()) + SPARE_BYTES
     fields = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
     free = int(fields["MemAvailable"].split()[0]) * 1024
-    return None if free >= need else f"that takes {need / 2**30:.0f} GiB of free memory, and {free / 2**30:.0f} are free"
+    return (
+        None
+        if free >= need
+        else f"that takes {need / 2**30:.0f} GiB of free memory, and {free / 2**30:.0f} are free"
+    )
 
 
 def verify_export(opened: Opened, directory: Path, python: str) -> float:
@@ -80,11 +86,17 @@ def verify_export(opened: Opened, directory: Path, python: str) -> float:
 def _as_stored(opened: Opened, directory: Path) -> Opened:
     policy = dataclasses.replace(opened.engine.policy, dtype=jnp.float32)
     dtypes = stored_dtypes(directory, policy)
-    rounded = {name: value.astype(dtypes[name]).astype(np.float32) for name, value in opened.params.items()}
-    return dataclasses.replace(opened, engine=dataclasses.replace(opened.engine, policy=policy), params=rounded)
+    rounded = {
+        name: value.astype(dtypes[name]).astype(np.float32) for name, value in opened.params.items()
+    }
+    return dataclasses.replace(
+        opened, engine=dataclasses.replace(opened.engine, policy=policy), params=rounded
+    )
 
 
-def answer_logits(opened: Opened, prompts: Sequence[Prompt], answers: Sequence[np.ndarray]) -> Float[np.ndarray, "B T V"]:
+def answer_logits(
+    opened: Opened, prompts: Sequence[Prompt], answers: Sequence[np.ndarray]
+) -> Float[np.ndarray, "B T V"]:
     """Logits that predict each token of one answer per prompt, unmasked and untempered; answers are padded to the longest."""
     engine = opened.engine
     on_mesh, _ = engine.put_prompts(prompts)
@@ -93,16 +105,26 @@ def answer_logits(opened: Opened, prompts: Sequence[Prompt], answers: Sequence[n
     @jax.jit
     def logits(params, prompts, tokens, mask):
         model = engine.policy.bind(params)
-        return jnp.einsum("bgtd,dv->bgtv", model.predict_states(prompts, tokens, mask), model.head_kernel())
+        return jnp.einsum(
+            "bgtd,dv->bgtv", model.predict_states(prompts, tokens, mask), model.head_kernel()
+        )
 
     return np.asarray(logits(opened.params, on_mesh, batch.tokens, batch.mask))[:, 0]
 
 
-def _theirs(directory: Path, inputs: dict[str, np.ndarray], python: str) -> Float[np.ndarray, "P V"]:
+def _theirs(
+    directory: Path, inputs: dict[str, np.ndarray], python: str
+) -> Float[np.ndarray, "P V"]:
     with tempfile.TemporaryDirectory() as folder:
         arrays, out = Path(folder) / "inputs.npz", Path(folder) / "logits.npy"
         np.savez(arrays, **inputs)
-        command = [python or sys.executable, reference_logits.__file__, str(directory), str(arrays), str(out)]
+        command = [
+            python or sys.executable,
+            reference_logits.__file__,
+            str(directory),
+            str(arrays),
+            str(out),
+        ]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
             raise UserError(

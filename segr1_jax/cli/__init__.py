@@ -23,11 +23,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ModuleNotFoundError as error:
         if error.name is None or error.name.startswith("segr1_jax"):
             raise
-        return _fail(f"the package {error.name!r} is missing from {sys.executable}. Remedy: bash launch/setup.sh makes the environment.")
+        return _fail(
+            f"the package {error.name!r} is missing from {sys.executable}. Remedy: bash launch/setup.sh makes the environment."
+        )
     except RuntimeError as error:
         if "Unable to initialize backend" not in str(error):
             raise
-        return _fail(f"JAX finds no usable device ({error}). Remedy: `segr1 doctor` says what is wrong; JAX_PLATFORMS=cpu runs on the CPU.")
+        return _fail(
+            f"JAX finds no usable device ({error}). Remedy: `segr1 doctor` says what is wrong; JAX_PLATFORMS=cpu runs on the CPU."
+        )
     except KeyboardInterrupt:
         return _fail("interrupted; the same command goes on from the last checkpoint.", status=130)
 
@@ -36,7 +40,11 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """The options; key=value may stand anywhere behind the command, also after flags (argparse takes one run of them)."""
     parser = build_parser()
     options, rest = parser.parse_known_args(arguments)
-    if unknown := [word for word in rest if word.startswith("-") or "=" not in word or not hasattr(options, "overrides")]:
+    if unknown := [
+        word
+        for word in rest
+        if word.startswith("-") or "=" not in word or not hasattr(options, "overrides")
+    ]:
         parser.error(f"unrecognized arguments: {' '.join(unknown)}")
     if rest:
         options.overrides = [*options.overrides, *rest]

@@ -46,7 +46,12 @@ def evaluate(options: argparse.Namespace) -> int:
 def _rescore(options: argparse.Namespace) -> int:
     config = load_config(options.config, options.overrides)
     if options.suite or options.source:
-        raise UserError("--predictions", expected="neither --suite nor --source", got="one of them", remedy="score one set at a time")
+        raise UserError(
+            "--predictions",
+            expected="neither --suite nor --source",
+            got="one of them",
+            remedy="score one set at a time",
+        )
     from segr1_jax.apply.rescore import run_rescore
     from segr1_jax.train.progress import show_markdown
 
@@ -62,11 +67,20 @@ def predict(options: argparse.Namespace) -> int:
     from segr1_jax.apply.predict import run_predict
 
     _prepare(config)
-    predictions = run_predict(config, source, out, images=options.images, instruction=options.instruction, count=options.count)
+    predictions = run_predict(
+        config,
+        source,
+        out,
+        images=options.images,
+        instruction=options.instruction,
+        count=options.count,
+    )
     counts = Counter(prediction.status for prediction in predictions)
     print(f"wrote {out}: {', '.join(f'{count} {status}' for status, count in counts.items())}")
     unread = [prediction.reason for prediction in predictions if prediction.reason]
-    for line in unread[:REASONS_SHOWN] + [f"and {len(unread) - REASONS_SHOWN} more"] * (len(unread) > REASONS_SHOWN):
+    for line in unread[:REASONS_SHOWN] + [f"and {len(unread) - REASONS_SHOWN} more"] * (
+        len(unread) > REASONS_SHOWN
+    ):
         print(line, file=sys.stderr)
     return int(bool(unread))
 
@@ -100,7 +114,14 @@ def export(options: argparse.Namespace) -> int:
     if options.adapter:
         run_export_adapter(config, source, out, overwrite=options.overwrite)
     else:
-        run_export(config, source, out, layout=options.layout, overwrite=options.overwrite, check=options.check)
+        run_export(
+            config,
+            source,
+            out,
+            layout=options.layout,
+            overwrite=options.overwrite,
+            check=options.check,
+        )
     print(f"wrote {out}")
     return 0
 
@@ -113,7 +134,14 @@ def plan(options: argparse.Namespace) -> int:
     from segr1_jax.plan.report import markdown, to_json
     from segr1_jax.train.progress import show_markdown
 
-    made = plan_command(config, options.arch, options.device, options.devices, compile_=options.compile, topology=options.topology)
+    made = plan_command(
+        config,
+        options.arch,
+        options.device,
+        options.devices,
+        compile_=options.compile,
+        topology=options.topology,
+    )
     if options.json:
         write_atomically(options.json, to_json(made))
     show_markdown(markdown(made))
@@ -124,7 +152,9 @@ def profile(options: argparse.Namespace) -> int:
     config = load_config(options.config, options.overrides)
     check(config)
     if options.steps < 1:
-        raise UserError("--steps", expected="at least 1", got=str(options.steps), remedy="change it")
+        raise UserError(
+            "--steps", expected="at least 1", got=str(options.steps), remedy="change it"
+        )
     from segr1_jax.files import write_atomically
     from segr1_jax.profile.command import profile_command
     from segr1_jax.profile.report import markdown, to_json
@@ -228,5 +258,10 @@ def _config_and_source(options: argparse.Namespace) -> tuple[RunConfig, Path]:
     source = options.source or Path(config.run_dir)
     if not source.is_dir():
         remedy = "train first, or name a run or Hugging Face directory with --source"
-        raise UserError("--source" if options.source else "run_dir", expected="a directory", got=f"{source} (missing)", remedy=remedy)
+        raise UserError(
+            "--source" if options.source else "run_dir",
+            expected="a directory",
+            got=f"{source} (missing)",
+            remedy=remedy,
+        )
     return config, source

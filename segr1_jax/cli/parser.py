@@ -29,7 +29,10 @@ gives the reward of answers that you have; `segr1 config` lists every key a conf
 def build_parser() -> argparse.ArgumentParser:
     """The parser; a parsed result has `run`, the function of commands.py to call with it."""
     parser = argparse.ArgumentParser(
-        "segr1", description=OVERVIEW, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+        "segr1",
+        description=OVERVIEW,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"segr1 {__version__}")
     add = parser.add_subparsers(title="commands", metavar="COMMAND", required=True).add_parser
@@ -118,27 +121,79 @@ def _add_uses(add: Callable[..., argparse.ArgumentParser]) -> None:
     )
     for command in (evaluate, predict, demo, export):
         _add_config(command)
-        command.add_argument("--source", type=Path, metavar="DIR", help="run or Hugging Face directory to use (default: run_dir of CONFIG)")
-    evaluate.add_argument("--suite", choices=("paper",), help="all sets of the paper that are below eval_data.root")
-    evaluate.add_argument("--predictions", type=Path, metavar="PATH", help="score these masks or answers instead of a policy's")
+        command.add_argument(
+            "--source",
+            type=Path,
+            metavar="DIR",
+            help="run or Hugging Face directory to use (default: run_dir of CONFIG)",
+        )
+    evaluate.add_argument(
+        "--suite", choices=("paper",), help="all sets of the paper that are below eval_data.root"
+    )
+    evaluate.add_argument(
+        "--predictions",
+        type=Path,
+        metavar="PATH",
+        help="score these masks or answers instead of a policy's",
+    )
     evaluate.add_argument(
         "--protocol",
         choices=("standard", "reference"),
         default="standard",
         help="which samples count: all (default), or as the reference code draws them",
     )
-    evaluate.add_argument("--out", type=Path, metavar="DIR", help="where to write (default: below eval in run_dir)")
-    predict.add_argument("--images", nargs="+", default=[], metavar="IMAGE", help="image files, folders, or patterns such as 'a/**/*.jpg'")
-    predict.add_argument("--instruction", metavar="TEXT", help="the sentence that picks the object (default: all primary objects)")
-    predict.add_argument("--count", type=int, default=4, metavar="N", help="without --images: how many held-out images (default 4)")
-    predict.add_argument("--out", type=Path, metavar="DIR", help="where to write (default: samples/predict in run_dir)")
+    evaluate.add_argument(
+        "--out", type=Path, metavar="DIR", help="where to write (default: below eval in run_dir)"
+    )
+    predict.add_argument(
+        "--images",
+        nargs="+",
+        default=[],
+        metavar="IMAGE",
+        help="image files, folders, or patterns such as 'a/**/*.jpg'",
+    )
+    predict.add_argument(
+        "--instruction",
+        metavar="TEXT",
+        help="the sentence that picks the object (default: all primary objects)",
+    )
+    predict.add_argument(
+        "--count",
+        type=int,
+        default=4,
+        metavar="N",
+        help="without --images: how many held-out images (default 4)",
+    )
+    predict.add_argument(
+        "--out",
+        type=Path,
+        metavar="DIR",
+        help="where to write (default: samples/predict in run_dir)",
+    )
     demo.add_argument("--port", type=int, default=7860, metavar="N", help="TCP port (default 7860)")
-    export.add_argument("--out", type=Path, metavar="DIR", help="where to write (default: export, or adapter, in run_dir)")
-    export.add_argument("--layout", choices=("published", "nested"), help="names of the tensors (default: as in the base checkpoint)")
-    export.add_argument("--adapter", action="store_true", help="write a LoRA run's adapters alone, as peft's files")
-    export.add_argument("--overwrite", action="store_true", help="replace a model that is there, once the new one is whole")
     export.add_argument(
-        "--check", action=argparse.BooleanOptionalAction, help="compare logits with transformers (default: where the memory is there)"
+        "--out",
+        type=Path,
+        metavar="DIR",
+        help="where to write (default: export, or adapter, in run_dir)",
+    )
+    export.add_argument(
+        "--layout",
+        choices=("published", "nested"),
+        help="names of the tensors (default: as in the base checkpoint)",
+    )
+    export.add_argument(
+        "--adapter", action="store_true", help="write a LoRA run's adapters alone, as peft's files"
+    )
+    export.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="replace a model that is there, once the new one is whole",
+    )
+    export.add_argument(
+        "--check",
+        action=argparse.BooleanOptionalAction,
+        help="compare logits with transformers (default: where the memory is there)",
     )
 
 
@@ -157,9 +212,22 @@ def _add_score(add: Callable[..., argparse.ArgumentParser]) -> None:
                   ends the command before anything is scored""",
     )
     _add_config(score)
-    score.add_argument("--answers", type=Path, required=True, metavar="FILE", help="JSON lines to score")
-    score.add_argument("--out", type=Path, required=True, metavar="FILE", help="where to write their scores, as JSON lines")
-    score.add_argument("--masks", type=Path, metavar="DIR", help="write the mask of each answer too, a PNG named by line number")
+    score.add_argument(
+        "--answers", type=Path, required=True, metavar="FILE", help="JSON lines to score"
+    )
+    score.add_argument(
+        "--out",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        help="where to write their scores, as JSON lines",
+    )
+    score.add_argument(
+        "--masks",
+        type=Path,
+        metavar="DIR",
+        help="write the mask of each answer too, a PNG named by line number",
+    )
 
 
 def _add_plan(add: Callable[..., argparse.ArgumentParser]) -> None:
@@ -176,11 +244,30 @@ def _add_plan(add: Callable[..., argparse.ArgumentParser]) -> None:
         compile:  estimates become XLA's own figures, for a TPU topology (needs libtpu) or for fake CPU devices, in minutes""",
     )
     _add_config(plan)
-    plan.add_argument("--device", default="h100", metavar="NAME", help="a100, h100, h200, v5e or v5p (default h100)")
+    plan.add_argument(
+        "--device",
+        default="h100",
+        metavar="NAME",
+        help="a100, h100, h200, v5e or v5p (default h100)",
+    )
     plan.add_argument("--devices", type=int, default=1, metavar="N", help="how many (default 1)")
-    plan.add_argument("--arch", type=Path, metavar="FILE", help="config.json of the policy (default: the one in policy.path)")
-    plan.add_argument("--compile", action="store_true", help="compile the programs with XLA's CPU compiler for N fake devices")
-    plan.add_argument("--topology", default="", metavar="NAME", help="compile them for these TPUs, such as v5e:8x8")
+    plan.add_argument(
+        "--arch",
+        type=Path,
+        metavar="FILE",
+        help="config.json of the policy (default: the one in policy.path)",
+    )
+    plan.add_argument(
+        "--compile",
+        action="store_true",
+        help="compile the programs with XLA's CPU compiler for N fake devices",
+    )
+    plan.add_argument(
+        "--topology",
+        default="",
+        metavar="NAME",
+        help="compile them for these TPUs, such as v5e:8x8",
+    )
     plan.add_argument("--json", type=Path, metavar="FILE", help="write every figure there too")
 
 
@@ -197,9 +284,22 @@ def _add_profile(add: Callable[..., argparse.ArgumentParser]) -> None:
         traces:   of an ordinary run come with the key profile.steps=[10,12]""",
     )
     _add_config(profile)
-    profile.add_argument("--steps", type=int, default=3, metavar="N", help="steps to trace, and to time after that (default 3)")
-    profile.add_argument("--hlo", type=Path, metavar="DIR", help="write the compiled text of each function there")
-    profile.add_argument("--peak-flops", type=float, metavar="X", help="peak FLOP/s of one device, for MFU (default: by device kind)")
+    profile.add_argument(
+        "--steps",
+        type=int,
+        default=3,
+        metavar="N",
+        help="steps to trace, and to time after that (default 3)",
+    )
+    profile.add_argument(
+        "--hlo", type=Path, metavar="DIR", help="write the compiled text of each function there"
+    )
+    profile.add_argument(
+        "--peak-flops",
+        type=float,
+        metavar="X",
+        help="peak FLOP/s of one device, for MFU (default: by device kind)",
+    )
 
 
 def _add_data(add: Callable[..., argparse.ArgumentParser]) -> None:
@@ -215,9 +315,13 @@ def _add_data(add: Callable[..., argparse.ArgumentParser]) -> None:
         next:     segr1 eval CONFIG --suite paper data.root=/data/segmentation""",
     )
     data.add_argument("action", choices=("check", "toy"))
-    data.add_argument("root", type=Path, metavar="ROOT", help="the folder that holds, or will hold, all sets")
+    data.add_argument(
+        "root", type=Path, metavar="ROOT", help="the folder that holds, or will hold, all sets"
+    )
     data.add_argument("--seed", type=int, default=0, help="toy: seed of the pictures (default 0)")
-    data.add_argument("--json", type=Path, metavar="FILE", help="check: write the report as JSON too")
+    data.add_argument(
+        "--json", type=Path, metavar="FILE", help="check: write the report as JSON too"
+    )
 
 
 def _add_helpers(add: Callable[..., argparse.ArgumentParser]) -> None:
@@ -233,7 +337,12 @@ def _add_helpers(add: Callable[..., argparse.ArgumentParser]) -> None:
     )
     tiny.add_argument("out", type=Path, metavar="DIR", help="directory to make")
     tiny.add_argument("--seed", type=int, default=0, help="seed of the weights (default 0)")
-    tiny.add_argument("--frame", type=int, default=168, help="side of the square model frame in pixels, a multiple of 28 (default 168)")
+    tiny.add_argument(
+        "--frame",
+        type=int,
+        default=168,
+        help="side of the square model frame in pixels, a multiple of 28 (default 168)",
+    )
     doctor = _command(
         add,
         "doctor",
@@ -243,7 +352,12 @@ def _add_helpers(add: Callable[..., argparse.ArgumentParser]) -> None:
         example:  segr1 doctor --python .venv-sidecar/bin/python
         prints:   one line per check (ok, warn, fail) with what to do; exit status 1 where one failed""",
     )
-    doctor.add_argument("--python", default="", metavar="PATH", help="interpreter of the SAM2 sidecar (default: this one)")
+    doctor.add_argument(
+        "--python",
+        default="",
+        metavar="PATH",
+        help="interpreter of the SAM2 sidecar (default: this one)",
+    )
     config = _command(
         add,
         "config",
@@ -258,14 +372,27 @@ def _add_helpers(add: Callable[..., argparse.ArgumentParser]) -> None:
 
 
 def _command(
-    add: Callable[..., argparse.ArgumentParser], name: str, run: Callable[[argparse.Namespace], int], summary: str, text: str
+    add: Callable[..., argparse.ArgumentParser],
+    name: str,
+    run: Callable[[argparse.Namespace], int],
+    summary: str,
+    text: str,
 ) -> argparse.ArgumentParser:
     texts = {"help": summary, "description": summary, "epilog": textwrap.dedent(text)}
-    command = add(name, **texts, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+    command = add(
+        name, **texts, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
     command.set_defaults(run=run)
     return command
 
 
 def _add_config(command: argparse.ArgumentParser, nargs: str | None = None) -> None:
-    command.add_argument("config", nargs=nargs, type=Path, metavar="CONFIG", help="YAML file, or a run directory")
-    command.add_argument("overrides", nargs="*", metavar="key=value", help="keys to change, such as steps=100 optimizer.learning_rate=1e-5")
+    command.add_argument(
+        "config", nargs=nargs, type=Path, metavar="CONFIG", help="YAML file, or a run directory"
+    )
+    command.add_argument(
+        "overrides",
+        nargs="*",
+        metavar="key=value",
+        help="keys to change, such as steps=100 optimizer.learning_rate=1e-5",
+    )

@@ -26,7 +26,9 @@ def read_answers(path: Path) -> Iterator[GivenAnswer]:
 
     Raises UserError at a line that is no such object.
     """
-    for line, record in read_records(path, paths=("image", "mask"), texts=("answer",), optional=("id",)):
+    for line, record in read_records(
+        path, paths=("image", "mask"), texts=("answer",), optional=("id",)
+    ):
         image, mask = path.parent / record["image"], path.parent / record["mask"]
         yield GivenAnswer(line, record.get("id", str(line)), image, mask, record["answer"])
 
@@ -41,6 +43,8 @@ def example_opener() -> Callable[[Path, Path], Example]:
     @functools.lru_cache(maxsize=1)
     def open_example(image: Path, mask: Path) -> Example:
         pixels_HW3 = last_image(image)
-        return Example(id=0, name=str(image), image=pixels_HW3, mask=open_mask(mask, *pixels_HW3.shape[:2]))
+        return Example(
+            id=0, name=str(image), image=pixels_HW3, mask=open_mask(mask, *pixels_HW3.shape[:2])
+        )
 
     return open_example

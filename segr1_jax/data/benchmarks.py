@@ -60,7 +60,12 @@ class Question:
         try:
             content = base64.b64decode(self.picture, validate=True)
         except (binascii.Error, ValueError) as error:
-            raise UserError(self.where, expected="an image in base64", got=str(error), remedy="download the file again") from error
+            raise UserError(
+                self.where,
+                expected="an image in base64",
+                got=str(error),
+                remedy="download the file again",
+            ) from error
         return open_image(Path(self.where), content)
 
 
@@ -74,25 +79,52 @@ def read_benchmark(root: Path, name: str) -> list[Question]:
             rows = list(csv.DictReader(file, delimiter="\t"))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         got = "no such file" if isinstance(error, FileNotFoundError) else str(error)
-        raise UserError(str(path), expected=f"the TSV file of {benchmark.title}", got=got, remedy="download it there") from error
+        raise UserError(
+            str(path),
+            expected=f"the TSV file of {benchmark.title}",
+            got=got,
+            remedy="download it there",
+        ) from error
     if missing := [column for column in NEEDED if not rows or rows[0].get(column) is None]:
         got = f"no column {missing[0]!r}" if rows else "no rows"
-        raise UserError(str(path), expected=f"the columns {', '.join(NEEDED)}", got=got, remedy="download it again")
+        raise UserError(
+            str(path),
+            expected=f"the columns {', '.join(NEEDED)}",
+            got=got,
+            remedy="download it again",
+        )
     images = {row["index"]: row["image"] for row in rows}
     return [_question(row, images, benchmark, f"{path}: row {row['index']}") for row in rows]
 
 
-def _question(row: dict[str, str], images: dict[str, str], benchmark: Benchmark, where: str) -> Question:
+def _question(
+    row: dict[str, str], images: dict[str, str], benchmark: Benchmark, where: str
+) -> Question:
     picture = row["image"] if len(row["image"]) > REFERENCE_LENGTH else images.get(row["image"], "")
-    options = {letter: text for letter in LETTERS if benchmark.kind == "choice" and (text := (row.get(letter) or "").strip())}
+    options = {
+        letter: text
+        for letter in LETTERS
+        if benchmark.kind == "choice" and (text := (row.get(letter) or "").strip())
+    }
     answer = row["answer"].strip()
     answer = answer if options else answer.lower()
     if answer not in (options or ("yes", "no")):
         expected = "one of its options" if options else "yes or no"
-        raise UserError(where, expected=f"an answer that is {expected}", got=repr(row["answer"]), remedy="use a split with answers")
+        raise UserError(
+            where,
+            expected=f"an answer that is {expected}",
+            got=repr(row["answer"]),
+            remedy="use a split with answers",
+        )
     hint = (row.get("hint") or "").strip()
-    text = f"Hint: {hint}\n{row['question'].strip()}" if hint and hint != "nan" else row["question"].strip()
-    return Question(row["index"], picture, text, options, answer, (row.get("category") or "").strip(), where)
+    text = (
+        f"Hint: {hint}\n{row['question'].strip()}"
+        if hint and hint != "nan"
+        else row["question"].strip()
+    )
+    return Question(
+        row["index"], picture, text, options, answer, (row.get("category") or "").strip(), where
+    )
 
 
 def write_toy_benchmarks(root: Path, pictures: list[bytes]) -> None:
@@ -108,7 +140,16 @@ def write_toy_benchmarks(root: Path, pictures: list[bytes]) -> None:
             question = "What is it?" if choice else "Is it bright? Please answer yes or no."
             options = {"A": "an object", "B": "noise"} if choice else {}
             category = "existence" if name == "mme" else "random"
-            rows.append({"index": str(number), "image": image, "question": question, **options, "answer": answer, "category": category})
+            rows.append(
+                {
+                    "index": str(number),
+                    "image": image,
+                    "question": question,
+                    **options,
+                    "answer": answer,
+                    "category": category,
+                }
+            )
         with (folder / benchmark.file).open("w", encoding="utf-8", newline="") as file:
             writer = csv.DictWriter(file, list(rows[0]), delimiter="\t", lineterminator="\n")
             writer.writeheader()

@@ -18,12 +18,19 @@ class DataConfig:
     )
     images: str = knob("", "folder: directory of images")
     masks: str = knob("", "folder: directory of masks, same file stems, any image suffix")
-    ids: str = knob("", "folder, published: text file with one file stem, or sample name, per line; empty = every sample")
+    ids: str = knob(
+        "",
+        "folder, published: text file with one file stem, or sample name, per line; empty = every sample",
+    )
     manifest: str = knob("", "jsonl: manifest file; paths inside are relative to it")
     answer_side: int = knob(
-        0, "jsonl, fcot: side in pixels of the square that given answers speak of (images stretched to it); 0 = pixels of the image itself"
+        0,
+        "jsonl, fcot: side in pixels of the square that given answers speak of (images stretched to it); 0 = pixels of the image itself",
     )
-    root: str = knob("", "published: the folder that holds all data sets in their official layouts (`segr1 data check ROOT`)")
+    root: str = knob(
+        "",
+        "published: the folder that holds all data sets in their official layouts (`segr1 data check ROOT`)",
+    )
     set: str = knob("", "published: which set, such as refcoco_plus; cod10k+camo joins two")
     split: str = knob("test", "published: which split of it")
     level: str = knob("bright", "synthetic: difficulty, one of bright, salient, camouflaged")

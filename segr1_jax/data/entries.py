@@ -24,7 +24,12 @@ class Entry:
     def check(self, *, answer_suffices: bool = False) -> None:
         """Read the headers: a readable image with a truth of its size. Raises UserError otherwise."""
         if self.truth is None and not (answer_suffices and self.answer):
-            raise UserError(self.name, expected="a mask", got="no mask", remedy="add it, or leave the sample out")
+            raise UserError(
+                self.name,
+                expected="a mask",
+                got="no mask",
+                remedy="add it, or leave the sample out",
+            )
         width, height = upright_size(self.image, "image")
         if self.truth is not None:
             self.truth.check(width, height)
@@ -57,16 +62,31 @@ def pictures_by_stem(field: str, folder: Path) -> dict[str, Path]:
     Raises UserError for no such folder, two pictures of one stem, or a name that is no UTF-8, which no report could hold.
     """
     if not folder.is_dir():
-        raise UserError(field, expected="a directory", got=repr(str(folder)), remedy="set it to the folder that holds the files")
+        raise UserError(
+            field,
+            expected="a directory",
+            got=repr(str(folder)),
+            remedy="set it to the folder that holds the files",
+        )
     suffixes = Image.registered_extensions()
     found: dict[str, Path] = {}
     for path in sorted(folder.iterdir()):
         if path.suffix.lower() not in suffixes or path.name.startswith("."):
             continue
         if not path.name.isprintable():  # bytes that are no UTF-8 arrive as lone surrogates
-            raise UserError(str(folder), expected="file names of printable UTF-8", got=ascii(path.name), remedy="rename the file")
+            raise UserError(
+                str(folder),
+                expected="file names of printable UTF-8",
+                got=ascii(path.name),
+                remedy="rename the file",
+            )
         if path.stem in found:
             got = f"{found[path.stem].name} and {path.name}"
-            raise UserError(str(folder), expected="one picture per file stem", got=got, remedy="remove or rename one")
+            raise UserError(
+                str(folder),
+                expected="one picture per file stem",
+                got=got,
+                remedy="remove or rename one",
+            )
         found[path.stem] = path
     return found

@@ -14,7 +14,15 @@ from PIL import Image, ImageOps
 
 from segr1_jax.errors import UserError
 
-_UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
+_UNREADABLE = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    struct.error,
+    zlib.error,
+    Image.DecompressionBombError,
+)
 _SWAPPED = (5, 6, 7, 8)  # EXIF orientations that exchange width and height
 _ORIENTATION = 0x0112
 
@@ -31,7 +39,10 @@ def open_image(path: Path, content: bytes | None = None) -> UInt8[np.ndarray, "H
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     if image.mode in ("I", "F"):
         raise UserError(
-            str(path), expected="an image of 8 or 16 bits per channel", got=f"mode {image.mode}", remedy="convert it to 8-bit RGB"
+            str(path),
+            expected="an image of 8 or 16 bits per channel",
+            got=f"mode {image.mode}",
+            remedy="convert it to 8-bit RGB",
         )
     if _has_transparency(image):
         image = _laid_on("white", image)
@@ -56,7 +67,12 @@ def open_mask(path: Path, height: int, width: int) -> Bool[np.ndarray, "H W"]:
     mask_HW = values_HW > (0 if values_HW.max(initial=0) <= 1 else full // 2)
     if not mask_HW.any():
         got = f"no pixel brighter than {full // 2} of {full} (the brightest: {values_HW.max(initial=0)})"
-        raise UserError(str(path), expected="a mask, white on black", got=got, remedy="write the object as white, or leave the sample out")
+        raise UserError(
+            str(path),
+            expected="a mask, white on black",
+            got=got,
+            remedy="write the object as white, or leave the sample out",
+        )
     return mask_HW
 
 
@@ -75,7 +91,12 @@ def require_same_size(mask: Path, size: tuple[int, int], image_size: tuple[int, 
     """Raise UserError unless the mask's (width, height) is the image's."""
     if size != image_size:
         expected = f"a mask of its image's size, {image_size[0]}x{image_size[1]}"
-        raise UserError(str(mask), expected=expected, got=f"{size[0]}x{size[1]}", remedy="resize the mask or fix the pair")
+        raise UserError(
+            str(mask),
+            expected=expected,
+            got=f"{size[0]}x{size[1]}",
+            remedy="resize the mask or fix the pair",
+        )
 
 
 def _has_transparency(image: Image.Image) -> bool:
@@ -95,5 +116,14 @@ def _open(path: Path, kind: str, content: bytes | None = None) -> Image.Image:
 
 
 def _unreadable(path: Path, kind: str, error: Exception) -> UserError:
-    got = "no such file" if isinstance(error, FileNotFoundError) else f"{type(error).__name__}: {error}"
-    return UserError(str(path), expected=f"a readable {kind} file", got=got, remedy="replace the file or leave it out")
+    got = (
+        "no such file"
+        if isinstance(error, FileNotFoundError)
+        else f"{type(error).__name__}: {error}"
+    )
+    return UserError(
+        str(path),
+        expected=f"a readable {kind} file",
+        got=got,
+        remedy="replace the file or leave it out",
+    )

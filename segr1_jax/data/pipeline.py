@@ -57,17 +57,32 @@ def batches(
     row.
     """
     if batch % processes:
-        raise UserError("batch", expected=f"a multiple of the {processes} processes", got=str(batch), remedy="change batch")
+        raise UserError(
+            "batch",
+            expected=f"a multiple of the {processes} processes",
+            got=str(batch),
+            remedy="change batch",
+        )
     record = Skipped() if skipped is None else skipped
 
     def load(position: int) -> Sample:
         for attempt in range(MAX_ATTEMPTS):
-            sample = _load(source, build, target, position, example_index(seed, position, len(source), attempt), record)
+            sample = _load(
+                source,
+                build,
+                target,
+                position,
+                example_index(seed, position, len(source), attempt),
+                record,
+            )
             if sample is not None:
                 return sample
         last = list(record.reasons.values())[-1]
         raise UserError(
-            "data", expected="readable samples", got=f"{MAX_ATTEMPTS} bad ones in a row, the last: {last}", remedy="mend the set"
+            "data",
+            expected="readable samples",
+            got=f"{MAX_ATTEMPTS} bad ones in a row, the last: {last}",
+            remedy="mend the set",
         )
 
     positions = process_positions(start_position, process, processes)
@@ -87,7 +102,12 @@ def sweep(
     """Every example once, in the source's own order, for evaluation; the last batch may be short, bad samples are left out."""
     record = Skipped() if skipped is None else skipped
     positions = range(process, len(source), processes)
-    return _ahead(positions, lambda position: _load(source, build, None, position, position, record), batch, threads)
+    return _ahead(
+        positions,
+        lambda position: _load(source, build, None, position, position, record),
+        batch,
+        threads,
+    )
 
 
 class Unreadable(NamedTuple):
@@ -98,7 +118,12 @@ class Unreadable(NamedTuple):
 
 
 def walk(
-    source: Source, build: Callable[[Example], Prompt], positions: range, *, batch: int, threads: int = 2
+    source: Source,
+    build: Callable[[Example], Prompt],
+    positions: range,
+    *,
+    batch: int,
+    threads: int = 2,
 ) -> Iterator[list[Sample | Unreadable]]:
     """The examples at `positions` in batches that depend on `positions` alone: bad samples keep their place."""
 
@@ -110,7 +135,14 @@ def walk(
     return _ahead(positions, load, batch, threads)
 
 
-def _load(source: Source, build: Callable, target: Callable | None, position: int, index: int, skipped: Skipped) -> Sample | None:
+def _load(
+    source: Source,
+    build: Callable,
+    target: Callable | None,
+    position: int,
+    index: int,
+    skipped: Skipped,
+) -> Sample | None:
     try:
         example = source[index]
         return Sample(position, example, build(example), target and target(example))
@@ -119,8 +151,16 @@ def _load(source: Source, build: Callable, target: Callable | None, position: in
         return None
 
 
-def _ahead(positions: range, load: Callable[[int], Any], batch: int, threads: int) -> Iterator[list[Sample]]:
+def _ahead(
+    positions: range, load: Callable[[int], Any], batch: int, threads: int
+) -> Iterator[list[Sample]]:
     """Read `positions` in order, up to two batches ahead; None from `load` leaves the position out."""
-    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * batch if threads else 0)
-    loaded = grain.MapDataset.range(positions.start, positions.stop, positions.step).map(load).to_iter_dataset(options)
+    options = grain.ReadOptions(
+        num_threads=threads, prefetch_buffer_size=2 * batch if threads else 0
+    )
+    loaded = (
+        grain.MapDataset.range(positions.start, positions.stop, positions.step)
+        .map(load)
+        .to_iter_dataset(options)
+    )
     return iter(loaded.batch(batch, drop_remainder=False, batch_fn=list))

@@ -22,7 +22,9 @@ def read_records(
         UserError: no such file; or, when its turn comes, a line that is no JSON object or has other fields.
     """
     names = [*paths, *texts]
-    expected = f"a JSON object with the texts {', '.join(names)}" + (f" and, optionally, {', '.join(optional)}" if optional else "")
+    expected = f"a JSON object with the texts {', '.join(names)}" + (
+        f" and, optionally, {', '.join(optional)}" if optional else ""
+    )
     for number, line in _lines(path):
         try:
             record = json.loads(line.decode())
@@ -30,7 +32,12 @@ def read_records(
         except (ValueError, RecursionError) as error:
             problem = str(error)
         if problem:
-            raise UserError(f"{path}:{number}", expected=expected, got=problem[:SHOWN], remedy="correct the line; each holds one object")
+            raise UserError(
+                f"{path}:{number}",
+                expected=expected,
+                got=problem[:SHOWN],
+                remedy="correct the line; each holds one object",
+            )
         yield number, {name: value for name, value in record.items() if value is not None}
 
 
@@ -38,12 +45,16 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
     try:
         file = path.open("rb")
     except OSError as error:
-        raise UserError(str(path), expected="a file of JSON lines", got=str(error), remedy="correct the path") from error
+        raise UserError(
+            str(path), expected="a file of JSON lines", got=str(error), remedy="correct the path"
+        ) from error
     with file:
         yield from ((number, line) for number, line in enumerate(file, start=1) if line.strip())
 
 
-def _problem(record: Any, paths: Sequence[str], names: Sequence[str], optional: Sequence[str]) -> str | None:
+def _problem(
+    record: Any, paths: Sequence[str], names: Sequence[str], optional: Sequence[str]
+) -> str | None:
     if not isinstance(record, dict):
         return f"a {type(record).__name__}"
     if missing := next((name for name in names if record.get(name) is None), None):
@@ -52,5 +63,12 @@ def _problem(record: Any, paths: Sequence[str], names: Sequence[str], optional: 
         return f"the field {unknown!r}"
     if empty := next((name for name in paths if record[name] == ""), None):
         return f"an empty {empty!r}"
-    other = next((name for name, value in record.items() if value is not None and not isinstance(value, str)), None)
+    other = next(
+        (
+            name
+            for name, value in record.items()
+            if value is not None and not isinstance(value, str)
+        ),
+        None,
+    )
     return other and f"{record[other]!r} for {other!r}"

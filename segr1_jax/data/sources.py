@@ -56,7 +56,9 @@ def open_source(config: DataConfig) -> Source:
     if config.kind == "published":
         found = published_split(Path(config.root), config.set, config.split)
         return _chosen(found, Path(config.ids)) if config.ids else found
-    entries = _folder_entries(config) if config.kind == "folder" else list(_manifest_entries(config))
+    entries = (
+        _folder_entries(config) if config.kind == "folder" else list(_manifest_entries(config))
+    )
     if not entries:
         where = config.images if config.kind == "folder" else config.manifest
         raise UserError(where, expected="at least one sample", got="none", remedy="check the path")
@@ -71,9 +73,15 @@ def check(source: Source, *, answer_suffices: bool = False) -> None:
     """
     if not isinstance(source, FileSource):
         return
-    problems = [problem for entry in source.entries if (problem := _problem(entry, answer_suffices))]
+    problems = [
+        problem for entry in source.entries if (problem := _problem(entry, answer_suffices))
+    ]
     if problems:
-        more = f" (and {len(problems) - PROBLEMS_SHOWN} more)" if len(problems) > PROBLEMS_SHOWN else ""
+        more = (
+            f" (and {len(problems) - PROBLEMS_SHOWN} more)"
+            if len(problems) > PROBLEMS_SHOWN
+            else ""
+        )
         raise UserError(
             f"{len(problems)} of {len(source)} samples",
             expected="a readable image with a mask of its size",
@@ -92,37 +100,73 @@ def _problem(entry: Entry, answer_suffices: bool) -> str | None:
 
 def _folder_entries(config: DataConfig) -> list[Entry]:
     images = pictures_by_stem("data.images or eval_data.images", Path(config.images))
-    masks = pictures_by_stem("data.masks or eval_data.masks", Path(config.masks)) if config.masks else {}
+    masks = (
+        pictures_by_stem("data.masks or eval_data.masks", Path(config.masks))
+        if config.masks
+        else {}
+    )
     stems = sorted(images) if not config.ids else _read_lines(Path(config.ids))
     if unknown := [stem for stem in stems if stem not in images]:
         remedy = f"correct {config.ids} or add the images"
-        raise UserError(config.images, expected=f"an image for {unknown[0]!r}", got=f"none ({len(unknown)} such ids)", remedy=remedy)
-    return [Entry(stem, images[stem], MaskFile(masks[stem]) if stem in masks else None) for stem in stems]
+        raise UserError(
+            config.images,
+            expected=f"an image for {unknown[0]!r}",
+            got=f"none ({len(unknown)} such ids)",
+            remedy=remedy,
+        )
+    return [
+        Entry(stem, images[stem], MaskFile(masks[stem]) if stem in masks else None)
+        for stem in stems
+    ]
 
 
 def _manifest_entries(config: DataConfig) -> Iterator[Entry]:
     path, seen = Path(config.manifest), Counter()
-    for _, record in read_records(path, paths=("image",), optional=("mask", "instruction", "answer")):
+    for _, record in read_records(
+        path, paths=("image",), optional=("mask", "instruction", "answer")
+    ):
         seen[image := record["image"]] += 1
-        name = image if seen[image] == 1 else f"{image}-{seen[image]}"  # several sentences about one image
+        name = (
+            image if seen[image] == 1 else f"{image}-{seen[image]}"
+        )  # several sentences about one image
         truth = MaskFile(path.parent / record["mask"]) if record.get("mask") else None
-        yield Entry(name, path.parent / image, truth, record.get("instruction") or None, record.get("answer") or None)
+        yield Entry(
+            name,
+            path.parent / image,
+            truth,
+            record.get("instruction") or None,
+            record.get("answer") or None,
+        )
 
 
 def _chosen(source: Source, ids: Path) -> FileSource:
     """The samples that `ids` names, in its order."""
     if not isinstance(source, FileSource):
-        raise UserError("data.ids or eval_data.ids", expected="a set of images with masks", got="one of answers", remedy="leave ids empty")
+        raise UserError(
+            "data.ids or eval_data.ids",
+            expected="a set of images with masks",
+            got="one of answers",
+            remedy="leave ids empty",
+        )
     entries, names = {entry.name: entry for entry in source.entries}, _read_lines(ids)
     if unknown := [name for name in names if name not in entries]:
         got = f"{unknown[0]!r} ({len(unknown)} such)"
-        raise UserError(str(ids), expected="names of samples of this split", got=got, remedy="correct it; `segr1 data check` reads the set")
+        raise UserError(
+            str(ids),
+            expected="names of samples of this split",
+            got=got,
+            remedy="correct it; `segr1 data check` reads the set",
+        )
     return FileSource([entries[name] for name in names])
 
 
 def _read_lines(path: Path) -> list[str]:
     """The lines of a text file that are not blank, stripped."""
     try:
-        return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        return [
+            line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()
+        ]
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(str(path), expected="a text file", got=str(error), remedy="correct the path") from error
+        raise UserError(
+            str(path), expected="a text file", got=str(error), remedy="correct the path"
+        ) from error

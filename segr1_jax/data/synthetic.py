@@ -16,7 +16,9 @@ from segr1_jax.data.config import LEVELS, DataConfig
 from segr1_jax.errors import UserError
 from segr1_jax.types import Example
 
-Inside = Callable[[np.ndarray, np.ndarray], np.ndarray]  # points (u, v) of [-1, 1] squared -> whether they lie in the shape
+Inside = Callable[
+    [np.ndarray, np.ndarray], np.ndarray
+]  # points (u, v) of [-1, 1] squared -> whether they lie in the shape
 
 PALETTE = {
     "red": (235, 50, 45),
@@ -31,8 +33,12 @@ PALETTE = {
 SIDE_RANGE = (0.15, 0.60)  # long side of an object, share of the image side
 PLACEMENT_TRIES = 12  # random places for one object before it is made smaller
 SHRINK = 0.8
-CLEAR_AREA_RATIO = 1.3  # "largest" and "smallest" are said when the runner-up differs by this factor
-CLEAR_SHIFT = 0.08  # "leftmost" and so on are said when the centroids are this share of the side apart
+CLEAR_AREA_RATIO = (
+    1.3  # "largest" and "smallest" are said when the runner-up differs by this factor
+)
+CLEAR_SHIFT = (
+    0.08  # "leftmost" and so on are said when the centroids are this share of the side apart
+)
 
 
 class Scene(NamedTuple):
@@ -81,7 +87,11 @@ def scene(config: DataConfig, index: int) -> Scene:
     ground = _random_texture(rng, rng.uniform(40, 200, 3))
     image = _render(rng, ground, (config.size, config.size))
     for mask, name in zip(masks, names, strict=True):
-        coat = _random_texture(rng, np.array(PALETTE[name]) * 0.85) if config.level == "salient" else _camouflage(rng, ground)
+        coat = (
+            _random_texture(rng, np.array(PALETTE[name]) * 0.85)
+            if config.level == "salient"
+            else _camouflage(rng, ground)
+        )
         crop_hw = _cut_to_box(mask)
         image[_box(mask)][crop_hw] = _render(rng, coat, crop_hw.shape)[crop_hw]
     return Scene(_to_uint8(image), masks, names if config.level == "salient" else [])
@@ -92,17 +102,23 @@ def sentences(masks: list[Bool[np.ndarray, "N N"]], colours: list[str]) -> list[
 
     Example: a red object left of a larger blue one gives (0, "the red object"), (0, "the smallest object"), (0, "the leftmost object") ...
     """
-    options = [(k, f"the {name} object") for k, name in enumerate(colours) if colours.count(name) == 1]
+    options = [
+        (k, f"the {name} object") for k, name in enumerate(colours) if colours.count(name) == 1
+    ]
     if len(masks) == 1:
         return options or [(0, "the object")]
     log_area_K = np.log([mask.sum() for mask in masks]) / np.log(CLEAR_AREA_RATIO)
-    centroid_K2 = np.array([np.argwhere(mask).mean(0) for mask in masks]) / (CLEAR_SHIFT * masks[0].shape[0])
+    centroid_K2 = np.array([np.argwhere(mask).mean(0) for mask in masks]) / (
+        CLEAR_SHIFT * masks[0].shape[0]
+    )
     words = ("smallest", "largest"), ("topmost", "bottommost"), ("leftmost", "rightmost")
     ranked = []
     for (low, high), value_K in zip(words, (log_area_K, *centroid_K2.T), strict=True):
         order = np.argsort(value_K)
         ranked.append((value_K[order[1]] - value_K[order[0]], int(order[0]), f"the {low} object"))
-        ranked.append((value_K[order[-1]] - value_K[order[-2]], int(order[-1]), f"the {high} object"))
+        ranked.append(
+            (value_K[order[-1]] - value_K[order[-2]], int(order[-1]), f"the {high} object")
+        )
     options += [(k, sentence) for margin, k, sentence in ranked if margin >= 1]
     return options or [max(ranked)[1:]]
 
@@ -110,7 +126,10 @@ def sentences(masks: list[Bool[np.ndarray, "N N"]], colours: list[str]) -> list[
 def _stream(config: DataConfig, index: int, purpose: int) -> np.random.Generator:
     if index < 0 or config.seed < 0:
         raise UserError(
-            "synthetic sample", expected="seed and index >= 0", got=f"seed {config.seed}, index {index}", remedy="use non-negative numbers"
+            "synthetic sample",
+            expected="seed and index >= 0",
+            got=f"seed {config.seed}, index {index}",
+            remedy="use non-negative numbers",
         )
     word = (LEVELS.index(config.level) << 60) | (purpose << 56) | index
     return np.random.Generator(np.random.Philox(key=np.array([config.seed, word], np.uint64)))
@@ -136,7 +155,9 @@ def _place(rng: np.random.Generator, side: int, count: int) -> list[Bool[np.ndar
     return masks
 
 
-def _free_place(rng: np.random.Generator, taken_NN: np.ndarray, crop_hw: np.ndarray) -> tuple[slice, slice] | None:
+def _free_place(
+    rng: np.random.Generator, taken_NN: np.ndarray, crop_hw: np.ndarray
+) -> tuple[slice, slice] | None:
     """Where the crop covers no taken pixel, of some random places; None if all fail."""
     side, (h, w) = len(taken_NN), crop_hw.shape
     for y, x in rng.integers((0, 0), (side - h + 1, side - w + 1), (PLACEMENT_TRIES, 2)):
@@ -189,7 +210,10 @@ def _blob(rng: np.random.Generator) -> Inside:
     def inside(u, v):
         x, y = _stretch(turn(u, v), ratio)
         angle = np.arctan2(y, x)
-        wave = sum(a * np.cos(k * angle + p) for k, (a, p) in enumerate(zip(heights, phases, strict=True), 2))
+        wave = sum(
+            a * np.cos(k * angle + p)
+            for k, (a, p) in enumerate(zip(heights, phases, strict=True), 2)
+        )
         return np.hypot(x, y) * (1 + np.abs(heights).sum()) < np.maximum(1 + wave, 0.25)
 
     return inside
@@ -200,7 +224,9 @@ def _star(rng: np.random.Generator) -> Inside:
 
     def inside(u, v):
         x, y = turn(u, v)
-        spike = np.abs((np.arctan2(y, x) * (arms / np.pi)) % 2 - 1)  # 1 at the tip of an arm, 0 between two
+        spike = np.abs(
+            (np.arctan2(y, x) * (arms / np.pi)) % 2 - 1
+        )  # 1 at the tip of an arm, 0 between two
         return np.hypot(x, y) < core + (1 - core) * spike**1.5
 
     return inside
@@ -239,7 +265,9 @@ def _paint_bright(rng: np.random.Generator, masks: list) -> Scene:
     axis = np.linspace(-0.5, 0.5, side, dtype=np.float32)
     for mask, name in zip(masks, names, strict=True):
         slope_x, slope_y = rng.uniform(-0.3, 0.3, 2)
-        shade_NN = np.float32(0.95) + np.float32(slope_x) * axis + np.float32(slope_y) * axis[:, None]
+        shade_NN = (
+            np.float32(0.95) + np.float32(slope_x) * axis + np.float32(slope_y) * axis[:, None]
+        )
         image[mask] = shade_NN[mask][:, None] * np.array(PALETTE[name], np.float32)
     return Scene(_to_uint8(image), masks, names)
 
@@ -257,23 +285,32 @@ def _camouflage(rng: np.random.Generator, ground: Texture) -> Texture:
     shift = direction / np.linalg.norm(direction) * rng.uniform(18, 34)
     angle = rng.uniform(0.4, 1.2) * rng.choice((-1, 1))
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
-    return ground._replace(colour=ground.colour + shift, wave=turn @ ground.wave * rng.uniform(0.8, 1.25))
+    return ground._replace(
+        colour=ground.colour + shift, wave=turn @ ground.wave * rng.uniform(0.8, 1.25)
+    )
 
 
-def _render(rng: np.random.Generator, texture: Texture, shape: tuple[int, int]) -> Float[np.ndarray, "h w 3"]:
+def _render(
+    rng: np.random.Generator, texture: Texture, shape: tuple[int, int]
+) -> Float[np.ndarray, "h w 3"]:
     y_h, x_w = (np.arange(n, dtype=np.float32) for n in shape)
     smooth_hw = _smooth_noise(rng, y_h, x_w)
     wave_x, wave_y = texture.wave.astype(np.float32)
     phase_hw = wave_x * x_w + (wave_y * y_h)[:, None] + np.float32(texture.bend) * smooth_hw
     pattern_hw = np.sin(phase_hw) + np.float32(0.7) * smooth_hw
     grain_hw = rng.standard_normal(shape, np.float32) * np.float32(texture.grain)
-    return pattern_hw[..., None] * texture.swing.astype(np.float32) + (grain_hw[..., None] + texture.colour.astype(np.float32))
+    return pattern_hw[..., None] * texture.swing.astype(np.float32) + (
+        grain_hw[..., None] + texture.colour.astype(np.float32)
+    )
 
 
 def _smooth_noise(rng: np.random.Generator, y_h, x_w, cells: int = 6) -> Float[np.ndarray, "h w"]:
     """A random grid of cells squared, stretched over the crop by linear interpolation in x and y."""
     knots = np.arange(cells, dtype=np.float32)
-    weight_y, weight_x = (np.maximum(0, 1 - np.abs(at[:, None] * ((cells - 1) / len(at)) - knots)) for at in (y_h, x_w))
+    weight_y, weight_x = (
+        np.maximum(0, 1 - np.abs(at[:, None] * ((cells - 1) / len(at)) - knots))
+        for at in (y_h, x_w)
+    )
     return weight_y @ rng.standard_normal((cells, cells), np.float32) @ weight_x.T
 
 

@@ -66,11 +66,18 @@ class Polygons:
 
     def check(self, width: int, height: int) -> None:
         if not any(polygon.counts for polygon in self.polygons):
-            raise UserError(self.where, expected="a polygon of the target", got="none", remedy="annotate it, or leave the sample out")
+            raise UserError(
+                self.where,
+                expected="a polygon of the target",
+                got="none",
+                remedy="annotate it, or leave the sample out",
+            )
 
     def read(self, height: int, width: int) -> Masks:
         self.check(width, height)
-        drawn = [(_filled(polygon.corners, height, width), polygon.counts) for polygon in self.polygons]
+        drawn = [
+            (_filled(polygon.corners, height, width), polygon.counts) for polygon in self.polygons
+        ]
         object_HW, ignore_HW = np.zeros((2, height, width), bool)
         for region_HW, counts in sorted(drawn, key=lambda item: -int(item[0].sum())):
             object_HW[region_HW], ignore_HW[region_HW] = counts, not counts
@@ -89,7 +96,12 @@ class CocoSegmentation:
     def check(self, width: int, height: int) -> None:
         require_same_size(Path(self.where), (self.width, self.height), (width, height))
         if not self.segmentation:
-            raise UserError(self.where, expected="a segmentation", got="an empty one", remedy="annotate it, or leave the sample out")
+            raise UserError(
+                self.where,
+                expected="a segmentation",
+                got="an empty one",
+                remedy="annotate it, or leave the sample out",
+            )
 
     def read(self, height: int, width: int) -> Masks:
         self.check(width, height)
@@ -98,7 +110,12 @@ class CocoSegmentation:
             mask_HW = self._decode(coco, height, width)
         except Exception as error:  # pycocotools raises bare Exception for some malformed codes
             got = f"{type(error).__name__}: {error}"
-            raise UserError(self.where, expected="polygons or a run-length code as COCO has them", got=got, remedy="mend it") from error
+            raise UserError(
+                self.where,
+                expected="polygons or a run-length code as COCO has them",
+                got=got,
+                remedy="mend it",
+            ) from error
         return Masks(_not_empty(mask_HW, self.where))
 
     def _decode(self, coco: ModuleType, height: int, width: int) -> Bool[np.ndarray, "H W"]:
@@ -133,7 +150,12 @@ class Unusable:
 def require_corners(corners: Any) -> Float[np.ndarray, "K 2"]:
     """Corners (x, y) in pixels as numbers. Raises ValueError or TypeError unless there are some, finite and within FAR."""
     corners_K2 = np.asarray(corners, np.float64)
-    if corners_K2.ndim != 2 or corners_K2.shape[1] != 2 or not len(corners_K2) or not (np.abs(corners_K2) <= FAR).all():
+    if (
+        corners_K2.ndim != 2
+        or corners_K2.shape[1] != 2
+        or not len(corners_K2)
+        or not (np.abs(corners_K2) <= FAR).all()
+    ):
         raise ValueError(f"a polygon that is not pairs of numbers up to {FAR:.0f}")
     return corners_K2
 
@@ -147,7 +169,9 @@ def _fits(coco: ModuleType, codes: Any, pixels: int) -> bool:
     return True
 
 
-def _filled(corners: Sequence[tuple[float, float]], height: int, width: int) -> Bool[np.ndarray, "H W"]:
+def _filled(
+    corners: Sequence[tuple[float, float]], height: int, width: int
+) -> Bool[np.ndarray, "H W"]:
     """Inside and outline, corners cut to whole pixels, as LISA draws ReasonSeg (but for some pixels of slanted outlines)."""
     canvas = Image.new("1", (width, height))
     pixels = [(int(x), int(y)) for x, y in corners]
@@ -158,5 +182,10 @@ def _filled(corners: Sequence[tuple[float, float]], height: int, width: int) -> 
 
 def _not_empty(mask_HW: Bool[np.ndarray, "H W"], where: str) -> Bool[np.ndarray, "H W"]:
     if not mask_HW.any():
-        raise UserError(where, expected="a mask with an object", got="no pixel inside the image", remedy="mend it, or leave the sample out")
+        raise UserError(
+            where,
+            expected="a mask with an object",
+            got="no pixel inside the image",
+            remedy="mend it, or leave the sample out",
+        )
     return mask_HW

@@ -31,13 +31,19 @@ def foreground_figures(samples: Sequence[ScoredSample]) -> dict[str, float]:
     if not samples:
         return {}
     scores = [sample.scores for sample in samples]
-    f_E, e_E = (np.mean([getattr(score, name) for score in scores], axis=0) for name in ("f_curve", "e_curve"))
+    f_E, e_E = (
+        np.mean([getattr(score, name) for score in scores], axis=0)
+        for name in ("f_curve", "e_curve")
+    )
     means = {
         name: float(np.mean([getattr(score, name) for score in scores]))
         for name in ("s_measure", "weighted_f", "adaptive_f", "adaptive_e", "mae", "iou")
     }
     curves = {"mean_f": f_E.mean(), "max_f": f_E.max(), "mean_e": e_E.mean(), "max_e": e_E.max()}
-    errors = {f"{name}_se": standard_error(np.array([getattr(score, name) for score in scores])) for name in ("s_measure", "mae", "iou")}
+    errors = {
+        f"{name}_se": standard_error(np.array([getattr(score, name) for score in scores]))
+        for name in ("s_measure", "mae", "iou")
+    }
     return means | errors | {name: float(value) for name, value in curves.items()}
 
 

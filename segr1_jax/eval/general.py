@@ -8,7 +8,18 @@ from dataclasses import dataclass
 from segr1_jax.data.benchmarks import Question
 
 CIRCULAR = 1_000_000  # MMBench gives the rotations of question i the indices i + k * this
-PERCEPTION = ("existence", "count", "position", "color", "posters", "celebrity", "scene", "landmark", "artwork", "OCR")  # MME's, of 2000
+PERCEPTION = (
+    "existence",
+    "count",
+    "position",
+    "color",
+    "posters",
+    "celebrity",
+    "scene",
+    "landmark",
+    "artwork",
+    "OCR",
+)  # MME's, of 2000
 
 
 @dataclass(frozen=True)
@@ -30,7 +41,11 @@ class Answered:
 def request(question: Question) -> str:
     """The question as it is asked: options one to a line, and how to answer."""
     if not question.options:
-        return question.text if "yes or no" in question.text.lower() else f"{question.text} Please answer yes or no."
+        return (
+            question.text
+            if "yes or no" in question.text.lower()
+            else f"{question.text} Please answer yes or no."
+        )
     options = "\n".join(f"{letter}. {text}" for letter, text in question.options.items())
     return f"{question.text}\n{options}\nAnswer with the letter of the right option alone."
 
@@ -75,7 +90,9 @@ def perception(answered: Sequence[Answered]) -> float:
         for item in mine:
             by_picture[item.question.picture].append(item.right)
         if mine:
-            total += 100 * sum(item.right for item in mine) / len(mine) + 100 * sum(map(all, by_picture.values())) / len(by_picture)
+            total += 100 * sum(item.right for item in mine) / len(mine) + 100 * sum(
+                map(all, by_picture.values())
+            ) / len(by_picture)
     return total
 
 

@@ -47,7 +47,11 @@ def aggregate(rows: Sequence[EvalRow]) -> dict[str, float]:
     if not rows:
         raise ValueError("aggregate needs at least one row")
     valid = np.array([row.parse is ParseStatus.OK for row in rows], np.float64)
-    figures = {"count": float(len(rows)), "format": float(valid.mean()), "format_se": standard_error(valid)}
+    figures = {
+        "count": float(len(rows)),
+        "format": float(valid.mean()),
+        "format_se": standard_error(valid),
+    }
     for term in TERMS:
         values = np.array([getattr(row, term) for row in rows], np.float64)
         figures |= {term: float(values.mean()), f"{term}_se": standard_error(values)}
@@ -57,15 +61,23 @@ def aggregate(rows: Sequence[EvalRow]) -> dict[str, float]:
 
 def standard_error(values_N: Float[np.ndarray, " N"]) -> float:
     """Of the mean: std(ddof=1) / sqrt(N); NaN below two values."""
-    return float(np.std(values_N, ddof=1) / math.sqrt(len(values_N))) if len(values_N) > 1 else math.nan
+    return (
+        float(np.std(values_N, ddof=1) / math.sqrt(len(values_N)))
+        if len(values_N) > 1
+        else math.nan
+    )
 
 
-def mean_absolute_error(prediction_HW: Bool[np.ndarray, "H W"], truth_HW: Bool[np.ndarray, "H W"]) -> float:
+def mean_absolute_error(
+    prediction_HW: Bool[np.ndarray, "H W"], truth_HW: Bool[np.ndarray, "H W"]
+) -> float:
     """MAE of binary masks: the share of pixels that differ (Perazzi et al. 2012)."""
     return float(np.mean(prediction_HW != truth_HW))
 
 
-def soft_s_measure(prediction_HW: Float[np.ndarray, "H W"], truth_HW: Bool[np.ndarray, "H W"]) -> float:
+def soft_s_measure(
+    prediction_HW: Float[np.ndarray, "H W"], truth_HW: Bool[np.ndarray, "H W"]
+) -> float:
     """S-measure (Fan et al. 2017, alpha 0.5) of a grey map in [0, 1], such as the saliency maps of other methods.
 
     The edge cases are those of the table in `reward.scores`, whose `s_measure` gives the same for masks, much faster.
@@ -73,11 +85,19 @@ def soft_s_measure(prediction_HW: Float[np.ndarray, "H W"], truth_HW: Bool[np.nd
     share = float(np.mean(truth_HW))
     if share in (0, 1):
         return float(1 - np.mean(prediction_HW) if share == 0 else np.mean(prediction_HW))
-    by_object = share * _object_similarity(prediction_HW[truth_HW]) + (1 - share) * _object_similarity(1 - prediction_HW[~truth_HW])
+    by_object = share * _object_similarity(prediction_HW[truth_HW]) + (
+        1 - share
+    ) * _object_similarity(1 - prediction_HW[~truth_HW])
     split_y, split_x = (int(np.round(np.mean(axis))) + 1 for axis in np.nonzero(truth_HW))
-    quadrants = itertools.product((slice(split_y), slice(split_y, None)), (slice(split_x), slice(split_x, None)))
+    quadrants = itertools.product(
+        (slice(split_y), slice(split_y, None)), (slice(split_x), slice(split_x, None))
+    )
     parts = [(prediction_HW[quadrant], truth_HW[quadrant]) for quadrant in quadrants]
-    by_region = sum(_ssim(prediction_hw, truth_hw) * truth_hw.size / truth_HW.size for prediction_hw, truth_hw in parts if truth_hw.size)
+    by_region = sum(
+        _ssim(prediction_hw, truth_hw) * truth_hw.size / truth_HW.size
+        for prediction_hw, truth_hw in parts
+        if truth_hw.size
+    )
     return max(0.0, ALPHA * by_object + (1 - ALPHA) * by_region)
 
 
@@ -97,7 +117,9 @@ def _ssim(prediction_hw: Float[np.ndarray, "h w"], truth_hw: Bool[np.ndarray, "h
     return 1.0 if below == 0 else 0.0
 
 
-def best_constant_box(masks: Sequence[Bool[np.ndarray, "_H _W"]]) -> tuple[float, float, float, float]:
+def best_constant_box(
+    masks: Sequence[Bool[np.ndarray, "_H _W"]],
+) -> tuple[float, float, float, float]:
     """The one box (x1, y1, x2, y2), in shares of width and height, with the largest mean IoU between filled box and mask.
 
     What a policy that ignores the image can reach. Every box on a coarse grid is tried, then the best one's sides are moved
@@ -106,7 +128,10 @@ def best_constant_box(masks: Sequence[Bool[np.ndarray, "_H _W"]]) -> tuple[float
     tables_NEE = np.stack([_integral_on_grid(mask) for mask in masks])
     lines = range(0, GRID + 1, COARSE)
     spans = list(itertools.combinations(lines, 2))
-    best = max(((x1, y1, x2, y2) for x1, x2 in spans for y1, y2 in spans), key=lambda box: _mean_iou(tables_NEE, box))
+    best = max(
+        ((x1, y1, x2, y2) for x1, x2 in spans for y1, y2 in spans),
+        key=lambda box: _mean_iou(tables_NEE, box),
+    )
     step = COARSE // 2
     while step:
         better = max(_moves(best, step), key=lambda box: _mean_iou(tables_NEE, box))
@@ -120,14 +145,24 @@ def best_constant_box(masks: Sequence[Bool[np.ndarray, "_H _W"]]) -> tuple[float
 def _moves(box: tuple[int, ...], step: int) -> list[tuple[int, ...]]:
     """Boxes with one or more sides moved by `step`, that stay inside the grid and keep some area."""
     moved = (
-        tuple(side + delta for side, delta in zip(box, deltas, strict=True)) for deltas in itertools.product((-step, 0, step), repeat=4)
+        tuple(side + delta for side, delta in zip(box, deltas, strict=True))
+        for deltas in itertools.product((-step, 0, step), repeat=4)
     )
-    return [(x1, y1, x2, y2) for x1, y1, x2, y2 in moved if 0 <= x1 < x2 <= GRID and 0 <= y1 < y2 <= GRID]
+    return [
+        (x1, y1, x2, y2)
+        for x1, y1, x2, y2 in moved
+        if 0 <= x1 < x2 <= GRID and 0 <= y1 < y2 <= GRID
+    ]
 
 
 def _mean_iou(tables_NEE: Float[np.ndarray, "N E E"], box: tuple[int, ...]) -> float:
     x1, y1, x2, y2 = box
-    inside_N = tables_NEE[:, y2, x2] - tables_NEE[:, y1, x2] - tables_NEE[:, y2, x1] + tables_NEE[:, y1, x1]
+    inside_N = (
+        tables_NEE[:, y2, x2]
+        - tables_NEE[:, y1, x2]
+        - tables_NEE[:, y2, x1]
+        + tables_NEE[:, y1, x1]
+    )
     union_N = (x2 - x1) * (y2 - y1) / GRID**2 + tables_NEE[:, -1, -1] - inside_N
     return float(np.mean(inside_N / union_N))
 

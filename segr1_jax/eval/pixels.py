@@ -74,7 +74,9 @@ def no_mask(truth_HW: Bool[np.ndarray, "H W"]) -> PixelScores:
 
 
 def overlap(
-    map_HW: UInt8[np.ndarray, "H W"], truth_HW: Bool[np.ndarray, "H W"], ignore_HW: Bool[np.ndarray, "H W"] | None = None
+    map_HW: UInt8[np.ndarray, "H W"],
+    truth_HW: Bool[np.ndarray, "H W"],
+    ignore_HW: Bool[np.ndarray, "H W"] | None = None,
 ) -> Overlap:
     """What is brighter than half in a grey map (0 to 255; a mask is 0 and 255) against the truth, pixels of `ignore_HW` left out."""
     mask_HW = map_HW > HALF
@@ -85,7 +87,9 @@ def overlap(
 
 
 def score_pixels(
-    map_HW: UInt8[np.ndarray, "H W"], truth_HW: Bool[np.ndarray, "H W"], ignore_HW: Bool[np.ndarray, "H W"] | None = None
+    map_HW: UInt8[np.ndarray, "H W"],
+    truth_HW: Bool[np.ndarray, "H W"],
+    ignore_HW: Bool[np.ndarray, "H W"] | None = None,
 ) -> PixelScores:
     """Every figure of a grey map against the truth; `ignore_HW` as in `overlap`, for the others it is background.
 
@@ -96,7 +100,9 @@ def score_pixels(
     f_curve, adaptive_f, e_curve, adaptive_e, weighted = _sod_figures(map_HW, truth_HW)
     return PixelScores(
         **vars(overlap(map_HW, truth_HW, ignore_HW)),
-        s_measure=s_measure(map_HW > HALF, truth_HW) if _is_mask(map_HW) else soft_s_measure(grey_HW, truth_HW),
+        s_measure=s_measure(map_HW > HALF, truth_HW)
+        if _is_mask(map_HW)
+        else soft_s_measure(grey_HW, truth_HW),
         mae=float(np.mean(np.abs(grey_HW - truth_HW))),
         weighted_f=weighted,
         adaptive_f=adaptive_f,

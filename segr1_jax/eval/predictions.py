@@ -43,7 +43,11 @@ class Prediction:
 
     def line(self) -> str:
         """One JSON line, the same for the same content."""
-        kept = {name: value for name, value in dataclasses.asdict(self).items() if value not in (None, ())}
+        kept = {
+            name: value
+            for name, value in dataclasses.asdict(self).items()
+            if value not in (None, ())
+        }
         return json_line(kept)
 
 
@@ -72,9 +76,17 @@ def read_map(path: Path) -> UInt8[np.ndarray, "H W"]:
         with Image.open(io.BytesIO(path.read_bytes())) as image:
             values_HW = np.asarray(image.convert("L"))
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        got = "no such file" if isinstance(error, FileNotFoundError) else f"{type(error).__name__}: {error}"
-        raise UserError(str(path), expected="a grey picture", got=got, remedy="write it again") from error
-    return values_HW * np.uint8(255) if values_HW.max(initial=0) <= 1 else values_HW  # a mask of 0 and 1
+        got = (
+            "no such file"
+            if isinstance(error, FileNotFoundError)
+            else f"{type(error).__name__}: {error}"
+        )
+        raise UserError(
+            str(path), expected="a grey picture", got=got, remedy="write it again"
+        ) from error
+    return (
+        values_HW * np.uint8(255) if values_HW.max(initial=0) <= 1 else values_HW
+    )  # a mask of 0 and 1
 
 
 def are_predictions(path: Path) -> bool:
@@ -97,14 +109,26 @@ def read_predictions(path: Path) -> Iterator[Prediction]:
             kept = {name: value for name, value in record.items() if name in names}
             yield Prediction(**kept | {"prompts": tuple(kept.get("prompts", ()))})
         except (ValueError, TypeError, AttributeError) as error:
-            raise UserError(f"{path}:{number}", expected="a prediction", got=str(error)[:200], remedy="mend or delete the line") from error
+            raise UserError(
+                f"{path}:{number}",
+                expected="a prediction",
+                got=str(error)[:200],
+                remedy="mend or delete the line",
+            ) from error
 
 
 def _lines(path: Path) -> list[str]:
     try:
-        lines = path.read_text(encoding="utf-8").split("\n")  # splitlines would cut a text at U+2028 too
+        lines = path.read_text(encoding="utf-8").split(
+            "\n"
+        )  # splitlines would cut a text at U+2028 too
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(str(path), expected="predictions, one JSON object per line", got=str(error), remedy="correct the path") from error
+        raise UserError(
+            str(path),
+            expected="predictions, one JSON object per line",
+            got=str(error),
+            remedy="correct the path",
+        ) from error
     return lines if lines[-1] else lines[:-1]
 
 

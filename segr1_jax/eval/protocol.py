@@ -31,7 +31,11 @@ def every_sample(predictions: Sequence[Prediction], kind: str) -> list[Counted]:
 def as_the_reference_code(predictions: Sequence[Prediction], kind: str) -> list[Counted]:
     """Foreground: an answer without a mask is scored with the mask of the one before. Referring: one sentence, at random, per photo.
     Reasoning: as many draws with replacement as there are images."""
-    return {"foreground": _with_old_masks, "referring": _one_sentence_per_photo, "reasoning": _drawn}[kind](predictions)
+    return {
+        "foreground": _with_old_masks,
+        "referring": _one_sentence_per_photo,
+        "reasoning": _drawn,
+    }[kind](predictions)
 
 
 def _with_old_masks(predictions: Sequence[Prediction]) -> list[Counted]:
@@ -46,7 +50,11 @@ def _one_sentence_per_photo(predictions: Sequence[Prediction]) -> list[Counted]:
     rng, photos = np.random.default_rng(SEED), defaultdict(list)
     for index, prediction in enumerate(predictions):
         photos[prediction.photo].append(index)
-    return [Counted(index, predictions[index]) for indices in photos.values() for index in [int(rng.choice(indices))]]
+    return [
+        Counted(index, predictions[index])
+        for indices in photos.values()
+        for index in [int(rng.choice(indices))]
+    ]
 
 
 def _drawn(predictions: Sequence[Prediction]) -> list[Counted]:

@@ -51,7 +51,11 @@ class ReportSample:
 
 
 def write_report(
-    path: Path, title: str, tables: Sequence[Table], curves: Mapping[str, Sequence[tuple[float, float]]], samples: Iterable[ReportSample]
+    path: Path,
+    title: str,
+    tables: Sequence[Table],
+    curves: Mapping[str, Sequence[tuple[float, float]]],
+    samples: Iterable[ReportSample],
 ) -> None:
     """Write the page. Samples are written as they come: the page's size grows with their number, memory does not.
 
@@ -67,7 +71,9 @@ def write_report(
 
 def _write(file: BinaryIO, *parts: str) -> None:
     for part in parts:
-        file.write(part.encode("utf-8", errors="replace"))  # half a surrogate pair cannot be written
+        file.write(
+            part.encode("utf-8", errors="replace")
+        )  # half a surrogate pair cannot be written
 
 
 def _script() -> str:
@@ -88,14 +94,19 @@ def _head(title: str) -> str:
 
 def _table(table: Table) -> str:
     head = "".join(f'<th scope="col">{escape(cell)}</th>' for cell in table.headings)
-    body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in table.rows)
+    body = "".join(
+        "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in table.rows
+    )
     note = f'<p class="note">{escape(table.note)}</p>' if table.note else ""
     grid = f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
     return f'<h2>{escape(table.title)}</h2><div class="wide" tabindex="0">{grid}</div>{note}'
 
 
 def _curves(curves: Mapping[str, Sequence[tuple[float, float]]]) -> str:
-    finite = {name: [point for point in points if np.isfinite(point).all()] for name, points in curves.items()}
+    finite = {
+        name: [point for point in points if np.isfinite(point).all()]
+        for name, points in curves.items()
+    }
     drawn = "".join(_curve(name, points) for name, points in finite.items() if len(points) > 1)
     return f'<h2>Curves</h2><div class="curves">{drawn}</div>' if drawn else ""
 
@@ -110,9 +121,7 @@ def _curve(name: str, points: Sequence[tuple[float, float]]) -> str:
     labels = f'<text x="4" y="12">{high:.4g}</text><text x="4" y="{height - 4}">{low:.4g}</text>'
     last = f'<text x="{width - 4}" y="{height - 4}" text-anchor="end">step {steps[-1]:g}: {values[-1]:.4g}</text>'
     frame = f'<line x1="0" y1="{height - 18}" x2="{width}" y2="{height - 18}"/>'
-    picture = (
-        f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{escape(name)}">{frame}<polyline points="{line}"/>{labels}{last}</svg>'
-    )
+    picture = f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{escape(name)}">{frame}<polyline points="{line}"/>{labels}{last}</svg>'
     return f"<figure>{picture}<figcaption>{escape(name)}</figcaption></figure>"
 
 
@@ -128,8 +137,14 @@ _CONTROLS = (
 def _sample(sample: ReportSample) -> str:
     iou = "" if sample.iou is None else f"{sample.iou:.4f}"
     bad = "" if sample.status == "ok" else " bad"
-    texts = [("Instruction", sample.instruction), ("Answer", sample.answer), ("Reason", sample.reason)]
-    listed = "".join(f'<dt>{name}</dt><dd dir="auto">{escape(text)}</dd>' for name, text in texts if text)
+    texts = [
+        ("Instruction", sample.instruction),
+        ("Answer", sample.answer),
+        ("Reason", sample.reason),
+    ]
+    listed = "".join(
+        f'<dt>{name}</dt><dd dir="auto">{escape(text)}</dd>' for name, text in texts if text
+    )
     return (
         f'<li data-name="{escape(sample.name)}" data-status="{escape(sample.status)}" data-iou="{iou}">'
         f'<div class="pictures">{_pictures(sample)}</div>'
@@ -143,7 +158,9 @@ def _pictures(sample: ReportSample) -> str:
         return ""
     shown = {"image": sample.image}
     if sample.prediction is not None:
-        shown["prediction with box and points"] = overlay(sample.image, sample.prediction, sample.prompts)
+        shown["prediction with box and points"] = overlay(
+            sample.image, sample.prediction, sample.prompts
+        )
     if sample.truth is not None:
         shown["truth"] = overlay(sample.image, sample.truth)
     return "".join(_picture(kind, pixels, sample.name) for kind, pixels in shown.items())

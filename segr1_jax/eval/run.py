@@ -27,7 +27,11 @@ class Scorer:
         """Score each text on its own example. Invalid answers keep the worst values; what the sidecar could not score has no row."""
         pending = submit(self.client, texts, self.frame_of, self.task, want_masks=True)
         judged = collect(self.client, pending, self.weights)
-        return [_row(text, result) for text, result in zip(texts, judged, strict=True) if result.reward.valid], judged
+        return [
+            _row(text, result)
+            for text, result in zip(texts, judged, strict=True)
+            if result.reward.valid
+        ], judged
 
 
 @dataclass(frozen=True)
@@ -57,7 +61,10 @@ def evaluate(
         for example, _ in pairs:
             scorer.client.encode(example.image)
         completions = answer([prompt for _, prompt in pairs])
-        answered = [AnswerText(example, done.text, done.finished) for (example, _), done in zip(pairs, completions, strict=True)]
+        answered = [
+            AnswerText(example, done.text, done.finished)
+            for (example, _), done in zip(pairs, completions, strict=True)
+        ]
         new_rows, new_judged = scorer.rows(answered)
         rows, texts, judged = rows + new_rows, texts + answered, judged + new_judged
     return Evaluation(figures_everywhere(rows, total, sum_over_processes), rows, texts, judged)
@@ -68,10 +75,14 @@ def _row(item: AnswerText, result: Judged) -> EvalRow:
     if result.mask is None:
         return EvalRow(example.id, example.name, item.text, reward.parse)
     mae = mean_absolute_error(result.mask, example.mask)
-    return EvalRow(example.id, example.name, item.text, reward.parse, reward.iou, reward.s_measure, mae)
+    return EvalRow(
+        example.id, example.name, item.text, reward.parse, reward.iou, reward.s_measure, mae
+    )
 
 
-def figures_everywhere(rows: Sequence[EvalRow], total: int, sum_over_processes: Callable[[np.ndarray], np.ndarray]) -> dict[str, float]:
+def figures_everywhere(
+    rows: Sequence[EvalRow], total: int, sum_over_processes: Callable[[np.ndarray], np.ndarray]
+) -> dict[str, float]:
     """The figures over the rows of all processes, whose example ids are below `total`."""
     table = np.zeros((total, 5), np.float64)
     for row in rows:

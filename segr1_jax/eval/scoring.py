@@ -34,7 +34,11 @@ class SetResult:
 
 
 def score_set(
-    source: Source, counted: Sequence[Counted], folder: Path, kind: str, progress: Callable[[int], None] = lambda done: None
+    source: Source,
+    counted: Sequence[Counted],
+    folder: Path,
+    kind: str,
+    progress: Callable[[int], None] = lambda done: None,
 ) -> SetResult:
     """Score predictions (masks below `folder`) on the examples of `source` that they are for, as a set of this `kind`.
 
@@ -71,7 +75,9 @@ def _scored(source: Source, item: Counted, folder: Path, measure: Measure) -> Sc
         return ScoredSample(prediction.name, prediction.status, measure.of_none(example.mask))
     if map_HW.shape != example.mask.shape:
         return ScoredSample(prediction.name, "wrong_size", measure.of_none(example.mask))
-    return ScoredSample(prediction.name, prediction.status, measure.of_map(map_HW, example.mask, example.ignore))
+    return ScoredSample(
+        prediction.name, prediction.status, measure.of_map(map_HW, example.mask, example.ignore)
+    )
 
 
 def write_scores(path: Path, samples: Sequence[ScoredSample]) -> None:

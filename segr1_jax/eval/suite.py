@@ -46,16 +46,42 @@ def suite_tables() -> list[SuiteTable]:
 def _table(name: str, record: dict[str, Any]) -> SuiteTable:
     sets = tuple((found, split) for found, split in record["sets"])
     return SuiteTable(
-        name, record["title"], sets, record["columns"], record["digits"], record.get("percent", False), record["note"], record["published"]
+        name,
+        record["title"],
+        sets,
+        record["columns"],
+        record["digits"],
+        record.get("percent", False),
+        record["note"],
+        record["published"],
     )
 
 
-def filled(table: SuiteTable, ours: Mapping[tuple[str, str], SuiteCell], titles: Mapping[str, str]) -> Table:
+def filled(
+    table: SuiteTable, ours: Mapping[tuple[str, str], SuiteCell], titles: Mapping[str, str]
+) -> Table:
     """The published rows, then ours, with a note on every set that is absent, had invalid answers or unreadable samples."""
-    headings = ["method", *(f"{titles[name]} {split} {heading}" for name, split in table.sets for heading in table.columns.values())]
-    rows = [[method, *(f"{value:.{table.digits}f}" for value in values)] for method, values in table.published.items()]
-    mine = [_cell(table, ours[key].figures.get(column)) for key in table.sets for column in table.columns]
-    notes = [table.note, *(text for key in table.sets if (text := _remark(f"{titles[key[0]]} {key[1]}", ours[key])))]
+    headings = [
+        "method",
+        *(
+            f"{titles[name]} {split} {heading}"
+            for name, split in table.sets
+            for heading in table.columns.values()
+        ),
+    ]
+    rows = [
+        [method, *(f"{value:.{table.digits}f}" for value in values)]
+        for method, values in table.published.items()
+    ]
+    mine = [
+        _cell(table, ours[key].figures.get(column))
+        for key in table.sets
+        for column in table.columns
+    ]
+    notes = [
+        table.note,
+        *(text for key in table.sets if (text := _remark(f"{titles[key[0]]} {key[1]}", ours[key]))),
+    ]
     return Table(table.title, headings, [*rows, ["this policy", *mine]], " ".join(notes))
 
 

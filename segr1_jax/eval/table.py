@@ -4,7 +4,13 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-COLUMNS = {"format": "format", "iou": "IoU", "s_measure": "S-measure", "mae": "MAE", "count": "images"}
+COLUMNS = {
+    "format": "format",
+    "iou": "IoU",
+    "s_measure": "S-measure",
+    "mae": "MAE",
+    "count": "images",
+}
 
 
 @dataclass(frozen=True)
@@ -17,16 +23,25 @@ class Table:
     note: str = ""
 
 
-def figures_table(title: str, rows: Mapping[str, Mapping[str, float]], columns: Mapping[str, str] = COLUMNS, note: str = "") -> Table:
+def figures_table(
+    title: str,
+    rows: Mapping[str, Mapping[str, float]],
+    columns: Mapping[str, str] = COLUMNS,
+    note: str = "",
+) -> Table:
     """One row per name, one column per figure, `mean ± standard error` where the row has `<figure>_se`.
 
     `columns` maps figure to heading. A figure that a row lacks shows as a dash.
     """
-    cells = [[name, *(_cell(figures, column) for column in columns)] for name, figures in rows.items()]
+    cells = [
+        [name, *(_cell(figures, column) for column in columns)] for name, figures in rows.items()
+    ]
     return Table(title, ["answers", *columns.values()], cells, note)
 
 
-def markdown_table(rows: Mapping[str, Mapping[str, float]], columns: Mapping[str, str] = COLUMNS) -> str:
+def markdown_table(
+    rows: Mapping[str, Mapping[str, float]], columns: Mapping[str, str] = COLUMNS
+) -> str:
     """The same as markdown, without title and note.
 
     Example:
@@ -40,12 +55,17 @@ def markdown_table(rows: Mapping[str, Mapping[str, float]], columns: Mapping[str
 
 def markdown(tables: Sequence[Table]) -> str:
     """Tables under their titles, notes below."""
-    return "\n".join(f"## {table.title}\n\n{_grid(table)}\n" + (f"\n{table.note}\n" if table.note else "") for table in tables)
+    return "\n".join(
+        f"## {table.title}\n\n{_grid(table)}\n" + (f"\n{table.note}\n" if table.note else "")
+        for table in tables
+    )
 
 
 def _grid(table: Table) -> str:
     lines = [table.headings, *table.rows]
-    head, *body = ("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |" for cells in lines)
+    head, *body = (
+        "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |" for cells in lines
+    )
     return "\n".join([head, "|---|" + "---:|" * (len(table.headings) - 1), *body])
 
 

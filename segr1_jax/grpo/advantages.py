@@ -9,7 +9,9 @@ EPSILON = 1e-4  # the paper's guard in the denominator
 
 SCALES: dict[str, Callable[[Float[np.ndarray, " n"]], float]] = {
     "std": lambda rewards: rewards.std(ddof=1) + EPSILON,  # GRPO, Seg-R1
-    "none": lambda rewards: 1.0,  # Dr.GRPO (arXiv 2503.20783): no weight for groups that happen to agree
+    "none": lambda rewards: (
+        1.0
+    ),  # Dr.GRPO (arXiv 2503.20783): no weight for groups that happen to agree
 }
 
 
@@ -38,6 +40,8 @@ def completion_weights(valid_BG: Bool[np.ndarray, "B G"]) -> Float[np.ndarray, "
     return (valid_BG & (valid_BG.sum(axis=1, keepdims=True) >= 2)).astype(np.float64)
 
 
-def dead_groups(rewards_BG: Float[np.ndarray, "B G"], valid_BG: Bool[np.ndarray, "B G"]) -> Bool[np.ndarray, " B"]:
+def dead_groups(
+    rewards_BG: Float[np.ndarray, "B G"], valid_BG: Bool[np.ndarray, "B G"]
+) -> Bool[np.ndarray, " B"]:
     """Groups that teach nothing: no two valid completions, or all valid rewards equal."""
     return ~group_advantages(rewards_BG, valid_BG).any(axis=1)

@@ -39,7 +39,10 @@ def answer_batch(answers: Sequence[np.ndarray], capacity: int) -> AnswerBatch:
     longest = max(len(ids) for ids in answers)
     if longest > capacity:
         raise UserError(
-            "rollout.max_tokens", expected=f"at least {longest}, the longest target answer", got=str(capacity), remedy="raise it"
+            "rollout.max_tokens",
+            expected=f"at least {longest}, the longest target answer",
+            got=str(capacity),
+            remedy="raise it",
         )
     tokens = np.zeros((len(answers), 1, capacity), np.int32)
     mask = np.zeros(tokens.shape, bool)

@@ -16,17 +16,31 @@ class ObjectiveConfig:
     DAPO: aggregation token_mean, clip_high 0.28, beta 0 (and rollout.refill). Dr.GRPO: aggregation constant, scale none, beta 0.
     """
 
-    beta: float = knob(0.04, "weight of the KL to the reference policy; 0 switches the reference off")
-    kl: str = knob("k3", "estimator of that KL in the loss: k3 or k2 (grpo/kl.py tells what each one's gradient is)")
-    clip_low: float = knob(0.2, "the ratio is clipped at 1 - clip_low (inactive with one update per rollout)")
-    clip_high: float = knob(0.2, "the ratio is clipped at 1 + clip_high; above clip_low it is DAPO's clip-higher")
+    beta: float = knob(
+        0.04, "weight of the KL to the reference policy; 0 switches the reference off"
+    )
+    kl: str = knob(
+        "k3",
+        "estimator of that KL in the loss: k3 or k2 (grpo/kl.py tells what each one's gradient is)",
+    )
+    clip_low: float = knob(
+        0.2, "the ratio is clipped at 1 - clip_low (inactive with one update per rollout)"
+    )
+    clip_high: float = knob(
+        0.2, "the ratio is clipped at 1 + clip_high; above clip_low it is DAPO's clip-higher"
+    )
     aggregation: str = knob(
         "completion_mean",
         "tokens to loss: completion_mean (GRPO: mean over completions of the mean of each), token_mean (DAPO: one mean over all tokens), "
         "constant (Dr.GRPO: mean over completions of the sum of each over rollout.max_tokens)",
     )
-    scale: str = knob("std", "advantages: divided by the group's standard deviation (std), or centred alone (none, Dr.GRPO)")
-    updates_per_rollout: int = knob(1, "optimiser updates on each rollout, every one on the whole of it (GRPO's mu)")
+    scale: str = knob(
+        "std",
+        "advantages: divided by the group's standard deviation (std), or centred alone (none, Dr.GRPO)",
+    )
+    updates_per_rollout: int = knob(
+        1, "optimiser updates on each rollout, every one on the whole of it (GRPO's mu)"
+    )
 
     def __post_init__(self):
         require_range("objective.beta", self.beta, 0)

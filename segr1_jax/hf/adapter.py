@@ -21,7 +21,13 @@ HALVES = dict(zip(ADAPTER, ("lora_A.weight", "lora_B.weight"), strict=True))
 
 
 def export_adapter(
-    adapters: Params, lora: LoraConfig, base_name: str, out: Path, texts: Mapping[str, str], *, overwrite: bool = False
+    adapters: Params,
+    lora: LoraConfig,
+    base_name: str,
+    out: Path,
+    texts: Mapping[str, str],
+    *,
+    overwrite: bool = False,
 ) -> Path:
     """Write stacked adapters ("layers.attention.q.lora_a": [L, in, rank], ...) and the files of `texts`; the directory appears whole.
 
@@ -37,7 +43,9 @@ def export_adapter(
             tensors[f"{PREFIX}{module}.{HALVES[half]}"] = np.ascontiguousarray(ours.T)
     with new_directory(out, replace=CONFIG if overwrite else None) as partial:
         save_file(tensors, partial / WEIGHTS, {"format": "pt"})
-        (partial / CONFIG).write_text(json.dumps(_config(lora, base_name, sorted(targets)), indent=2) + "\n")
+        (partial / CONFIG).write_text(
+            json.dumps(_config(lora, base_name, sorted(targets)), indent=2) + "\n"
+        )
         for name, text in texts.items():
             (partial / name).write_text(text, encoding="utf-8")
     return out

@@ -37,7 +37,11 @@ def export_policy(
     dtypes = dict.fromkeys(params, DTYPES[dtype]) if dtype else stored_dtypes(base, policy)
     with new_directory(out, replace="config.json" if overwrite else None) as partial:
         for file in sorted(base.iterdir()):
-            if file.is_file() and not file.name.endswith(WEIGHT_SUFFIXES) and file.name not in (CARD, *texts):
+            if (
+                file.is_file()
+                and not file.name.endswith(WEIGHT_SUFFIXES)
+                and file.name not in (CARD, *texts)
+            ):
                 shutil.copyfile(file, partial / file.name)
         write_shards(partial, list(outgoing(params, policy, layout or stored_layout(base), dtypes)))
         for name, text in texts.items():

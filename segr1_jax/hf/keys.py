@@ -26,7 +26,9 @@ class Key:
     part: tuple[int, int] = (0, 1)
 
 
-def _linear(ours: str, theirs: str, *, bias: bool, part: tuple[int, int] = (0, 1)) -> dict[str, Key]:
+def _linear(
+    ours: str, theirs: str, *, bias: bool, part: tuple[int, int] = (0, 1)
+) -> dict[str, Key]:
     keys = {f"{ours}.kernel": Key(f"{theirs}.weight", "transpose", part)}
     return keys | ({f"{ours}.bias": Key(f"{theirs}.bias", "same", part)} if bias else {})
 

@@ -18,7 +18,15 @@ from rich.console import Console
 from rich.progress import track
 
 from segr1_jax.errors import UserError
-from segr1_jax.hf.keys import HEAD_NAME, Key, detect_layout, stored_name, stored_shape, table, to_ours
+from segr1_jax.hf.keys import (
+    HEAD_NAME,
+    Key,
+    detect_layout,
+    stored_name,
+    stored_shape,
+    table,
+    to_ours,
+)
 from segr1_jax.hf.tensors import StoredTensor, open_checkpoint
 from segr1_jax.policy.arch import PolicyArch, arch_from_config
 from segr1_jax.policy.params import STACKED, Params, Policy, WeightSpec
@@ -29,7 +37,10 @@ def read_arch(directory: Path) -> PolicyArch:
     file = Path(directory) / "config.json"
     if not file.is_file():
         raise UserError(
-            str(file), expected="a Hugging Face model directory with config.json", got="no such file", remedy="set policy.path to one"
+            str(file),
+            expected="a Hugging Face model directory with config.json",
+            got="no such file",
+            remedy="set policy.path to one",
         )
     return read_arch_file(file)
 
@@ -39,9 +50,16 @@ def read_arch_file(file: Path) -> PolicyArch:
     try:
         config = json.loads(Path(file).read_text())
     except OSError as error:
-        raise UserError(str(file), expected="a config.json", got=str(error), remedy="correct the path") from None
+        raise UserError(
+            str(file), expected="a config.json", got=str(error), remedy="correct the path"
+        ) from None
     except json.JSONDecodeError as error:
-        raise UserError(str(file), expected="valid JSON", got=str(error), remedy="copy or download the file again") from None
+        raise UserError(
+            str(file),
+            expected="valid JSON",
+            got=str(error),
+            remedy="copy or download the file again",
+        ) from None
     return arch_from_config(config, str(file))
 
 
@@ -49,7 +67,12 @@ PIECE_BYTES = 256 * 2**20
 Slices = tuple[slice, ...]
 
 
-def load_params(directory: Path, policy: Policy, shardings: Mapping[str, Sharding], dtype: DTypeLike | None = np.float32) -> Params:
+def load_params(
+    directory: Path,
+    policy: Policy,
+    shardings: Mapping[str, Sharding],
+    dtype: DTypeLike | None = np.float32,
+) -> Params:
     """Read the weights that `shardings` names from `directory`, placed so, converted to `dtype` (None: each as it is stored).
 
     Raises:
@@ -58,8 +81,16 @@ def load_params(directory: Path, policy: Policy, shardings: Mapping[str, Shardin
     weights, directory = _open_weights(directory, policy), Path(directory)
     weights = {name: weights[name] for name in shardings}
     console = Console(stderr=True)
-    progress = track(weights.items(), f"load {directory.name}", console=console, transient=True, disable=not console.is_terminal)
-    return {name: _place(weight, shardings[name], dtype or weight.dtype) for name, weight in progress}
+    progress = track(
+        weights.items(),
+        f"load {directory.name}",
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    )
+    return {
+        name: _place(weight, shardings[name], dtype or weight.dtype) for name, weight in progress
+    }
 
 
 def stored_dtypes(directory: Path, policy: Policy) -> dict[str, np.dtype]:
@@ -73,31 +104,50 @@ def stored_layout(directory: Path) -> str:
     layout = detect_layout(stored)
     if layout is None:
         names = f"names like {sorted(stored)[:2]}"
-        raise UserError(str(directory), expected="Qwen2.5-VL tensor names", got=names, remedy="start from a Qwen2.5-VL checkpoint")
+        raise UserError(
+            str(directory),
+            expected="Qwen2.5-VL tensor names",
+            got=names,
+            remedy="start from a Qwen2.5-VL checkpoint",
+        )
     return layout
 
 
 def _open_weights(directory: Path, policy: Policy) -> dict[str, "_Weight"]:
     layout, stored = stored_layout(directory), open_checkpoint(Path(directory))
     check_names(stored, policy, layout, str(directory))
-    return {name: _Weight(name, spec, table(policy.arch)[name], layout, stored) for name, spec in policy.specs.items()}
+    return {
+        name: _Weight(name, spec, table(policy.arch)[name], layout, stored)
+        for name, spec in policy.specs.items()
+    }
 
 
 class _Weight:
     """One of our weights in a checkpoint: its rows (layers, where it is stacked) as views in our orientation; nothing is read yet."""
 
-    def __init__(self, name: str, spec: WeightSpec, key: Key, layout: str, stored: Mapping[str, StoredTensor]):
+    def __init__(
+        self, name: str, spec: WeightSpec, key: Key, layout: str, stored: Mapping[str, StoredTensor]
+    ):
         self.shape, self._key = spec.shape, key
-        names = [stored_name(key, layout, layer) for layer in range(spec.shape[0])] if name.startswith(STACKED) else None
+        names = (
+            [stored_name(key, layout, layer) for layer in range(spec.shape[0])]
+            if name.startswith(STACKED)
+            else None
+        )
         self._layers = [stored[each] for each in names] if names else None
         self._whole = None if names else stored[stored_name(key, layout)]
-        self.dtype = max({tensor.dtype for tensor in self._layers or [self._whole]}, key=lambda dtype: dtype.itemsize)
+        self.dtype = max(
+            {tensor.dtype for tensor in self._layers or [self._whole]},
+            key=lambda dtype: dtype.itemsize,
+        )
 
     def pieces(self, index: Slices, dtype: DTypeLike) -> Iterator[tuple[int, np.ndarray]]:
         """(first row, rows) of the slice `index`, at most PIECE_BYTES each unless a single row is larger."""
         start, stop, _ = index[0].indices(self.shape[0])
         row_bytes = np.dtype(dtype).itemsize * int(
-            np.prod([len(range(*s.indices(n))) for s, n in zip(index[1:], self.shape[1:], strict=True)])
+            np.prod(
+                [len(range(*s.indices(n))) for s, n in zip(index[1:], self.shape[1:], strict=True)]
+            )
         )
         step = max(1, PIECE_BYTES // max(1, row_bytes))
         for first in range(start, stop, step):
@@ -122,7 +172,9 @@ def _place(weight: _Weight, sharding: Sharding, dtype: DTypeLike) -> jax.Array:
 
 
 def _fill(weight: _Weight, index: Slices, device: jax.Device, dtype: DTypeLike) -> jax.Array:
-    shape = tuple(len(range(*part.indices(size))) for part, size in zip(index, weight.shape, strict=True))
+    shape = tuple(
+        len(range(*part.indices(size))) for part, size in zip(index, weight.shape, strict=True)
+    )
     filled = None
     for first, rows in weight.pieces(index, dtype):
         piece = jax.device_put(rows, device)
@@ -130,12 +182,16 @@ def _fill(weight: _Weight, index: Slices, device: jax.Device, dtype: DTypeLike) 
             return piece
         if filled is None:
             filled = _empty(shape, np.dtype(dtype), device)
-        filled = _write_rows(filled, piece, first).block_until_ready()  # else the pieces would queue up in host memory
+        filled = _write_rows(
+            filled, piece, first
+        ).block_until_ready()  # else the pieces would queue up in host memory
     return filled
 
 
 def _empty(shape: tuple[int, ...], dtype: np.dtype, device: jax.Device) -> jax.Array:
-    return jax.jit(lambda: jnp.empty(shape, dtype), out_shardings=jax.sharding.SingleDeviceSharding(device))()
+    return jax.jit(
+        lambda: jnp.empty(shape, dtype), out_shardings=jax.sharding.SingleDeviceSharding(device)
+    )()
 
 
 @functools.partial(jax.jit, donate_argnums=0)
@@ -150,7 +206,9 @@ def expected_tensors(policy: Policy, layout: str) -> dict[str, tuple[int, ...]]:
         key = table(policy.arch)[name]
         if name.startswith(STACKED):
             for layer in range(spec.shape[0]):
-                expected[stored_name(key, layout, layer)] = stored_shape(key, spec.shape[1:], policy.arch)
+                expected[stored_name(key, layout, layer)] = stored_shape(
+                    key, spec.shape[1:], policy.arch
+                )
         else:
             expected[stored_name(key, layout)] = stored_shape(key, spec.shape, policy.arch)
     return expected
@@ -161,7 +219,10 @@ def check_names(stored: dict[str, StoredTensor], policy: Policy, layout: str, wh
     expected = expected_tensors(policy, layout)
     present = dict(stored)
     if policy.arch.text.tied_head and HEAD_NAME in present:
-        head, embed = present.pop(HEAD_NAME), stored[stored_name(table(policy.arch)["embed"], layout)]
+        head, embed = (
+            present.pop(HEAD_NAME),
+            stored[stored_name(table(policy.arch)["embed"], layout)],
+        )
         if head.shape != embed.shape or not np.array_equal(head.view(), embed.view()):
             raise UserError(
                 f"{where}: {HEAD_NAME}",
@@ -169,15 +230,23 @@ def check_names(stored: dict[str, StoredTensor], policy: Policy, layout: str, wh
                 got="a different head",
                 remedy="set tie_word_embeddings to false in config.json",
             )
-    problems = [f"missing {name} {shape}" for name, shape in expected.items() if name not in present]
-    problems += [f"unexpected {name} {tensor.shape}" for name, tensor in present.items() if name not in expected]
+    problems = [
+        f"missing {name} {shape}" for name, shape in expected.items() if name not in present
+    ]
+    problems += [
+        f"unexpected {name} {tensor.shape}"
+        for name, tensor in present.items()
+        if name not in expected
+    ]
     problems += [
         f"{name} is {present[name].shape}, not {shape}"
         for name, shape in expected.items()
         if name in present and present[name].shape != shape
     ]
     if problems:
-        shown = "; ".join(problems[:20]) + (f"; and {len(problems) - 20} more" if len(problems) > 20 else "")
+        shown = "; ".join(problems[:20]) + (
+            f"; and {len(problems) - 20} more" if len(problems) > 20 else ""
+        )
         raise UserError(
             where,
             expected=f"exactly the {len(expected)} tensors config.json implies",

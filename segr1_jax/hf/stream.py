@@ -48,22 +48,37 @@ class Outgoing:
             axis = part.ndim - 1 if self.turned else int(self.layer is not None)
             for first in range(0, part.shape[axis], step):
                 size = min(step, part.shape[axis] - first)
-                ours = np.asarray(_cut(part, self.layer, first, size=size, axis=axis)).astype(self.dtype, copy=False)
+                ours = np.asarray(_cut(part, self.layer, first, size=size, axis=axis)).astype(
+                    self.dtype, copy=False
+                )
                 yield np.ascontiguousarray(ours.T if self.turned else ours)
 
 
-def outgoing(params: Params, policy: Policy, layout: str, dtypes: Mapping[str, np.dtype]) -> Iterator[Outgoing]:
+def outgoing(
+    params: Params, policy: Policy, layout: str, dtypes: Mapping[str, np.dtype]
+) -> Iterator[Outgoing]:
     """Every stored tensor of `params` in `layout`; `dtypes` holds the dtype to store each weight in."""
     joined: dict[Key, list[str]] = {}
     for ours, key in table(policy.arch).items():
-        joined.setdefault(Key(key.name, key.move), []).append(ours)  # without `part`: the parts of one tensor, in order
+        joined.setdefault(Key(key.name, key.move), []).append(
+            ours
+        )  # without `part`: the parts of one tensor, in order
     for key, names in joined.items():
         first = params[names[0]]
         stacked = names[0].startswith(STACKED)
-        shape = stored_shape(Key(key.name, key.move, (0, len(names))), first.shape[int(stacked) :], policy.arch)
+        shape = stored_shape(
+            Key(key.name, key.move, (0, len(names))), first.shape[int(stacked) :], policy.arch
+        )
         for layer in range(first.shape[0]) if stacked else [None]:
             name = stored_name(key, layout, layer)
-            yield Outgoing(name, tuple(params[each] for each in names), layer, key.move != "same", shape, dtypes[names[0]])
+            yield Outgoing(
+                name,
+                tuple(params[each] for each in names),
+                layer,
+                key.move != "same",
+                shape,
+                dtypes[names[0]],
+            )
 
 
 def write_shards(directory: Path, tensors: Sequence[Outgoing]) -> None:
@@ -74,15 +89,35 @@ def write_shards(directory: Path, tensors: Sequence[Outgoing]) -> None:
             shards.append([])
         shards[-1].append(tensor)
     single = len(shards) == 1
-    files = [SINGLE] if single else [f"model-{number + 1:05d}-of-{len(shards):05d}.safetensors" for number in range(len(shards))]
+    files = (
+        [SINGLE]
+        if single
+        else [
+            f"model-{number + 1:05d}-of-{len(shards):05d}.safetensors"
+            for number in range(len(shards))
+        ]
+    )
     console = Console(stderr=True)
     for file, shard in zip(files, shards, strict=True):
         _write_shard(
-            directory / file, shard, track(shard, description=file, console=console, transient=True, disable=not console.is_terminal)
+            directory / file,
+            shard,
+            track(
+                shard,
+                description=file,
+                console=console,
+                transient=True,
+                disable=not console.is_terminal,
+            ),
         )
     if not single:
-        weight_map = {tensor.name: file for file, shard in zip(files, shards, strict=True) for tensor in shard}
-        index = {"metadata": {"total_size": sum(tensor.nbytes for tensor in tensors)}, "weight_map": dict(sorted(weight_map.items()))}
+        weight_map = {
+            tensor.name: file for file, shard in zip(files, shards, strict=True) for tensor in shard
+        }
+        index = {
+            "metadata": {"total_size": sum(tensor.nbytes for tensor in tensors)},
+            "weight_map": dict(sorted(weight_map.items())),
+        }
         (directory / INDEX).write_text(json.dumps(index, indent=2) + "\n")
 
 
@@ -91,7 +126,11 @@ def _write_shard(file: Path, shard: Sequence[Outgoing], progress: Iterator[Outgo
     header: dict[str, dict] = {"__metadata__": {"format": "pt"}}
     start = 0
     for tensor in shard:
-        header[tensor.name] = {"dtype": codes[tensor.dtype], "shape": tensor.shape, "data_offsets": [start, start + tensor.nbytes]}
+        header[tensor.name] = {
+            "dtype": codes[tensor.dtype],
+            "shape": tensor.shape,
+            "data_offsets": [start, start + tensor.nbytes],
+        }
         start += tensor.nbytes
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % ALIGNMENT)
@@ -103,7 +142,9 @@ def _write_shard(file: Path, shard: Sequence[Outgoing], progress: Iterator[Outgo
 
 
 @functools.partial(jax.jit, static_argnames=("size", "axis"))
-def _cut(weight: jax.Array, layer: ArrayLike | None, first: ArrayLike, *, size: int, axis: int) -> jax.Array:
+def _cut(
+    weight: jax.Array, layer: ArrayLike | None, first: ArrayLike, *, size: int, axis: int
+) -> jax.Array:
     """`size` entries of `axis` from `first`, of one layer of a stacked weight."""
     cut = jax.lax.dynamic_slice_in_dim(weight, first, size, axis)
     return cut if layer is None else jax.lax.dynamic_index_in_dim(cut, layer, 0, keepdims=False)

@@ -12,7 +12,11 @@ import numpy as np
 
 from segr1_jax.errors import UserError
 
-DTYPES = {"F32": np.dtype(np.float32), "F16": np.dtype(np.float16), "BF16": np.dtype(ml_dtypes.bfloat16)}
+DTYPES = {
+    "F32": np.dtype(np.float32),
+    "F16": np.dtype(np.float16),
+    "BF16": np.dtype(ml_dtypes.bfloat16),
+}
 MAX_HEADER = 100 * 2**20
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
@@ -42,7 +46,12 @@ def open_checkpoint(directory: Path) -> dict[str, StoredTensor]:
         try:
             names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
         except (json.JSONDecodeError, KeyError) as error:
-            raise UserError(str(index), expected="a safetensors index", got=repr(error), remedy="copy or download the file again") from None
+            raise UserError(
+                str(index),
+                expected="a safetensors index",
+                got=repr(error),
+                remedy="copy or download the file again",
+            ) from None
     else:
         names = [SINGLE]
     tensors: dict[str, StoredTensor] = {}
@@ -63,7 +72,10 @@ def read_header(file: Path) -> dict[str, StoredTensor]:
     """The tensors of one file, every length checked against the file's size."""
     if not file.is_file():
         raise UserError(
-            str(file), expected="a safetensors file", got="no such file", remedy="download the missing shard, or name the right directory"
+            str(file),
+            expected="a safetensors file",
+            got="no such file",
+            remedy="download the missing shard, or name the right directory",
         )
     size = file.stat().st_size
     with file.open("rb") as stream:
@@ -78,14 +90,26 @@ def read_header(file: Path) -> dict[str, StoredTensor]:
         try:
             header = json.loads(stream.read(length))
         except (json.JSONDecodeError, UnicodeDecodeError):
-            raise UserError(str(file), expected="a JSON header", got="something else", remedy="copy or download the file again") from None
-    return {name: _stored(file, name, fields, 8 + length, size) for name, fields in header.items() if name != "__metadata__"}
+            raise UserError(
+                str(file),
+                expected="a JSON header",
+                got="something else",
+                remedy="copy or download the file again",
+            ) from None
+    return {
+        name: _stored(file, name, fields, 8 + length, size)
+        for name, fields in header.items()
+        if name != "__metadata__"
+    }
 
 
 def _stored(file: Path, name: str, fields: dict, start: int, size: int) -> StoredTensor:
     if fields["dtype"] not in DTYPES:
         raise UserError(
-            f"{file}: {name}", expected=f"one of {', '.join(DTYPES)}", got=fields["dtype"], remedy="convert the checkpoint to BF16 or F32"
+            f"{file}: {name}",
+            expected=f"one of {', '.join(DTYPES)}",
+            got=fields["dtype"],
+            remedy="convert the checkpoint to BF16 or F32",
         )
     dtype, shape = DTYPES[fields["dtype"]], tuple(fields["shape"])
     begin, end = fields["data_offsets"]

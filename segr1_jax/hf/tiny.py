@@ -43,7 +43,12 @@ def make_tiny_policy(path: str | Path, *, seed: int = 0, frame: int = 168) -> Pa
     """
     path = Path(path)
     if frame < PATCH * MERGE or frame % (PATCH * MERGE):
-        raise UserError("frame", expected=f"a multiple of {PATCH * MERGE} pixels", got=str(frame), remedy="round it")
+        raise UserError(
+            "frame",
+            expected=f"a multiple of {PATCH * MERGE} pixels",
+            got=str(frame),
+            remedy="round it",
+        )
     tokenizer = tiny_tokenizer(frame)
     ids = {token: tokenizer.token_to_id(token) for token in SPECIAL_TOKENS}
     with new_directory(path) as partial:
@@ -51,7 +56,9 @@ def make_tiny_policy(path: str | Path, *, seed: int = 0, frame: int = 168) -> Pa
         (partial / "chat_template.jinja").write_text(CHAT_TEMPLATE)
         for name, record in _json_files(ids, tokenizer.get_vocab_size(), frame).items():
             (partial / name).write_text(json.dumps(record, indent=2) + "\n")
-        (partial / "model.safetensors").write_bytes(save(tiny_weights(tokenizer.get_vocab_size(), seed), metadata={"format": "pt"}))
+        (partial / "model.safetensors").write_bytes(
+            save(tiny_weights(tokenizer.get_vocab_size(), seed), metadata={"format": "pt"})
+        )
     return path
 
 
@@ -65,7 +72,9 @@ def tiny_weights(vocabulary: int, seed: int) -> dict[str, Float[np.ndarray, "...
 
     def linear(name: str, outputs: int, *inputs: int, gain: float = 1.0, bias: bool = True) -> None:
         deviation = gain / np.sqrt(np.prod(inputs))
-        weights[f"{name}.weight"] = (rng.standard_normal((outputs, *inputs)) * deviation).astype(np.float32)
+        weights[f"{name}.weight"] = (rng.standard_normal((outputs, *inputs)) * deviation).astype(
+            np.float32
+        )
         if bias:
             weights[f"{name}.bias"] = np.zeros(outputs, np.float32)
 
@@ -169,7 +178,9 @@ def _json_files(ids: dict[str, int], vocabulary: int, frame: int) -> dict[str, d
         "pad_token": PAD,
         "bos_token": None,
         "unk_token": None,
-        "additional_special_tokens": [token for token in SPECIAL_TOKENS if token not in (PAD, END_OF_TURN)],
+        "additional_special_tokens": [
+            token for token in SPECIAL_TOKENS if token not in (PAD, END_OF_TURN)
+        ],
         "clean_up_tokenization_spaces": False,
         "model_max_length": 4096,
     }
@@ -178,5 +189,10 @@ def _json_files(ids: dict[str, int], vocabulary: int, frame: int) -> dict[str, d
         "preprocessor_config.json": processor,
         "tokenizer_config.json": tokenizer,
         "special_tokens_map.json": {"eos_token": END_OF_TURN, "pad_token": PAD},
-        "generation_config.json": {"bos_token_id": pad, "eos_token_id": end, "pad_token_id": pad, "do_sample": False},
+        "generation_config.json": {
+            "bos_token_id": pad,
+            "eos_token_id": end,
+            "pad_token_id": pad,
+            "do_sample": False,
+        },
     }

@@ -20,9 +20,37 @@ from segr1_jax.types import Answer, Frame
 SPECIAL_TOKENS = (PAD, "<|im_start|>", END_OF_TURN, *VISION_TOKENS)
 VOCABULARY_MULTIPLE = 64  # keeps the embedding divisible over any mesh
 BPE_SIZE = 400  # 256 bytes and the commonest word pieces of SENTENCES
-COLOURS = ("red", "orange", "yellow", "green", "cyan", "blue", "purple", "white", "black", "brown", "grey", "pink")
-RELATIONS = ("leftmost", "rightmost", "topmost", "bottommost", "largest", "smallest", "small", "large", "left", "right")
-SENTENCES = tuple(f"Identify and segment the {word} {noun}" for word in (*COLOURS, *RELATIONS) for noun in ("object", "one"))
+COLOURS = (
+    "red",
+    "orange",
+    "yellow",
+    "green",
+    "cyan",
+    "blue",
+    "purple",
+    "white",
+    "black",
+    "brown",
+    "grey",
+    "pink",
+)
+RELATIONS = (
+    "leftmost",
+    "rightmost",
+    "topmost",
+    "bottommost",
+    "largest",
+    "smallest",
+    "small",
+    "large",
+    "left",
+    "right",
+)
+SENTENCES = tuple(
+    f"Identify and segment the {word} {noun}"
+    for word in (*COLOURS, *RELATIONS)
+    for noun in ("object", "one")
+)
 
 
 def tiny_tokenizer(frame: int) -> Tokenizer:
@@ -44,23 +72,35 @@ def tiny_tokenizer(frame: int) -> Tokenizer:
     tokenizer = Tokenizer(BPE(vocabulary, merges, ignore_merges=True))
     tokenizer.pre_tokenizer = splitter
     tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in SPECIAL_TOKENS])
+    tokenizer.add_special_tokens(
+        [AddedToken(token, special=True, normalized=False) for token in SPECIAL_TOKENS]
+    )
     return tokenizer
 
 
 def _train_bpe() -> tuple[dict[str, int], list[tuple[str, str]]]:
     trained = Tokenizer(BPE())
     trained.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
-    trainer = BpeTrainer(vocab_size=BPE_SIZE, initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()), show_progress=False)
+    trainer = BpeTrainer(
+        vocab_size=BPE_SIZE,
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
     trained.train_from_iterator(SENTENCES, trainer)
     model = json.loads(trained.to_str())["model"]
-    return dict(sorted(model["vocab"].items(), key=lambda item: item[1])), [tuple(merge) for merge in model["merges"]]
+    return dict(sorted(model["vocab"].items(), key=lambda item: item[1])), [
+        tuple(merge) for merge in model["merges"]
+    ]
 
 
 def _fixed_texts() -> list[str]:
     """Prompts of every task and answers of every kind, cut at special tokens as the tokenizer cuts them."""
     frame = Frame(9, 9)
-    texts = [chat_text(messages(task, instruction), image_tokens=[0]) for task in TASKS for instruction in (None, "")]
+    texts = [
+        chat_text(messages(task, instruction), image_tokens=[0])
+        for task in TASKS
+        for instruction in (None, "")
+    ]
     for line in thinking_lines():
         answer = Answer(line, ((1, 2, 3, 4),) * 2, ((5, 6), (7, 8)), (1, 0), frame)
         texts += [render(answer, task=task) for task in ("rl", "prerl")]

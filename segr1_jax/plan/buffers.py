@@ -38,14 +38,23 @@ def ledger(programs: Programs, temporaries: Mapping[str, float]) -> list[Buffer]
         Buffer("initial weights", shard_bytes(programs.initial), ("start",)),
         Buffer("prompts", shard_bytes(programs.prompts(config.batch)), STEP),
         Buffer("rollout copy", shard_bytes(programs.rollout_copy), ("rollout", "evaluation")),
-        Buffer("gradient", shard_bytes(programs.totals) * (2 if config.micro_batches > 1 else 1), ("gradient",)),
+        Buffer(
+            "gradient",
+            shard_bytes(programs.totals) * (2 if config.micro_batches > 1 else 1),
+            ("gradient",),
+        ),
         Buffer("gradient to apply", shard_bytes(programs.totals), ("update",)),
         Buffer("micro-batch", shard_bytes(programs.gradient.arguments[-1]), ("gradient",)),
-        Buffer("evaluation prompts", shard_bytes(programs.prompts(config.eval_batch)), ("evaluation",)),
+        Buffer(
+            "evaluation prompts", shard_bytes(programs.prompts(config.eval_batch)), ("evaluation",)
+        ),
     ]
     if config.stage == "grpo":
         buffers.append(Buffer("completions", shard_bytes(programs.samples), AFTER_ROLLOUT))
-    buffers += [Buffer(f"temporaries of {name}", size, (_moment(name),), temporary=True) for name, size in temporaries.items()]
+    buffers += [
+        Buffer(f"temporaries of {name}", size, (_moment(name),), temporary=True)
+        for name, size in temporaries.items()
+    ]
     buffers += [Buffer(f"of these, {name}", size, ()) for name, size in parts(programs).items()]
     return [buffer for buffer in buffers if buffer.bytes]
 
@@ -54,7 +63,10 @@ def parts(programs: Programs) -> dict[str, float]:
     """Bytes of the well-known members of the temporaries: both caches of the sampler, and one chunk of float32 logits."""
     config, text, dtype = programs.config, programs.arch.text, programs.engine.policy.dtype
     place = programs.engine.placement
-    rows, group = config.batch // place.row_shards, config.rollout.group if config.stage == "grpo" else 1
+    rows, group = (
+        config.batch // place.row_shards,
+        config.rollout.group if config.stage == "grpo" else 1,
+    )
     tensor = place.mesh.shape["tensor"]
     heads = text.kv_heads // tensor if text.kv_heads % tensor == 0 else text.kv_heads
     per_token = 2 * text.layers * heads * text.head_dim * jax.numpy.dtype(dtype).itemsize
@@ -71,14 +83,26 @@ def peaks(buffers: list[Buffer]) -> dict[str, float]:
     """Moment -> bytes on one device: all that is kept, and the largest of the temporaries."""
 
     def sizes(moment: str, temporary: bool) -> list[float]:
-        return [buffer.bytes for buffer in buffers if moment in buffer.moments and buffer.temporary == temporary]
+        return [
+            buffer.bytes
+            for buffer in buffers
+            if moment in buffer.moments and buffer.temporary == temporary
+        ]
 
-    return {moment: sum(sizes(moment, False)) + max(sizes(moment, True), default=0.0) for moment in MOMENTS}
+    return {
+        moment: sum(sizes(moment, False)) + max(sizes(moment, True), default=0.0)
+        for moment in MOMENTS
+    }
 
 
 def shard_bytes(tree) -> float:
     """Bytes of one device's part of a tree of shapes with shardings."""
-    return float(sum(math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in jax.tree.leaves(tree)))
+    return float(
+        sum(
+            math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize
+            for x in jax.tree.leaves(tree)
+        )
+    )
 
 
 def _moment(program: str) -> str:

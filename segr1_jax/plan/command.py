@@ -19,7 +19,15 @@ from segr1_jax.train.runtime import is_first
 from segr1_jax.train.start import recorded_start, resolve_start
 
 
-def plan_command(config: RunConfig, arch_file: Path | None, device: str, devices: int, *, compile_: bool, topology: str) -> Plan:
+def plan_command(
+    config: RunConfig,
+    arch_file: Path | None,
+    device: str,
+    devices: int,
+    *,
+    compile_: bool,
+    topology: str,
+) -> Plan:
     """The plan of `config` for `devices` of `device`, or for a TPU topology. Touches no accelerator of this machine.
 
     Raises:
@@ -28,7 +36,9 @@ def plan_command(config: RunConfig, arch_file: Path | None, device: str, devices
     jax.config.update("jax_platforms", "cpu")
     arch = read_arch_file(arch_file) if arch_file else _arch_of(config)
     if topology:
-        return compile_plan(config, arch, device_named(topology.partition(":")[0]), topology_devices(topology))
+        return compile_plan(
+            config, arch, device_named(topology.partition(":")[0]), topology_devices(topology)
+        )
     if compile_:
         jax.config.update("jax_num_cpu_devices", devices)
         return compile_plan(config, arch, device_named(device), jax.devices())
@@ -55,11 +65,18 @@ def plan_before_training(config: RunConfig) -> None:
     if limit is None:
         return
     at_hand = Device(device.device_kind, limit, math.nan, math.nan, jax_share=1.0)
-    plan = make_plan(config, read_arch(Path(recorded_start(config).base)), at_hand, jax.device_count())
+    plan = make_plan(
+        config, read_arch(Path(recorded_start(config).base)), at_hand, jax.device_count()
+    )
     if is_first():
         print(f"plan: {verdict(plan)}", file=sys.stderr)
     counted = max(peaks([buffer for buffer in plan.buffers if not buffer.temporary]).values())
     if counted > limit:
         remedy = f"set {' '.join(plan.remedy)}" if plan.remedy else "use more or larger devices"
         got = f"{counted / 1e9:.1f} GB for weights, optimiser and gradients alone"
-        raise UserError("memory", expected=f"at most {limit / 1e9:.1f} GB per {device.device_kind}", got=got, remedy=remedy)
+        raise UserError(
+            "memory",
+            expected=f"at most {limit / 1e9:.1f} GB per {device.device_kind}",
+            got=got,
+            remedy=remedy,
+        )

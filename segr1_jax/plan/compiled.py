@@ -37,7 +37,9 @@ def compile_program(program: Program) -> Compiled:
         if OUT_OF_MEMORY not in str(error):
             raise
         fault = str(error).splitlines()[0]
-        return Compiled(program.name, temporaries=float("inf"), seconds=time.perf_counter() - began, fault=fault)
+        return Compiled(
+            program.name, temporaries=float("inf"), seconds=time.perf_counter() - began, fault=fault
+        )
     memory, cost = executable.memory_analysis(), executable.cost_analysis()
     return Compiled(
         program.name,

@@ -33,5 +33,10 @@ DEVICES = {device.name: device for device in _KNOWN}
 def device_named(name: str) -> Device:
     """The entry of DEVICES. Raises UserError for another name."""
     if name not in DEVICES:
-        raise UserError("--device", expected=f"one of {', '.join(DEVICES)}", got=repr(name), remedy="add it to segr1_jax/plan/devices.py")
+        raise UserError(
+            "--device",
+            expected=f"one of {', '.join(DEVICES)}",
+            got=repr(name),
+            remedy="add it to segr1_jax/plan/devices.py",
+        )
     return DEVICES[name]

@@ -30,18 +30,27 @@ class Estimate:
     @functools.cached_property
     def local(self) -> Programs:
         shards, config = self.programs.engine.placement.row_shards, self.programs.config
-        config = dataclasses.replace(config, batch=config.batch // shards, eval_batch=config.eval_batch // shards)
-        return Programs(config, self.programs.arch, AbstractMesh((1,) * len(AXES), AXES, axis_types=AXIS_TYPES))
+        config = dataclasses.replace(
+            config, batch=config.batch // shards, eval_batch=config.eval_batch // shards
+        )
+        return Programs(
+            config, self.programs.arch, AbstractMesh((1,) * len(AXES), AXES, axis_types=AXIS_TYPES)
+        )
 
     @functools.cached_property
     def traced(self) -> dict[str, tuple[Program, jax.extend.core.Jaxpr]]:
-        return {each.name: (each, each.function.trace(*each.arguments).jaxpr.jaxpr) for each in self.local.all()}
+        return {
+            each.name: (each, each.function.trace(*each.arguments).jaxpr.jaxpr)
+            for each in self.local.all()
+        }
 
     def temporaries(self) -> dict[str, float]:
         """Program -> bytes of its temporaries. Activations are not split over `tensor` here; a compiler does better."""
         size = shard_size(self.programs)
         found = {name: temporary_bytes(jaxpr, size) for name, (_, jaxpr) in self.traced.items()}
-        if "reference_logprobs" in found:  # its weights need no cast, so the gathered head is no temporary of the trace
+        if (
+            "reference_logprobs" in found
+        ):  # its weights need no cast, so the gathered head is no temporary of the trace
             found["reference_logprobs"] += gathered_head(self.programs)
         return found
 
@@ -49,14 +58,19 @@ class Estimate:
         """Program -> FLOPs of one call, where decoding takes `trips` turns; all devices of a `tensor` group share them evenly."""
         vision, tensor = self.programs.arch.vision, self.programs.mesh.shape["tensor"]
         share = len(vision.full_layers) / vision.depth
-        return {name: matmul_flops(jaxpr, trips=trips, true_share=share) / tensor for name, (_, jaxpr) in self.traced.items()}
+        return {
+            name: matmul_flops(jaxpr, trips=trips, true_share=share) / tensor
+            for name, (_, jaxpr) in self.traced.items()
+        }
 
 
 def gathered_head(programs: Programs) -> float:
     """Bytes of the vocabulary projection gathered over fsdp, beside the part that lies on the device already; 0 where it is whole."""
     name = "embed" if programs.arch.text.tied_head else "head.kernel"
     kept, whole = programs.reference.get(name), programs.rollout_copy[name]
-    return shard_bytes(whole) if kept is not None and shard_bytes(kept) < shard_bytes(whole) else 0.0
+    return (
+        shard_bytes(whole) if kept is not None and shard_bytes(kept) < shard_bytes(whole) else 0.0
+    )
 
 
 def shard_size(programs: Programs) -> Size:
@@ -72,6 +86,8 @@ def shard_size(programs: Programs) -> Size:
                 divisor[tuple(sorted(shape[1:]))] = parts
 
     def size(shape: tuple[int, ...], dtype) -> float:
-        return math.prod(shape) * getattr(dtype, "itemsize", 8) / divisor.get(tuple(sorted(shape)), 1)
+        return (
+            math.prod(shape) * getattr(dtype, "itemsize", 8) / divisor.get(tuple(sorted(shape)), 1)
+        )
 
     return size

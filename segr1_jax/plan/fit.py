@@ -38,7 +38,9 @@ def changes(config: RunConfig, arch: PolicyArch, devices: int) -> Iterator[list[
         yield ["policy.tower=frozen", f"policy.lora.rank={LORA_RANK}"]
 
 
-def find_fit(config: RunConfig, arch: PolicyArch, devices: int, fits: Callable[[RunConfig], bool]) -> list[str] | None:
+def find_fit(
+    config: RunConfig, arch: PolicyArch, devices: int, fits: Callable[[RunConfig], bool]
+) -> list[str] | None:
     """The first change that makes the run fit: one knob alone, else the first few of them together; None where nothing does."""
     known = list(changes(config, arch, devices))
     together = [list(itertools.chain(*known[: count + 1])) for count in range(1, len(known))]

@@ -28,13 +28,19 @@ def _flops(eqn: JaxprEqn, trips: int, true_share: float) -> float:
     if eqn.primitive.name == "cond":
         false, true = inner
         return true_share * true + (1 - true_share) * false
-    return sum(inner) * {"scan": eqn.params.get("length"), "while": trips}.get(eqn.primitive.name, 1)
+    return sum(inner) * {"scan": eqn.params.get("length"), "while": trips}.get(
+        eqn.primitive.name, 1
+    )
 
 
 def _dot_flops(eqn: JaxprEqn) -> float:
     left, right = (var.aval.shape for var in eqn.invars)
     (_, contracted), (_, batched) = eqn.params["dimension_numbers"]
-    return 2 * math.prod(left) * math.prod(size for axis, size in enumerate(right) if axis not in (*contracted, *batched))
+    return (
+        2
+        * math.prod(left)
+        * math.prod(size for axis, size in enumerate(right) if axis not in (*contracted, *batched))
+    )
 
 
 def sub_jaxprs(eqn: JaxprEqn) -> Iterator[Jaxpr]:

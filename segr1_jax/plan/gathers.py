@@ -14,7 +14,9 @@ def gather_faults(programs: Programs, program: str, text: str) -> list[str]:
     With rollout.weights=sharded gathering while decoding is what was asked for.
     """
     decoding = {"sample": weight_gathers_in_loops, "answer": weight_gathers_in_loops}
-    rules = {"gradient": stack_gathers} | (decoding if programs.config.rollout.weights == "gathered" else {})
+    rules = {"gradient": stack_gathers} | (
+        decoding if programs.config.rollout.weights == "gathered" else {}
+    )
     if program not in rules or not text:
         return []
     sizes = gathered_sizes(programs)

@@ -11,7 +11,9 @@ from dataclasses import dataclass
 
 HEADER = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\{$")
 INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%?([\w.\-]+) = (.*?) ([\w\-]+)\(")
-CALLED = re.compile(r"(?:body|condition|calls|to_apply|called_computations|branch_computations|\w+_computation)=(\{[^}]*\}|%?[\w.\-]+)")
+CALLED = re.compile(
+    r"(?:body|condition|calls|to_apply|called_computations|branch_computations|\w+_computation)=(\{[^}]*\}|%?[\w.\-]+)"
+)
 ARRAY = re.compile(r"[a-z]+\d*\[([\d,]*)\]")
 NAME = re.compile(r"[\w.\-]+")
 
@@ -31,9 +33,15 @@ def all_gathers(text: str) -> list[Gather]:
     return list(_reach(computations, entry, ()))
 
 
-def weight_gathers_in_loops(gathers: list[Gather], sizes: Mapping[str, tuple[int, ...]]) -> list[str]:
+def weight_gathers_in_loops(
+    gathers: list[Gather], sizes: Mapping[str, tuple[int, ...]]
+) -> list[str]:
     """What is wrong with a decoding program: weights (any of `sizes`, name -> element counts) gathered inside a loop."""
-    return [f"{gather.name} gathers {name} in {gather.loops[-1]}" for gather, name, _ in _of_weights(gathers, sizes) if gather.loops]
+    return [
+        f"{gather.name} gathers {name} in {gather.loops[-1]}"
+        for gather, name, _ in _of_weights(gathers, sizes)
+        if gather.loops
+    ]
 
 
 def stack_gathers(gathers: list[Gather], sizes: Mapping[str, tuple[int, ...]]) -> list[str]:
@@ -50,7 +58,9 @@ def stack_gathers(gathers: list[Gather], sizes: Mapping[str, tuple[int, ...]]) -
     return faults
 
 
-def _of_weights(gathers: list[Gather], sizes: Mapping[str, tuple[int, ...]]) -> Iterator[tuple[Gather, str, int]]:
+def _of_weights(
+    gathers: list[Gather], sizes: Mapping[str, tuple[int, ...]]
+) -> Iterator[tuple[Gather, str, int]]:
     """(gather, weight, elements) for each result that holds as many elements as a weight, whatever its layout."""
     names = {size: name for name, each in sizes.items() for size in each}
     for gather in gathers:
@@ -72,7 +82,9 @@ def _computations(text: str) -> tuple[dict[str, list[str]], str]:
     return computations, entry
 
 
-def _reach(computations: Mapping[str, list[str]], name: str, loops: tuple[str, ...]) -> Iterator[Gather]:
+def _reach(
+    computations: Mapping[str, list[str]], name: str, loops: tuple[str, ...]
+) -> Iterator[Gather]:
     for line in computations.get(name, ()):
         found = INSTRUCTION.match(line)
         if not found:

@@ -18,11 +18,39 @@ from segr1_jax.plan.flops import sub_jaxprs
 Size = Callable[[tuple[int, ...], Any], float]
 """(shape, dtype) -> bytes on one device."""
 
-INLINED = {"jit", "pjit", "closed_call", "core_call", "remat2", "checkpoint", "custom_jvp_call", "custom_vjp_call"}
+INLINED = {
+    "jit",
+    "pjit",
+    "closed_call",
+    "core_call",
+    "remat2",
+    "checkpoint",
+    "custom_jvp_call",
+    "custom_vjp_call",
+}
 LOOPS = {"scan", "while", "cond"}
 READERS = LOOPS | {"dot_general", "sort", "conv_general_dilated"}  # need their operands in memory
-REDUCTIONS = {"reduce_sum", "reduce_max", "reduce_min", "reduce_and", "reduce_or", "argmax", "argmin", "cumsum", "gather", "concatenate"}
-VIEWS = {"reshape", "transpose", "squeeze", "expand_dims", "stop_gradient", "copy", "broadcast_in_dim"}
+REDUCTIONS = {
+    "reduce_sum",
+    "reduce_max",
+    "reduce_min",
+    "reduce_and",
+    "reduce_or",
+    "argmax",
+    "argmin",
+    "cumsum",
+    "gather",
+    "concatenate",
+}
+VIEWS = {
+    "reshape",
+    "transpose",
+    "squeeze",
+    "expand_dims",
+    "stop_gradient",
+    "copy",
+    "broadcast_in_dim",
+}
 IN_PLACE = {"scatter", "scatter-add", "dynamic_update_slice", "add_any"}
 
 
@@ -52,14 +80,20 @@ def temporary_bytes(jaxpr: Jaxpr, size: Size) -> float:
     owned = set().union(*(buffers.get(value, frozenset()) for value in results))
     last_use: dict[Value, int] = {}
     for index, node in enumerate(nodes):
-        for buffer in itertools.chain(*(buffers.get(value, frozenset()) for value in (*node.operands, *node.results))):
+        for buffer in itertools.chain(
+            *(buffers.get(value, frozenset()) for value in (*node.operands, *node.results))
+        ):
             last_use[buffer] = index
     ends: list[list[Value]] = [[] for _ in nodes]
     for buffer, index in last_use.items():
         ends[index].append(buffer)
     live = peak = 0.0
     for index, node in enumerate(nodes):
-        made = sum(size(value.shape, value.dtype) for value in node.results if value in buffers.get(value, ()) and value not in owned)
+        made = sum(
+            size(value.shape, value.dtype)
+            for value in node.results
+            if value in buffers.get(value, ()) and value not in owned
+        )
         freed = sum(size(value.shape, value.dtype) for value in ends[index] if value not in owned)
         reused = min(made, freed) if node.kind not in READERS else 0.0
         peak = max(peak, live + made - reused + _inside(node, size))
@@ -75,7 +109,11 @@ def _inside(node: Node, size: Size) -> float:
     if node.kind != "scan":
         return inner
     (body,) = sub_jaxprs(node.eqn)
-    sliced = (var.aval for var, whole in zip(body.invars, node.eqn.invars, strict=True) if whole.aval.shape != var.aval.shape)
+    sliced = (
+        var.aval
+        for var, whole in zip(body.invars, node.eqn.invars, strict=True)
+        if whole.aval.shape != var.aval.shape
+    )
     return inner + sum(size(aval.shape, aval.dtype) for aval in sliced)
 
 
@@ -116,7 +154,9 @@ def _aliases(node: Node, below: list[frozenset[Value]]) -> dict[int, frozenset[V
     return {}
 
 
-def flatten(jaxpr: Jaxpr, arguments: Sequence[Value | None] | None = None) -> tuple[list[Node], list[Value], list[Value | None]]:
+def flatten(
+    jaxpr: Jaxpr, arguments: Sequence[Value | None] | None = None
+) -> tuple[list[Node], list[Value], list[Value | None]]:
     """(nodes, arguments, results) of `jaxpr` with every plain call inlined; loops and conditionals stay whole. A literal is None."""
     values: dict[Any, Value | None] = {}
     for var in jaxpr.constvars:
@@ -134,9 +174,14 @@ def flatten(jaxpr: Jaxpr, arguments: Sequence[Value | None] | None = None) -> tu
             nodes += inner
             values |= dict(zip(eqn.outvars, results, strict=True))
             continue
-        values |= {var: Value(getattr(var.aval, "shape", ()), getattr(var.aval, "dtype", None)) for var in eqn.outvars}
+        values |= {
+            var: Value(getattr(var.aval, "shape", ()), getattr(var.aval, "dtype", None))
+            for var in eqn.outvars
+        }
         operands = tuple(value for value in read(eqn.invars) if value is not None)
-        nodes.append(Node(eqn.primitive.name, operands, tuple(values[var] for var in eqn.outvars), eqn))
+        nodes.append(
+            Node(eqn.primitive.name, operands, tuple(values[var] for var in eqn.outvars), eqn)
+        )
     return nodes, [values[var] for var in jaxpr.invars], read(jaxpr.outvars)
 
 

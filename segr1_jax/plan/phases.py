@@ -13,12 +13,21 @@ from segr1_jax.plan.devices import DEVICES, Device
 from segr1_jax.plan.programs import Programs
 from segr1_jax.policy.params import TOWER
 
-MATMUL_SHARE = 0.38  # of the peak FLOP/s that large matrix products reach: 380 of an H100's 989 TFLOP/s
-BANDWIDTH_SHARE = 0.9  # of the peak bandwidth that streaming weights reaches: 3.0 of an H100's 3.35 TB/s
+MATMUL_SHARE = (
+    0.38  # of the peak FLOP/s that large matrix products reach: 380 of an H100's 989 TFLOP/s
+)
+BANDWIDTH_SHARE = (
+    0.9  # of the peak bandwidth that streaming weights reaches: 3.0 of an H100's 3.35 TB/s
+)
 OPTIMIZER_PASSES = 7  # AdamW reads weight, gradient and two moments, and writes weight and moments
 
 # Frames per second on one A100 in the table of the sam2 package's README (v2.1, compiled); each also holds memory attention.
-SAM2_FPS = {"sam2.1_hiera_t": 91.2, "sam2.1_hiera_s": 84.8, "sam2.1_hiera_b+": 64.1, "sam2.1_hiera_l": 39.5}
+SAM2_FPS = {
+    "sam2.1_hiera_t": 91.2,
+    "sam2.1_hiera_s": 84.8,
+    "sam2.1_hiera_b+": 64.1,
+    "sam2.1_hiera_l": 39.5,
+}
 DECODE_FRAMES = 0.2  # a mask decode in frames: an assumption, for it is bound by launches and nothing publishes it
 
 
@@ -45,10 +54,16 @@ def tokens_per_step(programs: Programs) -> Tokens:
     config = programs.config
     windows, slots = programs.pixels(config.batch).images.mask.shape[1:]
     group = config.rollout.group if config.stage == "grpo" else 1
-    return Tokens(config.batch * config.prompt.max_tokens, config.batch * group * config.rollout.max_tokens, config.batch * windows * slots)
+    return Tokens(
+        config.batch * config.prompt.max_tokens,
+        config.batch * group * config.rollout.max_tokens,
+        config.batch * windows * slots,
+    )
 
 
-def phases(programs: Programs, device: Device, once: Mapping[str, float], whole: Mapping[str, float]) -> list[Phase]:
+def phases(
+    programs: Programs, device: Device, once: Mapping[str, float], whole: Mapping[str, float]
+) -> list[Phase]:
     """The phases of a step. `once`, `whole`: FLOPs of each program with no turn of the decoding loop, and with all."""
     config = programs.config
     optimiser = OPTIMIZER_PASSES * shard_bytes(programs.state.params)
@@ -62,14 +77,24 @@ def phases(programs: Programs, device: Device, once: Mapping[str, float], whole:
             "reference": (whole.get("reference_logprobs", 0.0), 0.0),
         }
     work |= {"update": (gradient, 0.0), "optimiser": (0.0, optimiser)}
-    timed = [Phase(name, flops, moved, _seconds(device, flops, moved)) for name, (flops, moved) in work.items() if flops or moved]
-    return timed + ([Phase("SAM2", 0.0, 0.0, sam2_seconds(programs, device))] if config.stage == "grpo" else [])
+    timed = [
+        Phase(name, flops, moved, _seconds(device, flops, moved))
+        for name, (flops, moved) in work.items()
+        if flops or moved
+    ]
+    return timed + (
+        [Phase("SAM2", 0.0, 0.0, sam2_seconds(programs, device))] if config.stage == "grpo" else []
+    )
 
 
 def decode_bytes(programs: Programs) -> float:
     """Bytes that decoding one token of every completion reads: language model, prefix K/V, and own K/V at half length."""
     tied = programs.arch.text.tied_head
-    read = {name: x for name, x in programs.rollout_copy.items() if not name.startswith(TOWER) and (name != "embed" or tied)}
+    read = {
+        name: x
+        for name, x in programs.rollout_copy.items()
+        if not name.startswith(TOWER) and (name != "embed" or tied)
+    }
     caches = parts(programs)
     return shard_bytes(read) + caches["prefix K/V"] + caches["own K/V"] / 2
 

@@ -56,7 +56,9 @@ class Plan:
         return self.peak[self.highest] <= self.budget
 
 
-def make_plan(config: RunConfig, arch: PolicyArch, device: Device, devices: int, *, remedy: bool = True) -> Plan:
+def make_plan(
+    config: RunConfig, arch: PolicyArch, device: Device, devices: int, *, remedy: bool = True
+) -> Plan:
     """Plan by tracing alone. With `remedy`, a run that does not fit is planned again with other knobs until it does.
 
     Raises:
@@ -66,11 +68,18 @@ def make_plan(config: RunConfig, arch: PolicyArch, device: Device, devices: int,
     plan = _plan(Programs(config, arch, mesh), device)
     if plan.fits or not remedy:
         return plan
-    change = find_fit(config, arch, devices, lambda other: make_plan(other, arch, device, devices, remedy=False).fits)
+    change = find_fit(
+        config,
+        arch,
+        devices,
+        lambda other: make_plan(other, arch, device, devices, remedy=False).fits,
+    )
     return dataclasses.replace(plan, remedy=change)
 
 
-def compile_plan(config: RunConfig, arch: PolicyArch, device: Device, devices: Sequence[jax.Device]) -> Plan:
+def compile_plan(
+    config: RunConfig, arch: PolicyArch, device: Device, devices: Sequence[jax.Device]
+) -> Plan:
     """Plan by compiling every program for `devices`: temporaries are the compiler's, buffers and times as in make_plan."""
     mesh: Mesh = make_mesh(config.mesh, devices)
     programs = Programs(config, arch, mesh)
@@ -87,7 +96,14 @@ def _plan(programs: Programs, device: Device, compiled: Sequence[Compiled] = ())
     temporaries = {each.name: each.temporaries for each in compiled} or estimate.temporaries()
     buffers = ledger(programs, temporaries)
     share = config.reward.share_of_jax if device.jax_share < 1 else None
-    reserved = {} if share is None else {"SAM2": (1 - CONTEXTS_SHARE - share) * device.memory, "contexts": CONTEXTS_SHARE * device.memory}
+    reserved = (
+        {}
+        if share is None
+        else {
+            "SAM2": (1 - CONTEXTS_SHARE - share) * device.memory,
+            "contexts": CONTEXTS_SHARE * device.memory,
+        }
+    )
     return Plan(
         device=device.name,
         mesh=tuple(programs.mesh.shape[axis] for axis in AXES),
@@ -96,6 +112,8 @@ def _plan(programs: Programs, device: Device, compiled: Sequence[Compiled] = ())
         buffers=buffers,
         peak=peaks(buffers),
         tokens=tokens_per_step(programs),
-        phases=phases(programs, device, estimate.flops(0), estimate.flops(config.rollout.max_tokens)),
+        phases=phases(
+            programs, device, estimate.flops(0), estimate.flops(config.rollout.max_tokens)
+        ),
         compiled=list(compiled),
     )

@@ -52,12 +52,17 @@ class Programs:
     def check(self) -> None:
         """Raise UserError where the batch does not split over the mesh."""
         config = self.config
-        self.engine.placement.check_sizes(batch=config.batch // config.micro_batches, eval_batch=config.eval_batch)
+        self.engine.placement.check_sizes(
+            batch=config.batch // config.micro_batches, eval_batch=config.eval_batch
+        )
 
     @functools.cached_property
     def state(self):
         """Master weights, optimiser state and counter."""
-        trained = {name: jax.ShapeDtypeStruct(spec.shape, np.float32) for name, spec in self.engine.trained_specs.items()}
+        trained = {
+            name: jax.ShapeDtypeStruct(spec.shape, np.float32)
+            for name, spec in self.engine.trained_specs.items()
+        }
         return _placed(jax.eval_shape(self.engine.init_state, trained), self.engine.state_shardings)
 
     @functools.cached_property
@@ -69,17 +74,26 @@ class Programs:
         """The reference's own weights (those of the frozen part are shared); none where there is no KL term."""
         if self.config.stage != "grpo" or self.config.objective.beta == 0:
             return {}
-        own = {name: spec for name, spec in self.engine.trained_specs.items() if not name.endswith(ADAPTER)}
+        own = {
+            name: spec
+            for name, spec in self.engine.trained_specs.items()
+            if not name.endswith(ADAPTER)
+        }
         return self._weights(own, self.engine.policy.dtype, TRAIN_RULES)
 
     @functools.cached_property
     def initial(self):
         """What training begins with, in float32: held beside the state only until the reference is made of it."""
-        return {name: jax.ShapeDtypeStruct(x.shape, np.float32, sharding=x.sharding) for name, x in self.reference.items()}
+        return {
+            name: jax.ShapeDtypeStruct(x.shape, np.float32, sharding=x.sharding)
+            for name, x in self.reference.items()
+        }
 
     @functools.cached_property
     def rollout_copy(self):
-        return self._weights(self.engine.policy.specs, self.engine.policy.dtype, self.engine.rollout_rules)
+        return self._weights(
+            self.engine.policy.specs, self.engine.policy.dtype, self.engine.rollout_rules
+        )
 
     def pixels(self, rows: int):
         """Prompts as the host makes them, images as patches."""
@@ -87,7 +101,11 @@ class Programs:
 
     def prompts(self, rows: int):
         """Prompts as the programs take them: with a frozen tower its features stand in place of the patches."""
-        return self._rows(jax.eval_shape(self.engine.with_features, self.pixels(rows), self.frozen | self.state.params))
+        return self._rows(
+            jax.eval_shape(
+                self.engine.with_features, self.pixels(rows), self.frozen | self.state.params
+            )
+        )
 
     @functools.cached_property
     def samples(self):
@@ -96,7 +114,10 @@ class Programs:
     @functools.cached_property
     def totals(self):
         """What one micro-batch's gradient program gives back."""
-        return _placed(jax.eval_shape(self.gradient.function, *self.gradient.arguments), self.engine._totals_shardings)
+        return _placed(
+            jax.eval_shape(self.gradient.function, *self.gradient.arguments),
+            self.engine._totals_shardings,
+        )
 
     @functools.cached_property
     def features(self) -> Program:
@@ -106,22 +127,36 @@ class Programs:
 
     @functools.cached_property
     def copy(self) -> Program:
-        return Program("rollout_weights", self.engine.rollout_weights, (self.frozen | self.state.params,))
+        return Program(
+            "rollout_weights", self.engine.rollout_weights, (self.frozen | self.state.params,)
+        )
 
     @functools.cached_property
     def sample(self) -> Program:
         rows = self.config.batch
-        return Program("sample", self.engine.sample, (self.rollout_copy, self.prompts(rows), *self._keys(rows)))
+        return Program(
+            "sample", self.engine.sample, (self.rollout_copy, self.prompts(rows), *self._keys(rows))
+        )
 
     @functools.cached_property
     def answer(self) -> Program:
         """Greedy answers of one evaluation batch."""
         rows = self.config.eval_batch
-        return Program("answer", self.engine.answer, (self.rollout_copy, self.prompts(rows), *self._keys(rows)), calls=0)
+        return Program(
+            "answer",
+            self.engine.answer,
+            (self.rollout_copy, self.prompts(rows), *self._keys(rows)),
+            calls=0,
+        )
 
     @functools.cached_property
     def reference_logprobs(self) -> Program:
-        arguments = (self.frozen | self.reference, self.prompts(self.config.batch), self.samples.tokens, self.samples.mask)
+        arguments = (
+            self.frozen | self.reference,
+            self.prompts(self.config.batch),
+            self.samples.tokens,
+            self.samples.mask,
+        )
         return Program("reference_logprobs", self.engine.reference_logprobs, arguments)
 
     @functools.cached_property
@@ -133,14 +168,26 @@ class Programs:
 
     @functools.cached_property
     def update(self) -> Program:
-        return Program("update", self.engine.update, (self.state, self.totals, jax.ShapeDtypeStruct((), np.int32)))
+        return Program(
+            "update",
+            self.engine.update,
+            (self.state, self.totals, jax.ShapeDtypeStruct((), np.int32)),
+        )
 
     def all(self) -> tuple[Program, ...]:
         """Every program of the stage, in the order of a step."""
         if self.config.stage == "sft":
             return (*self._towers(), self.gradient, self.update, self.copy, self.answer)
         scored = (self.reference_logprobs,) if self.reference else ()
-        return (*self._towers(), self.copy, self.sample, *scored, self.gradient, self.update, self.answer)
+        return (
+            *self._towers(),
+            self.copy,
+            self.sample,
+            *scored,
+            self.gradient,
+            self.update,
+            self.answer,
+        )
 
     def _towers(self) -> tuple[Program, ...]:
         return (self.features,) if self.config.policy.tower == "frozen" else ()
@@ -148,22 +195,31 @@ class Programs:
     def _grpo(self, rows: int):
         drawn = self._rows(self.samples, rows)
         per_answer = self._rows(jax.ShapeDtypeStruct(drawn.tokens.shape[:2], np.float32))
-        completions = GroupBatch(drawn.tokens, drawn.mask, per_answer, per_answer, drawn.logprobs, drawn.logprobs)
+        completions = GroupBatch(
+            drawn.tokens, drawn.mask, per_answer, per_answer, drawn.logprobs, drawn.logprobs
+        )
         return functools.partial(grpo_loss, objective=self.config.objective), completions
 
     def _sft(self, rows: int):
         shape = (rows, 1, self.config.rollout.max_tokens)
         fields = ((shape, np.int32), (shape, np.bool_), (shape[:2], np.float32))
-        return answer_loss, AnswerBatch(*(self._rows(jax.ShapeDtypeStruct(*field)) for field in fields))
+        return answer_loss, AnswerBatch(
+            *(self._rows(jax.ShapeDtypeStruct(*field)) for field in fields)
+        )
 
     def _keys(self, rows: int):
         key = jax.eval_shape(jax.random.key, self.config.seed)
         ids = self._rows(jax.ShapeDtypeStruct((rows,), np.int32))
-        return jax.ShapeDtypeStruct(key.shape, key.dtype, sharding=self.engine.placement.replicated), ids
+        return jax.ShapeDtypeStruct(
+            key.shape, key.dtype, sharding=self.engine.placement.replicated
+        ), ids
 
     def _weights(self, specs, dtype, rules):
         shardings = self.engine.placement.weights(specs, rules)
-        return {name: jax.ShapeDtypeStruct(spec.shape, jnp.dtype(dtype), sharding=shardings[name]) for name, spec in specs.items()}
+        return {
+            name: jax.ShapeDtypeStruct(spec.shape, jnp.dtype(dtype), sharding=shardings[name])
+            for name, spec in specs.items()
+        }
 
     def _rows(self, tree, rows: int | None = None):
         """Arrays split over the mesh by their first axis, of `rows` rows (or as many as they have)."""
@@ -179,7 +235,9 @@ def _placed(tree, shardings):
     """`tree` with the shardings of a tree of the same form, or of a prefix of it."""
 
     def place(sharding, part):
-        return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), part)
+        return jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), part
+        )
 
     return jax.tree.map(place, shardings, tree)
 
@@ -187,10 +245,25 @@ def _placed(tree, shardings):
 def _blank_prompts(config: RunConfig, arch: PolicyArch):
     """A batch of one prompt about a black image in the configured frame, made the way real ones are."""
     vision = arch.vision
-    settings = VisionSettings(vision.patch, vision.temporal_patch, vision.merge, vision.window, (0.0,) * 3, (1.0,) * 3)
+    settings = VisionSettings(
+        vision.patch, vision.temporal_patch, vision.merge, vision.window, (0.0,) * 3, (1.0,) * 3
+    )
     side, length = config.prompt.frame, config.prompt.max_tokens
     windows = join_windows([np.zeros((side, side, 3), np.uint8)], settings)
-    kept = {field.name: getattr(windows, field.name) for field in dataclasses.fields(windows) if field.name != "unit_row"}
+    kept = {
+        field.name: getattr(windows, field.name)
+        for field in dataclasses.fields(windows)
+        if field.name != "unit_row"
+    }
     ids, frame = np.zeros(length, np.int32), Frame(side, side)
-    prompt = Prompt(0, ids, np.zeros((3, length), np.int32), length, ids - 1, **kept, model_frame=frame, native_frame=frame)
+    prompt = Prompt(
+        0,
+        ids,
+        np.zeros((3, length), np.int32),
+        length,
+        ids - 1,
+        **kept,
+        model_frame=frame,
+        native_frame=frame,
+    )
     return stack_prompts([prompt], length)

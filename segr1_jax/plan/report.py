@@ -15,7 +15,11 @@ def verdict(plan: Plan) -> str:
     mesh = " x ".join(str(size) for size in plan.mesh)
     if plan.fits:
         return f"fits on {plan.device}, mesh {mesh}: {peak}"
-    remedy = f"would fit with {' '.join(plan.remedy)}" if plan.remedy else "no single knob was found that makes it fit"
+    remedy = (
+        f"would fit with {' '.join(plan.remedy)}"
+        if plan.remedy
+        else "no single knob was found that makes it fit"
+    )
     return f"does not fit on {plan.device}, mesh {mesh}: {peak}; {remedy}"
 
 
@@ -37,7 +41,11 @@ def to_json(plan: Plan) -> str:
 
 def _buffers(plan: Plan) -> str:
     rows = [
-        (f"{buffer.name}{' (estimate)' if buffer.temporary and not plan.compiled else ''}", _gb(buffer.bytes), _when(buffer.moments))
+        (
+            f"{buffer.name}{' (estimate)' if buffer.temporary and not plan.compiled else ''}",
+            _gb(buffer.bytes),
+            _when(buffer.moments),
+        )
         for buffer in plan.buffers
     ]
     kept = [(f"kept for {name}", _gb(size), "always") for name, size in plan.reserved.items()]
@@ -45,11 +53,17 @@ def _buffers(plan: Plan) -> str:
 
 
 def _moments(plan: Plan) -> str:
-    return table(("moment", "GB per device", "of budget"), [(k, _gb(v), f"{v / plan.budget:.0%}") for k, v in plan.peak.items()])
+    return table(
+        ("moment", "GB per device", "of budget"),
+        [(k, _gb(v), f"{v / plan.budget:.0%}") for k, v in plan.peak.items()],
+    )
 
 
 def _phases(plan: Plan) -> str:
-    rows = [(p.name, f"{p.flops / 1e12:.2f}", "-" if p.seconds is None else f"{p.seconds:.2f}") for p in plan.phases]
+    rows = [
+        (p.name, f"{p.flops / 1e12:.2f}", "-" if p.seconds is None else f"{p.seconds:.2f}")
+        for p in plan.phases
+    ]
     known = sum(p.seconds or 0.0 for p in plan.phases)
     tokens = plan.tokens
     note = (
@@ -61,9 +75,27 @@ def _phases(plan: Plan) -> str:
 
 def _compiled(plan: Plan) -> str:
     rows = [
-        (c.name, _gb(c.temporaries), _gb(c.results), f"{c.flops / 1e12:.3f}", f"{c.seconds:.0f}", c.fault or "ok") for c in plan.compiled
+        (
+            c.name,
+            _gb(c.temporaries),
+            _gb(c.results),
+            f"{c.flops / 1e12:.3f}",
+            f"{c.seconds:.0f}",
+            c.fault or "ok",
+        )
+        for c in plan.compiled
     ]
-    return table(("compiled program", "temporaries GB", "new results GB", "TFLOP (a loop body once)", "compile s", ""), rows)
+    return table(
+        (
+            "compiled program",
+            "temporaries GB",
+            "new results GB",
+            "TFLOP (a loop body once)",
+            "compile s",
+            "",
+        ),
+        rows,
+    )
 
 
 def _faults(plan: Plan) -> str:

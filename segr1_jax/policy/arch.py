@@ -62,7 +62,13 @@ class PolicyArch:
     @property
     def never_sampled(self) -> tuple[int, ...]:
         """Vision special ids: a completion that held one would break the next forward pass, so their logits are masked."""
-        ids = (self.image_token, self.video_token, self.vision_start_token, self.vision_end_token, self.vision_pad_token)
+        ids = (
+            self.image_token,
+            self.video_token,
+            self.vision_start_token,
+            self.vision_end_token,
+            self.vision_pad_token,
+        )
         return tuple(sorted({token for token in ids if token is not None}))
 
 
@@ -74,12 +80,24 @@ def arch_from_config(config: Mapping[str, Any], where: str = "config.json") -> P
     """
     names = config.get("architectures") or [config.get("model_type")]
     if config.get("model_type") != "qwen2_5_vl":
-        raise UserError(where, expected=f"a {ARCHITECTURE} model", got=str(names), remedy="start from a Qwen2.5-VL checkpoint")
+        raise UserError(
+            where,
+            expected=f"a {ARCHITECTURE} model",
+            got=str(names),
+            remedy="start from a Qwen2.5-VL checkpoint",
+        )
     text = {**config, **config.get("text_config", {})}
     try:
-        arch = PolicyArch(_vision(config["vision_config"]), _text(config, text), *_token_ids(config, text))
+        arch = PolicyArch(
+            _vision(config["vision_config"]), _text(config, text), *_token_ids(config, text)
+        )
     except KeyError as error:
-        raise UserError(where, expected=f"a field {error}", got="none", remedy="restore the checkpoint's own config.json") from None
+        raise UserError(
+            where,
+            expected=f"a field {error}",
+            got="none",
+            remedy="restore the checkpoint's own config.json",
+        ) from None
     _check(arch, where)
     _check_variants(text, config["vision_config"], where)
     return arch
@@ -135,9 +153,21 @@ def _check(arch: PolicyArch, where: str) -> None:
             f"mrope_section adding up to head_dim / 2 = {text.head_dim // 2}",
             text.mrope_section,
         ),
-        (text.heads % text.kv_heads == 0, "num_attention_heads a multiple of num_key_value_heads", (text.heads, text.kv_heads)),
-        (vision.out_hidden == text.hidden, f"vision out_hidden_size = hidden_size = {text.hidden}", vision.out_hidden),
-        (vision.window % (vision.patch * vision.merge) == 0, "window_size a multiple of patch_size * spatial_merge_size", vision.window),
+        (
+            text.heads % text.kv_heads == 0,
+            "num_attention_heads a multiple of num_key_value_heads",
+            (text.heads, text.kv_heads),
+        ),
+        (
+            vision.out_hidden == text.hidden,
+            f"vision out_hidden_size = hidden_size = {text.hidden}",
+            vision.out_hidden,
+        ),
+        (
+            vision.window % (vision.patch * vision.merge) == 0,
+            "window_size a multiple of patch_size * spatial_merge_size",
+            vision.window,
+        ),
     ]
     _require(rules, where)
 
@@ -149,7 +179,11 @@ def _check_variants(text: Mapping[str, Any], vision: Mapping[str, Any], where: s
     rules = [
         (kinds <= {"mrope", "default"}, "rope of type mrope or default", sorted(kinds)),
         (text.get("hidden_act", "silu") == "silu", "hidden_act silu", text.get("hidden_act")),
-        (vision.get("hidden_act", "silu") == "silu", "vision hidden_act silu", vision.get("hidden_act")),
+        (
+            vision.get("hidden_act", "silu") == "silu",
+            "vision hidden_act silu",
+            vision.get("hidden_act"),
+        ),
         (not text.get("use_sliding_window"), "no sliding window", "use_sliding_window true"),
     ]
     _require(rules, where)
@@ -158,4 +192,9 @@ def _check_variants(text: Mapping[str, Any], vision: Mapping[str, Any], where: s
 def _require(rules: list[tuple[bool, str, Any]], where: str) -> None:
     for holds, expected, got in rules:
         if not holds:
-            raise UserError(where, expected=expected, got=str(got), remedy="restore the checkpoint's own config.json")
+            raise UserError(
+                where,
+                expected=expected,
+                got=str(got),
+                remedy="restore the checkpoint's own config.json",
+            )

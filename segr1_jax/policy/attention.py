@@ -20,7 +20,9 @@ from jaxtyping import Array, Bool, Float, Int
 
 from segr1_jax.policy.splash import splash_attention
 
-MASKED = float(jnp.finfo(jnp.float32).min)  # finite: a row with no key left stays free of NaN, its output is never read
+MASKED = float(
+    jnp.finfo(jnp.float32).min
+)  # finite: a row with no key left stays free of NaN, its output is never read
 CUDNN = "cudnn"
 
 
@@ -43,17 +45,35 @@ class Attention:
     implementation: str = "xla"
 
     def prefix(
-        self, q_BPHC: Float[Array, "B P H C"], k_BPKC: Float[Array, "B P K C"], v_BPKC: Float[Array, "B P K C"], mask_BP: Bool[Array, "B P"]
+        self,
+        q_BPHC: Float[Array, "B P H C"],
+        k_BPKC: Float[Array, "B P K C"],
+        v_BPKC: Float[Array, "B P K C"],
+        mask_BP: Bool[Array, "B P"],
     ) -> Float[Array, "B P H C"]:
         """Causal attention of a prefix to its real tokens."""
         P = mask_BP.shape[1]
         causal_PP = np.tri(P, dtype=bool)
         if self.implementation == "xla":
-            return attend(q_BPHC[:, None], [KeyValues(k_BPKC, v_BPKC, (causal_PP & mask_BP[:, None])[:, None])])[:, 0]
-        return self._fused(q_BPHC, k_BPKC, v_BPKC, causal_PP, jnp.ones_like(mask_BP, jnp.int32), mask_BP.astype(jnp.int32))
+            return attend(
+                q_BPHC[:, None],
+                [KeyValues(k_BPKC, v_BPKC, (causal_PP & mask_BP[:, None])[:, None])],
+            )[:, 0]
+        return self._fused(
+            q_BPHC,
+            k_BPKC,
+            v_BPKC,
+            causal_PP,
+            jnp.ones_like(mask_BP, jnp.int32),
+            mask_BP.astype(jnp.int32),
+        )
 
     def group(
-        self, q_BGTHC: Float[Array, "B G T H C"], shared: KeyValues, own: KeyValues, mask_BGT: Bool[Array, "B G T"]
+        self,
+        q_BGTHC: Float[Array, "B G T H C"],
+        shared: KeyValues,
+        own: KeyValues,
+        mask_BGT: Bool[Array, "B G T"],
     ) -> Float[Array, "B G T H C"]:
         """Completions attend to the shared prefix and, causally, to their own real tokens. `own.mask` is the causal one."""
         if self.implementation == "xla":
@@ -63,13 +83,26 @@ class Attention:
             jnp.concatenate([whole, each.reshape(B, G * T, *each.shape[3:])], axis=1)
             for whole, each in zip(shared[:2], own[:2], strict=True)
         )
-        real_BS = jnp.concatenate([shared.mask[:, 0, 0], mask_BGT.reshape(B, G * T)], axis=1).astype(jnp.int32)
+        real_BS = jnp.concatenate(
+            [shared.mask[:, 0, 0], mask_BGT.reshape(B, G * T)], axis=1
+        ).astype(jnp.int32)
         queries_BN = jnp.ones((B, G * T), jnp.int32)
-        out = self._fused(q_BGTHC.reshape(B, G * T, H, C), k, v, group_mask(shared.k.shape[1], G, T), queries_BN, real_BS)
+        out = self._fused(
+            q_BGTHC.reshape(B, G * T, H, C),
+            k,
+            v,
+            group_mask(shared.k.shape[1], G, T),
+            queries_BN,
+            real_BS,
+        )
         return out.reshape(B, G, T, H, C)
 
     def images(
-        self, q_BNHC: Float[Array, "B N H C"], k_BNHC: Float[Array, "B N H C"], v_BNHC: Float[Array, "B N H C"], image_BN: Int[Array, "B N"]
+        self,
+        q_BNHC: Float[Array, "B N H C"],
+        k_BNHC: Float[Array, "B N H C"],
+        v_BNHC: Float[Array, "B N H C"],
+        image_BN: Int[Array, "B N"],
     ) -> Float[Array, "B N H C"]:
         """Patches attend to those of the same image; `image_BN` is its number, -1 for padding."""
         if self.implementation == "xla":
@@ -96,10 +129,14 @@ def group_mask(P: int, G: int, T: int) -> Bool[np.ndarray, "N S"]:
                [1, 0, 0, 1, 0],
                [1, 0, 0, 1, 1]])
     """
-    return np.concatenate([np.ones((G * T, P), bool), np.kron(np.eye(G, dtype=bool), np.tri(T, dtype=bool))], axis=1)
+    return np.concatenate(
+        [np.ones((G * T, P), bool), np.kron(np.eye(G, dtype=bool), np.tri(T, dtype=bool))], axis=1
+    )
 
 
-def attend(q_BGTHC: Float[Array, "B G T H C"], segments: Sequence[KeyValues]) -> Float[Array, "B G T H C"]:
+def attend(
+    q_BGTHC: Float[Array, "B G T H C"], segments: Sequence[KeyValues]
+) -> Float[Array, "B G T H C"]:
     """One softmax over the joined keys of all segments, without repeating a shared segment G times.
 
     This is ordinary attention over the concatenated keys (so plain autodiff is exact); only the scores are concatenated.
@@ -121,5 +158,8 @@ def attend(q_BGTHC: Float[Array, "B G T H C"], segments: Sequence[KeyValues]) ->
 
 def _masked_scores(q_BGTKRC, segment: KeyValues):
     equation = "bgtkrc,bskc->bgkrts" if segment.k.ndim == 4 else "bgtkrc,bgskc->bgkrts"
-    scores = jnp.einsum(equation, q_BGTKRC, segment.k, preferred_element_type=jnp.float32) * q_BGTKRC.shape[-1] ** -0.5
+    scores = (
+        jnp.einsum(equation, q_BGTKRC, segment.k, preferred_element_type=jnp.float32)
+        * q_BGTKRC.shape[-1] ** -0.5
+    )
     return jnp.where(segment.mask[:, :, None, None], scores, MASKED)

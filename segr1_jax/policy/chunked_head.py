@@ -34,25 +34,40 @@ class Head(NamedTuple):
 
 
 def tempered_logits(
-    states: Float[Array, "... D"], kernel_DV: Float[Array, "D V"], banned: Sequence[int], temperature: Temperature
+    states: Float[Array, "... D"],
+    kernel_DV: Float[Array, "D V"],
+    banned: Sequence[int],
+    temperature: Temperature,
 ) -> Float[Array, "... V"]:
     """Float32 logits over the temperature, -inf at `banned` ids."""
-    logits = jnp.einsum("...d,dv->...v", states, kernel_DV.astype(states.dtype), preferred_element_type=jnp.float32)
+    logits = jnp.einsum(
+        "...d,dv->...v", states, kernel_DV.astype(states.dtype), preferred_element_type=jnp.float32
+    )
     return logits.at[..., jnp.array(banned, jnp.int32)].set(-jnp.inf) / temperature
 
 
 def token_logprobs(
-    states: Float[Array, "... D"], kernel_DV: Float[Array, "D V"], tokens: Int[Array, "..."], head: Head
+    states: Float[Array, "... D"],
+    kernel_DV: Float[Array, "D V"],
+    tokens: Int[Array, "..."],
+    head: Head,
 ) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
     """(log-probability of each token, entropy in nats of its distribution, which has no gradient), all logits at once."""
-    logp = jax.nn.log_softmax(tempered_logits(states, kernel_DV, head.banned, head.temperature), axis=-1)
+    logp = jax.nn.log_softmax(
+        tempered_logits(states, kernel_DV, head.banned, head.temperature), axis=-1
+    )
     entropy = -jnp.sum(jnp.where(jnp.isfinite(logp), jnp.exp(logp) * logp, 0.0), axis=-1)
-    return jnp.take_along_axis(logp, tokens[..., None], axis=-1)[..., 0], jax.lax.stop_gradient(entropy)
+    return jnp.take_along_axis(logp, tokens[..., None], axis=-1)[..., 0], jax.lax.stop_gradient(
+        entropy
+    )
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
 def chunked_logprobs(
-    states_BGTD: Float[Array, "B G T D"], kernel_DV: Float[Array, "D V"], tokens_BGT: Int[Array, "B G T"], head: Head
+    states_BGTD: Float[Array, "B G T D"],
+    kernel_DV: Float[Array, "D V"],
+    tokens_BGT: Int[Array, "B G T"],
+    head: Head,
 ) -> tuple[Float[Array, "B G T"], Float[Array, "B G T"]]:
     """The same as `token_logprobs`, in memory for `head.chunk` tokens of each completion."""
     return _forward(states_BGTD, kernel_DV, tokens_BGT, head)[0]
@@ -63,8 +78,12 @@ def _forward(states_BGTD, kernel_DV, tokens_BGT, head: Head):
 
     def one(inputs):
         states_BGCD, tokens_BGC = inputs
-        total = jax.nn.logsumexp(tempered_logits(states_BGCD, kernel_DV, head.banned, head.temperature), axis=-1)
-        return token_logprobs(states_BGCD, kernel_DV, tokens_BGC, head), total  # the compiler sees that the logits are the same
+        total = jax.nn.logsumexp(
+            tempered_logits(states_BGCD, kernel_DV, head.banned, head.temperature), axis=-1
+        )
+        return token_logprobs(
+            states_BGCD, kernel_DV, tokens_BGC, head
+        ), total  # the compiler sees that the logits are the same
 
     parts = jax.lax.map(one, (_split(states_BGTD, head.chunk), _split(tokens_BGT, head.chunk)))
     return jax.tree.map(lambda part: _join(part, tokens_BGT.shape[-1]), parts)
@@ -72,7 +91,9 @@ def _forward(states_BGTD, kernel_DV, tokens_BGT, head: Head):
 
 def _forward_keeping(states, kernel, tokens, head: Head):
     scores, total_BGT = _forward(states.value, kernel.value, tokens.value, head)
-    trained = () if kernel.perturbed else None  # a frozen projection, as adapters have it, gets no gradient
+    trained = (
+        () if kernel.perturbed else None
+    )  # a frozen projection, as adapters have it, gets no gradient
     return scores, (states.value, kernel.value, tokens.value, total_BGT, trained)
 
 
@@ -85,7 +106,9 @@ def _backward(head: Head, kept, cotangents):
     S = _shares(V)
     L, blocks = V // S, math.ceil(tokens_BGT.shape[-1] / head.chunk)
     width = math.ceil(L / blocks)
-    kernel = kernel_DV.reshape(D, S, L) if S > 1 else kernel_DV  # an axis of size 1 would cost a copy: it unsettles the compiler's layouts
+    kernel = (
+        kernel_DV.reshape(D, S, L) if S > 1 else kernel_DV
+    )  # an axis of size 1 would cost a copy: it unsettles the compiler's layouts
 
     def one(index, gradients):
         states_gradient_BGTD, kernel_gradient = gradients
@@ -93,19 +116,39 @@ def _backward(head: Head, kept, cotangents):
         column_SW = jnp.broadcast_to(start + jnp.arange(width), (S, width))
         id_K = (jnp.arange(S)[:, None] * L + column_SW).reshape(-1)
         new_K = (column_SW >= index * width).reshape(-1)
-        kernel_DK = jax.lax.dynamic_slice_in_dim(kernel, start, width, axis=-1).reshape(D, -1).astype(states_BGTD.dtype)
-        logits_BGTK = jnp.einsum("bgtd,dk->bgtk", states_BGTD, kernel_DK, preferred_element_type=jnp.float32)
+        kernel_DK = (
+            jax.lax.dynamic_slice_in_dim(kernel, start, width, axis=-1)
+            .reshape(D, -1)
+            .astype(states_BGTD.dtype)
+        )
+        logits_BGTK = jnp.einsum(
+            "bgtd,dk->bgtk", states_BGTD, kernel_DK, preferred_element_type=jnp.float32
+        )
         p_BGTK = jnp.exp(logits_BGTK / head.temperature - total_BGT[..., None])
         slope_BGTK = slope_BGT[..., None] * ((id_K == tokens_BGT[..., None]) - p_BGTK)
-        slope_BGTK = jnp.where(_allowed(id_K, head.banned), slope_BGTK, 0.0).astype(states_BGTD.dtype)
-        states_gradient_BGTD += jnp.einsum("bgtk,dk->bgtd", jnp.where(new_K, slope_BGTK, 0), kernel_DK, preferred_element_type=jnp.float32)
+        slope_BGTK = jnp.where(_allowed(id_K, head.banned), slope_BGTK, 0.0).astype(
+            states_BGTD.dtype
+        )
+        states_gradient_BGTD += jnp.einsum(
+            "bgtk,dk->bgtd",
+            jnp.where(new_K, slope_BGTK, 0),
+            kernel_DK,
+            preferred_element_type=jnp.float32,
+        )
         if trained is not None:
-            part_DK = jnp.einsum("bgtd,bgtk->dk", states_BGTD, slope_BGTK, preferred_element_type=jnp.float32)
+            part_DK = jnp.einsum(
+                "bgtd,bgtk->dk", states_BGTD, slope_BGTK, preferred_element_type=jnp.float32
+            )
             part = part_DK.astype(kernel_DV.dtype).reshape(*kernel.shape[:-1], width)
-            kernel_gradient = jax.lax.dynamic_update_slice_in_dim(kernel_gradient, part, start, axis=-1)
+            kernel_gradient = jax.lax.dynamic_update_slice_in_dim(
+                kernel_gradient, part, start, axis=-1
+            )
         return split_rows(states_gradient_BGTD), kernel_gradient
 
-    begin = split_rows(jnp.zeros(states_BGTD.shape, jnp.float32)), None if trained is None else jnp.zeros_like(kernel)
+    begin = (
+        split_rows(jnp.zeros(states_BGTD.shape, jnp.float32)),
+        None if trained is None else jnp.zeros_like(kernel),
+    )
     states_gradient_BGTD, kernel_gradient = jax.lax.fori_loop(0, blocks, one, begin)
     kernel_gradient_DV = None if trained is None else kernel_gradient.reshape(D, V)
     return states_gradient_BGTD.astype(states_BGTD.dtype), kernel_gradient_DV, None
@@ -122,7 +165,9 @@ def _shares(vocabulary: int) -> int:
     """Over how many devices the mesh around this trace splits the vocabulary: a block takes columns of each, so none are moved."""
     mesh, axis = jax.sharding.get_abstract_mesh(), TRAIN_RULES["vocab"]
     size = 1 if mesh.empty else mesh.shape[axis]
-    return size if vocabulary % size == 0 else 1  # else the weight is whole on every device (policy/sharding.py)
+    return (
+        size if vocabulary % size == 0 else 1
+    )  # else the weight is whole on every device (policy/sharding.py)
 
 
 def _split(x: Array, chunk: int) -> Array:

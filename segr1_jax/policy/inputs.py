@@ -28,7 +28,12 @@ def pad_windows(prompt: Prompt, capacity: int) -> Prompt:
     """`prompt` with empty windows, which belong to no image, up to `capacity` windows. Raises UserError where it has more already."""
     extra = capacity - len(prompt.patches)
     if extra < 0:
-        raise UserError("windows", expected=f"at most {capacity}", got=str(len(prompt.patches)), remedy="take a larger capacity")
+        raise UserError(
+            "windows",
+            expected=f"at most {capacity}",
+            got=str(len(prompt.patches)),
+            remedy="take a larger capacity",
+        )
     return dataclasses.replace(
         prompt,
         patches=np.pad(prompt.patches, ((0, extra), (0, 0), (0, 0))),
@@ -38,7 +43,9 @@ def pad_windows(prompt: Prompt, capacity: int) -> Prompt:
     )
 
 
-def stack_prompts(prompts: Sequence[Prompt], capacity: int, window_capacity: int | None = None) -> PromptBatch:
+def stack_prompts(
+    prompts: Sequence[Prompt], capacity: int, window_capacity: int | None = None
+) -> PromptBatch:
     """Stack prompts, padded on the right to `capacity` tokens and `window_capacity` windows.
 
     Without `window_capacity` nothing is added to the windows: with one fixed frame their number is a constant.
@@ -50,7 +57,12 @@ def stack_prompts(prompts: Sequence[Prompt], capacity: int, window_capacity: int
         prompts = [pad_windows(prompt, window_capacity) for prompt in prompts]
     longest = max(len(prompt.token_ids) for prompt in prompts)
     if longest > capacity:
-        raise UserError("prompt.max_tokens", expected=f"at least {longest}, the longest prompt", got=str(capacity), remedy="raise it")
+        raise UserError(
+            "prompt.max_tokens",
+            expected=f"at least {longest}, the longest prompt",
+            got=str(capacity),
+            remedy="raise it",
+        )
     windows = {prompt.patches.shape for prompt in prompts}
     if len(windows) > 1:
         raise UserError(
@@ -62,14 +74,27 @@ def stack_prompts(prompts: Sequence[Prompt], capacity: int, window_capacity: int
 
     def padded(name: str, fill: int) -> np.ndarray:
         rows = [getattr(prompt, name) for prompt in prompts]
-        return np.stack([np.pad(row, [(0, 0)] * (row.ndim - 1) + [(0, capacity - row.shape[-1])], constant_values=fill) for row in rows])
+        return np.stack(
+            [
+                np.pad(
+                    row,
+                    [(0, 0)] * (row.ndim - 1) + [(0, capacity - row.shape[-1])],
+                    constant_values=fill,
+                )
+                for row in rows
+            ]
+        )
 
-    patches, positions, mask, image = (np.stack([getattr(prompt, name) for prompt in prompts]) for name in FIELDS)
+    patches, positions, mask, image = (
+        np.stack([getattr(prompt, name) for prompt in prompts]) for name in FIELDS
+    )
     return PromptBatch(
         tokens=padded("token_ids", 0).astype(np.int32),
         positions=padded("positions", 0).astype(np.int32),
         next_position=np.array([prompt.next_position for prompt in prompts], np.int32),
         image_index=padded("image_index", -1).astype(np.int32),
         mask=np.arange(capacity) < np.array([len(prompt.token_ids) for prompt in prompts])[:, None],
-        images=Images(patches.astype(np.float32), positions.astype(np.int32), mask, image.astype(np.int32)),
+        images=Images(
+            patches.astype(np.float32), positions.astype(np.int32), mask, image.astype(np.int32)
+        ),
     )

@@ -45,7 +45,11 @@ class Linear(nnx.Module):
         self.kernel = weight(rngs, (size_in, size_out), axes)
         self.bias = constant(0.0, (size_out,), axes[1:]) if bias else None
         self.lora_scale = lora.scale if lora else None
-        self.lora_a = weight(rngs, (size_in, lora.rank), (axes[0], None), scale=(3 * size_in) ** -0.5) if lora else None
+        self.lora_a = (
+            weight(rngs, (size_in, lora.rank), (axes[0], None), scale=(3 * size_in) ** -0.5)
+            if lora
+            else None
+        )
         self.lora_b = constant(0.0, (lora.rank, size_out), (None, axes[1])) if lora else None
 
     def __call__(self, x: Float[Array, "... I"]) -> Float[Array, "... O"]:
@@ -54,7 +58,9 @@ class Linear(nnx.Module):
             y = y + self.bias[...].astype(x.dtype)
         if self.lora_scale is None:
             return y
-        return y + self.lora_scale * ((x @ self.lora_a[...].astype(x.dtype)) @ self.lora_b[...].astype(x.dtype))
+        return y + self.lora_scale * (
+            (x @ self.lora_a[...].astype(x.dtype)) @ self.lora_b[...].astype(x.dtype)
+        )
 
 
 class RMSNorm(nnx.Module):
@@ -73,7 +79,15 @@ class RMSNorm(nnx.Module):
 class GatedMLP(nnx.Module):
     """down(silu(gate(x)) * up(x))."""
 
-    def __init__(self, rngs: nnx.Rngs, hidden: int, intermediate: int, *, bias: bool, lora: LoraConfig | None = None):
+    def __init__(
+        self,
+        rngs: nnx.Rngs,
+        hidden: int,
+        intermediate: int,
+        *,
+        bias: bool,
+        lora: LoraConfig | None = None,
+    ):
         self.gate = Linear(rngs, hidden, intermediate, ("embed", "mlp"), bias=bias, lora=lora)
         self.up = Linear(rngs, hidden, intermediate, ("embed", "mlp"), bias=bias, lora=lora)
         self.down = Linear(rngs, intermediate, hidden, ("mlp", "embed"), bias=bias, lora=lora)

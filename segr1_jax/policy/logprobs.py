@@ -12,7 +12,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from segr1_jax.policy.chunked_head import Head, Temperature, chunked_logprobs, tempered_logits, token_logprobs
+from segr1_jax.policy.chunked_head import (
+    Head,
+    Temperature,
+    chunked_logprobs,
+    tempered_logits,
+    token_logprobs,
+)
 from segr1_jax.policy.model import PromptBatch, Qwen25VL
 
 
@@ -25,7 +31,10 @@ class TokenScores(NamedTuple):
 
 @jax.named_scope("head")
 def distribution(
-    states: Float[Array, "... D"], kernel_DV: Float[Array, "D V"], banned: Sequence[int], temperature: Temperature
+    states: Float[Array, "... D"],
+    kernel_DV: Float[Array, "D V"],
+    banned: Sequence[int],
+    temperature: Temperature,
 ) -> Float[Array, "... V"]:
     """Float32 log-probabilities of the tempered distribution with `banned` ids impossible."""
     return jax.nn.log_softmax(tempered_logits(states, kernel_DV, banned, temperature), axis=-1)
@@ -43,7 +52,15 @@ def score_tokens(
     """Log-probability and entropy of every completion token given its prompt; 0 where `mask_BGT` is False."""
     states_BGTD = model.predict_states(prompts, tokens_BGT, mask_BGT)
     banned = model.arch.never_sampled
-    return score_states(states_BGTD, model.head_kernel(), tokens_BGT, mask_BGT, banned=banned, temperature=temperature, chunk=chunk)
+    return score_states(
+        states_BGTD,
+        model.head_kernel(),
+        tokens_BGT,
+        mask_BGT,
+        banned=banned,
+        temperature=temperature,
+        chunk=chunk,
+    )
 
 
 @jax.named_scope("head")

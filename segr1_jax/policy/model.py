@@ -58,7 +58,11 @@ class Qwen25VL(nnx.Module):
         self.embed = weight(rngs, (text.vocab, text.hidden), ("vocab", "embed"))
         self.layers = stacked(lambda r: TextLayer(r, text, lora, attention), text.layers, rngs)
         self.norm = RMSNorm(text.hidden, text.norm_eps)
-        self.head = None if text.tied_head else Linear(rngs, text.hidden, text.vocab, ("embed", "vocab"), bias=False)
+        self.head = (
+            None
+            if text.tied_head
+            else Linear(rngs, text.hidden, text.vocab, ("embed", "vocab"), bias=False)
+        )
 
     def image_features(self, images: Images | Features) -> Float[Array, "B M D"]:
         """Merged image rows of each prompt; prompts without images (W = 0) give M = 0."""
@@ -68,12 +72,16 @@ class Qwen25VL(nnx.Module):
             return jnp.zeros((images.patches.shape[0], 0, self.arch.text.hidden), self.dtype)
         return self.vision(images, self.dtype)
 
-    def prefix_embeddings(self, prompts: PromptBatch, features_BMD: Float[Array, "B M D"]) -> Float[Array, "B P D"]:
+    def prefix_embeddings(
+        self, prompts: PromptBatch, features_BMD: Float[Array, "B M D"]
+    ) -> Float[Array, "B P D"]:
         """Token embeddings with the image rows in their slots."""
         embedded_BPD = self.embed[...][prompts.tokens].astype(self.dtype)
         if features_BMD.shape[1] == 0:
             return embedded_BPD
-        rows_BPD = jnp.take_along_axis(features_BMD, jnp.maximum(prompts.image_index, 0)[..., None], axis=1)
+        rows_BPD = jnp.take_along_axis(
+            features_BMD, jnp.maximum(prompts.image_index, 0)[..., None], axis=1
+        )
         return jnp.where(prompts.image_index[..., None] >= 0, rows_BPD, embedded_BPD)
 
     @jax.named_scope("prefill")
@@ -81,11 +89,20 @@ class Qwen25VL(nnx.Module):
         """Run the prefix alone: the normed state of each prompt's last real token, and the K/V of every layer."""
         x_BPD = self.prefix_embeddings(prompts, self.image_features(prompts.images))
         rotary = mrope(self.arch.text, jnp.moveaxis(prompts.positions, 1, 0))
-        x_BPD, (k, v) = scan_layers(self.layers, lambda layer, x, _: layer.prefix(x, rotary, prompts.mask), x_BPD)
+        x_BPD, (k, v) = scan_layers(
+            self.layers, lambda layer, x, _: layer.prefix(x, rotary, prompts.mask), x_BPD
+        )
         return self.norm(last_real(x_BPD, prompts.mask)), PrefixCache(k, v, prompts.mask)
 
     @jax.named_scope("decode")
-    def decode(self, tokens_BG: Int[Array, "B G"], step, prompts: PromptBatch, prefix: PrefixCache, own: OwnCache):
+    def decode(
+        self,
+        tokens_BG: Int[Array, "B G"],
+        step,
+        prompts: PromptBatch,
+        prefix: PrefixCache,
+        own: OwnCache,
+    ):
         """One decoding step: token `step` in, the normed state that predicts token `step + 1` and the grown cache out."""
         x_BG1D = self.embed[...][tokens_BG][:, :, None].astype(self.dtype)
         rotary = self._suffix_rotary(prompts, step[None])
@@ -96,8 +113,12 @@ class Qwen25VL(nnx.Module):
             shared = KeyValues(prefix_k, prefix_v, prefix.mask[:, None, None])
             return layer.decode(x, rotary, shared, KeyValues(own_k, own_v, past_mask))
 
-        x_BG1D, (k, v) = scan_layers(self.layers, layer_step, x_BG1D, ((prefix.k, prefix.v), (own.k, own.v)))
-        grown = OwnCache(own.k.at[:, :, :, step].set(k[:, :, :, 0]), own.v.at[:, :, :, step].set(v[:, :, :, 0]))
+        x_BG1D, (k, v) = scan_layers(
+            self.layers, layer_step, x_BG1D, ((prefix.k, prefix.v), (own.k, own.v))
+        )
+        grown = OwnCache(
+            own.k.at[:, :, :, step].set(k[:, :, :, 0]), own.v.at[:, :, :, step].set(v[:, :, :, 0])
+        )
         return self.norm(x_BG1D[:, :, 0]), grown
 
     def predict_states(
@@ -114,10 +135,17 @@ class Qwen25VL(nnx.Module):
 
         def step(layer: TextLayer, carry, _):
             prefix, (k, v) = layer.prefix(carry[0], prefix_rotary, prompts.mask)
-            return (prefix, layer.suffix(carry[1], suffix_rotary, KeyValues(k, v, prompts.mask[:, None, None]), mask_BGT)), None
+            return (
+                prefix,
+                layer.suffix(
+                    carry[1], suffix_rotary, KeyValues(k, v, prompts.mask[:, None, None]), mask_BGT
+                ),
+            ), None
 
         (x_BPD, x_BGTD), _ = scan_layers(self.layers, step, (x_BPD, x_BGTD), remat=self.remat)
-        first_BG1D = jnp.broadcast_to(last_real(x_BPD, prompts.mask)[:, None, None], x_BGTD[:, :, :1].shape)
+        first_BG1D = jnp.broadcast_to(
+            last_real(x_BPD, prompts.mask)[:, None, None], x_BGTD[:, :, :1].shape
+        )
         return self.norm(jnp.concatenate([first_BG1D, x_BGTD[:, :, :-1]], axis=2))
 
     def head_kernel(self) -> Float[Array, "D V"]:

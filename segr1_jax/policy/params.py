@@ -57,10 +57,21 @@ class Policy:
         model = nnx.eval_shape(lambda: self._make(0))
         graphdef, state = nnx.split(model)
         object.__setattr__(self, "_graphdef", graphdef)
-        object.__setattr__(self, "_variables", {".".join(path): (path, variable) for path, variable in nnx.to_flat_state(state)})
+        object.__setattr__(
+            self,
+            "_variables",
+            {".".join(path): (path, variable) for path, variable in nnx.to_flat_state(state)},
+        )
 
     def _make(self, seed) -> Qwen25VL:
-        return Qwen25VL(self.arch, nnx.Rngs(seed), dtype=self.dtype, remat=self.remat, lora=self.lora, attention=self.attention)
+        return Qwen25VL(
+            self.arch,
+            nnx.Rngs(seed),
+            dtype=self.dtype,
+            remat=self.remat,
+            lora=self.lora,
+            attention=self.attention,
+        )
 
     @functools.cached_property
     def base(self) -> "Policy":
@@ -70,11 +81,17 @@ class Policy:
     @property
     def specs(self) -> dict[str, WeightSpec]:
         """Shape and logical axes of every weight, from the modules' own declarations."""
-        return {name: WeightSpec(variable.shape, _axes(name, variable)) for name, (_, variable) in self._variables.items()}
+        return {
+            name: WeightSpec(variable.shape, _axes(name, variable))
+            for name, (_, variable) in self._variables.items()
+        }
 
     def bind(self, params: Params) -> Qwen25VL:
         """The model with these weights; cheap, for use inside a traced function."""
-        flat = [(path, variable.replace(params[name])) for name, (path, variable) in self._variables.items()]
+        flat = [
+            (path, variable.replace(params[name]))
+            for name, (path, variable) in self._variables.items()
+        ]
         return nnx.merge(self._graphdef, nnx.from_flat_state(flat))
 
     def init(self, seed: int) -> Params:

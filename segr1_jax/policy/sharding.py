@@ -9,7 +9,13 @@ from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 from segr1_jax.policy.params import WeightSpec
 
-TRAIN_RULES = {"embed": "fsdp", "mlp": "tensor", "heads": "tensor", "kv_heads": "tensor", "vocab": "tensor"}
+TRAIN_RULES = {
+    "embed": "fsdp",
+    "mlp": "tensor",
+    "heads": "tensor",
+    "kv_heads": "tensor",
+    "vocab": "tensor",
+}
 """Master weights, gradients and optimiser state: split over fsdp and tensor."""
 
 ROLLOUT_RULES = TRAIN_RULES | {"embed": None}
@@ -26,6 +32,11 @@ def weight_shardings(
         return axis if axis and size % mesh.shape[axis] == 0 else None
 
     return {
-        name: NamedSharding(mesh, PartitionSpec(*(place(size, axis) for size, axis in zip(spec.shape, spec.axes, strict=True))))
+        name: NamedSharding(
+            mesh,
+            PartitionSpec(
+                *(place(size, axis) for size, axis in zip(spec.shape, spec.axes, strict=True))
+            ),
+        )
         for name, spec in specs.items()
     }

@@ -34,22 +34,30 @@ def splash_attention(
     """
     N, C = q_BNHC.shape[1], q_BNHC.shape[3]
     q, k, v = (_whole_blocks(x, axes=(1, 3)) for x in (q_BNHC * C**-0.5, k_BSKC, v_BSKC))
-    q_segments, kv_segments = (_whole_blocks(x, axes=(1,), fill=PADDING) for x in (q_segments_BN, kv_segments_BS))
+    q_segments, kv_segments = (
+        _whole_blocks(x, axes=(1,), fill=PADDING) for x in (q_segments_BN, kv_segments_BS)
+    )
     kernel = functools.partial(_per_device, mask=_padded_mask(mask_NS))
     if not jax.sharding.get_abstract_mesh().empty:
         rows, heads = BATCH, PartitionSpec(*BATCH, None, HEADS)
-        kernel = jax.shard_map(kernel, in_specs=(heads, heads, heads, rows, rows), out_specs=heads, check_vma=False)
+        kernel = jax.shard_map(
+            kernel, in_specs=(heads, heads, heads, rows, rows), out_specs=heads, check_vma=False
+        )
     return kernel(q, k, v, q_segments, kv_segments)[:, :N, :, :C]
 
 
 def _per_device(*arguments, mask: np.ndarray):
-    on_tpu, interpreted = (functools.partial(_attend, mask=mask, interpret=interpret) for interpret in (False, True))
+    on_tpu, interpreted = (
+        functools.partial(_attend, mask=mask, interpret=interpret) for interpret in (False, True)
+    )
     return jax.lax.platform_dependent(*arguments, tpu=on_tpu, default=interpreted)
 
 
 def _attend(q, k, v, q_segments, kv_segments, *, mask: np.ndarray, interpret: bool):
     heads = q.shape[2]
-    attention = splash.make_splash_mha_single_device(np.broadcast_to(mask, (heads, *mask.shape)), interpret=interpret)
+    attention = splash.make_splash_mha_single_device(
+        np.broadcast_to(mask, (heads, *mask.shape)), interpret=interpret
+    )
     one_row = lambda q, k, v, *segments: attention(q, k, v, segment_ids=SegmentIds(*segments))  # noqa: E731
     heads_first = (jnp.swapaxes(x, 1, 2) for x in (q, k, v))
     return jnp.swapaxes(jax.vmap(one_row)(*heads_first, q_segments, kv_segments), 1, 2)
@@ -62,4 +70,8 @@ def _padded_mask(mask_NS: np.ndarray) -> np.ndarray:
 
 
 def _whole_blocks(x, *, axes: tuple[int, ...], fill=0):
-    return jnp.pad(x, [(0, -size % BLOCK if axis in axes else 0) for axis, size in enumerate(x.shape)], constant_values=fill)
+    return jnp.pad(
+        x,
+        [(0, -size % BLOCK if axis in axes else 0) for axis, size in enumerate(x.shape)],
+        constant_values=fill,
+    )

@@ -21,7 +21,12 @@ def stacked(make: Callable[[nnx.Rngs], nnx.Module], count: int, rngs: nnx.Rngs) 
 
 
 def scan_layers(
-    layers: nnx.Module, step: Callable[[Any, Any, Any], tuple[Any, Any]], carry: Any, xs: Any = None, *, remat: bool = False
+    layers: nnx.Module,
+    step: Callable[[Any, Any, Any], tuple[Any, Any]],
+    carry: Any,
+    xs: Any = None,
+    *,
+    remat: bool = False,
 ) -> tuple[Any, Any]:
     """`lax.scan` of `step(layer, carry, x) -> (carry, y)` over stacked layers; `remat` keeps only the carry between layers.
 

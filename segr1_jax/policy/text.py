@@ -41,10 +41,28 @@ class TextAttention(nnx.Module):
 
     def __init__(self, rngs: nnx.Rngs, arch: TextArch, lora: LoraConfig | None):
         self.arch = arch
-        self.q = Linear(rngs, arch.hidden, arch.heads * arch.head_dim, ("embed", "heads"), bias=True, lora=lora)
-        self.k = Linear(rngs, arch.hidden, arch.kv_heads * arch.head_dim, ("embed", "kv_heads"), bias=True, lora=lora)
-        self.v = Linear(rngs, arch.hidden, arch.kv_heads * arch.head_dim, ("embed", "kv_heads"), bias=True, lora=lora)
-        self.o = Linear(rngs, arch.heads * arch.head_dim, arch.hidden, ("heads", "embed"), bias=False, lora=lora)
+        self.q = Linear(
+            rngs, arch.hidden, arch.heads * arch.head_dim, ("embed", "heads"), bias=True, lora=lora
+        )
+        self.k = Linear(
+            rngs,
+            arch.hidden,
+            arch.kv_heads * arch.head_dim,
+            ("embed", "kv_heads"),
+            bias=True,
+            lora=lora,
+        )
+        self.v = Linear(
+            rngs,
+            arch.hidden,
+            arch.kv_heads * arch.head_dim,
+            ("embed", "kv_heads"),
+            bias=True,
+            lora=lora,
+        )
+        self.o = Linear(
+            rngs, arch.heads * arch.head_dim, arch.hidden, ("heads", "embed"), bias=False, lora=lora
+        )
 
     def project(self, x: Float[Array, "... D"], rotary: Rotary):
         """Rotated q [..., H, C], rotated k and plain v [..., K, C]."""
@@ -52,7 +70,11 @@ class TextAttention(nnx.Module):
         def heads(y, count):
             return y.reshape(*y.shape[:-1], count, self.arch.head_dim)
 
-        q, k, v = heads(self.q(x), self.arch.heads), heads(self.k(x), self.arch.kv_heads), heads(self.v(x), self.arch.kv_heads)
+        q, k, v = (
+            heads(self.q(x), self.arch.heads),
+            heads(self.k(x), self.arch.kv_heads),
+            heads(self.v(x), self.arch.kv_heads),
+        )
         return rotary(q), rotary(k), v
 
     def out(self, heads: Float[Array, "... H C"]) -> Float[Array, "... D"]:
@@ -76,13 +98,23 @@ class TextLayer(nnx.Module):
         return self._finish(x_BPD, self.kernel.prefix(q, k, v, mask_BP)), (k, v)
 
     @jax.named_scope("text_layer")
-    def suffix(self, x_BGTD: Float[Array, "B G T D"], rotary: Rotary, shared: KeyValues, mask_BGT: Bool[Array, "B G T"]):
+    def suffix(
+        self,
+        x_BGTD: Float[Array, "B G T D"],
+        rotary: Rotary,
+        shared: KeyValues,
+        mask_BGT: Bool[Array, "B G T"],
+    ):
         """Completion tokens see the shared prefix and the real ones at or before them of their own completion."""
         q, k, v = self.attention.project(self.norm1(x_BGTD), rotary)
-        return self._finish(x_BGTD, self.kernel.group(q, shared, KeyValues(k, v, causal_mask(mask_BGT)), mask_BGT))
+        return self._finish(
+            x_BGTD, self.kernel.group(q, shared, KeyValues(k, v, causal_mask(mask_BGT)), mask_BGT)
+        )
 
     @jax.named_scope("text_layer")
-    def decode(self, x_BG1D: Float[Array, "B G 1 D"], rotary: Rotary, shared: KeyValues, past: KeyValues):
+    def decode(
+        self, x_BG1D: Float[Array, "B G 1 D"], rotary: Rotary, shared: KeyValues, past: KeyValues
+    ):
         """One new token per completion sees the shared prefix, the tokens decoded before it, and itself; returns its K/V too."""
         q, k, v = self.attention.project(self.norm1(x_BG1D), rotary)
         itself = KeyValues(k, v, jnp.ones((1, 1, 1, 1), bool))

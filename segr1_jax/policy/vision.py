@@ -53,17 +53,26 @@ class VisionAttention(nnx.Module):
         B, N, D = x_BND.shape
         W, S = images.mask.shape[1:]
         shape = (B, N, self.heads, D // self.heads)
-        q, k, v = self.q(x_BND).reshape(shape), self.k(x_BND).reshape(shape), self.v(x_BND).reshape(shape)
+        q, k, v = (
+            self.q(x_BND).reshape(shape),
+            self.k(x_BND).reshape(shape),
+            self.v(x_BND).reshape(shape),
+        )
         q, k = rotary_BNC(q), rotary_BNC(k)
 
         def whole_image():
-            image_BN = jnp.where(images.mask.reshape(B, N), jnp.repeat(images.window_image, S, axis=1), -1)
+            image_BN = jnp.where(
+                images.mask.reshape(B, N), jnp.repeat(images.window_image, S, axis=1), -1
+            )
             return self.kernel.images(q, k, v, image_BN)
 
         def inside_windows():
             windows = (B * W, S, *shape[2:])
             mask = images.mask.reshape(B * W, 1, 1, S)
-            out = attend(q.reshape(windows)[:, None], [KeyValues(k.reshape(windows), v.reshape(windows), mask)])
+            out = attend(
+                q.reshape(windows)[:, None],
+                [KeyValues(k.reshape(windows), v.reshape(windows), mask)],
+            )
             return out[:, 0].reshape(shape)
 
         return self.o(jax.lax.cond(is_full, whole_image, inside_windows).reshape(B, N, D))
@@ -99,16 +108,22 @@ class VisionTower(nnx.Module):
     def __call__(self, images: Images, dtype: DTypeLike) -> Float[Array, "B M D"]:
         """Merged features, row = window * S / merge^2 + unit; rows of padded slots hold finite garbage that nothing reads."""
         B, W, S, V = images.patches.shape
-        x_BND = images.patches.reshape(B, W * S, V).astype(dtype) @ self.patch_embed[...].astype(dtype)
+        x_BND = images.patches.reshape(B, W * S, V).astype(dtype) @ self.patch_embed[...].astype(
+            dtype
+        )
         rotary_BNC = self._rotary(images.positions.reshape(B, W * S, 2))
-        is_full_L = jnp.isin(jnp.arange(self.arch.depth), jnp.array(self.arch.full_layers, jnp.int32))
+        is_full_L = jnp.isin(
+            jnp.arange(self.arch.depth), jnp.array(self.arch.full_layers, jnp.int32)
+        )
 
         def step(layer: VisionLayer, x_BND, is_full):
             return layer(x_BND, rotary_BNC, images, is_full), None
 
         x_BND, _ = scan_layers(self.layers, step, x_BND, is_full_L, remat=self.remat)
         per_unit = self.arch.merge**2
-        units_BMD = self.merge_norm(x_BND).reshape(B, W * S // per_unit, per_unit * self.arch.hidden)
+        units_BMD = self.merge_norm(x_BND).reshape(
+            B, W * S // per_unit, per_unit * self.arch.hidden
+        )
         return self.merge_out(jax.nn.gelu(self.merge_in(units_BMD), approximate=False))
 
     def _rotary(self, positions_BN2) -> Rotary:

@@ -26,18 +26,26 @@ from segr1_jax.train.watched import observed_by
 WARM_UP = 2  # steps: the first compiles, the second fills the pipeline
 
 
-def profile_command(config: RunConfig, steps: int, peak_flops: float | None = None, hlo: Path | None = None) -> Profile:
+def profile_command(
+    config: RunConfig, steps: int, peak_flops: float | None = None, hlo: Path | None = None
+) -> Profile:
     """Warm-up, `steps` traced steps as an ordinary run makes them, then as many whose every call is waited for and timed.
 
     `peak_flops` is that of one device. Raises UserError as training does, and where several processes work together.
     """
     if jax.process_count() > 1:
         remedy = "set profile.steps in the run itself: every process writes its trace"
-        raise UserError("segr1 profile", expected="one process", got=str(jax.process_count()), remedy=remedy)
+        raise UserError(
+            "segr1 profile", expected="one process", got=str(jax.process_count()), remedy=remedy
+        )
     traced = range(WARM_UP + 1, WARM_UP + 1 + steps)
     short = shortened(config, traced)
     timed_steps = range(traced.stop, traced.stop + steps)
-    with Recorder(timed_steps) as recorder, observed_by(recorder), contextlib.suppress(ProfileEnded):
+    with (
+        Recorder(timed_steps) as recorder,
+        observed_by(recorder),
+        contextlib.suppress(ProfileEnded),
+    ):
         {"sft": run_sft, "grpo": run_grpo}[config.stage](short)
     directory = RunDir(Path(short.run_dir))
     peak, peak_source = peak_at_hand(peak_flops)
@@ -55,7 +63,9 @@ def profile_command(config: RunConfig, steps: int, peak_flops: float | None = No
         phases=_phases(directory, traced),
         traced_names=sorted(events),
         split=split_sample(short, recorder.seen["sample"]) if short.stage == "grpo" else None,
-        functions=function_costs(recorder, steps=steps, arch=arch, adapters=adapters, peak=peak, hlo=hlo),
+        functions=function_costs(
+            recorder, steps=steps, arch=arch, adapters=adapters, peak=peak, hlo=hlo
+        ),
     )
 
 
@@ -79,7 +89,15 @@ def shortened(config: RunConfig, traced: range) -> RunConfig:
 
 def _phases(directory: RunDir, traced: range) -> dict[str, float]:
     """Mean seconds by phase of the traced steps; starting the profiler is none of their work."""
-    lines = [line for line in read_metrics(directory) if line["step"] in traced and "time/step_s" in line]
-    names = {name for line in lines for name in line if name.startswith("time/")} - {"time/step_s", f"time/{TRACE_PHASE}_s"}
+    lines = [
+        line for line in read_metrics(directory) if line["step"] in traced and "time/step_s" in line
+    ]
+    names = {name for line in lines for name in line if name.startswith("time/")} - {
+        "time/step_s",
+        f"time/{TRACE_PHASE}_s",
+    }
     total = {name: sum(line.get(name, 0.0) for line in lines) / len(lines) for name in names}
-    return {name.removeprefix("time/").removesuffix("_s"): total[name] for name in sorted(total, key=total.get, reverse=True)}
+    return {
+        name.removeprefix("time/").removesuffix("_s"): total[name]
+        for name in sorted(total, key=total.get, reverse=True)
+    }

@@ -48,7 +48,13 @@ class FunctionCost:
 
 
 def function_costs(
-    recorder: Recorder, *, steps: int, arch: PolicyArch, adapters: bool, peak: float | None, hlo: Path | None
+    recorder: Recorder,
+    *,
+    steps: int,
+    arch: PolicyArch,
+    adapters: bool,
+    peak: float | None,
+    hlo: Path | None,
 ) -> list[FunctionCost]:
     """The costs of every function that was called, dearest first. Compiles each once more; `hlo` is where their texts go.
 
@@ -60,16 +66,28 @@ def function_costs(
     return sorted(costs, key=lambda cost: -(cost.seconds or 0) * cost.calls_per_step)
 
 
-def _cost(seen: Seen, steps: int, arch: PolicyArch, adapters: bool, peak: float | None, hlo: Path | None) -> FunctionCost:
+def _cost(
+    seen: Seen, steps: int, arch: PolicyArch, adapters: bool, peak: float | None, hlo: Path | None
+) -> FunctionCost:
     traced = seen.function.trace(*seen.arguments)
     compiled = traced.lower().compile()
     if hlo:
         write_atomically(hlo / f"{seen.function.name}.txt", compiled.as_text())
     turns = round(mean(seen.turns)) if seen.turns else 1
     seconds = mean(seen.seconds) if seen.seconds else None
-    full_share = len(arch.vision.full_layers) / arch.vision.depth  # of the tower's layers: they attend to the whole image
-    flops = matmul_flops(traced.jaxpr.jaxpr, trips=turns, true_share=full_share) if seen.seconds else None
-    needed = mean(call_flops(seen.function.name, arch, work, adapters=adapters) for work in seen.work) if seen.work else None
+    full_share = (
+        len(arch.vision.full_layers) / arch.vision.depth
+    )  # of the tower's layers: they attend to the whole image
+    flops = (
+        matmul_flops(traced.jaxpr.jaxpr, trips=turns, true_share=full_share)
+        if seen.seconds
+        else None
+    )
+    needed = (
+        mean(call_flops(seen.function.name, arch, work, adapters=adapters) for work in seen.work)
+        if seen.work
+        else None
+    )
     xla, memory = compiled.cost_analysis() or {}, compiled.memory_analysis()
     return FunctionCost(
         seen.function.name,

@@ -36,16 +36,30 @@ def text_work(prefix_mask_BP: Bool[np.ndarray, "B P"], mask_BGT: Bool[np.ndarray
     """
     prefix_B1 = prefix_mask_BP.sum(axis=1)[:, None]
     own_BG = mask_BGT.sum(axis=2)
-    pairs = (prefix_B1 * (prefix_B1 + 1) // 2).sum() + (own_BG * prefix_B1 + own_BG * (own_BG + 1) // 2).sum()
-    return Work(text_tokens=int(prefix_B1.sum() + own_BG.sum()), text_pairs=int(pairs), head_tokens=int(own_BG.sum()))
+    pairs = (prefix_B1 * (prefix_B1 + 1) // 2).sum() + (
+        own_BG * prefix_B1 + own_BG * (own_BG + 1) // 2
+    ).sum()
+    return Work(
+        text_tokens=int(prefix_B1.sum() + own_BG.sum()),
+        text_pairs=int(pairs),
+        head_tokens=int(own_BG.sum()),
+    )
 
 
-def tower_work(mask_BWS: Bool[np.ndarray, "B W S"], window_image_BW: Int[np.ndarray, "B W"]) -> Work:
+def tower_work(
+    mask_BWS: Bool[np.ndarray, "B W S"], window_image_BW: Int[np.ndarray, "B W"]
+) -> Work:
     """Patches attend inside their window, or in the layers of full attention to all patches of their image."""
     in_window_BW = mask_BWS.sum(axis=2)
     same_image_BWW = window_image_BW[:, :, None] == window_image_BW[:, None, :]
-    image_pairs = np.einsum("bv,bvw,bw->", in_window_BW, same_image_BWW.astype(np.int64), in_window_BW)
-    return Work(patches=int(in_window_BW.sum()), window_pairs=int((in_window_BW**2).sum()), image_pairs=int(image_pairs))
+    image_pairs = np.einsum(
+        "bv,bvw,bw->", in_window_BW, same_image_BWW.astype(np.int64), in_window_BW
+    )
+    return Work(
+        patches=int(in_window_BW.sum()),
+        window_pairs=int((in_window_BW**2).sum()),
+        image_pairs=int(image_pairs),
+    )
 
 
 def forward_flops(arch: PolicyArch, work: Work) -> float:
@@ -57,7 +71,10 @@ def language_flops(arch: TextArch, work: Work) -> float:
     """Layers of the language model and the vocabulary projection. Embedding rows are looked up, which costs nothing here."""
     attended = arch.heads * arch.head_dim
     projections = 2 * arch.hidden * (attended + arch.kv_heads * arch.head_dim)  # q and o, k and v
-    per_layer = 2.0 * work.text_tokens * (projections + 3 * arch.hidden * arch.intermediate) + 4.0 * work.text_pairs * attended
+    per_layer = (
+        2.0 * work.text_tokens * (projections + 3 * arch.hidden * arch.intermediate)
+        + 4.0 * work.text_pairs * attended
+    )
     return arch.layers * per_layer + 2.0 * work.head_tokens * arch.hidden * arch.vocab
 
 
@@ -68,7 +85,10 @@ def tower_flops(arch: VisionArch, work: Work) -> float:
     merger = (merged**2 + merged * arch.out_hidden) / arch.merge**2
     full = len(arch.full_layers)
     pairs = full * work.image_pairs + (arch.depth - full) * work.window_pairs
-    return 2.0 * work.patches * (arch.patch_values * arch.hidden + per_patch + merger) + 4.0 * pairs * arch.hidden
+    return (
+        2.0 * work.patches * (arch.patch_values * arch.hidden + per_patch + merger)
+        + 4.0 * pairs * arch.hidden
+    )
 
 
 def work_of(name: str, arguments: tuple, result: Any) -> Work | None:
@@ -88,7 +108,11 @@ def work_of(name: str, arguments: tuple, result: Any) -> Work | None:
 
 def _batch_work(prompts: PromptBatch, mask_BGT: Bool[Array, "B G T"]) -> Work:
     tower = _tower_work(prompts.images) if isinstance(prompts.images, Images) else Work()
-    return Work(*map(sum, zip(text_work(np.asarray(prompts.mask), np.asarray(mask_BGT)), tower, strict=True)))
+    return Work(
+        *map(
+            sum, zip(text_work(np.asarray(prompts.mask), np.asarray(mask_BGT)), tower, strict=True)
+        )
+    )
 
 
 def _tower_work(images: Images) -> Work:

@@ -4,7 +4,12 @@ import jax
 
 from segr1_jax.plan.devices import DEVICES
 
-KINDS = {"TPU v5 lite": "v5e", "TPU v5e": "v5e", "TPU v5": "v5p", "TPU v5p": "v5p"}  # what JAX calls the TPUs of the table
+KINDS = {
+    "TPU v5 lite": "v5e",
+    "TPU v5e": "v5e",
+    "TPU v5": "v5p",
+    "TPU v5p": "v5p",
+}  # what JAX calls the TPUs of the table
 
 
 def peak_of(kind: str) -> float | None:
@@ -15,7 +20,14 @@ def peak_of(kind: str) -> float | None:
         989400000000000.0
     """
     words = kind.lower().split()
-    name = KINDS.get(kind) or next((name for name in DEVICES if words[:1] == ["nvidia"] and any(w.startswith(name) for w in words)), None)
+    name = KINDS.get(kind) or next(
+        (
+            name
+            for name in DEVICES
+            if words[:1] == ["nvidia"] and any(w.startswith(name) for w in words)
+        ),
+        None,
+    )
     return DEVICES[name].flops if name else None
 
 

@@ -98,4 +98,6 @@ def abstract(value: Any) -> Any:
     if not isinstance(value, jax.Array | np.ndarray):
         return value
     bound = isinstance(value, jax.Array) and value.committed
-    return jax.ShapeDtypeStruct(value.shape, value.dtype, sharding=value.sharding if bound else None)
+    return jax.ShapeDtypeStruct(
+        value.shape, value.dtype, sharding=value.sharding if bound else None
+    )

@@ -72,7 +72,10 @@ def _phases(profile: Profile) -> str:
 
 
 def _split(profile: Profile, split: Split) -> str:
-    rows = [(name, *_share(profile, seconds)) for name, seconds in (("prefill", split.prefill), ("decode", split.decode))]
+    rows = [
+        (name, *_share(profile, seconds))
+        for name, seconds in (("prefill", split.prefill), ("decode", split.decode))
+    ]
     turns = f"{split.turns:g} decoding turns of {split.decode / split.turns * 1e3:.3f} ms."
     return f"{table(('part of rollout, timed apart', 'seconds', 'share of the step'), rows)}\n\n{turns}"
 
@@ -94,7 +97,10 @@ def _speed(profile: Profile) -> str:
         )
         for f in profile.functions
     ]
-    return table(("function", "calls per step", "s per call", "model GFLOP", "GFLOP done", "MFU", "HFU"), rows)
+    return table(
+        ("function", "calls per step", "s per call", "model GFLOP", "GFLOP done", "MFU", "HFU"),
+        rows,
+    )
 
 
 def _programs(profile: Profile) -> str:
@@ -104,11 +110,26 @@ def _programs(profile: Profile) -> str:
             str(f.compilations),
             f"{f.compile_seconds:.2f}",
             f"{f.xla_flops / 1e9:.3f}",
-            *(f"{size / 1e6:.1f}" for size in (f.xla_bytes, f.argument_bytes, f.temporary_bytes, f.output_bytes)),
+            *(
+                f"{size / 1e6:.1f}"
+                for size in (f.xla_bytes, f.argument_bytes, f.temporary_bytes, f.output_bytes)
+            ),
         )
         for f in profile.functions
     ]
-    return table(("function", "compiled", "s", "XLA GFLOP", "MB accessed", "arguments MB", "temporaries MB", "results MB"), rows)
+    return table(
+        (
+            "function",
+            "compiled",
+            "s",
+            "XLA GFLOP",
+            "MB accessed",
+            "arguments MB",
+            "temporaries MB",
+            "results MB",
+        ),
+        rows,
+    )
 
 
 def _or(value: float | None, form: str) -> str:

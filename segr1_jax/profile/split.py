@@ -32,7 +32,9 @@ class Split:
 
 def split_sample(config: RunConfig, sample: Seen) -> Split:
     """Times the prefill alone on zeros of the shapes that `sample` was called with: its time does not depend on values."""
-    engine = make_engine(config, read_arch(Path(recorded_start(config).base)), make_mesh(config.mesh), builder=None)
+    engine = make_engine(
+        config, read_arch(Path(recorded_start(config).base)), make_mesh(config.mesh), builder=None
+    )
     arguments = jax.tree.map(_zeros, sample.arguments[:2])
     jax.block_until_ready(engine.prefill(*arguments))  # compiled before it is timed
     prefill = min(timed(engine.prefill, arguments)[0] for _ in range(REPEATS))

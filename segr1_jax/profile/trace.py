@@ -12,7 +12,12 @@ def trace_file(folder: Path) -> Path:
     """The newest .xplane.pb under `folder`. Raises UserError where there is none."""
     found = sorted(folder.rglob("*.xplane.pb"), key=lambda path: path.stat().st_mtime)
     if not found:
-        raise UserError(str(folder), expected="an .xplane.pb file", got="none", remedy="the run ended before the steps of profile.steps")
+        raise UserError(
+            str(folder),
+            expected="an .xplane.pb file",
+            got="none",
+            remedy="the run ended before the steps of profile.steps",
+        )
     return found[-1]
 
 
@@ -28,4 +33,9 @@ def host_events(file: Path) -> dict[str, float]:
                 seconds[event.name] = seconds.get(event.name, 0.0) + event.duration_ns / 1e9
             if STEP_EVENT in seconds:
                 return seconds
-    raise UserError(str(file), expected=f"a thread with events {STEP_EVENT!r}", got="none", remedy="trace whole steps with profile.steps")
+    raise UserError(
+        str(file),
+        expected=f"a thread with events {STEP_EVENT!r}",
+        got="none",
+        remedy="trace whole steps with profile.steps",
+    )

@@ -51,7 +51,14 @@ class PromptBuilder:
         conversation = messages(task or self.config.task, example.instruction)
         return self.compose(example.name, conversation, [example.image], example_id=example.id)
 
-    def compose(self, name: str, conversation: list[dict], images: Sequence[UInt8[np.ndarray, "_ _ 3"]], *, example_id: int = 0) -> Prompt:
+    def compose(
+        self,
+        name: str,
+        conversation: list[dict],
+        images: Sequence[UInt8[np.ndarray, "_ _ 3"]],
+        *,
+        example_id: int = 0,
+    ) -> Prompt:
         """The prompt for a conversation (messages as chat templates take them) about `images`, in the order of its image parts.
 
         `name` stands in errors; the frames of the prompt are those of its last image, a single pixel where there is none.
@@ -63,11 +70,20 @@ class PromptBuilder:
         self._check_texts(name, conversation, len(images))
         natives = [Frame(width=image.shape[1], height=image.shape[0]) for image in images]
         frames = [model_frame(native, self.config, self.vision.unit, name) for native in natives]
-        grids = [(frame.height // self.vision.unit, frame.width // self.vision.unit) for frame in frames]
-        token_ids_P = self._token_ids(name, conversation, [rows * columns for rows, columns in grids])
-        positions_3P, next_position = mrope_positions(token_ids_P, grids, self.tokenizer.image_pad_id)
+        grids = [
+            (frame.height // self.vision.unit, frame.width // self.vision.unit) for frame in frames
+        ]
+        token_ids_P = self._token_ids(
+            name, conversation, [rows * columns for rows, columns in grids]
+        )
+        positions_3P, next_position = mrope_positions(
+            token_ids_P, grids, self.tokenizer.image_pad_id
+        )
 
-        resized = [stretch(image, frame.height, frame.width) for image, frame in zip(images, frames, strict=True)]
+        resized = [
+            stretch(image, frame.height, frame.width)
+            for image, frame in zip(images, frames, strict=True)
+        ]
         windows = join_windows(resized, self.vision)
         image_index_P = np.full(len(token_ids_P), -1, np.int32)
         image_index_P[token_ids_P == self.tokenizer.image_pad_id] = windows.unit_row
@@ -93,12 +109,26 @@ class PromptBuilder:
         texts = list(parts(conversation))
         if texts.count(None) != images:
             expected, got = f"{texts.count(None)} images, as in the conversation", str(images)
-            raise UserError(f"{name}: images", expected=expected, got=got, remedy="give one image for each image part")
+            raise UserError(
+                f"{name}: images",
+                expected=expected,
+                got=got,
+                remedy="give one image for each image part",
+            )
         joined = "\n".join(text for text in texts if text is not None)
-        if special := next((token for token in self.tokenizer.special_tokens if token in joined), None):
-            raise UserError(f"{name}: instruction", expected="plain text", got=f"the special token {special}", remedy="remove it")
+        if special := next(
+            (token for token in self.tokenizer.special_tokens if token in joined), None
+        ):
+            raise UserError(
+                f"{name}: instruction",
+                expected="plain text",
+                got=f"the special token {special}",
+                remedy="remove it",
+            )
 
-    def _token_ids(self, name: str, conversation: list[dict], image_tokens: list[int]) -> Int[np.ndarray, " P"]:
+    def _token_ids(
+        self, name: str, conversation: list[dict], image_tokens: list[int]
+    ) -> Int[np.ndarray, " P"]:
         """The ids, short enough and with one run of image tokens per image, as long as its grid says."""
         token_ids_P = self.tokenizer.encode(chat_text(conversation, image_tokens))
         if len(token_ids_P) > self.config.max_tokens:

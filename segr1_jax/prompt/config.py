@@ -11,14 +11,21 @@ TASKS = ("rl", "prerl", "sft")
 class PromptConfig:
     """Prompt text and the frame that images are resized to: one fixed square, or each image's own."""
 
-    task: str = knob("rl", "which prompt text: rl (think, boxes, points), prerl (points only), sft (the paper's cold-start wording)")
+    task: str = knob(
+        "rl",
+        "which prompt text: rl (think, boxes, points), prerl (points only), sft (the paper's cold-start wording)",
+    )
     frame: int = knob(
         756,
         "side in pixels of the square model frame, a multiple of patch * merge (28); 0 = each image's own shape (not for training)",
     )
     min_pixels: int = knob(56 * 56, "frame 0: smallest area of a resized image")
-    max_pixels: int = knob(756 * 756, "frame 0: largest area of a resized image; one image token per 28 x 28 of it")
-    max_tokens: int = knob(1152, "longest prompt in tokens; longer ones are rejected when built, never cut")
+    max_pixels: int = knob(
+        756 * 756, "frame 0: largest area of a resized image; one image token per 28 x 28 of it"
+    )
+    max_tokens: int = knob(
+        1152, "longest prompt in tokens; longer ones are rejected when built, never cut"
+    )
 
     def __post_init__(self):
         require_choice("prompt.task", self.task, TASKS)

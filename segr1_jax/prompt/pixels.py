@@ -22,11 +22,15 @@ def model_frame(native: Frame, config: PromptConfig, unit: int, where: str = "im
     """The frame in which the policy sees, and speaks of, an image of `native` size; `unit` is VisionSettings.unit, in pixels."""
     if config.frame:
         return Frame(width=config.frame, height=config.frame)
-    height, width = smart_resize(native.height, native.width, unit, config.min_pixels, config.max_pixels, where)
+    height, width = smart_resize(
+        native.height, native.width, unit, config.min_pixels, config.max_pixels, where
+    )
     return Frame(width=width, height=height)
 
 
-def smart_resize(height: int, width: int, unit: int, min_pixels: int, max_pixels: int, where: str = "image") -> tuple[int, int]:
+def smart_resize(
+    height: int, width: int, unit: int, min_pixels: int, max_pixels: int, where: str = "image"
+) -> tuple[int, int]:
     """(height, width) in multiples of `unit`, near the given aspect ratio, of an area in [min_pixels, max_pixels].
 
     One side is never below one unit, so a very long image may exceed `max_pixels`. Raises UserError for an aspect ratio above
@@ -50,22 +54,31 @@ def smart_resize(height: int, width: int, unit: int, min_pixels: int, max_pixels
     return rows * unit, columns * unit
 
 
-def require_frame(height: int, width: int, vision: VisionSettings, where: str = "prompt.frame") -> None:
+def require_frame(
+    height: int, width: int, vision: VisionSettings, where: str = "prompt.frame"
+) -> None:
     """Raise UserError unless both sides are multiples of one merged unit (28 pixels)."""
     if height < 1 or width < 1 or height % vision.unit or width % vision.unit:
         raise UserError(
-            where, expected=f"multiples of {vision.unit} pixels", got=f"{width}x{height}", remedy=f"round to a multiple of {vision.unit}"
+            where,
+            expected=f"multiples of {vision.unit} pixels",
+            got=f"{width}x{height}",
+            remedy=f"round to a multiple of {vision.unit}",
         )
 
 
-def stretch(image_HW3: UInt8[np.ndarray, "H W 3"], height: int, width: int) -> UInt8[np.ndarray, "h w 3"]:
+def stretch(
+    image_HW3: UInt8[np.ndarray, "H W 3"], height: int, width: int
+) -> UInt8[np.ndarray, "h w 3"]:
     """Resize to exactly `height` x `width` pixels with Pillow's bicubic filter, whatever becomes of the aspect ratio."""
     if image_HW3.shape[:2] == (height, width):
         return image_HW3
     return np.asarray(Image.fromarray(image_HW3).resize((width, height), Image.Resampling.BICUBIC))
 
 
-def patchify(image_HW3: UInt8[np.ndarray, "H W 3"], vision: VisionSettings) -> Float[np.ndarray, "N C"]:
+def patchify(
+    image_HW3: UInt8[np.ndarray, "H W 3"], vision: VisionSettings
+) -> Float[np.ndarray, "N C"]:
     """Normalised float32 patches, the M x M patches of a merged unit consecutive, units in raster order.
 
     A still image fills every frame of the temporal patch. Values equal the reference's bit for bit: there are only 256 per channel,

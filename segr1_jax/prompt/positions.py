@@ -20,7 +20,9 @@ def mrope_positions(
     """
     runs = image_runs(token_ids_P, image_pad_id)
     if [int(end - start) for start, end in runs] != [rows * columns for rows, columns in grids]:
-        raise ValueError(f"image token runs {[(int(a), int(b)) for a, b in runs]} do not fit the grids {list(grids)}")
+        raise ValueError(
+            f"image token runs {[(int(a), int(b)) for a, b in runs]} do not fit the grids {list(grids)}"
+        )
     positions_3P = np.empty((3, len(token_ids_P)), np.int32)
     position = cursor = 0
     for (start, end), (rows, columns) in zip(runs, grids, strict=True):

@@ -8,15 +8,15 @@ from collections.abc import Iterator, Sequence
 
 IMAGE_PAD = "<|image_pad|>"
 DEFAULT_SYSTEM = "You are a helpful assistant."
-TEMPLATE = (
-    "<think> reasoning process here </think> <bbox>[x1,y1,x2,y2]</bbox>, <points>[[x1,y1],[x2,y2],...]</points>, <labels>[1,0,...]</labels>"
-)
+TEMPLATE = "<think> reasoning process here </think> <bbox>[x1,y1,x2,y2]</bbox>, <points>[[x1,y1],[x2,y2],...]</points>, <labels>[1,0,...]</labels>"
 POINTS_TEMPLATE = "<points>[[x1,y1],[x2,y2],...]</points>, <labels>[1,0,...]</labels>"
 
 _SYSTEM = (
     "The user asks for a segmentation of an image, and you answer it. First you reason in your mind, then you give the answer. "
     "The reasoning stands inside <think> </think>, each bounding box inside <bbox> </bbox>, all points inside <points> </points> "
-    "and their labels inside <labels> </labels>, that is, " + TEMPLATE + ". Coordinates are pixels of the image.\n"
+    "and their labels inside <labels> </labels>, that is, "
+    + TEMPLATE
+    + ". Coordinates are pixels of the image.\n"
 )
 _LABELS = "Label 1 is a point on the object, label 0 a point on the background.\n"
 _MODERATE = "Give a moderate number of points: enough to outline the object, not so many that they burden the segmentation."
@@ -43,7 +43,10 @@ def messages(task: str, instruction: str | None = None) -> list[dict]:
         return [_user(image, _text(f"{points}Use exactly this format: {POINTS_TEMPLATE}"))]
     if task == "sft":
         return [_system(_SYSTEM), _user(_text(request), image)]
-    return [_system(_SYSTEM + _LABELS + _MODERATE), _user(image, _text(f"{request}Use exactly this format: {TEMPLATE}"))]
+    return [
+        _system(_SYSTEM + _LABELS + _MODERATE),
+        _user(image, _text(f"{request}Use exactly this format: {TEMPLATE}")),
+    ]
 
 
 def chat_text(conversation: list[dict], image_tokens: Sequence[int]) -> str:
@@ -69,7 +72,9 @@ def parts(conversation: list[dict]) -> Iterator[str | None]:
         if isinstance(turn["content"], str):
             yield turn["content"]
         else:
-            yield from (part["text"] if part["type"] == "text" else None for part in turn["content"])
+            yield from (
+                part["text"] if part["type"] == "text" else None for part in turn["content"]
+            )
 
 
 def _system(text: str) -> dict:

@@ -44,7 +44,10 @@ def read_vision_settings(directory: str | Path) -> VisionSettings:
     )
     if settings.window % settings.unit:
         raise UserError(
-            str(config), expected=f"window_size, a multiple of {settings.unit}", got=str(settings.window), remedy="mend the file"
+            str(config),
+            expected=f"window_size, a multiple of {settings.unit}",
+            got=str(settings.window),
+            remedy="mend the file",
         )
     return settings
 
@@ -54,11 +57,19 @@ def _read(path: Path) -> dict[str, Any]:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(
-            str(path), expected="a JSON file", got=str(error), remedy="point policy.path at a Hugging Face directory"
+            str(path),
+            expected="a JSON file",
+            got=str(error),
+            remedy="point policy.path at a Hugging Face directory",
         ) from error
 
 
 def _field(record: dict[str, Any], name: str, path: Path) -> Any:
     if name not in record:
-        raise UserError(str(path), expected=f"the field {name}", got="none", remedy="use the files of a Qwen2.5-VL checkpoint")
+        raise UserError(
+            str(path),
+            expected=f"the field {name}",
+            got="none",
+            remedy="use the files of a Qwen2.5-VL checkpoint",
+        )
     return record[name]

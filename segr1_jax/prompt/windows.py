@@ -43,23 +43,45 @@ class ImageWindows:
     unit_row: Int[np.ndarray, " U"]
 
 
-def join_windows(images: Sequence[UInt8[np.ndarray, "_ _ 3"]], vision: VisionSettings) -> ImageWindows:
+def join_windows(
+    images: Sequence[UInt8[np.ndarray, "_ _ 3"]], vision: VisionSettings
+) -> ImageWindows:
     """Window the `images` of one prompt, each already at its size in the model; none give W = U = 0."""
-    slots, values = (vision.window // vision.patch) ** 2, 3 * vision.temporal_patch * vision.patch**2
+    slots, values = (
+        (vision.window // vision.patch) ** 2,
+        3 * vision.temporal_patch * vision.patch**2,
+    )
     parts = [_no_windows(slots, values)]
     for index, image in enumerate(images):
         layout = window_layout(*image.shape[:2], vision)
         patches_NC = patchify(image, vision)
-        patches_WSC = np.where(layout.mask[..., None], patches_NC[layout.patch_index], np.float32(0))
+        patches_WSC = np.where(
+            layout.mask[..., None], patches_NC[layout.patch_index], np.float32(0)
+        )
         rows_before = sum(part.patch_mask.size for part in parts) // vision.merge**2
         window_image_W = np.full(len(layout.mask), index, np.int32)
-        parts.append(ImageWindows(patches_WSC, layout.positions, layout.mask, window_image_W, layout.unit_row + np.int32(rows_before)))
-    return ImageWindows(*(np.concatenate([getattr(part, f.name) for part in parts]) for f in dataclasses.fields(ImageWindows)))
+        parts.append(
+            ImageWindows(
+                patches_WSC,
+                layout.positions,
+                layout.mask,
+                window_image_W,
+                layout.unit_row + np.int32(rows_before),
+            )
+        )
+    return ImageWindows(
+        *(
+            np.concatenate([getattr(part, f.name) for part in parts])
+            for f in dataclasses.fields(ImageWindows)
+        )
+    )
 
 
 def _no_windows(slots: int, values: int) -> ImageWindows:
     patches, positions = np.zeros((0, slots, values), np.float32), np.zeros((0, slots, 2), np.int32)
-    return ImageWindows(patches, positions, np.zeros((0, slots), bool), np.zeros(0, np.int32), np.zeros(0, np.int32))
+    return ImageWindows(
+        patches, positions, np.zeros((0, slots), bool), np.zeros(0, np.int32), np.zeros(0, np.int32)
+    )
 
 
 def window_layout(height: int, width: int, vision: VisionSettings) -> WindowLayout:
@@ -67,7 +89,9 @@ def window_layout(height: int, width: int, vision: VisionSettings) -> WindowLayo
 
     The order of the filled slots is that of Hugging Face's `get_vision_window_index`; each window is padded to full size.
     """
-    return _layout(height // vision.unit, width // vision.unit, vision.merge, vision.window // vision.unit)
+    return _layout(
+        height // vision.unit, width // vision.unit, vision.merge, vision.window // vision.unit
+    )
 
 
 @functools.lru_cache(maxsize=64)
@@ -76,18 +100,29 @@ def _layout(rows: int, columns: int, merge: int, side: int) -> WindowLayout:
     down, across = -(-rows // side), -(-columns // side)
     units = np.full((down * side, across * side), -1, np.int32)
     units[:rows, :columns] = np.arange(rows * columns).reshape(rows, columns)
-    units_WV = units.reshape(down, side, across, side).transpose(0, 2, 1, 3).reshape(down * across, side * side)
+    units_WV = (
+        units.reshape(down, side, across, side)
+        .transpose(0, 2, 1, 3)
+        .reshape(down * across, side * side)
+    )
 
     cell = merge * merge
     mask = np.repeat(units_WV >= 0, cell, axis=1)
     within = np.tile(np.arange(cell, dtype=np.int32), side * side)
     patch_index = np.where(mask, np.repeat(units_WV, cell, axis=1) * cell + within, -1)
     unit = np.maximum(patch_index, 0) // cell
-    positions = np.stack([unit // columns * merge + within // merge, unit % columns * merge + within % merge], axis=-1)
-    unit_row = np.argsort(np.where(units_WV < 0, rows * columns, units_WV).reshape(-1), kind="stable")[: rows * columns]
+    positions = np.stack(
+        [unit // columns * merge + within // merge, unit % columns * merge + within % merge],
+        axis=-1,
+    )
+    unit_row = np.argsort(
+        np.where(units_WV < 0, rows * columns, units_WV).reshape(-1), kind="stable"
+    )[: rows * columns]
 
     arrays = (patch_index, np.where(mask[..., None], positions, 0), mask, unit_row)
-    layout = WindowLayout(*(array if array.dtype == bool else array.astype(np.int32) for array in arrays))
+    layout = WindowLayout(
+        *(array if array.dtype == bool else array.astype(np.int32) for array in arrays)
+    )
     for array in vars(layout).values():  # shared by every prompt of this size
         array.setflags(write=False)
     return layout

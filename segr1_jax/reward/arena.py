@@ -21,7 +21,9 @@ class Arena:
     def __init__(self, region: mmap.mmap, idle_bytes: int = IDLE_BYTES):
         self._region = region
         self._idle_room = idle_bytes
-        self._free = [(HEADER_BYTES, len(region) - HEADER_BYTES)]  # (offset, length), by offset, never adjacent
+        self._free = [
+            (HEADER_BYTES, len(region) - HEADER_BYTES)
+        ]  # (offset, length), by offset, never adjacent
         self._length: dict[int, int] = {}
         self._users: dict[int, int] = {}
         self._by_key: dict[Hashable, int] = {}
@@ -79,7 +81,9 @@ class Arena:
     def _take(self, length: int) -> int | None:
         for index, (offset, room) in enumerate(self._free):
             if room >= length:
-                self._free[index : index + 1] = [(offset + length, room - length)] if room > length else []
+                self._free[index : index + 1] = (
+                    [(offset + length, room - length)] if room > length else []
+                )
                 return offset
         return None
 

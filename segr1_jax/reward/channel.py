@@ -61,12 +61,22 @@ class Channel:
                 if at is not None:
                     self._post(Kind.ENCODE, image.shape[:2], digest, [at], lambda reply: None)
 
-    def score(self, request: ScoreRequest, image_digest: bytes, mask_digest: bytes, answer: Callable[[Score], None]) -> None:
+    def score(
+        self,
+        request: ScoreRequest,
+        image_digest: bytes,
+        mask_digest: bytes,
+        answer: Callable[[Score], None],
+    ) -> None:
         """Send a request; `answer` gets its score later, once. Waits while the queue or the region is full."""
         size, prompts = request.mask.shape, protocol.pack_prompts(request.prompts)
 
         def read(reply: Reply | None) -> None:
-            answer(_score(reply, self._read_mask(blocks[3], size) if request.want_mask and reply else None))
+            answer(
+                _score(
+                    reply, self._read_mask(blocks[3], size) if request.want_mask and reply else None
+                )
+            )
 
         with self._keeper.changed:
             self._wait_for(lambda: self._keeper.in_flight < self._config.queue)
@@ -80,7 +90,14 @@ class Channel:
                     )
                 before = self._keeper.in_flight
                 self._wait_for(lambda before=before: self._keeper.in_flight < before)
-            self._post(Kind.SCORE, size, image_digest, blocks, read, prompts=(len(request.prompts), len(prompts)))
+            self._post(
+                Kind.SCORE,
+                size,
+                image_digest,
+                blocks,
+                read,
+                prompts=(len(request.prompts), len(prompts)),
+            )
 
     def wait_for(self, ready: Callable[[], bool]) -> None:
         """Wait for answers until `ready()`; raises SidecarLost if the sidecar could not be brought back."""
@@ -91,14 +108,20 @@ class Channel:
         """Counts and seconds since the start, and the queue's depth at this moment."""
         with self._keeper.changed:
             keeper = self._keeper
-            return self._totals + Counter(restarts=keeper.restarts, quarantined=keeper.quarantined, queue_depth=keeper.in_flight)
+            return self._totals + Counter(
+                restarts=keeper.restarts,
+                quarantined=keeper.quarantined,
+                queue_depth=keeper.in_flight,
+            )
 
     def _wait_for(self, ready: Callable[[], bool]) -> None:
         began = time.perf_counter()
         self._keeper.wait_for(ready)
         self._totals["wait_s"] += time.perf_counter() - began
 
-    def _place(self, request: ScoreRequest, image_digest: bytes, mask_digest: bytes, prompts: bytes) -> list[int] | None:
+    def _place(
+        self, request: ScoreRequest, image_digest: bytes, mask_digest: bytes, prompts: bytes
+    ) -> list[int] | None:
         """Offsets of image, mask, prompts and, where wanted, result; None, holding nothing, while there is no room."""
         steps = [
             lambda: self._arena.put(np.ascontiguousarray(request.image), image_digest),
@@ -116,9 +139,28 @@ class Channel:
             blocks.append(offset)
         return blocks
 
-    def _post(self, kind: Kind, size, digest: bytes, blocks: list[int], answer: Callable, prompts: tuple[int, int] = (0, 0)) -> None:
+    def _post(
+        self,
+        kind: Kind,
+        size,
+        digest: bytes,
+        blocks: list[int],
+        answer: Callable,
+        prompts: tuple[int, int] = (0, 0),
+    ) -> None:
         image_at, mask_at, prompts_at, result_at = blocks + [0] * (4 - len(blocks))
-        request = Request(kind, next(self._sequence), digest, image_at, mask_at, prompts_at, result_at, *size, *size, *prompts)
+        request = Request(
+            kind,
+            next(self._sequence),
+            digest,
+            image_at,
+            mask_at,
+            prompts_at,
+            result_at,
+            *size,
+            *size,
+            *prompts,
+        )
 
         def done(reply: Reply | None) -> None:
             answer(reply)
@@ -139,7 +181,9 @@ class Channel:
 
     def _read_mask(self, offset: int, size: tuple[int, int]) -> Bool[np.ndarray, "H W"]:
         height, width = size
-        packed = np.frombuffer(self._region[offset : offset + protocol.packed_bytes(height, width)], np.uint8)
+        packed = np.frombuffer(
+            self._region[offset : offset + protocol.packed_bytes(height, width)], np.uint8
+        )
         return np.unpackbits(packed, count=height * width).reshape(height, width).astype(bool)
 
 

@@ -70,7 +70,10 @@ class RewardClient:
     """
 
     def __init__(self, config: RewardConfig, incidents: Path | None = None):
-        self._channels = [Channel(replace(config, sidecars=1, device=device), incidents) for device in config.devices]
+        self._channels = [
+            Channel(replace(config, sidecars=1, device=device), incidents)
+            for device in config.devices
+        ]
         self._numbers = itertools.count(1)
         self._tickets: dict[int, _Ticket] = {}
 
@@ -126,7 +129,12 @@ class RewardClient:
             image_digest, mask_digest = digests[id(request.image)], digests[id(request.mask)]
             home = self._home(image_digest)
             ticket.owed.setdefault(home, []).append(index)
-            self._channels[home].score(request, image_digest, mask_digest, lambda score, index=index: _put(ticket.scores, index, score))
+            self._channels[home].score(
+                request,
+                image_digest,
+                mask_digest,
+                lambda score, index=index: _put(ticket.scores, index, score),
+            )
         return number
 
     def collect(self, number: int) -> list[Score]:
@@ -137,12 +145,16 @@ class RewardClient:
         """
         ticket = self._tickets[number]
         for home, indices in ticket.owed.items():
-            self._channels[home].wait_for(lambda indices=indices: all(ticket.scores[index] is not None for index in indices))
+            self._channels[home].wait_for(
+                lambda indices=indices: all(ticket.scores[index] is not None for index in indices)
+            )
         return self._tickets.pop(number).scores
 
     def stats(self) -> Stats:
         """Totals up to now."""
-        return Stats(sum((channel.totals() for channel in self._channels), Counter()), time.perf_counter())
+        return Stats(
+            sum((channel.totals() for channel in self._channels), Counter()), time.perf_counter()
+        )
 
     @property
     def sidecar_pids(self) -> list[int]:
@@ -160,7 +172,9 @@ def _put(scores: list[Score | None], index: int, score: Score) -> None:
 def _digest(array: Shaped[np.ndarray, "..."]) -> bytes:
     """Content hash over shape, type and bytes."""
     head = f"{array.dtype.str}{array.shape}".encode()
-    return hashlib.blake2b(np.ascontiguousarray(array), digest_size=DIGEST_BYTES, key=head[:64]).digest()
+    return hashlib.blake2b(
+        np.ascontiguousarray(array), digest_size=DIGEST_BYTES, key=head[:64]
+    ).digest()
 
 
 def _check_request(request: ScoreRequest) -> None:
@@ -197,7 +211,15 @@ def _prompt_problem(prompt) -> str:
 
 
 def _check_image(image: np.ndarray) -> None:
-    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or max(image.shape) > protocol.MAX_SIDE:
+    if (
+        image.dtype != np.uint8
+        or image.ndim != 3
+        or image.shape[2] != 3
+        or max(image.shape) > protocol.MAX_SIDE
+    ):
         raise UserError(
-            "reward request", expected="an RGB image, uint8 (H, W, 3)", got=f"{image.dtype} {image.shape}", remedy="convert it to RGB"
+            "reward request",
+            expected="an RGB image, uint8 (H, W, 3)",
+            got=f"{image.dtype} {image.shape}",
+            remedy="convert it to RGB",
         )

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from segr1_jax.errors import UserError
 from segr1_jax.knobs import knob, require_choice, require_range
 
-CONTEXTS_SHARE = 0.05  # of a GPU's memory: the CUDA contexts and library workspaces of both processes
+CONTEXTS_SHARE = (
+    0.05  # of a GPU's memory: the CUDA contexts and library workspaces of both processes
+)
 
 
 @dataclass(frozen=True)
@@ -25,36 +27,66 @@ class RewardConfig:
 
     weights: RewardWeights = RewardWeights()
     sam2_config: str = knob(
-        "", "SAM2 model: a YAML path, or a name inside the sam2 package such as configs/sam2.1/sam2.1_hiera_l.yaml; empty = nano"
+        "",
+        "SAM2 model: a YAML path, or a name inside the sam2 package such as configs/sam2.1/sam2.1_hiera_l.yaml; empty = nano",
     )
     sam2_checkpoint: str = knob("", "weights: .pt or .safetensors; empty = nano")
     postprocessing: bool = knob(
-        True, "apply build_sam2's dynamic-multimask overrides (off for models whose only trained mask is the single one)"
+        True,
+        "apply build_sam2's dynamic-multimask overrides (off for models whose only trained mask is the single one)",
     )
     python: str = knob(
         "",
         "interpreter of the sidecar; empty = the trainer's own. Another one needs torch, sam2 and `pip install --no-deps` of this package",
     )
-    sidecars: int = knob(1, "sidecar processes of each training process; an image always goes to the same one")
-    device: str = knob("cpu", "torch device: cpu, cuda or cuda:N; with several sidecars a comma-separated list, dealt in turn")
+    sidecars: int = knob(
+        1, "sidecar processes of each training process; an image always goes to the same one"
+    )
+    device: str = knob(
+        "cpu",
+        "torch device: cpu, cuda or cuda:N; with several sidecars a comma-separated list, dealt in turn",
+    )
     dtype: str = knob("float32", "float32, or bfloat16 (autocast)")
     threads: int = knob(1, "torch threads of a sidecar")
     gpu_memory: float = knob(
-        0.2, "share of a GPU that SAM2 may take; JAX gets the rest but for 0.05 (unless XLA_PYTHON_CLIENT_MEM_FRACTION is set)"
+        0.2,
+        "share of a GPU that SAM2 may take; JAX gets the rest but for 0.05 (unless XLA_PYTHON_CLIENT_MEM_FRACTION is set)",
     )
-    decode_batch: int = knob(0, "prompts of one answer decoded together; 0 = by device (1 on a CPU, 16 on a GPU)")
+    decode_batch: int = knob(
+        0, "prompts of one answer decoded together; 0 = by device (1 on a CPU, 16 on a GPU)"
+    )
     legacy: bool = knob(
-        False, "reward as the reference code does, faults included (reward/legacy.py); needs prompt.frame=756. Held-out figures stay right"
+        False,
+        "reward as the reference code does, faults included (reward/legacy.py); needs prompt.frame=756. Held-out figures stay right",
     )
-    max_side: int = knob(1024, "longest side in pixels at which masks are scored; larger images are scaled down with their masks")
-    cache_mb: int = knob(1024, "budget in MB for image embeddings on the device, kept by content hash")
-    host_cache_mb: int = knob(4096, "budget in MB for embeddings moved from a GPU to host memory; without effect on a CPU")
-    cache_dir: str = knob("", "folder for embeddings on disk, good over several runs; empty = none. Sidecars and hosts may share it")
-    cache_dir_gb: float = knob(50.0, "budget in GB of cache_dir for one model and device; the longest unread embeddings go first")
+    max_side: int = knob(
+        1024,
+        "longest side in pixels at which masks are scored; larger images are scaled down with their masks",
+    )
+    cache_mb: int = knob(
+        1024, "budget in MB for image embeddings on the device, kept by content hash"
+    )
+    host_cache_mb: int = knob(
+        4096, "budget in MB for embeddings moved from a GPU to host memory; without effect on a CPU"
+    )
+    cache_dir: str = knob(
+        "",
+        "folder for embeddings on disk, good over several runs; empty = none. Sidecars and hosts may share it",
+    )
+    cache_dir_gb: float = knob(
+        50.0,
+        "budget in GB of cache_dir for one model and device; the longest unread embeddings go first",
+    )
     queue: int = knob(256, "requests in flight before submit waits")
-    start_timeout_s: float = knob(120.0, "seconds until a sidecar that does not come up is an error")
-    request_timeout_s: float = knob(60.0, "seconds until an unanswered request restarts the sidecar")
-    heartbeat_timeout_s: float = knob(20.0, "seconds without a sign of life until the sidecar is restarted")
+    start_timeout_s: float = knob(
+        120.0, "seconds until a sidecar that does not come up is an error"
+    )
+    request_timeout_s: float = knob(
+        60.0, "seconds until an unanswered request restarts the sidecar"
+    )
+    heartbeat_timeout_s: float = knob(
+        20.0, "seconds without a sign of life until the sidecar is restarted"
+    )
 
     @property
     def devices(self) -> tuple[str, ...]:
@@ -73,7 +105,10 @@ class RewardConfig:
             if not re.fullmatch(r"cpu|cuda(:\d+)?", name.strip()):
                 got = repr(self.device)
                 raise UserError(
-                    "reward.device", expected="cpu, cuda or cuda:N, or several with commas", got=got, remedy="name torch devices"
+                    "reward.device",
+                    expected="cpu, cuda or cuda:N, or several with commas",
+                    got=got,
+                    remedy="name torch devices",
                 )
         require_choice("reward.dtype", self.dtype, ("float32", "bfloat16"))
         require_range("reward.threads", self.threads, 1)
@@ -86,4 +121,6 @@ class RewardConfig:
         require_range("reward.decode_batch", self.decode_batch, 0)
         require_range("reward.gpu_memory", self.gpu_memory, 0.01, 0.9)
         if self.share_of_jax is not None:
-            require_range("reward.gpu_memory (what its sidecars leave to JAX)", self.share_of_jax, 0.05, 1)
+            require_range(
+                "reward.gpu_memory (what its sidecars leave to JAX)", self.share_of_jax, 0.05, 1
+            )

@@ -37,7 +37,10 @@ class Incidents:
         def block(offset: int, length: int) -> np.ndarray:
             return np.frombuffer(region[offset : offset + length], np.uint8)
 
-        content = {"image": block(request.image_at, 3 * pixels).reshape(request.height, request.width, 3), "obituary": np.array(obituary)}
+        content = {
+            "image": block(request.image_at, 3 * pixels).reshape(request.height, request.width, 3),
+            "obituary": np.array(obituary),
+        }
         if request.kind is Kind.SCORE:
             content |= {
                 "mask": block(request.mask_at, pixels).reshape(request.height, request.width) != 0,
@@ -58,8 +61,14 @@ class Incidents:
             faulthandler.dump_traceback(file, all_threads=True)
             file.seek(0)
             ours = file.read().decode(errors="replace")
-        path = self._write("stacks", ".txt", f"{what}\n\nTrainer:\n{ours}\nSidecar:\n{sidecar_stacks}\n".encode())
-        log.warning("%s; stacks of both processes: %s", what, path or f"\nsidecar:\n{sidecar_stacks}\ntrainer:\n{ours}")
+        path = self._write(
+            "stacks", ".txt", f"{what}\n\nTrainer:\n{ours}\nSidecar:\n{sidecar_stacks}\n".encode()
+        )
+        log.warning(
+            "%s; stacks of both processes: %s",
+            what,
+            path or f"\nsidecar:\n{sidecar_stacks}\ntrainer:\n{ours}",
+        )
 
     def _write(self, kind: str, suffix: str, content: bytes) -> Path | None:
         if self._folder is None:
@@ -70,8 +79,13 @@ class Incidents:
             if kept >= MAX_FILES:
                 log.warning("%s has %d %s files; no more are kept", self._folder, kept, kind)
                 return None
-            path = self._folder / f"{kind}_{time.strftime('%Y%m%d_%H%M%S')}_{os.getpid()}_{kept}{suffix}"
-            with tempfile.NamedTemporaryFile(dir=self._folder, prefix=".", delete=False) as file:  # made with mode 0600
+            path = (
+                self._folder
+                / f"{kind}_{time.strftime('%Y%m%d_%H%M%S')}_{os.getpid()}_{kept}{suffix}"
+            )
+            with tempfile.NamedTemporaryFile(
+                dir=self._folder, prefix=".", delete=False
+            ) as file:  # made with mode 0600
                 file.write(content)
             os.replace(file.name, path)
         except OSError as error:  # a full disk here must not end the run: the next checkpoint will say so with more at stake

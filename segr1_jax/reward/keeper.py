@@ -53,7 +53,9 @@ class Keeper:
     `changed` guards all state here and in the channel; it is notified at every answer and at the end.
     """
 
-    def __init__(self, config: RewardConfig, region_fd: int, region: mmap.mmap, incidents: Path | None = None):
+    def __init__(
+        self, config: RewardConfig, region_fd: int, region: mmap.mmap, incidents: Path | None = None
+    ):
         self.changed = threading.Condition()
         self.restarts = 0
         self.quarantined = 0
@@ -177,14 +179,18 @@ class Keeper:
             return
         try:
             while self._unsent:
-                self._sidecar.socket.send(protocol.pack_request(self._jobs[self._unsent[0]].request))
+                self._sidecar.socket.send(
+                    protocol.pack_request(self._jobs[self._unsent[0]].request)
+                )
                 self._unsent.popleft()
         except (BlockingIOError, ConnectionError):
             return
 
     def _missed_deadline(self) -> str:
         if self._jobs and self._unanswered_s > self._config.request_timeout_s:
-            return f"did not answer in {self._config.request_timeout_s:g} s (reward.request_timeout_s)"
+            return (
+                f"did not answer in {self._config.request_timeout_s:g} s (reward.request_timeout_s)"
+            )
         if self._silent_s > self._config.heartbeat_timeout_s:
             return f"gave no sign of life for {self._config.heartbeat_timeout_s:g} s (reward.heartbeat_timeout_s)"
         return ""
@@ -195,7 +201,8 @@ class Keeper:
         work = describe(job.request) if job else "nothing"
         stopped, stacks = self._sidecar.is_stopped, self._sidecar.stacks()
         self._incidents.missed_deadline(
-            f"reward sidecar {self._sidecar.pid} {missed}, with {work} in work, {len(self._jobs)} waiting for an answer", stacks
+            f"reward sidecar {self._sidecar.pid} {missed}, with {work} in work, {len(self._jobs)} waiting for an answer",
+            stacks,
         )
         return Failure(missed, request_at_fault=not stopped)
 
@@ -204,12 +211,18 @@ class Keeper:
         with self.changed:
             dead, self._sidecar = self._sidecar, None
         ending = dead.kill() if failure.request_at_fault is not None else dead.stop()
-        at_fault = ending.own_fault if failure.request_at_fault is None else failure.request_at_fault
+        at_fault = (
+            ending.own_fault if failure.request_at_fault is None else failure.request_at_fault
+        )
         self.restarts += 1
         self._silent_restarts += 1
-        log.warning("the reward sidecar %s (%s); starting another", failure.reason, str(ending).strip())
+        log.warning(
+            "the reward sidecar %s (%s); starting another", failure.reason, str(ending).strip()
+        )
         if self._silent_restarts > RESTARTS_WITHOUT_REPLY:
-            raise SidecarLost(f"{self._silent_restarts} sidecars in a row answered nothing; the last {failure.reason}: {ending}")
+            raise SidecarLost(
+                f"{self._silent_restarts} sidecars in a row answered nothing; the last {failure.reason}: {ending}"
+            )
         with self.changed:
             job = self._jobs.get(protocol.get_working(self._region))
             protocol.set_working(self._region, 0)

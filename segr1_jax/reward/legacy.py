@@ -28,15 +28,23 @@ THRESHOLD = 127  # of the stretched mask's grey values
 
 def legacy_example(example: Example) -> Example:
     """The example as SAM2 gets it: 768 x 768, the image's channels in BGR order."""
-    image, mask = (_stretch(Image.fromarray(pixels)) for pixels in (example.image, example.mask.astype(np.uint8) * 255))
-    return dataclasses.replace(example, image=np.ascontiguousarray(image[..., ::-1]), mask=mask > THRESHOLD)
+    image, mask = (
+        _stretch(Image.fromarray(pixels))
+        for pixels in (example.image, example.mask.astype(np.uint8) * 255)
+    )
+    return dataclasses.replace(
+        example, image=np.ascontiguousarray(image[..., ::-1]), mask=mask > THRESHOLD
+    )
 
 
 def legacy_pairs(pairs: Sequence[tuple[Example, Answer]]) -> list[tuple[Example, Answer]]:
     """Legacy examples, each stretched once for all its answers, and the answers with their integers taken as pixels of the 768."""
     examples = {id(example): example for example, _ in pairs}
     stretched = {key: legacy_example(example) for key, example in examples.items()}
-    return [(stretched[id(example)], dataclasses.replace(answer, frame=Frame(SIDE, SIDE))) for example, answer in pairs]
+    return [
+        (stretched[id(example)], dataclasses.replace(answer, frame=Frame(SIDE, SIDE)))
+        for example, answer in pairs
+    ]
 
 
 def legacy_score(score: Score) -> Score:
@@ -49,7 +57,11 @@ def legacy_score(score: Score) -> Score:
     if score.status is not ScoreStatus.OK:
         return score
     truth_seen_HW = np.zeros_like(score.mask)
-    return dataclasses.replace(score, iou=score.iou if score.mask.any() else 0.0, s_measure=s_measure(score.mask, truth_seen_HW))
+    return dataclasses.replace(
+        score,
+        iou=score.iou if score.mask.any() else 0.0,
+        s_measure=s_measure(score.mask, truth_seen_HW),
+    )
 
 
 def _stretch(picture: Image.Image) -> np.ndarray:

@@ -153,9 +153,13 @@ def unpack_hello(record: bytes) -> Hello:
     magic, protocol, package, sam2 = _unpack(_HELLO, record, "hello")
     _require(magic == MAGIC, f"hello begins with {magic:#x}")
     try:
-        return Hello(package.rstrip(b"\0").decode("ascii"), sam2.rstrip(b"\0").decode("ascii"), protocol)
+        return Hello(
+            package.rstrip(b"\0").decode("ascii"), sam2.rstrip(b"\0").decode("ascii"), protocol
+        )
     except UnicodeDecodeError as error:
-        raise ProtocolError(f"hello holds a version that is no text: {package!r}, {sam2!r}") from error
+        raise ProtocolError(
+            f"hello holds a version that is no text: {package!r}, {sam2!r}"
+        ) from error
 
 
 def pack_request(request: Request) -> bytes:
@@ -175,10 +179,15 @@ def unpack_request(record: bytes, region_bytes: int) -> Request:
     _require_inside(request.image_at, height * width * 3, region_bytes, "image")
     if request.kind is Kind.SCORE:
         _require_inside(request.mask_at, height * width, region_bytes, "mask")
-        _require(request.prompts <= MAX_PROMPTS, f"{request.prompts} prompts, more than {MAX_PROMPTS}")
+        _require(
+            request.prompts <= MAX_PROMPTS, f"{request.prompts} prompts, more than {MAX_PROMPTS}"
+        )
         _require_inside(request.prompts_at, request.prompts_bytes, region_bytes, "prompts")
         if request.result_at:
-            _require(0 < request.result_height <= MAX_SIDE and 0 < request.result_width <= MAX_SIDE, "result mask without size")
+            _require(
+                0 < request.result_height <= MAX_SIDE and 0 < request.result_width <= MAX_SIDE,
+                "result mask without size",
+            )
             packed = packed_bytes(request.result_height, request.result_width)
             _require_inside(request.result_at, packed, region_bytes, "result mask")
     return request
@@ -196,7 +205,9 @@ def unpack_reply(record: bytes) -> Reply:
     for name in ("iou", "s_measure"):
         _require(0 <= getattr(reply, name) <= 1 + 1e-9, f"reply with {name} {getattr(reply, name)}")
     for name in ("encode_ms", "decode_ms"):
-        _require(0 <= getattr(reply, name) < float("inf"), f"reply with {name} {getattr(reply, name)}")
+        _require(
+            0 <= getattr(reply, name) < float("inf"), f"reply with {name} {getattr(reply, name)}"
+        )
     return reply
 
 
@@ -207,7 +218,10 @@ def pack_prompts(prompts) -> bytes:
         parts.append(struct.pack("<II", prompt.box is not None, len(prompt.labels)))
         if prompt.box is not None:
             parts.append(np.asarray(prompt.box, "<f4").tobytes())
-        parts += (np.asarray(prompt.points, "<f4").tobytes(), np.asarray(prompt.labels, "<i4").tobytes())
+        parts += (
+            np.asarray(prompt.points, "<f4").tobytes(),
+            np.asarray(prompt.labels, "<i4").tobytes(),
+        )
     return b"".join(parts)
 
 
@@ -217,7 +231,10 @@ def unpack_prompts(block: bytes, count: int) -> list[WirePrompt]:
     for _ in range(count):
         _require(at + 8 <= len(block), "prompts block ends early")
         has_box, points = struct.unpack_from("<II", block, at)
-        _require(has_box <= 1 and points <= MAX_POINTS and has_box + points > 0, f"prompt with box flag {has_box} and {points} points")
+        _require(
+            has_box <= 1 and points <= MAX_POINTS and has_box + points > 0,
+            f"prompt with box flag {has_box} and {points} points",
+        )
         floats = 4 * has_box + 2 * points
         end = at + 8 + 4 * (floats + points)
         _require(end <= len(block), "prompts block ends early")
@@ -225,7 +242,11 @@ def unpack_prompts(block: bytes, count: int) -> list[WirePrompt]:
         labels = np.frombuffer(block, "<i4", points, at + 8 + 4 * floats)
         _require(np.isfinite(numbers).all(), "prompt with a coordinate that is no number")
         _require(((labels == 0) | (labels == 1)).all(), "prompt with a label other than 0 and 1")
-        prompts.append(WirePrompt(numbers[:4] if has_box else None, numbers[4 * has_box :].reshape(-1, 2), labels))
+        prompts.append(
+            WirePrompt(
+                numbers[:4] if has_box else None, numbers[4 * has_box :].reshape(-1, 2), labels
+            )
+        )
         at = end
     _require(at == len(block), f"{len(block) - at} bytes after the last prompt")
     return prompts
@@ -243,7 +264,9 @@ def _unpack(layout: struct.Struct, record: bytes, name: str) -> tuple:
 
 def _require_inside(offset: int, length: int, region_bytes: int, name: str) -> None:
     inside = offset >= HEADER_BYTES and offset + length <= region_bytes
-    _require(inside, f"{name} at {offset} of {length} bytes lies outside the region of {region_bytes}")
+    _require(
+        inside, f"{name} at {offset} of {length} bytes lies outside the region of {region_bytes}"
+    )
 
 
 def _require(good, message: str) -> None:

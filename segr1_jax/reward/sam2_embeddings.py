@@ -48,12 +48,27 @@ class Tier:
 class EmbeddingCache:
     """Three tiers, each optional (a budget of 0, no folder). What a tier has no room for moves to the next."""
 
-    def __init__(self, device: str, device_bytes: int, host_bytes: int = 0, files: EmbeddingFiles | None = None):
-        self._name, self._device, self._host, self._files = device, Tier(device_bytes), Tier(host_bytes), files
+    def __init__(
+        self,
+        device: str,
+        device_bytes: int,
+        host_bytes: int = 0,
+        files: EmbeddingFiles | None = None,
+    ):
+        self._name, self._device, self._host, self._files = (
+            device,
+            Tier(device_bytes),
+            Tier(host_bytes),
+            files,
+        )
 
     def get(self, digest: bytes) -> Embedding | None:
         """The embedding on the device, or None."""
-        found = self._device.take(digest) or self._host.take(digest) or (self._files.read(digest) if self._files else None)
+        found = (
+            self._device.take(digest)
+            or self._host.take(digest)
+            or (self._files.read(digest) if self._files else None)
+        )
         if found is None:
             return None
         embedding = found.to(self._name)
@@ -100,7 +115,11 @@ class EmbeddingFiles:
         except FileNotFoundError:
             return None
         except Exception as error:  # noqa: BLE001 (torch.load names no class for what a damaged file may raise)
-            print(f"embedding {path} is damaged ({type(error).__name__}: {error}); it is made anew", file=sys.stderr, flush=True)
+            print(
+                f"embedding {path} is damaged ({type(error).__name__}: {error}); it is made anew",
+                file=sys.stderr,
+                flush=True,
+            )
             path.unlink(missing_ok=True)
             return None
 

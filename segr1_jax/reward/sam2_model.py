@@ -66,15 +66,31 @@ class Sam2:
     Where the device's memory does not suffice for a decode batch, its halves are decoded one after the other; `retries` counts that.
     """
 
-    def __init__(self, model: torch.nn.Module, device: str = "cpu", dtype: str = "float32", decode_batch: int = 0):
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        device: str = "cpu",
+        dtype: str = "float32",
+        decode_batch: int = 0,
+    ):
         self.model = model.to(device).eval()
         self.device = torch.device(device)
-        self.decode_batch = decode_batch or (CPU_DECODE_BATCH if self.device.type == "cpu" else GPU_DECODE_BATCH)
+        self.decode_batch = decode_batch or (
+            CPU_DECODE_BATCH if self.device.type == "cpu" else GPU_DECODE_BATCH
+        )
         self.retries = 0
-        self._transforms = SAM2Transforms(resolution=model.image_size, mask_threshold=MASK_THRESHOLD)
-        self._autocast = torch.autocast(self.device.type, dtype=torch.bfloat16) if dtype == "bfloat16" else contextlib.nullcontext()
+        self._transforms = SAM2Transforms(
+            resolution=model.image_size, mask_threshold=MASK_THRESHOLD
+        )
+        self._autocast = (
+            torch.autocast(self.device.type, dtype=torch.bfloat16)
+            if dtype == "bfloat16"
+            else contextlib.nullcontext()
+        )
         with torch.inference_mode(), self._autocast:
-            self._grid_pe_1chw = self.model.sam_prompt_encoder.get_dense_pe()  # the same for every image
+            self._grid_pe_1chw = (
+                self.model.sam_prompt_encoder.get_dense_pe()
+            )  # the same for every image
 
     @torch.inference_mode()
     def encode(self, image_HW3: UInt8[np.ndarray, "H W 3"]) -> Embedding:
@@ -85,11 +101,19 @@ class Sam2:
             _, levels, _, sizes = self.model._prepare_backbone_features(backbone)
         if self.model.directly_add_no_mem_embed:
             levels[-1] = levels[-1] + self.model.no_mem_embed
-        features = tuple(level.permute(1, 2, 0).view(1, -1, *size) for level, size in zip(levels, sizes, strict=True))
+        features = tuple(
+            level.permute(1, 2, 0).view(1, -1, *size)
+            for level, size in zip(levels, sizes, strict=True)
+        )
         return Embedding(features, image_HW3.shape[:2])
 
     @torch.inference_mode()
-    def decode(self, embedding: Embedding, prompts: Sequence[WirePrompt], size: tuple[int, int] | None = None) -> Bool[np.ndarray, "H W"]:
+    def decode(
+        self,
+        embedding: Embedding,
+        prompts: Sequence[WirePrompt],
+        size: tuple[int, int] | None = None,
+    ) -> Bool[np.ndarray, "H W"]:
         """The masks of one answer's prompts, joined. No prompt gives an empty mask.
 
         Coordinates are in native pixels whatever the `size` (height, width) of the mask, native if None. Prompts of equal token
@@ -109,13 +133,17 @@ class Sam2:
         for members in groups.values():
             for start in range(0, len(members), self.decode_batch):
                 coords, labels = zip(*members[start : start + self.decode_batch], strict=True)
-                coords_BK2 = torch.as_tensor(np.stack(coords), dtype=torch.float32, device=self.device)
+                coords_BK2 = torch.as_tensor(
+                    np.stack(coords), dtype=torch.float32, device=self.device
+                )
                 yield (
                     self._transforms.transform_coords(coords_BK2, normalize=True, orig_hw=size),
                     torch.as_tensor(np.stack(labels), dtype=torch.int, device=self.device),
                 )
 
-    def _decode_or_halve(self, embedding: Embedding, coords_BK2, labels_BK, size: tuple[int, int]) -> torch.Tensor:
+    def _decode_or_halve(
+        self, embedding: Embedding, coords_BK2, labels_BK, size: tuple[int, int]
+    ) -> torch.Tensor:
         try:
             return self._decode_batch(embedding, coords_BK2, labels_BK, size)
         except torch.OutOfMemoryError:
@@ -125,18 +153,25 @@ class Sam2:
         self.note_retry(f"a decode batch of {len(coords_BK2)} prompts")
         half = len(coords_BK2) // 2
         first, second = (
-            self._decode_or_halve(embedding, coords_BK2[part], labels_BK[part], size) for part in (slice(half), slice(half, None))
+            self._decode_or_halve(embedding, coords_BK2[part], labels_BK[part], size)
+            for part in (slice(half), slice(half, None))
         )
         return first | second
 
     def note_retry(self, what: str) -> None:
         """Count and log that `what` did not fit into the device's memory, and give back what torch holds in reserve."""
         self.retries += 1
-        print(f"out of memory on {self.device} for {what}; trying less at a time", file=sys.stderr, flush=True)
+        print(
+            f"out of memory on {self.device} for {what}; trying less at a time",
+            file=sys.stderr,
+            flush=True,
+        )
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
 
-    def _decode_batch(self, embedding: Embedding, coords_BK2, labels_BK, size: tuple[int, int]) -> torch.Tensor:
+    def _decode_batch(
+        self, embedding: Embedding, coords_BK2, labels_BK, size: tuple[int, int]
+    ) -> torch.Tensor:
         *high_res, image_1chw = embedding.features
         encoder, decoder = self.model.sam_prompt_encoder, self.model.sam_mask_decoder
         with self._autocast:
@@ -158,10 +193,14 @@ def with_box_corners(prompt: WirePrompt) -> tuple[np.ndarray, np.ndarray]:
     """SAM2's point list of a prompt: (K, 2) coordinates and K labels, the box's two corners first."""
     if prompt.box is None:
         return prompt.points, prompt.labels
-    return np.concatenate([prompt.box.reshape(2, 2), prompt.points]), np.concatenate([BOX_LABELS, prompt.labels])
+    return np.concatenate([prompt.box.reshape(2, 2), prompt.points]), np.concatenate(
+        [BOX_LABELS, prompt.labels]
+    )
 
 
-def build_model(config: str | Path, checkpoint: str | Path | None, *, postprocessing: bool) -> torch.nn.Module:
+def build_model(
+    config: str | Path, checkpoint: str | Path | None, *, postprocessing: bool
+) -> torch.nn.Module:
     """Build a SAM2Base from a YAML path, or a name inside the sam2 package, and load its weights (none: random).
 
     `postprocessing` applies the overrides that `build_sam2` adds and the YAMLs lack.
@@ -190,7 +229,9 @@ def _read_config(config: str | Path) -> dict:
         )
     tree = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
     if not isinstance(tree, dict) or not isinstance(tree.get("model"), dict):
-        raise UserError(str(path), expected="a mapping `model:`", got="none", remedy="use a SAM2 config YAML")
+        raise UserError(
+            str(path), expected="a mapping `model:`", got="none", remedy="use a SAM2 config YAML"
+        )
     return tree["model"]
 
 

@@ -51,7 +51,10 @@ def s_measure(mask: Bool[np.ndarray, "H W"], truth: Bool[np.ndarray, "H W"]) -> 
     if wanted == pixels:
         return _count(mask) / pixels
     quadrants = _quadrants(mask, truth, row_counts)
-    predicted, hit = sum(part.predicted for part in quadrants), sum(part.common for part in quadrants)
+    predicted, hit = (
+        sum(part.predicted for part in quadrants),
+        sum(part.common for part in quadrants),
+    )
     kept_out = pixels - predicted - wanted + hit
     foreground = _object(hit, wanted) * wanted / pixels
     background = _object(kept_out, pixels - wanted) * (1 - wanted / pixels)
@@ -63,7 +66,9 @@ def resize_nearest(mask: Bool[np.ndarray, "H W"], size: tuple[int, int]) -> Bool
     """The mask at another (height, width), each pixel from the source pixel under its centre."""
     if mask.shape == tuple(size):
         return mask
-    rows, columns = ((np.arange(n) * 2 + 1) * old // (2 * n) for n, old in zip(size, mask.shape, strict=True))
+    rows, columns = (
+        (np.arange(n) * 2 + 1) * old // (2 * n) for n, old in zip(size, mask.shape, strict=True)
+    )
     return mask[rows[:, None], columns]
 
 
@@ -110,7 +115,9 @@ def _quadrants(mask, truth, row_counts) -> list[_Part]:
         for columns in (slice(split_x), slice(split_x, None)):
             predicted = mask[rows, columns]
             wanted = int(column_counts[columns].sum())
-            parts.append(_Part(predicted.size, _count(predicted), wanted, _count(common[:, columns])))
+            parts.append(
+                _Part(predicted.size, _count(predicted), wanted, _count(common[:, columns]))
+            )
     return [part for part in parts if part.pixels]
 
 

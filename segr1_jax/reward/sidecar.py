@@ -79,7 +79,9 @@ class Server:
         except OutOfMemoryError:
             reply = None
         if reply is None:  # outside the handler: the exception holds the failed call's tensors
-            self._sam2.note_retry(f"a {request.width}x{request.height} image beside the cached ones")
+            self._sam2.note_retry(
+                f"a {request.width}x{request.height} image beside the cached ones"
+            )
             self._cache.leave_device()
             reply = self._answer(request)
         return reply._replace(retries=self._sam2.retries - retries)
@@ -89,7 +91,9 @@ class Server:
         embedding = self._cache.get(request.digest)
         encode_ms = 0.0
         if embedding is None:
-            embedding = self._sam2.encode(self._block(request.image_at, request.height, request.width, 3).copy())
+            embedding = self._sam2.encode(
+                self._block(request.image_at, request.height, request.width, 3).copy()
+            )
             self._cache.put(request.digest, embedding)
             encode_ms = (time.perf_counter() - began) * 1e3
         scores = self._score(request, embedding) if request.kind is Kind.SCORE else (0.0, 0.0)
@@ -100,10 +104,14 @@ class Server:
         block = self._block(request.prompts_at, request.prompts_bytes).tobytes()
         prompts = protocol.unpack_prompts(block, request.prompts)
         size = capped_size((request.height, request.width), self._max_side)
-        truth = resize_nearest(self._block(request.mask_at, request.height, request.width) != 0, size)
+        truth = resize_nearest(
+            self._block(request.mask_at, request.height, request.width) != 0, size
+        )
         mask = self._sam2.decode(embedding, prompts, size)
         if request.result_at:
-            packed = np.packbits(resize_nearest(mask, (request.result_height, request.result_width)))
+            packed = np.packbits(
+                resize_nearest(mask, (request.result_height, request.result_width))
+            )
             self._block(request.result_at, packed.size)[:] = packed
         return iou(mask, truth), s_measure(mask, truth)
 
@@ -133,7 +141,10 @@ def _die_with_parent(parent_pid: int) -> None:
     ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     if os.getppid() != parent_pid:  # the parent was gone before the kernel knew
         sys.exit("the trainer ended before its sidecar was up")
-    for request in (signal.SIGINT, signal.SIGTERM):  # Ctrl-C, or a scheduler that tells the whole group: the trainer's to answer
+    for request in (
+        signal.SIGINT,
+        signal.SIGTERM,
+    ):  # Ctrl-C, or a scheduler that tells the whole group: the trainer's to answer
         signal.signal(request, signal.SIG_IGN)
 
 
@@ -145,12 +156,20 @@ def _load(settings: Settings):
 
     torch.set_num_threads(settings.threads)
     torch.use_deterministic_algorithms(True, warn_only=True)
-    torch.utils.deterministic.fill_uninitialized_memory = False  # a debugging aid that costs time; nothing here reads such memory
+    torch.utils.deterministic.fill_uninitialized_memory = (
+        False  # a debugging aid that costs time; nothing here reads such memory
+    )
     if settings.memory_fraction and settings.device.startswith("cuda"):
-        torch.cuda.set_per_process_memory_fraction(settings.memory_fraction, torch.device(settings.device))
-    model = build_model(settings.config, settings.checkpoint or None, postprocessing=settings.postprocessing)
+        torch.cuda.set_per_process_memory_fraction(
+            settings.memory_fraction, torch.device(settings.device)
+        )
+    model = build_model(
+        settings.config, settings.checkpoint or None, postprocessing=settings.postprocessing
+    )
     sam2 = Sam2(model, settings.device, settings.dtype, settings.decode_batch)
-    return sam2, EmbeddingCache(settings.device, settings.cache_bytes, settings.host_cache_bytes, _files(settings, sam2))
+    return sam2, EmbeddingCache(
+        settings.device, settings.cache_bytes, settings.host_cache_bytes, _files(settings, sam2)
+    )
 
 
 def _files(settings: Settings, sam2):
@@ -161,7 +180,9 @@ def _files(settings: Settings, sam2):
     if not settings.cache_dir:
         return None
     device = torch.cuda.get_device_name(sam2.device) if sam2.device.type == "cuda" else "cpu"
-    mark = fingerprint(sam2.model, settings.dtype, device, torch.__version__, importlib.metadata.version("sam2"))
+    mark = fingerprint(
+        sam2.model, settings.dtype, device, torch.__version__, importlib.metadata.version("sam2")
+    )
     return EmbeddingFiles(Path(settings.cache_dir), mark, settings.cache_dir_bytes)
 
 

@@ -21,7 +21,12 @@ STDERR_TAIL_BYTES = 3000
 STOP_TIMEOUT_S = 5.0
 STACKS_S = 0.5  # how long a sidecar gets to write its stacks
 STACKS_BYTES = 1 << 16
-FROM_OUTSIDE = {-signal.SIGKILL, -signal.SIGTERM, -signal.SIGINT, -signal.SIGHUP}  # exit statuses that somebody else has caused
+FROM_OUTSIDE = {
+    -signal.SIGKILL,
+    -signal.SIGTERM,
+    -signal.SIGINT,
+    -signal.SIGHUP,
+}  # exit statuses that somebody else has caused
 ASSETS = Path(__file__).parent / "assets"
 
 
@@ -35,7 +40,9 @@ class Ending(NamedTuple):
     @property
     def own_fault(self) -> bool:
         """False where somebody else ended it (a signal from outside): then the request in work is not to blame."""
-        return self.status not in FROM_OUTSIDE or (self.status == -signal.SIGKILL and self.out_of_memory)
+        return self.status not in FROM_OUTSIDE or (
+            self.status == -signal.SIGKILL and self.out_of_memory
+        )
 
     def __str__(self) -> str:
         killer = ", the kernel killed for want of memory" if self.out_of_memory else ""
@@ -51,7 +58,12 @@ class Sidecar:
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 (closed in stop)
         self.socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
-            command = [config.python or sys.executable, "-m", "segr1_jax.reward.sidecar", _settings(config, theirs.fileno(), region_fd)]
+            command = [
+                config.python or sys.executable,
+                "-m",
+                "segr1_jax.reward.sidecar",
+                _settings(config, theirs.fileno(), region_fd),
+            ]
             try:
                 self._process = subprocess.Popen(
                     command,
@@ -64,7 +76,10 @@ class Sidecar:
             except OSError as error:
                 self.socket.close()
                 raise UserError(
-                    "reward.python", expected="a Python interpreter", got=f"{command[0]}: {error}", remedy="set its full path"
+                    "reward.python",
+                    expected="a Python interpreter",
+                    got=f"{command[0]}: {error}",
+                    remedy="set its full path",
                 ) from error
         self._shake_hands()
 
@@ -84,10 +99,15 @@ class Sidecar:
         """What every thread of it is doing, or why that cannot be told."""
         if self.is_stopped:
             return f"(process {self.pid} is stopped)"
-        written = os.fstat(self._stderr.fileno()).st_size  # not `seek`: both processes write at one shared position
+        written = os.fstat(
+            self._stderr.fileno()
+        ).st_size  # not `seek`: both processes write at one shared position
         self._process.send_signal(signal.SIGUSR1)
         time.sleep(STACKS_S)
-        return os.pread(self._stderr.fileno(), STACKS_BYTES, written).decode(errors="replace") or "(nothing was written)"
+        return (
+            os.pread(self._stderr.fileno(), STACKS_BYTES, written).decode(errors="replace")
+            or "(nothing was written)"
+        )
 
     def stop(self) -> Ending:
         """Close the socket, which ends the process, and say how it ended."""
@@ -150,7 +170,8 @@ def _settings(config: RewardConfig, socket_fd: int, region_fd: int) -> str:
             "region_fd": region_fd,
             "parent_pid": os.getpid(),
             "config": str(ASSETS / "sam2_nano.yaml") if nano else config.sam2_config,
-            "checkpoint": config.sam2_checkpoint or (str(ASSETS / "sam2_nano.safetensors") if nano else ""),
+            "checkpoint": config.sam2_checkpoint
+            or (str(ASSETS / "sam2_nano.safetensors") if nano else ""),
             "postprocessing": config.postprocessing and not nano,
             "device": config.device,
             "dtype": config.dtype,
@@ -168,8 +189,14 @@ def _settings(config: RewardConfig, socket_fd: int, region_fd: int) -> str:
 
 def _environment(config: RewardConfig) -> dict[str, str]:
     """Ours, with this package importable where the interpreter is ours; another one must have it installed or on PYTHONPATH."""
-    environment = {**os.environ, "OMP_NUM_THREADS": str(config.threads), "CUBLAS_WORKSPACE_CONFIG": ":4096:8"}  # the latter for determinism
+    environment = {
+        **os.environ,
+        "OMP_NUM_THREADS": str(config.threads),
+        "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
+    }  # the latter for determinism
     if not config.python:
         package = Path(importlib.util.find_spec("segr1_jax").origin).parents[1]
-        environment["PYTHONPATH"] = os.pathsep.join(filter(None, (str(package), os.environ.get("PYTHONPATH"))))
+        environment["PYTHONPATH"] = os.pathsep.join(
+            filter(None, (str(package), os.environ.get("PYTHONPATH")))
+        )
     return environment

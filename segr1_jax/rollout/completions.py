@@ -10,7 +10,10 @@ from segr1_jax.types import Completion
 
 
 def to_completions(
-    samples: Samples, example_ids: Sequence[int], decode: Callable[[Int[np.ndarray, " T"]], str], policy_version: int
+    samples: Samples,
+    example_ids: Sequence[int],
+    decode: Callable[[Int[np.ndarray, " T"]], str],
+    policy_version: int,
 ) -> list[list[Completion]]:
     """One list of G completions per prompt, from host arrays. `decode` turns token ids into text without special tokens."""
     tokens_BGT, logprobs_BGT, mask_BGT, finished_BG = (np.asarray(array) for array in samples)

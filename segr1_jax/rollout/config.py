@@ -15,8 +15,13 @@ class RolloutConfig:
         "gathered",
         "the copy decoding reads: gathered over fsdp once per rollout (fast), or sharded as in training (small; each token gathers it)",
     )
-    temperature: float = knob(1.0, "sampling temperature; training uses the same tempered distribution")
-    refill: int = knob(0, "extra rollouts a step may make to replace groups of equal rewards by fresh prompts (DAPO); 0 = off")
+    temperature: float = knob(
+        1.0, "sampling temperature; training uses the same tempered distribution"
+    )
+    refill: int = knob(
+        0,
+        "extra rollouts a step may make to replace groups of equal rewards by fresh prompts (DAPO); 0 = off",
+    )
 
     def __post_init__(self):
         require_choice("rollout.weights", self.weights, ("gathered", "sharded"))

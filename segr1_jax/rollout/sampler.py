@@ -34,7 +34,13 @@ class _Loop(NamedTuple):
 
 
 def make_sampler(
-    policy: Policy, *, group: int, max_tokens: int, end_token: int, temperature: Temperature = 1.0, greedy: bool = False
+    policy: Policy,
+    *,
+    group: int,
+    max_tokens: int,
+    end_token: int,
+    temperature: Temperature = 1.0,
+    greedy: bool = False,
 ) -> Callable[[Params, PromptBatch, Array, Int[Array, " B"]], Samples]:
     """A pure function `(params, prompts, key, example_ids) -> Samples`, to be jitted by the caller.
 
@@ -42,7 +48,9 @@ def make_sampler(
     `greedy` takes the most likely token and reports its log-probability under the same distribution.
     """
 
-    def sample(params: Params, prompts: PromptBatch, key: Array, example_ids: Int[Array, " B"]) -> Samples:
+    def sample(
+        params: Params, prompts: PromptBatch, key: Array, example_ids: Int[Array, " B"]
+    ) -> Samples:
         model = policy.bind(params)
         keys_BG = _completion_keys(key, example_ids, group)
         kernel_DV = model.head_kernel()
@@ -51,7 +59,9 @@ def make_sampler(
         def choose(states_BGD, step):
             logp = distribution(states_BGD, kernel_DV, model.arch.never_sampled, temperature)
             tokens = jnp.argmax(logp, axis=-1) if greedy else _draw(keys_BG, step, logp)
-            return tokens.astype(jnp.int32), jnp.take_along_axis(logp, tokens[..., None], axis=-1)[..., 0]
+            return tokens.astype(jnp.int32), jnp.take_along_axis(logp, tokens[..., None], axis=-1)[
+                ..., 0
+            ]
 
         def advance(loop: _Loop) -> _Loop:
             tokens, logprobs = choose(loop.states, loop.step)
@@ -75,7 +85,9 @@ def _completion_keys(key: Array, example_ids: Int[Array, " B"], group: int) -> A
     return jax.vmap(jax.vmap(one, (None, 0)), (0, None))(example_ids, jnp.arange(group))
 
 
-def _draw(keys_BG: Array, step: Int[Array, ""], logp_BGV: Float[Array, "B G V"]) -> Int[Array, "B G"]:
+def _draw(
+    keys_BG: Array, step: Int[Array, ""], logp_BGV: Float[Array, "B G V"]
+) -> Int[Array, "B G"]:
     def one(key, logp_V):
         return jax.random.categorical(jax.random.fold_in(key, step), logp_V)
 
@@ -93,7 +105,9 @@ def _append(samples: Samples, step, tokens_BG, logprobs_BG, end_token: int) -> S
     )
 
 
-def _start(model: Qwen25VL, states_BD, prefix: PrefixCache, group: int, max_tokens: int, end_token: int) -> _Loop:
+def _start(
+    model: Qwen25VL, states_BD, prefix: PrefixCache, group: int, max_tokens: int, end_token: int
+) -> _Loop:
     L, B, _, K, C = prefix.k.shape
     empty = jnp.zeros((L, B, group, max_tokens, K, C), prefix.k.dtype)
     shape = (B, group, max_tokens)

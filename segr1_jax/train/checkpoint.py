@@ -43,10 +43,14 @@ class Checkpoints:
     """
 
     def __init__(self, directory: epath.PathLike, *, keep: int, keep_best: int = 0):
-        best = policies.BestN(get_metric_fn=_held_out_iou, n=keep_best, keep_checkpoints_without_metrics=False)
+        best = policies.BestN(
+            get_metric_fn=_held_out_iou, n=keep_best, keep_checkpoints_without_metrics=False
+        )
         options = ocp.CheckpointManagerOptions(
             preservation_policy=policies.AnyPreservationPolicy([policies.LatestN(keep), best]),
-            best_fn=_held_out_iou if keep_best else None,  # Orbax warns at every step without a metric
+            best_fn=_held_out_iou
+            if keep_best
+            else None,  # Orbax warns at every step without a metric
             create=True,
             enable_async_checkpointing=True,
         )
@@ -63,7 +67,9 @@ class Checkpoints:
         """The step of the newest complete checkpoint."""
         return self._manager.latest_step()
 
-    def save(self, state: TrainState, position: int, config: dict[str, Any], *, iou: float | None = None) -> None:
+    def save(
+        self, state: TrainState, position: int, config: dict[str, Any], *, iou: float | None = None
+    ) -> None:
         """Write everything of this step, with its held-out IoU where it has one; nothing of it counts until all of it is there."""
         items = ocp.args.Composite(
             params=ocp.args.StandardSave(state.params),
@@ -72,7 +78,9 @@ class Checkpoints:
             config=ocp.args.JsonSave(config),
         )
         with self._naming_last_good_step():
-            self._manager.save(int(state.step), args=items, metrics=None if iou is None else {IOU: iou})
+            self._manager.save(
+                int(state.step), args=items, metrics=None if iou is None else {IOU: iou}
+            )
 
     def wait(self) -> None:
         """Return once everything saved so far is committed."""
@@ -85,10 +93,19 @@ class Checkpoints:
             yield
         except Exception as error:
             good = max(ocp.utils.checkpoint_steps(self._manager.directory), default=None)
-            kept = "no step is saved yet" if good is None else f"step {good} is whole and the same command goes on from it"
+            kept = (
+                "no step is saved yet"
+                if good is None
+                else f"step {good} is whole and the same command goes on from it"
+            )
             got = f"{type(error).__name__}: {str(error)[:500]}"
             remedy = f"look at the space and the rights there; {kept}"
-            raise UserError(str(self._manager.directory), expected="a checkpoint to be written", got=got, remedy=remedy) from error
+            raise UserError(
+                str(self._manager.directory),
+                expected="a checkpoint to be written",
+                got=got,
+                remedy=remedy,
+            ) from error
 
     def restore(self, abstract: TrainState) -> Restored | None:
         """The newest checkpoint, placed as `abstract` (ShapeDtypeStructs with shardings) says; None in a fresh run."""
@@ -101,7 +118,9 @@ class Checkpoints:
         )
         with _naming_damage(self._manager.directory / str(self.latest)):
             found = self._manager.restore(self.latest, args=items)
-        return Restored(TrainState(found["params"], **found["train"]), found["position"]["position"])
+        return Restored(
+            TrainState(found["params"], **found["train"]), found["position"]["position"]
+        )
 
 
 def _all_but_params(state: TrainState) -> dict[str, Any]:
@@ -117,16 +136,28 @@ def newest_step(directory: epath.PathLike) -> int:
     directory = epath.Path(directory)
     steps = ocp.utils.checkpoint_steps(directory) if directory.is_dir() else []
     if not steps:
-        raise UserError(str(directory), expected="a finished checkpoint", got="none", remedy="let the run reach its first save")
+        raise UserError(
+            str(directory),
+            expected="a finished checkpoint",
+            got="none",
+            remedy="let the run reach its first save",
+        )
     return max(steps)
 
 
-def restore_params(directory: epath.PathLike, step: int, shardings: Mapping[str, Sharding] | Sharding) -> Params:
+def restore_params(
+    directory: epath.PathLike, step: int, shardings: Mapping[str, Sharding] | Sharding
+) -> Params:
     """Weights of one checkpoint under `directory` (float32): those that `shardings` names and it holds, or all, placed by the one given."""
     directory = epath.Path(directory).resolve()
     if step not in (steps := ocp.utils.checkpoint_steps(directory)):
         remedy = "raise `keep` of that run, or start a new run from what it has"
-        raise UserError(str(directory), expected=f"the checkpoint of step {step}", got=f"steps {sorted(steps)}", remedy=remedy)
+        raise UserError(
+            str(directory),
+            expected=f"the checkpoint of step {step}",
+            got=f"steps {sorted(steps)}",
+            remedy=remedy,
+        )
     item = directory / str(step) / "params"
     handler = ocp.PyTreeCheckpointHandler()
     with _naming_damage(item.parent):
@@ -134,13 +165,18 @@ def restore_params(directory: epath.PathLike, step: int, shardings: Mapping[str,
     if isinstance(shardings, Sharding):
         shardings = dict.fromkeys(held, shardings)
     wanted = {
-        name: jax.ShapeDtypeStruct(held[name].shape, np.float32, sharding=sharding) for name, sharding in shardings.items() if name in held
+        name: jax.ShapeDtypeStruct(held[name].shape, np.float32, sharding=sharding)
+        for name, sharding in shardings.items()
+        if name in held
     }
     if not wanted:
         return {}
     arguments = ocp.checkpoint_utils.construct_restore_args(wanted)
     with _naming_damage(item.parent), ocp.Checkpointer(handler) as checkpointer:
-        return checkpointer.restore(item, args=ocp.args.PyTreeRestore(item=wanted, restore_args=arguments, partial_restore=True))
+        return checkpointer.restore(
+            item,
+            args=ocp.args.PyTreeRestore(item=wanted, restore_args=arguments, partial_restore=True),
+        )
 
 
 @contextlib.contextmanager
@@ -150,10 +186,19 @@ def _naming_damage(step: epath.Path) -> Iterator[None]:
     except jax.errors.JaxRuntimeError:  # the device's fault, such as its memory
         raise
     except Exception as error:  # Orbax hands on what its storage says as a bare Exception
-        got, remedy = f"{type(error).__name__}: {str(error)[:300]}", "copy it again, or delete it to use the one before"
-        raise UserError(str(step), expected="a whole checkpoint that fits", got=got, remedy=remedy) from error
+        got, remedy = (
+            f"{type(error).__name__}: {str(error)[:300]}",
+            "copy it again, or delete it to use the one before",
+        )
+        raise UserError(
+            str(step), expected="a whole checkpoint that fits", got=got, remedy=remedy
+        ) from error
 
 
 def abstract_state(shapes: TrainState, shardings: TrainState) -> TrainState:
     """ShapeDtypeStructs that carry their shardings."""
-    return jax.tree.map(lambda shape, sharding: jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=sharding), shapes, shardings)
+    return jax.tree.map(
+        lambda shape, sharding: jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=sharding),
+        shapes,
+        shardings,
+    )

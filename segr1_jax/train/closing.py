@@ -31,7 +31,18 @@ from segr1_jax.viz import panel
 BASELINE_EXAMPLES = 400  # training samples the best constant answer is chosen on
 PANELS = 8
 SAMPLES = 60  # on the page
-CURVES = ("eval/iou", "eval/s_measure", "eval/format", "reward", "iou", "format", "loss", "kl", "grad_norm", "length")
+CURVES = (
+    "eval/iou",
+    "eval/s_measure",
+    "eval/format",
+    "reward",
+    "iou",
+    "format",
+    "loss",
+    "kl",
+    "grad_norm",
+    "length",
+)
 
 
 def show_ended_run(config: RunConfig) -> bool:
@@ -51,8 +62,12 @@ def closing_report(run: Run, client: RewardClient) -> None:
     rows = _rows(run, client, last)
     if is_first():
         _save_panels(run, last)
-        skipped = "".join(f"- skipped {name}: {reason}\n" for name, reason in run.skipped.reasons.items())
-        text = f"# {run.directory.path.name}\n\n{markdown_table(rows)}\n" + (f"\n{skipped}" if skipped else "")
+        skipped = "".join(
+            f"- skipped {name}: {reason}\n" for name, reason in run.skipped.reasons.items()
+        )
+        text = f"# {run.directory.path.name}\n\n{markdown_table(rows)}\n" + (
+            f"\n{skipped}" if skipped else ""
+        )
         write_atomically(run.directory.report, text)
         _write_page(run, last, figures_table("Held-out set", rows, note=skipped))
         show_markdown(text)
@@ -62,7 +77,9 @@ def closing_report(run: Run, client: RewardClient) -> None:
 def _write_page(run: Run, last: Evaluation, table: Table) -> None:
     """report.html: the table, curves of the run, held-out samples with their masks."""
     lines = read_metrics(run.directory)
-    curves = {name: [(line["step"], line[name]) for line in lines if name in line] for name in CURVES}
+    curves = {
+        name: [(line["step"], line[name]) for line in lines if name in line] for name in CURVES
+    }
     rows = {row.example_id: row for row in last.rows}
     samples = (
         ReportSample(
@@ -88,12 +105,19 @@ def _rows(run: Run, client: RewardClient, last: Evaluation) -> dict[str, dict[st
     found = {
         "constant": constant_rows(scorer, _training_examples(run) or held_out, held_out),
         "shuffled": shuffled_rows(scorer, last.texts),
-        "truth": truth_rows(scorer, held_out, interior=sft.interior_points, exterior=sft.exterior_points),
+        "truth": truth_rows(
+            scorer, held_out, interior=sft.interior_points, exterior=sft.exterior_points
+        ),
     }
-    baselines = {name: figures_everywhere(rows, len(run.held_out), sum_over_processes) for name, rows in found.items()}
+    baselines = {
+        name: figures_everywhere(rows, len(run.held_out), sum_over_processes)
+        for name, rows in found.items()
+    }
     for name, figures in baselines.items():
         if is_first():
-            write_atomically(run.directory.eval / f"{name}.json", json.dumps(figures, sort_keys=True) + "\n")
+            write_atomically(
+                run.directory.eval / f"{name}.json", json.dumps(figures, sort_keys=True) + "\n"
+            )
     return {
         "best constant answer": baselines["constant"],
         f"before {stage}": run.evaluation_figures(0),
@@ -105,14 +129,21 @@ def _rows(run: Run, client: RewardClient, last: Evaluation) -> dict[str, dict[st
 
 def _training_examples(run: Run) -> Sequence[Example]:
     """The first readable training samples that have masks; all processes read the same."""
-    batches = sweep(run.source, run.engine.builder.build, batch=BASELINE_EXAMPLES, skipped=run.skipped)
+    batches = sweep(
+        run.source, run.engine.builder.build, batch=BASELINE_EXAMPLES, skipped=run.skipped
+    )
     return [sample.example for sample in next(batches) if sample.example.mask is not None]
 
 
 def _save_panels(run: Run, last: Evaluation) -> None:
     """Image, prediction and truth side by side for the first held-out images."""
     for item, judged in list(zip(last.texts, last.judged, strict=True))[:PANELS]:
-        picture = panel(item.example.image, _mask(judged.mask, item.example), item.example.mask, _prompts(judged.answer, item.example))
+        picture = panel(
+            item.example.image,
+            _mask(judged.mask, item.example),
+            item.example.mask,
+            _prompts(judged.answer, item.example),
+        )
         Image.fromarray(picture).save(run.directory.samples / f"held_out_{item.example.id:06d}.png")
         run.show(run.config.steps, f"held_out/{item.example.id}", picture)
 

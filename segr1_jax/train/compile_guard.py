@@ -50,7 +50,10 @@ class CompileGuard:
             raise UserError(
                 "compilation",
                 expected="no compilation after the first update and first evaluation",
-                got="; ".join(f"{what} ({count} times)" if count > 1 else what for what, count in self._faults.items()),
+                got="; ".join(
+                    f"{what} ({count} times)" if count > 1 else what
+                    for what, count in self._faults.items()
+                ),
                 remedy="keep shapes, dtypes and shardings as they were; JAX_LOG_COMPILES=1 shows where",
             )
 
@@ -58,7 +61,9 @@ class CompileGuard:
         monitoring.unregister_event_duration_listener(self._listen)
 
     def _listen(self, event: str, _seconds: float, fun_name: str = "?", **_) -> None:
-        if event != COMPILE_EVENT or threading.get_ident() != self._thread:  # a checkpoint is written in threads of its own
+        if (
+            event != COMPILE_EVENT or threading.get_ident() != self._thread
+        ):  # a checkpoint is written in threads of its own
             return
         call = call_at_hand()
         cause = _explain(*call) if call and fun_name == f"jit({call[0].name})" else fun_name
@@ -69,7 +74,9 @@ class CompileGuard:
 def _explain(function: Watched, arguments: tuple) -> str:
     """Remember what the function is compiled with, and tell how that differs from the nearest it was compiled with before."""
     now = signature(function, arguments)
-    changes = min((difference(before, now) for before in function.compiled_with), key=len, default=None)
+    changes = min(
+        (difference(before, now) for before in function.compiled_with), key=len, default=None
+    )
     function.compiled_with.append(now)
     return f"{function.name}: {_changes(changes)}"
 
@@ -80,4 +87,6 @@ def _changes(changes: list[str] | None) -> str:
     if not changes:
         return "no argument changed in shape, dtype or sharding"
     more = len(changes) - SHOWN_ARGUMENTS
-    return ", ".join(changes[:SHOWN_ARGUMENTS]) + (f" and {more} more arguments" if more > 0 else "")
+    return ", ".join(changes[:SHOWN_ARGUMENTS]) + (
+        f" and {more} more arguments" if more > 0 else ""
+    )

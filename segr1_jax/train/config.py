@@ -16,26 +16,42 @@ from segr1_jax.rollout.config import RolloutConfig
 class PolicyConfig:
     """Which weights to start from and in which precision to compute. The architecture comes from config.json alone."""
 
-    path: str = knob("", "Hugging Face directory (config.json, safetensors, tokenizer) or a run directory to start from")
-    compute_dtype: str = knob("bfloat16", "float32 or bfloat16; master weights and optimiser stay float32")
+    path: str = knob(
+        "",
+        "Hugging Face directory (config.json, safetensors, tokenizer) or a run directory to start from",
+    )
+    compute_dtype: str = knob(
+        "bfloat16", "float32 or bfloat16; master weights and optimiser stay float32"
+    )
     remat: bool = knob(True, "recompute layer activations in the backward pass")
     head_chunk: int = knob(16, "completion positions per chunk of the vocabulary projection")
     attention: str = knob(
-        "xla", "how training attends: xla (anywhere), cudnn (NVIDIA GPUs, with compute_dtype=bfloat16) or splash (TPUs); same results"
+        "xla",
+        "how training attends: xla (anywhere), cudnn (NVIDIA GPUs, with compute_dtype=bfloat16) or splash (TPUs); same results",
     )
-    tower: str = knob("trained", "vision tower: trained, or frozen (its features are computed once per step, for all that need them)")
+    tower: str = knob(
+        "trained",
+        "vision tower: trained, or frozen (its features are computed once per step, for all that need them)",
+    )
     lora: LoraConfig = section(LoraConfig, "adapters instead of full training; needs tower=frozen")
 
     def __post_init__(self):
         require_choice("policy.tower", self.tower, ("trained", "frozen"))
         if self.lora.rank and self.tower != "frozen":
             expected = "frozen where policy.lora.rank is set: adapters are all that is trained"
-            raise UserError("policy.tower", expected=expected, got=self.tower, remedy="set policy.tower=frozen")
+            raise UserError(
+                "policy.tower", expected=expected, got=self.tower, remedy="set policy.tower=frozen"
+            )
         require_choice("policy.compute_dtype", self.compute_dtype, ("float32", "bfloat16"))
         require_choice("policy.attention", self.attention, ("xla", "cudnn", "splash"))
         if self.attention == "cudnn" and self.compute_dtype != "bfloat16":
             expected = "bfloat16 with policy.attention=cudnn, which knows no float32"
-            raise UserError("policy.compute_dtype", expected=expected, got=self.compute_dtype, remedy="set it, or policy.attention=xla")
+            raise UserError(
+                "policy.compute_dtype",
+                expected=expected,
+                got=self.compute_dtype,
+                remedy="set it, or policy.attention=xla",
+            )
         require_range("policy.head_chunk", self.head_chunk, 1)
 
 
@@ -65,10 +81,18 @@ class OptimizerConfig:
 class GuardConfig:
     """An update with numbers that are not finite, or past a bound, is skipped: weights and moments stay, incidents/ keeps the batch."""
 
-    max_kl: float = knob(0.0, "skip an update where the mean KL to the reference is above this (nats per token); 0 = off")
-    max_grad_norm: float = knob(0.0, "skip an update whose gradient has a norm above this, before clipping; 0 = off")
+    max_kl: float = knob(
+        0.0,
+        "skip an update where the mean KL to the reference is above this (nats per token); 0 = off",
+    )
+    max_grad_norm: float = knob(
+        0.0, "skip an update whose gradient has a norm above this, before clipping; 0 = off"
+    )
     in_a_row: int = knob(5, "updates skipped in a row that end the run")
-    rate: float = knob(0.05, "share of all steps with a skipped update that ends the run, once they are more than in_a_row")
+    rate: float = knob(
+        0.05,
+        "share of all steps with a skipped update that ends the run, once they are more than in_a_row",
+    )
 
     def __post_init__(self):
         for name in ("max_kl", "max_grad_norm"):
@@ -93,9 +117,13 @@ class SftConfig:
     interior_points: int = knob(2, "foreground points per answer")
     exterior_points: int = knob(1, "background points per answer")
     second_task: str = knob(
-        "", "every other sample is asked and answered in this prompt.task too (prerl: points alone), so that the policy knows both grammars"
+        "",
+        "every other sample is asked and answered in this prompt.task too (prerl: points alone), so that the policy knows both grammars",
     )
-    box_margin: float = knob(0.0, "boxes are wider than their object by this share of its width and height on every side; 0 = tight")
+    box_margin: float = knob(
+        0.0,
+        "boxes are wider than their object by this share of its width and height on every side; 0 = tight",
+    )
 
     def __post_init__(self):
         require_range("sft.interior_points", self.interior_points, 1, 32)
@@ -108,13 +136,22 @@ class SftConfig:
 class ProfileConfig:
     """An XProf trace of an ordinary run, in profile/ of the run directory; it changes nothing that is computed."""
 
-    steps: list = knob([], "trace from the first to the last of these two steps, such as [10, 12]; empty = off")
+    steps: list = knob(
+        [], "trace from the first to the last of these two steps, such as [10, 12]; empty = off"
+    )
 
     def __post_init__(self):
         whole = all(type(step) is int for step in self.steps)
-        if self.steps and not (whole and len(self.steps) == 2 and 1 <= self.steps[0] <= self.steps[1]):
+        if self.steps and not (
+            whole and len(self.steps) == 2 and 1 <= self.steps[0] <= self.steps[1]
+        ):
             expected = "two step numbers [first, last], counted from 1, or []"
-            raise UserError("profile.steps", expected=expected, got=str(self.steps), remedy="write for example profile.steps=[10,12]")
+            raise UserError(
+                "profile.steps",
+                expected=expected,
+                got=str(self.steps),
+                remedy="write for example profile.steps=[10,12]",
+            )
 
 
 @dataclass(frozen=True)
@@ -127,18 +164,31 @@ class RunConfig:
     steps: int = knob(100, "batches to train on: an update each, or objective.updates_per_rollout")
     batch: int = knob(24, "prompts per update, over all processes")
     micro_batches: int = knob(
-        1, "gradient accumulation: the batch is cut into this many parts; a part is differentiated while the next is rewarded"
+        1,
+        "gradient accumulation: the batch is cut into this many parts; a part is differentiated while the next is rewarded",
     )
-    eval_every: int = knob(0, "steps between evaluations; 0 = only before the first step and after the last")
+    eval_every: int = knob(
+        0, "steps between evaluations; 0 = only before the first step and after the last"
+    )
     save_every: int = knob(50, "steps between checkpoints")
     keep: int = knob(2, "checkpoints kept: the newest")
-    keep_best: int = knob(0, "checkpoints kept besides: those of the highest held-out IoU, of the steps that were evaluated")
-    checkpoint_dir: str = knob("", "where checkpoints go: a folder, or an object store such as gs://bucket/run; empty = in run_dir")
+    keep_best: int = knob(
+        0,
+        "checkpoints kept besides: those of the highest held-out IoU, of the steps that were evaluated",
+    )
+    checkpoint_dir: str = knob(
+        "",
+        "where checkpoints go: a folder, or an object store such as gs://bucket/run; empty = in run_dir",
+    )
     log_every: int = knob(1, "steps between metric lines")
-    deterministic: bool = knob(True, "bitwise reproducible: fixed reductions where the backend offers them")
+    deterministic: bool = knob(
+        True, "bitwise reproducible: fixed reductions where the backend offers them"
+    )
     policy: PolicyConfig = section(PolicyConfig, "the policy")
     data: DataConfig = section(DataConfig, "training data")
-    eval_data: DataConfig = field(default_factory=lambda: DataConfig(count=200, seed=1), metadata={"doc": "held-out data"})
+    eval_data: DataConfig = field(
+        default_factory=lambda: DataConfig(count=200, seed=1), metadata={"doc": "held-out data"}
+    )
     eval_batch: int = knob(25, "prompts per evaluation batch")
     prompt: PromptConfig = section(PromptConfig, "prompt and image frame")
     rollout: RolloutConfig = section(RolloutConfig, "sampling")
@@ -152,7 +202,15 @@ class RunConfig:
 
     def __post_init__(self):
         require_choice("stage", self.stage, ("sft", "grpo"))
-        for name in ("steps", "batch", "micro_batches", "save_every", "keep", "log_every", "eval_batch"):
+        for name in (
+            "steps",
+            "batch",
+            "micro_batches",
+            "save_every",
+            "keep",
+            "log_every",
+            "eval_batch",
+        ):
             require_range(name, getattr(self, name), 1)
         for name in ("seed", "eval_every", "keep_best"):
             require_range(name, getattr(self, name), 0)

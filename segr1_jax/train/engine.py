@@ -28,7 +28,15 @@ from segr1_jax.train.optimizer import make_optimizer
 from segr1_jax.train.step_guard import is_sound
 from segr1_jax.train.watched import Watched
 from segr1_jax.types import Completion, Prompt
-from segr1_jax.update import LossFn, Totals, TrainState, add_totals, init_state, make_gradient, make_update
+from segr1_jax.update import (
+    LossFn,
+    Totals,
+    TrainState,
+    add_totals,
+    init_state,
+    make_gradient,
+    make_update,
+)
 
 
 @dataclass(frozen=True)
@@ -44,7 +52,9 @@ class Engine:
     def check_rows(self) -> None:
         """Raise UserError where a batch does not fit the mesh."""
         config = self.config
-        self.placement.check_rows(batch=config.batch // config.micro_batches, eval_batch=config.eval_batch)
+        self.placement.check_rows(
+            batch=config.batch // config.micro_batches, eval_batch=config.eval_batch
+        )
 
     @functools.cached_property
     def trained_specs(self) -> dict[str, WeightSpec]:
@@ -56,7 +66,9 @@ class Engine:
 
     @property
     def frozen_specs(self) -> dict[str, WeightSpec]:
-        return {name: spec for name, spec in self.policy.specs.items() if name not in self.trained_specs}
+        return {
+            name: spec for name, spec in self.policy.specs.items() if name not in self.trained_specs
+        }
 
     @functools.cached_property
     def state_shardings(self) -> TrainState:
@@ -69,7 +81,9 @@ class Engine:
         shardings = {name: self.state_shardings.params[name] for name in names}
 
         def init() -> Params:
-            weights = self.policy.init(self.config.seed)  # traced: all but the adapters is never computed
+            weights = self.policy.init(
+                self.config.seed
+            )  # traced: all but the adapters is never computed
             return {name: weights[name] for name in names}
 
         return Watched("init_adapters", init, out_shardings=shardings)
@@ -77,7 +91,11 @@ class Engine:
     @functools.cached_property
     def init_state(self):
         """trained weights -> TrainState at step 0."""
-        return Watched("init_state", lambda params: init_state(params, self.optimizer), out_shardings=self.state_shardings)
+        return Watched(
+            "init_state",
+            lambda params: init_state(params, self.optimizer),
+            out_shardings=self.state_shardings,
+        )
 
     @property
     def rollout_rules(self) -> dict[str, str | None]:
@@ -87,7 +105,11 @@ class Engine:
     @functools.cached_property
     def rollout_weights(self):
         """All weights -> a copy in the compute dtype, laid out for one rollout."""
-        return Watched("rollout_weights", self._cast, out_shardings=self.placement.weights(self.policy.specs, self.rollout_rules))
+        return Watched(
+            "rollout_weights",
+            self._cast,
+            out_shardings=self.placement.weights(self.policy.specs, self.rollout_rules),
+        )
 
     def reference_weights(self, initial: Params, frozen: Params) -> Params:
         """The reference policy: the weights that training began with, in the compute dtype, beside the frozen ones; no adapters."""
@@ -113,7 +135,9 @@ class Engine:
     def gradient(self, loss: LossFn):
         """(trained weights, frozen weights, micro-batch) -> Totals."""
         temperature = self.config.rollout.temperature if self.config.stage == "grpo" else 1.0
-        gradient = make_gradient(self.policy, loss, temperature=temperature, head_chunk=self.config.policy.head_chunk)
+        gradient = make_gradient(
+            self.policy, loss, temperature=temperature, head_chunk=self.config.policy.head_chunk
+        )
         return self._jit("gradient", gradient, self._totals_shardings)
 
     def accumulate(self, totals: Totals | None, more: Totals) -> Totals:
@@ -122,13 +146,20 @@ class Engine:
 
     @functools.cached_property
     def _add(self):
-        return Watched("accumulate", add_totals, donate_argnums=0, out_shardings=self._totals_shardings)
+        return Watched(
+            "accumulate", add_totals, donate_argnums=0, out_shardings=self._totals_shardings
+        )
 
     @functools.cached_property
     def update(self):
         """(state, totals, step) -> (state, metrics); the state's buffers are reused."""
         update = make_update(self.optimizer, functools.partial(is_sound, guard=self.config.guard))
-        return Watched("update", update, donate_argnums=0, out_shardings=(self.state_shardings, self.placement.replicated))
+        return Watched(
+            "update",
+            update,
+            donate_argnums=0,
+            out_shardings=(self.state_shardings, self.placement.replicated),
+        )
 
     @property
     def _totals_shardings(self) -> Totals:
@@ -137,7 +168,10 @@ class Engine:
 
     def micro_rows(self) -> list[slice]:
         """Which of this process's rows each micro-batch holds: they are dealt out in turn."""
-        return [slice(index, None, self.config.micro_batches) for index in range(self.config.micro_batches)]
+        return [
+            slice(index, None, self.config.micro_batches)
+            for index in range(self.config.micro_batches)
+        ]
 
     def micro_batches(self, batch: Any) -> Iterator[Any]:
         """The micro-batches of a global batch: dealt out in turn, rows that are split over devices stay so in every one."""
@@ -175,7 +209,12 @@ class Engine:
     @functools.cached_property
     def sample(self):
         """(rollout weights, prompts, key, example ids) -> Samples of the training distribution."""
-        return self._sampler("sample", group=self.config.rollout.group, temperature=self.config.rollout.temperature, greedy=False)
+        return self._sampler(
+            "sample",
+            group=self.config.rollout.group,
+            temperature=self.config.rollout.temperature,
+            greedy=False,
+        )
 
     @functools.cached_property
     def answer(self):
@@ -186,7 +225,12 @@ class Engine:
         rollout = self.config.rollout
         end = self.builder.tokenizer.eos_id if self.builder else 0  # its value changes no size
         sampler = make_sampler(
-            self.policy, group=group, max_tokens=rollout.max_tokens, end_token=end, temperature=temperature, greedy=greedy
+            self.policy,
+            group=group,
+            max_tokens=rollout.max_tokens,
+            end_token=end,
+            temperature=temperature,
+            greedy=greedy,
         )
         return self._jit(name, sampler, self.placement.rows)
 
@@ -217,7 +261,9 @@ class Engine:
         """This process's prompts as part of the global batch, and the example ids beside them."""
         ids = np.array([prompt.example_id for prompt in prompts], np.int32)
         windows = self._window_capacity(prompts)
-        return self.placement.put_rows((stack_prompts(prompts, self.config.prompt.max_tokens, windows), ids))
+        return self.placement.put_rows(
+            (stack_prompts(prompts, self.config.prompt.max_tokens, windows), ids)
+        )
 
     def _window_capacity(self, prompts: Sequence[Prompt]) -> int | None:
         """None for the fixed frame; else the bucket of the most windows that a prompt of any process has."""
@@ -225,9 +271,13 @@ class Engine:
             return None
         return window_bucket(max_over_processes(max(len(prompt.patches) for prompt in prompts)))
 
-    def completions(self, samples: Samples, example_ids: Sequence[int], version: int) -> list[list[Completion]]:
+    def completions(
+        self, samples: Samples, example_ids: Sequence[int], version: int
+    ) -> list[list[Completion]]:
         """This process's rows of `samples` as records."""
-        return to_completions(self.placement.get_rows(samples), example_ids, self.builder.tokenizer.decode, version)
+        return to_completions(
+            self.placement.get_rows(samples), example_ids, self.builder.tokenizer.decode, version
+        )
 
 
 @jax.jit
@@ -235,11 +285,17 @@ def _step_key(seed, step) -> jax.Array:
     return jax.random.fold_in(jax.random.key(seed), step)
 
 
-def make_engine(config: RunConfig, arch: PolicyArch, mesh: Mesh | AbstractMesh, builder: PromptBuilder | None) -> Engine:
+def make_engine(
+    config: RunConfig, arch: PolicyArch, mesh: Mesh | AbstractMesh, builder: PromptBuilder | None
+) -> Engine:
     """The engine of a run: what `segr1 train` calls and `segr1 plan` looks at."""
     lora = config.policy.lora if config.policy.lora.rank else None
-    policy = Policy(arch, compute_dtype(config), config.policy.remat, lora, Attention(config.policy.attention))
-    return Engine(config, Placement(mesh), policy, builder, make_optimizer(config.optimizer, config.updates))
+    policy = Policy(
+        arch, compute_dtype(config), config.policy.remat, lora, Attention(config.policy.attention)
+    )
+    return Engine(
+        config, Placement(mesh), policy, builder, make_optimizer(config.optimizer, config.updates)
+    )
 
 
 def compute_dtype(config: RunConfig) -> jnp.dtype:

@@ -21,10 +21,14 @@ FILLER = Example(id=0, name="filler", image=np.zeros((28, 28, 3), np.uint8), mas
 
 def scorer_of(engine: Engine, client: RewardClient) -> Scorer:
     """The scorer for this run's frames, task and weights."""
-    return Scorer(client, engine.builder.frame_of, engine.config.prompt.task, engine.config.reward.weights)
+    return Scorer(
+        client, engine.builder.frame_of, engine.config.prompt.task, engine.config.reward.weights
+    )
 
 
-def evaluate_weights(engine: Engine, weights: Params, source: Source, client: RewardClient, skipped: Skipped) -> Evaluation:
+def evaluate_weights(
+    engine: Engine, weights: Params, source: Source, client: RewardClient, skipped: Skipped
+) -> Evaluation:
     """Greedy answers of `weights` (rollout weights) on every example of `source`, scored."""
     rows_here = engine.config.eval_batch // jax.process_count()
     answerer = Answerer(engine, weights, rows_here, engine.builder.build(FILLER))
@@ -49,9 +53,18 @@ class Answerer:
         return [group[0] for group in groups][: len(prompts)]
 
 
-def _equal_batches(engine: Engine, source: Source, rows: int, skipped: Skipped) -> Iterator[list[tuple[Example, Prompt]]]:
+def _equal_batches(
+    engine: Engine, source: Source, rows: int, skipped: Skipped
+) -> Iterator[list[tuple[Example, Prompt]]]:
     """Equally many batches in every process (they answer in one program); the last ones may be short or empty."""
     processes = jax.process_count()
-    found = sweep(source, engine.builder.build, batch=rows, process=jax.process_index(), processes=processes, skipped=skipped)
+    found = sweep(
+        source,
+        engine.builder.build,
+        batch=rows,
+        process=jax.process_index(),
+        processes=processes,
+        skipped=skipped,
+    )
     for _ in range(math.ceil(math.ceil(len(source) / processes) / rows)):
         yield [(sample.example, sample.prompt) for sample in next(found, [])]

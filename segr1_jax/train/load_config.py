@@ -43,7 +43,9 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     file = path / "config.yaml" if path.is_dir() else path
     config = _apply(RunConfig(), _read_yaml(file), str(file))
     if path.is_dir():
-        config = dataclasses.replace(config, run_dir=str(path))  # the directory may have been moved since it was made
+        config = dataclasses.replace(
+            config, run_dir=str(path)
+        )  # the directory may have been moved since it was made
     return override(config, overrides)
 
 
@@ -77,7 +79,10 @@ def differing_fields(old: RunConfig, new: RunConfig) -> list[str]:
 
 def describe(config: Any = None) -> str:
     """One line per knob: dotted key, default, documentation; sections in the order of the schema."""
-    return "\n".join(f"{key} = {value!r}\n    {doc}" for key, value, doc in _knobs(RunConfig() if config is None else config))
+    return "\n".join(
+        f"{key} = {value!r}\n    {doc}"
+        for key, value, doc in _knobs(RunConfig() if config is None else config)
+    )
 
 
 def flatten(config: Any) -> dict[str, Any]:
@@ -103,24 +108,47 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         tree = OmegaConf.load(path)
     except FileNotFoundError:
         raise UserError(
-            str(path), expected="a YAML configuration file or a run directory", got="no such file", remedy="see configs/"
+            str(path),
+            expected="a YAML configuration file or a run directory",
+            got="no such file",
+            remedy="see configs/",
         ) from None
     except (OSError, UnicodeDecodeError, yaml.YAMLError, OmegaConfBaseException) as error:
-        raise UserError(str(path), expected="a YAML configuration file", got=_one_line(error), remedy="mend the file") from error
+        raise UserError(
+            str(path),
+            expected="a YAML configuration file",
+            got=_one_line(error),
+            remedy="mend the file",
+        ) from error
     tree = OmegaConf.to_container(tree, resolve=False)
     if not isinstance(tree, dict):
-        raise UserError(str(path), expected="key: value lines", got=type(tree).__name__, remedy="see configs/ for examples")
+        raise UserError(
+            str(path),
+            expected="key: value lines",
+            got=type(tree).__name__,
+            remedy="see configs/ for examples",
+        )
     return tree
 
 
 def _read_overrides(overrides: Sequence[str]) -> dict[str, Any]:
     for text in overrides:
         if not text.partition("=")[1] or not text.partition("=")[0].strip():
-            raise UserError("command line", expected="key=value", got=repr(text), remedy="write for example steps=100")
+            raise UserError(
+                "command line",
+                expected="key=value",
+                got=repr(text),
+                remedy="write for example steps=100",
+            )
     try:
         return OmegaConf.to_container(OmegaConf.from_dotlist(list(overrides)), resolve=False)
     except (yaml.YAMLError, OmegaConfBaseException) as error:
-        raise UserError("command line", expected="key=value with a YAML value", got=_one_line(error), remedy="quote the value") from error
+        raise UserError(
+            "command line",
+            expected="key=value with a YAML value",
+            got=_one_line(error),
+            remedy="quote the value",
+        ) from error
 
 
 def _apply(config: Any, tree: dict[str, Any], source: str, prefix: str = "") -> Any:
@@ -145,29 +173,49 @@ def _apply(config: Any, tree: dict[str, Any], source: str, prefix: str = "") -> 
             )
     try:
         return dataclasses.replace(config, **changes)
-    except UserError as error:  # a dataclass knows its own field, not the file or the section it stands in
+    except (
+        UserError
+    ) as error:  # a dataclass knows its own field, not the file or the section it stands in
         where = f"{source}: {prefix}{error.where.rpartition('.')[2]}"
-        raise UserError(where, expected=error.expected, got=error.got, remedy=error.remedy) from None
+        raise UserError(
+            where, expected=error.expected, got=error.got, remedy=error.remedy
+        ) from None
 
 
 def _typed(value: Any, kind: type, where: str) -> Any:
     if isinstance(value, str) and "${" in value:
-        raise UserError(where, expected="a plain value", got=value, remedy="interpolation is off: write the value itself")
+        raise UserError(
+            where,
+            expected="a plain value",
+            got=value,
+            remedy="interpolation is off: write the value itself",
+        )
     if kind is float and type(value) is int:
         return float(value)
     if type(value) is not kind:
         remedy = "put the value in quotes" if kind is str else "change the value"
-        raise UserError(where, expected=kind.__name__, got=f"{value!r} ({type(value).__name__})", remedy=remedy)
+        raise UserError(
+            where, expected=kind.__name__, got=f"{value!r} ({type(value).__name__})", remedy=remedy
+        )
     return value
 
 
 def _unknown_key(source: str, key: str, siblings: Sequence[str], prefix: str) -> UserError:
-    near = [prefix + name for name in difflib.get_close_matches(key.removeprefix(prefix), siblings, n=1)]
+    near = [
+        prefix + name for name in difflib.get_close_matches(key.removeprefix(prefix), siblings, n=1)
+    ]
     everywhere = list(flatten(RunConfig()))
-    near = near or [full for full in everywhere if full.rpartition(".")[2] == key.rpartition(".")[2]]
+    near = near or [
+        full for full in everywhere if full.rpartition(".")[2] == key.rpartition(".")[2]
+    ]
     near = near or difflib.get_close_matches(key, everywhere, n=1, cutoff=0.4)
     remedy = f"did you mean {near[0]}? " if near else ""
-    return UserError(source, expected="a known key", got=repr(key), remedy=f"{remedy}`segr1 config` lists every key")
+    return UserError(
+        source,
+        expected="a known key",
+        got=repr(key),
+        remedy=f"{remedy}`segr1 config` lists every key",
+    )
 
 
 def _one_line(error: Exception) -> str:

@@ -35,9 +35,13 @@ from segr1_jax.train.step_guard import check_skips, keep_batch
 from segr1_jax.types import Completion, Example, Frame, Prompt
 from segr1_jax.update import Totals, TrainBatch
 
-_OnDevice = tuple[PromptBatch, Samples, jax.Array]  # prompts, their completions, reference log-probabilities
+_OnDevice = tuple[
+    PromptBatch, Samples, jax.Array
+]  # prompts, their completions, reference log-probabilities
 _Taught = tuple[jax.Array, jax.Array]  # weights and advantages of these completions
-QUARANTINE_SHARE = 0.01  # of a run's requests that may stay unscored, once they are more than the floor
+QUARANTINE_SHARE = (
+    0.01  # of a run's requests that may stay unscored, once they are more than the floor
+)
 QUARANTINE_FLOOR = 3  # images: all answers on them and their encoding
 
 
@@ -49,19 +53,33 @@ def run_sft(config: RunConfig) -> None:
         engine = run.engine
         gradient = engine.gradient(answer_loss)
         _first_evaluation(run, client)
-        for step, samples in run.steps(functools.partial(_lesson, run), functools.partial(_target_tokens, run)):
+        for step, samples in run.steps(
+            functools.partial(_lesson, run), functools.partial(_target_tokens, run)
+        ):
             with run.timer("answers"):
-                answers = answer_batch([sample.target for sample in samples], config.rollout.max_tokens)
+                answers = answer_batch(
+                    [sample.target for sample in samples], config.rollout.max_tokens
+                )
                 prompts, _ = engine.put_prompts([sample.prompt for sample in samples])
                 prompts = engine.with_features(prompts, run.params)
             with run.timer("update"):
                 totals = None
-                for micro in engine.micro_batches(TrainBatch(prompts, engine.placement.put_rows(answers))):
-                    totals = engine.accumulate(totals, gradient(run.state.params, run.frozen, micro))
+                for micro in engine.micro_batches(
+                    TrainBatch(prompts, engine.placement.put_rows(answers))
+                ):
+                    totals = engine.accumulate(
+                        totals, gradient(run.state.params, run.frozen, micro)
+                    )
                 run.state, metrics = engine.update(run.state, totals, step)
                 metrics = jax.device_get(metrics)
             if metrics["skipped_update"]:
-                keep_batch(run.directory.incidents, step, metrics, samples, {"tokens": answers.tokens, "mask": answers.mask})
+                keep_batch(
+                    run.directory.incidents,
+                    step,
+                    metrics,
+                    samples,
+                    {"tokens": answers.tokens, "mask": answers.mask},
+                )
             _close_step(run, client, step, metrics)
         closing_report(run, client)
 
@@ -72,7 +90,11 @@ def run_grpo(config: RunConfig) -> None:
         return
     with Run(config) as run, RewardClient(config.reward, run.directory.incidents) as client:
         engine = run.engine
-        reference = engine.reference_weights(run.initial_params(), run.frozen) if config.objective.beta > 0 else None
+        reference = (
+            engine.reference_weights(run.initial_params(), run.frozen)
+            if config.objective.beta > 0
+            else None
+        )
         gradient = engine.gradient(functools.partial(grpo_loss, objective=config.objective))
         _first_evaluation(run, client)
         for step, samples in run.steps():
@@ -81,31 +103,56 @@ def run_grpo(config: RunConfig) -> None:
             if config.rollout.refill:
                 rollout = _refill(run, client, step, rollout)
             reference_logprobs = rollout.drawn.logprobs
-            if reference is not None:  # dispatched first: it needs no reward, and runs while the masks are scored
+            if (
+                reference is not None
+            ):  # dispatched first: it needs no reward, and runs while the masks are scored
                 with run.timer("reference"):
-                    reference_logprobs = engine.reference_logprobs(reference, rollout.prompts, rollout.drawn.tokens, rollout.drawn.mask)
+                    reference_logprobs = engine.reference_logprobs(
+                        reference, rollout.prompts, rollout.drawn.tokens, rollout.drawn.mask
+                    )
             with run.timer("reward"):
                 rewards = _rewards(run, client, rollout)
             with run.timer("reference"):
                 jax.block_until_ready(reference_logprobs)
             totals, judged, taught = None, [[]] * len(rollout.samples), []
             on_device = (rollout.prompts, rollout.drawn, reference_logprobs)
-            for rows, micro in zip(engine.micro_rows(), engine.micro_batches(on_device), strict=True):
-                with run.timer("update"):  # a micro-batch is differentiated while the next one's masks are scored
+            for rows, micro in zip(
+                engine.micro_rows(), engine.micro_batches(on_device), strict=True
+            ):
+                with run.timer(
+                    "update"
+                ):  # a micro-batch is differentiated while the next one's masks are scored
                     jax.block_until_ready(totals)
                 with run.timer("reward"):
                     judged[rows] = next(rewards)
                 with run.timer("update"):
                     taught.append(_advantages(run, judged[rows]))
-                    totals = engine.accumulate(totals, gradient(run.state.params, run.frozen, _train_batch(micro, taught[-1])))
+                    totals = engine.accumulate(
+                        totals,
+                        gradient(run.state.params, run.frozen, _train_batch(micro, taught[-1])),
+                    )
             with run.timer("update"):
                 _encode(run, client, run.upcoming())  # the sidecar has nothing else to do now
                 metrics = _update(run, gradient, step, totals, on_device, taught)
                 totals = None  # else the gradient would lie beside the next rollout's weights
             if metrics["skipped_update"]:
-                keep_batch(run.directory.incidents, step, metrics, rollout.samples, _record(run, rollout, judged))
-            figures = {f"sidecar/{name}": value for name, value in client.stats().figures_since(before).items()}
-            _close_step(run, client, step, metrics | group_figures(judged, rollout.groups, rollout.refilled) | figures)
+                keep_batch(
+                    run.directory.incidents,
+                    step,
+                    metrics,
+                    rollout.samples,
+                    _record(run, rollout, judged),
+                )
+            figures = {
+                f"sidecar/{name}": value
+                for name, value in client.stats().figures_since(before).items()
+            }
+            _close_step(
+                run,
+                client,
+                step,
+                metrics | group_figures(judged, rollout.groups, rollout.refilled) | figures,
+            )
             _check_quarantine(run, client)
         closing_report(run, client)
 
@@ -128,7 +175,9 @@ def _roll_out(run: Run, client: RewardClient, step: int, samples: list[Sample]) 
     with run.timer("rollout"):
         prompts, ids = engine.put_prompts([sample.prompt for sample in samples])
         prompts = engine.with_features(prompts, run.params)
-        drawn = engine.sample(engine.rollout_weights(run.params), prompts, engine.step_key(step), ids)
+        drawn = engine.sample(
+            engine.rollout_weights(run.params), prompts, engine.step_key(step), ids
+        )
         groups = engine.completions(drawn, [sample.example.id for sample in samples], step - 1)
     return Rollout(samples, prompts, drawn, groups)
 
@@ -156,7 +205,10 @@ def _scored_groups(run: Run, client: RewardClient, rollout: Rollout) -> list[Gro
     with run.timer("reward"):
         judged = _collect(run, client, _submit(run, client, rollout.samples, rollout.groups))
     drawn = zip(*run.engine.placement.get_rows(rollout.drawn), strict=True)
-    return [Group(*parts[:-1], Samples(*parts[-1])) for parts in zip(rollout.samples, rollout.groups, judged, drawn, strict=True)]
+    return [
+        Group(*parts[:-1], Samples(*parts[-1]))
+        for parts in zip(rollout.samples, rollout.groups, judged, drawn, strict=True)
+    ]
 
 
 def _rewards(run: Run, client: RewardClient, rollout: Rollout) -> Iterator[list[list[Judged]]]:
@@ -164,11 +216,15 @@ def _rewards(run: Run, client: RewardClient, rollout: Rollout) -> Iterator[list[
     micro_rows = run.engine.micro_rows()
     if rollout.judged is not None:
         return (rollout.judged[rows] for rows in micro_rows)
-    pending = [_submit(run, client, rollout.samples[rows], rollout.groups[rows]) for rows in micro_rows]
+    pending = [
+        _submit(run, client, rollout.samples[rows], rollout.groups[rows]) for rows in micro_rows
+    ]
     return (_collect(run, client, ticket) for ticket in pending)
 
 
-def _update(run: Run, gradient, step: int, totals: Totals, on_device: _OnDevice, taught: Sequence[_Taught]) -> dict[str, Any]:
+def _update(
+    run: Run, gradient, step: int, totals: Totals, on_device: _OnDevice, taught: Sequence[_Taught]
+) -> dict[str, Any]:
     """One optimiser update with `totals`, then as many more on the same batch, with what its rewards taught, as configured.
 
     Returns the last one's metrics, but the sampler's gap from the first: it alone compares one policy with itself.
@@ -177,7 +233,9 @@ def _update(run: Run, gradient, step: int, totals: Totals, on_device: _OnDevice,
     run.state, metrics = engine.update(run.state, totals, step)
     first = metrics = jax.device_get(metrics)
     for _ in range(1, run.config.objective.updates_per_rollout):
-        if metrics["skipped_update"]:  # the same weights on the same batch: it would be skipped again
+        if metrics[
+            "skipped_update"
+        ]:  # the same weights on the same batch: it would be skipped again
             break
         totals = None
         for micro in map(_train_batch, engine.micro_batches(on_device), taught):
@@ -189,7 +247,9 @@ def _update(run: Run, gradient, step: int, totals: Totals, on_device: _OnDevice,
 
 def _sft_task(config: RunConfig, example: Example) -> str:
     """In which wording this example is asked."""
-    return config.sft.second_task if config.sft.second_task and example.id % 2 else config.prompt.task
+    return (
+        config.sft.second_task if config.sft.second_task and example.id % 2 else config.prompt.task
+    )
 
 
 def _lesson(run: Run, example: Example) -> Prompt:
@@ -203,7 +263,9 @@ def _target_tokens(run: Run, example: Example) -> Int[np.ndarray, " T"]:
     if example.answer is not None:
         side = config.data.answer_side
         seen = Frame(side, side) if side else example.frame
-        return builder.encode_answer(given_answer(example.answer, seen, frame, task=task, name=example.name))
+        return builder.encode_answer(
+            given_answer(example.answer, seen, frame, task=task, name=example.name)
+        )
     target = target_answer(
         example.mask,
         frame,
@@ -215,32 +277,55 @@ def _target_tokens(run: Run, example: Example) -> Int[np.ndarray, " T"]:
     return builder.encode_answer(render(target, task=task))
 
 
-def _submit(run: Run, client: RewardClient, samples: Sequence[Sample], groups: Sequence[Sequence[Completion]]) -> Pending:
+def _submit(
+    run: Run,
+    client: RewardClient,
+    samples: Sequence[Sample],
+    groups: Sequence[Sequence[Completion]],
+) -> Pending:
     """Have the masks of these samples' completions scored."""
-    texts = [AnswerText(s.example, c.text, c.finished) for s, group in zip(samples, groups, strict=True) for c in group]
+    texts = [
+        AnswerText(s.example, c.text, c.finished)
+        for s, group in zip(samples, groups, strict=True)
+        for c in group
+    ]
     config = run.config
-    return judge.submit(client, texts, run.engine.builder.frame_of, config.prompt.task, legacy=config.reward.legacy)
+    return judge.submit(
+        client, texts, run.engine.builder.frame_of, config.prompt.task, legacy=config.reward.legacy
+    )
 
 
 def _collect(run: Run, client: RewardClient, pending: Pending) -> list[list[Judged]]:
     """Wait for the rewards of these samples' completions."""
-    judged, group = judge.collect(client, pending, run.config.reward.weights), run.config.rollout.group
+    judged, group = (
+        judge.collect(client, pending, run.config.reward.weights),
+        run.config.rollout.group,
+    )
     return [judged[start : start + group] for start in range(0, len(judged), group)]
 
 
 def _advantages(run: Run, judged: Sequence[Sequence[Judged]]) -> _Taught:
     """Weights and advantages that this process's rewards make, as its rows of global arrays."""
     rewards_BG, valid_BG = reward_arrays(judged)
-    weight_BG, advantages_BG = completion_weights(valid_BG), group_advantages(rewards_BG, valid_BG, run.config.objective.scale)
-    return run.engine.placement.put_rows((weight_BG.astype(np.float32), advantages_BG.astype(np.float32)))
+    weight_BG, advantages_BG = (
+        completion_weights(valid_BG),
+        group_advantages(rewards_BG, valid_BG, run.config.objective.scale),
+    )
+    return run.engine.placement.put_rows(
+        (weight_BG.astype(np.float32), advantages_BG.astype(np.float32))
+    )
 
 
 def _train_batch(on_device: _OnDevice, taught: _Taught) -> TrainBatch:
     prompts, drawn, reference_logprobs = on_device
-    return TrainBatch(prompts, GroupBatch(drawn.tokens, drawn.mask, *taught, drawn.logprobs, reference_logprobs))
+    return TrainBatch(
+        prompts, GroupBatch(drawn.tokens, drawn.mask, *taught, drawn.logprobs, reference_logprobs)
+    )
 
 
-def _record(run: Run, rollout: Rollout, judged: Sequence[Sequence[Judged]]) -> dict[str, np.ndarray]:
+def _record(
+    run: Run, rollout: Rollout, judged: Sequence[Sequence[Judged]]
+) -> dict[str, np.ndarray]:
     """What to keep of this process's rows when their update was skipped."""
     tokens_BGT, mask_BGT = run.engine.placement.get_rows((rollout.drawn.tokens, rollout.drawn.mask))
     rewards_BG, valid_BG = reward_arrays(judged)
@@ -264,7 +349,9 @@ def _encode(run: Run, client: RewardClient, samples: Sequence[Sample]) -> None:
 def _check_quarantine(run: Run, client: RewardClient) -> None:
     """A few masks that cannot be scored cost their completions; many mean that the sidecar, not the answers, is at fault."""
     totals = client.stats().totals
-    allowed = max(QUARANTINE_SHARE * totals["scores"], QUARANTINE_FLOOR * (run.config.rollout.group + 1))
+    allowed = max(
+        QUARANTINE_SHARE * totals["scores"], QUARANTINE_FLOOR * (run.config.rollout.group + 1)
+    )
     if totals["quarantined"] > allowed:
         got = f"{totals['quarantined']} beside {totals['scores']} scored ones"
         raise UserError(
@@ -283,7 +370,9 @@ def _first_evaluation(run: Run, client: RewardClient) -> None:
 def _close_step(run: Run, client: RewardClient, step: int, figures: dict) -> None:
     """Evaluate and save where due. Once this process has made an update and an evaluation, nothing may compile any more."""
     run.finish(step, figures)
-    check_skips(figures, step, run.config.guard, run.directory.incidents)  # before the save: a resumed run meets it again
+    check_skips(
+        figures, step, run.config.guard, run.directory.incidents
+    )  # before the save: a resumed run meets it again
     if run.is_due(step, run.config.eval_every):
         run.evaluate(step, client)
     run.guard.check()  # before the save, so that a resumed run cannot pass over it

@@ -32,7 +32,9 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -
         UserError: the sizes do not multiply to the number of devices.
     """
     devices = jax.devices() if devices is None else devices
-    return jax.make_mesh(mesh_shape(config, len(devices)), AXES, axis_types=AXIS_TYPES, devices=devices)
+    return jax.make_mesh(
+        mesh_shape(config, len(devices)), AXES, axis_types=AXIS_TYPES, devices=devices
+    )
 
 
 def mesh_shape(config: MeshConfig, count: int) -> tuple[int, ...]:
@@ -42,7 +44,12 @@ def mesh_shape(config: MeshConfig, count: int) -> tuple[int, ...]:
         sizes[sizes.index(-1)] = count // math.prod(size for size in sizes if size != -1)
     if math.prod(sizes) != count or min(sizes) < 1:
         shape = " x ".join(f"{axis}={getattr(config, axis)}" for axis in AXES)
-        raise UserError("mesh", expected=f"sizes that multiply to {count} devices", got=shape, remedy="set one axis to -1 to take the rest")
+        raise UserError(
+            "mesh",
+            expected=f"sizes that multiply to {count} devices",
+            got=shape,
+            remedy="set one axis to -1 to take the rest",
+        )
     return tuple(sizes)
 
 
@@ -69,13 +76,19 @@ class Placement:
         """Into how many parts a batch is cut; every batch size must be a multiple of it."""
         return self.mesh.shape["data"] * self.mesh.shape["fsdp"]
 
-    def weights(self, specs: Mapping[str, WeightSpec], rules: dict[str, str | None]) -> dict[str, NamedSharding]:
+    def weights(
+        self, specs: Mapping[str, WeightSpec], rules: dict[str, str | None]
+    ) -> dict[str, NamedSharding]:
         return weight_shardings(specs, self.mesh, rules)
 
-    def state(self, specs: Mapping[str, WeightSpec], optimizer: optax.GradientTransformation) -> TrainState:
+    def state(
+        self, specs: Mapping[str, WeightSpec], optimizer: optax.GradientTransformation
+    ) -> TrainState:
         """The sharding of every leaf of a TrainState: optimiser moments lie where their weights lie."""
         weights = self.weights(specs, TRAIN_RULES)
-        shapes: Params = {name: jax.ShapeDtypeStruct(spec.shape, np.float32) for name, spec in specs.items()}
+        shapes: Params = {
+            name: jax.ShapeDtypeStruct(spec.shape, np.float32) for name, spec in specs.items()
+        }
         opt_state = optax.tree_utils.tree_map_params(
             optimizer,
             lambda _, sharding: sharding,
@@ -83,26 +96,43 @@ class Placement:
             weights,
             transform_non_params=lambda _: self.replicated,
         )
-        return TrainState(weights, opt_state, self.replicated, Skips(self.replicated, self.replicated))
+        return TrainState(
+            weights, opt_state, self.replicated, Skips(self.replicated, self.replicated)
+        )
 
     def check_sizes(self, **sizes: int) -> None:
         """Raise UserError unless batches of these sizes split evenly."""
         for field, size in sizes.items():
             if size % self.row_shards:
                 remedy = f"make {field} a multiple of {self.row_shards} (in each micro-batch), or give devices to mesh.tensor"
-                raise UserError(field, expected=f"rows for data x fsdp = {self.row_shards} shards", got=str(size), remedy=remedy)
+                raise UserError(
+                    field,
+                    expected=f"rows for data x fsdp = {self.row_shards} shards",
+                    got=str(size),
+                    remedy=remedy,
+                )
 
     def check_rows(self, **sizes: int) -> None:
         """Raise UserError unless batches of these sizes split evenly, and every process holds rows of its own."""
         self.check_sizes(**sizes)
-        owners = [{device.process_index for device in replicas} for replicas in self.mesh.devices.reshape(self.row_shards, -1)]
+        owners = [
+            {device.process_index for device in replicas}
+            for replicas in self.mesh.devices.reshape(self.row_shards, -1)
+        ]
         if any(len(processes) > 1 for processes in owners):
             got = "tensor groups across processes"
-            raise UserError("mesh.tensor", expected="every tensor group inside one process", got=got, remedy="lower mesh.tensor")
+            raise UserError(
+                "mesh.tensor",
+                expected="every tensor group inside one process",
+                got=got,
+                remedy="lower mesh.tensor",
+            )
 
     def put_rows(self, local: Any) -> Any:
         """This process's rows of every array of a tree, as global arrays split over the mesh."""
-        return jax.tree.map(lambda rows: jax.make_array_from_process_local_data(self.rows, np.asarray(rows)), local)
+        return jax.tree.map(
+            lambda rows: jax.make_array_from_process_local_data(self.rows, np.asarray(rows)), local
+        )
 
     def get_rows(self, tree: Any) -> Any:
         """The rows of global arrays that belong to this process, in order, as numpy."""

@@ -31,17 +31,27 @@ class MetricsWriter:
     """
 
     def __init__(self, run: RunDir, start_step: int = 0):
-        from tensorboardX import SummaryWriter  # imported here: it is slow, and no reader of configurations needs it
+        from tensorboardX import (
+            SummaryWriter,
+        )  # imported here: it is slow, and no reader of configurations needs it
 
         _cut_lines(run, start_step)
         cut_events(run.tensorboard, start_step)
         self._lines = run.metrics.open("a")
-        self._board = SummaryWriter(str(run.tensorboard), filename_suffix=f".from_step_{start_step}")
+        self._board = SummaryWriter(
+            str(run.tensorboard), filename_suffix=f".from_step_{start_step}"
+        )
 
     def write(self, step: int, figures: Mapping[str, Any]) -> None:
         """Log numbers (Python, numpy or jax scalars) under names such as `train/reward`."""
         numbers = {name: _number(value) for name, value in figures.items()}
-        self._lines.write(json.dumps({"step": step} | {name: _json(value) for name, value in numbers.items()}, sort_keys=True) + "\n")
+        self._lines.write(
+            json.dumps(
+                {"step": step} | {name: _json(value) for name, value in numbers.items()},
+                sort_keys=True,
+            )
+            + "\n"
+        )
         self._lines.flush()
         for name, value in numbers.items():
             self._board.add_scalar(name, value, step)
@@ -100,7 +110,10 @@ class PhaseTimer:
     def take(self, steps: int) -> dict[str, float]:
         """Seconds since the last call, by phase and in all, as means over so many steps; the clock starts anew."""
         self._enter(self._phase)
-        seconds, self._seconds = self._seconds | {"step": sum(self._seconds.values())}, defaultdict(float)
+        seconds, self._seconds = (
+            self._seconds | {"step": sum(self._seconds.values())},
+            defaultdict(float),
+        )
         return {f"time/{name}_s": value / steps for name, value in seconds.items()}
 
     def _enter(self, phase: str) -> None:

@@ -7,7 +7,13 @@ from io import TextIOBase
 
 from rich.console import Console
 from rich.markdown import Markdown
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.progress import Progress as Bar
 
 PLAIN_INTERVAL_S = 5.0  # a log gets a line this often at most; the last step always
@@ -22,10 +28,19 @@ class Progress:
     """
 
     def __init__(self, title: str, total: int, start: int = 0, stream: TextIOBase | None = None):
-        self._title, self._total, self._start, self._stream = title, total, start, stream or sys.stderr
+        self._title, self._total, self._start, self._stream = (
+            title,
+            total,
+            start,
+            stream or sys.stderr,
+        )
         self._began = self._printed = time.monotonic()
         self._bar = _bar(Console(file=self._stream)) if self._stream.isatty() else None
-        self._task = self._bar.add_task(title, total=total, completed=start, figures="") if self._bar else None
+        self._task = (
+            self._bar.add_task(title, total=total, completed=start, figures="")
+            if self._bar
+            else None
+        )
 
     def update(self, step: int, figures: Mapping[str, float]) -> None:
         """`step` updates are done; `figures` are shown with three digits after the point."""
@@ -34,7 +49,11 @@ class Progress:
             self._bar.update(self._task, completed=step, figures=text)
         elif step == self._total or time.monotonic() - self._printed >= PLAIN_INTERVAL_S:
             self._printed = time.monotonic()
-            print(f"{self._title} {step}/{self._total}  left {self._left(step)}  {text}", file=self._stream, flush=True)
+            print(
+                f"{self._title} {step}/{self._total}  left {self._left(step)}  {text}",
+                file=self._stream,
+                flush=True,
+            )
 
     def _left(self, step: int) -> str:
         done = step - self._start
@@ -87,5 +106,11 @@ def show_markdown(text: str, stream: TextIOBase | None = None) -> None:
 
 
 def _bar(console: Console) -> Bar:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
     return Bar(*columns, TextColumn("{task.fields[figures]}"), console=console)

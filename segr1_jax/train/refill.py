@@ -40,4 +40,6 @@ def fill(groups: Sequence[Group], fresh: Sequence[Group]) -> list[Group]:
 
 def stack(groups: Sequence[Group]) -> Samples:
     """The sampled arrays of all groups, with their axis B (numpy)."""
-    return Samples(*(np.stack(rows) for rows in zip(*(group.drawn for group in groups), strict=True)))
+    return Samples(
+        *(np.stack(rows) for rows in zip(*(group.drawn for group in groups), strict=True))
+    )

@@ -54,20 +54,30 @@ class Run:
         check(self.held_out)
         self.start = recorded_start(config)
         builder = PromptBuilder.from_directory(self.start.base, config.prompt)
-        self.engine = make_engine(config, read_arch(Path(self.start.base)), make_mesh(config.mesh), builder)
+        self.engine = make_engine(
+            config, read_arch(Path(self.start.base)), make_mesh(config.mesh), builder
+        )
         self.engine.check_rows()
         self.directory = _shared_run_dir(config, self.start)
         self.guard, self.timer, self.skipped = CompileGuard(), PhaseTimer(), Skipped()
-        self._trace = self._open.enter_context(StepTrace(config.profile.steps, self.directory.profile, self.timer))
+        self._trace = self._open.enter_context(
+            StepTrace(config.profile.steps, self.directory.profile, self.timer)
+        )
         self._open.callback(self.guard.close)
         self.preemption = self._open.enter_context(Preemption())
-        self._checkpoints = self._open.enter_context(Checkpoints(checkpoint_root(config), keep=config.keep, keep_best=config.keep_best))
+        self._checkpoints = self._open.enter_context(
+            Checkpoints(checkpoint_root(config), keep=config.keep, keep_best=config.keep_best)
+        )
         self.frozen = self._load(self.engine.frozen_specs, self.engine.policy.dtype)
         self.state, self.position = self._restore()
         self.first_step = self._logged = int(self.state.step)
         self._last_evaluation: tuple[int, Evaluation] | None = None
         self._ahead: list[Sample] = []
-        self._writer = self._open.enter_context(MetricsWriter(self.directory, self.first_step)) if is_first() else None
+        self._writer = (
+            self._open.enter_context(MetricsWriter(self.directory, self.first_step))
+            if is_first()
+            else None
+        )
 
     def __enter__(self) -> "Run":
         return self
@@ -77,7 +87,14 @@ class Run:
 
     def initial_params(self) -> Params:
         """What training began with, whatever step the run is at, without adapters (float32)."""
-        return self._load({name: spec for name, spec in self.engine.trained_specs.items() if not name.endswith(ADAPTER)}, np.float32)
+        return self._load(
+            {
+                name: spec
+                for name, spec in self.engine.trained_specs.items()
+                if not name.endswith(ADAPTER)
+            },
+            np.float32,
+        )
 
     @property
     def params(self) -> Params:
@@ -85,7 +102,9 @@ class Run:
         return self.frozen | self.state.params
 
     def steps(
-        self, build: Callable[[Example], Prompt] | None = None, target: Callable[[Example], Any] | None = None
+        self,
+        build: Callable[[Example], Prompt] | None = None,
+        target: Callable[[Example], Any] | None = None,
     ) -> Iterator[tuple[int, list[Sample]]]:
         """(step number from 1, this process's samples) until config.steps; each ends with `finish`.
 
@@ -135,9 +154,16 @@ class Run:
         """Log a step and count its samples as used."""
         self.position += self.config.batch
         if step % self.config.log_every == 0 or step == self.config.steps:
-            self._write(step, figures | self.timer.take(step - self._logged) | {"position": self.position, "skipped": len(self.skipped)})
+            self._write(
+                step,
+                figures
+                | self.timer.take(step - self._logged)
+                | {"position": self.position, "skipped": len(self.skipped)},
+            )
             self._logged = step
-        self._progress.update(step, {name: float(figures[name]) for name in SHOWN if name in figures})
+        self._progress.update(
+            step, {name: float(figures[name]) for name in SHOWN if name in figures}
+        )
 
     def is_due(self, step: int, every: int) -> bool:
         """True every `every` steps and at the last; 0 means only at the last."""
@@ -147,8 +173,13 @@ class Run:
         """Checkpoint this step (asynchronously), with its held-out IoU if it was evaluated."""
         evaluated, result = self._last_evaluation or (None, None)
         iou = result.figures["iou"] if evaluated == step else None
-        with self.timer("save"), self.guard.expecting():  # Orbax compiles small programs to cut replicated arrays into what it writes
-            self._checkpoints.save(self.state, self.position, dataclasses.asdict(self.config), iou=iou)
+        with (
+            self.timer("save"),
+            self.guard.expecting(),
+        ):  # Orbax compiles small programs to cut replicated arrays into what it writes
+            self._checkpoints.save(
+                self.state, self.position, dataclasses.asdict(self.config), iou=iou
+            )
 
     def wait_saved(self) -> None:
         """Return once every checkpoint is committed."""
@@ -157,17 +188,37 @@ class Run:
 
     def evaluate(self, step: int, client: RewardClient) -> Evaluation:
         """Evaluate the current weights on the held-out set, write figures and rows, and log them (once, also over a resume)."""
-        known = (self.directory.eval / f"step_{step:06d}.json").is_file() and step == self.first_step > 0
+        known = (
+            self.directory.eval / f"step_{step:06d}.json"
+        ).is_file() and step == self.first_step > 0
         with self.timer("eval"):
             weights = self.engine.rollout_weights(self.params)
             result = evaluate_weights(self.engine, weights, self.held_out, client, self.skipped)
-        rows = "".join(json.dumps(dataclasses.asdict(row) | {"parse": row.parse.value}, sort_keys=True) + "\n" for row in result.rows)
-        write_atomically(self.directory.eval / f"step_{step:06d}.rows_{jax.process_index()}.jsonl", rows)
+        rows = "".join(
+            json.dumps(dataclasses.asdict(row) | {"parse": row.parse.value}, sort_keys=True) + "\n"
+            for row in result.rows
+        )
+        write_atomically(
+            self.directory.eval / f"step_{step:06d}.rows_{jax.process_index()}.jsonl", rows
+        )
         if is_first():
-            write_atomically(self.directory.eval / f"step_{step:06d}.json", json.dumps(result.figures, sort_keys=True) + "\n")
+            write_atomically(
+                self.directory.eval / f"step_{step:06d}.json",
+                json.dumps(result.figures, sort_keys=True) + "\n",
+            )
         if not known:
-            self._write(step, {f"eval/{name}": value for name, value in result.figures.items() if not math.isnan(value)})
-        print(f"step {step}: held-out IoU {result.figures['iou']:.4f}, format {result.figures['format']:.3f}", file=sys.stderr)
+            self._write(
+                step,
+                {
+                    f"eval/{name}": value
+                    for name, value in result.figures.items()
+                    if not math.isnan(value)
+                },
+            )
+        print(
+            f"step {step}: held-out IoU {result.figures['iou']:.4f}, format {result.figures['format']:.3f}",
+            file=sys.stderr,
+        )
         self._last_evaluation = (step, result)
         return result
 
@@ -197,14 +248,18 @@ class Run:
 
     def _restore(self):
         engine = self.engine
-        shapes = engine.init_state.eval_shape({n: jax.ShapeDtypeStruct(s.shape, np.float32) for n, s in engine.trained_specs.items()})
+        shapes = engine.init_state.eval_shape(
+            {n: jax.ShapeDtypeStruct(s.shape, np.float32) for n, s in engine.trained_specs.items()}
+        )
         restored = self._checkpoints.restore(abstract_state(shapes, engine.state_shardings))
         if restored is not None:
             return restored.state, restored.position
         return engine.init_state(self.initial_params() | engine.init_adapters()), 0
 
     def _load(self, specs: Mapping[str, WeightSpec], dtype: DTypeLike) -> Params:
-        return self.start.load(self.engine.policy.base, self.engine.placement.weights(specs, TRAIN_RULES), dtype)
+        return self.start.load(
+            self.engine.policy.base, self.engine.placement.weights(specs, TRAIN_RULES), dtype
+        )
 
 
 def _shared_run_dir(config: RunConfig, start: Start) -> RunDir:

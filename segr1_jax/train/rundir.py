@@ -100,9 +100,14 @@ def open_run_dir(config: RunConfig) -> RunDir:
         _create(run.path, config)
     if not run.config.is_file():
         raise UserError(
-            str(run.path), expected="a run directory or an empty one", got="files without config.yaml", remedy="choose another run_dir"
+            str(run.path),
+            expected="a run directory or an empty one",
+            got="files without config.yaml",
+            remedy="choose another run_dir",
         )
-    if not has_begun(run):  # nothing was computed yet: a configuration that could not start does not bind the next one
+    if not has_begun(
+        run
+    ):  # nothing was computed yet: a configuration that could not start does not bind the next one
         write_atomically(run.config, dump_config(config))
         write_atomically(run.hash, config_hash(config) + "\n")
     changed = differing_fields(load_config(run.config), config)
@@ -118,12 +123,19 @@ def open_run_dir(config: RunConfig) -> RunDir:
 
 def has_begun(run: RunDir) -> bool:
     """True once the run has logged or saved anything."""
-    return any(run.checkpoints.iterdir()) or (run.metrics.is_file() and run.metrics.stat().st_size > 0)
+    return any(run.checkpoints.iterdir()) or (
+        run.metrics.is_file() and run.metrics.stat().st_size > 0
+    )
 
 
 def _has_content(path: Path) -> bool:
     if path.exists() and not path.is_dir():
-        raise UserError("run_dir", expected="a directory", got=f"{path} (a file)", remedy="choose another run_dir")
+        raise UserError(
+            "run_dir",
+            expected="a directory",
+            got=f"{path} (a file)",
+            remedy="choose another run_dir",
+        )
     return path.is_dir() and any(path.iterdir())
 
 

@@ -44,7 +44,12 @@ def join_processes() -> None:
         return jax.distributed.initialize()
     if len(found) < len(VARIABLES):
         missing = ", ".join(name for name in VARIABLES if name not in found)
-        raise UserError("environment", expected=f"all of {', '.join(VARIABLES)}", got=f"no {missing}", remedy="set them, or none of them")
+        raise UserError(
+            "environment",
+            expected=f"all of {', '.join(VARIABLES)}",
+            got=f"no {missing}",
+            remedy="set them, or none of them",
+        )
     address, count, index = found.values()
     jax.distributed.initialize(address, int(count), int(index))
 
@@ -62,7 +67,11 @@ def end_together() -> Iterator[None]:
     except BaseException as error:
         if jax.process_count() == 1:
             raise
-        print(f"segr1: process {jax.process_index()} of {jax.process_count()} failed: {error}", file=sys.stderr, flush=True)
+        print(
+            f"segr1: process {jax.process_index()} of {jax.process_count()} failed: {error}",
+            file=sys.stderr,
+            flush=True,
+        )
         traceback.print_exc()
         os._exit(FAILED)
 

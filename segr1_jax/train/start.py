@@ -50,19 +50,36 @@ class Start:
         held = restore_params(Path(self.checkpoints), self.step, shardings)
         missing = {name: sharding for name, sharding in shardings.items() if name not in held}
         rest = self.below.load(policy, missing, dtype) if missing else {}
-        return {name: rest[name] if name in missing else held[name].astype(dtype) for name in shardings}
+        return {
+            name: rest[name] if name in missing else held[name].astype(dtype) for name in shardings
+        }
 
     def adapters(self, mesh: jax.sharding.Mesh) -> Params:
         """The adapters alone (float32), whole on every device."""
-        return restore_params(Path(self.checkpoints), self.step, NamedSharding(mesh, PartitionSpec()))
+        return restore_params(
+            Path(self.checkpoints), self.step, NamedSharding(mesh, PartitionSpec())
+        )
 
-    def _load_merged(self, policy: Policy, shardings: dict[str, NamedSharding], dtype: DTypeLike) -> Params:
+    def _load_merged(
+        self, policy: Policy, shardings: dict[str, NamedSharding], dtype: DTypeLike
+    ) -> Params:
         weights = self.below.load(policy, shardings, np.float32)
         adapters = self.adapters(next(iter(shardings.values())).mesh) if shardings else {}
-        for name in [name.removesuffix(ADAPTER[0]) for name in adapters if name.endswith(ADAPTER[0])]:
+        for name in [
+            name.removesuffix(ADAPTER[0]) for name in adapters if name.endswith(ADAPTER[0])
+        ]:
             if (kernel := f"{name}.kernel") in weights:
-                merge = jax.jit(_merge, static_argnames="scale", donate_argnums=0, out_shardings=shardings[kernel])
-                weights[kernel] = merge(weights[kernel], *(adapters[name + half] for half in ADAPTER), scale=self.lora.scale)
+                merge = jax.jit(
+                    _merge,
+                    static_argnames="scale",
+                    donate_argnums=0,
+                    out_shardings=shardings[kernel],
+                )
+                weights[kernel] = merge(
+                    weights[kernel],
+                    *(adapters[name + half] for half in ADAPTER),
+                    scale=self.lora.scale,
+                )
         return {name: weight.astype(dtype) for name, weight in weights.items()}
 
 
@@ -98,7 +115,13 @@ def _from_run(path: Path, step: int | None = None) -> Start:
     config = load_config(path)
     checkpoints, lora = checkpoint_root(config), config.policy.lora
     below = _recorded(RunDir(path))
-    return Start(below.base, checkpoints, newest_step(checkpoints) if step is None else step, below, lora if lora.rank else None)
+    return Start(
+        below.base,
+        checkpoints,
+        newest_step(checkpoints) if step is None else step,
+        below,
+        lora if lora.rank else None,
+    )
 
 
 def recorded_start(config: RunConfig) -> Start:
@@ -118,9 +141,13 @@ def _recorded(directory: RunDir) -> Start:
         return _from_json(json.loads(directory.start.read_text()))
     except (OSError, ValueError, TypeError) as error:
         remedy = "copy a run directory whole; this file says which weights it began from"
-        raise UserError(str(directory.start), expected="where the run began", got=str(error), remedy=remedy) from error
+        raise UserError(
+            str(directory.start), expected="where the run began", got=str(error), remedy=remedy
+        ) from error
 
 
 def _from_json(record: dict[str, Any]) -> Start:
     below, lora = record.get("below"), record.get("lora")
-    return Start(**record | {"below": below and _from_json(below), "lora": lora and LoraConfig(**lora)})
+    return Start(
+        **record | {"below": below and _from_json(below), "lora": lora and LoraConfig(**lora)}
+    )

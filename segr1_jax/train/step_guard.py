@@ -28,7 +28,11 @@ def is_sound(figures: dict[str, Array], guard: GuardConfig) -> Bool[Array, ""]:
 
 
 def keep_batch(
-    folder: Path, step: int, figures: Mapping[str, Any], samples: Sequence[Sample], completions: Mapping[str, np.ndarray]
+    folder: Path,
+    step: int,
+    figures: Mapping[str, Any],
+    samples: Sequence[Sample],
+    completions: Mapping[str, np.ndarray],
 ) -> Path | None:
     """Keep this process's part of a skipped update in `folder`: `numpy.load(path)`, `json.loads(str(it["figures"]))`."""
     numbers = {name: np.asarray(value).item() for name, value in figures.items()}
@@ -48,7 +52,11 @@ def check_skips(figures: Mapping[str, Any], step: int, guard: GuardConfig, folde
     often = total > max(guard.in_a_row, guard.rate * step)
     if not figures["skipped_update"] or (in_a_row < guard.in_a_row and not often):
         return
-    last = ", ".join(f"{name} {float(figures[name]):g}" for name in ("loss", "grad_norm", "kl") if name in figures)
+    last = ", ".join(
+        f"{name} {float(figures[name]):g}"
+        for name in ("loss", "grad_norm", "kl")
+        if name in figures
+    )
     raise UserError(
         "training",
         expected=f"fewer than {guard.in_a_row} skipped updates in a row, and at most {guard.rate:.0%} of all steps with one",

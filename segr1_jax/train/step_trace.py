@@ -36,7 +36,9 @@ class StepTrace:
 
     def _start(self) -> None:
         options = jax.profiler.ProfileOptions()
-        options.python_tracer_level = 0  # every Python call would hide the phases, and slow the host down
+        options.python_tracer_level = (
+            0  # every Python call would hide the phases, and slow the host down
+        )
         jax.profiler.start_trace(self._folder, profiler_options=options)
         self._active = True
 

@@ -28,7 +28,9 @@ class Watched:
         def named(*arguments):
             return function(*arguments)
 
-        named.__name__ = named.__qualname__ = name  # in traces, compiled texts and the compiler's events
+        named.__name__ = named.__qualname__ = (
+            name  # in traces, compiled texts and the compiler's events
+        )
         self.name, self.parameters = name, list(inspect.signature(function).parameters)
         self.jitted = jax.jit(named, **jit_options)
         self.compiled_with: list[Signature] = []  # by every compilation that a CompileGuard saw
@@ -82,7 +84,10 @@ def announce_step(step: int) -> None:
 def signature(function: Watched, arguments: tuple) -> Signature:
     """What each array among the arguments looks like, by a path that begins with the parameter's name."""
     leaves = jax.tree_util.tree_flatten_with_path(arguments)[0]
-    return {function.parameters[path[0].idx] + jax.tree_util.keystr(path[1:]): _leaf(value) for path, value in leaves}
+    return {
+        function.parameters[path[0].idx] + jax.tree_util.keystr(path[1:]): _leaf(value)
+        for path, value in leaves
+    }
 
 
 def difference(old: Signature, new: Signature) -> list[str]:
@@ -95,9 +100,15 @@ def _leaf(value: Any) -> Leaf:
     type_ = jax.typeof(value)
     weak = " (weak)" if getattr(type_, "weak_type", False) else ""
     placed = getattr(value, "sharding", None)
-    return Leaf(f"{type_.dtype}{list(type_.shape)}{weak}", "" if placed is None else _placement(placed))
+    return Leaf(
+        f"{type_.dtype}{list(type_.shape)}{weak}", "" if placed is None else _placement(placed)
+    )
 
 
 def _placement(sharding: jax.sharding.Sharding) -> str:
     devices = len(sharding.device_set)
-    return f"over {sharding.spec} of {devices}" if isinstance(sharding, jax.sharding.NamedSharding) else f"on {devices}"
+    return (
+        f"over {sharding.spec} of {devices}"
+        if isinstance(sharding, jax.sharding.NamedSharding)
+        else f"on {devices}"
+    )

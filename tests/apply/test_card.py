@@ -36,7 +36,9 @@ SHORT = [
 
 def segr1(cwd: Path, *words: str) -> None:
     environment = os.environ | {"XLA_FLAGS": "", "PYTHONPATH": str(ROOT)}
-    subprocess.run([sys.executable, "-m", "segr1_jax.cli", *words], cwd=cwd, env=environment, check=True)
+    subprocess.run(
+        [sys.executable, "-m", "segr1_jax.cli", *words], cwd=cwd, env=environment, check=True
+    )
 
 
 def write_manifest(folder: Path, split: str) -> Path:
@@ -47,7 +49,12 @@ def write_manifest(folder: Path, split: str) -> Path:
         image, mask = f"{split}_{index}.png", f"{split}_{index}_mask.png"
         Image.fromarray(example.image).save(folder / image)
         Image.fromarray(example.mask).save(folder / mask)
-        lines.append(json.dumps({"image": image, "mask": mask} | ({"instruction": SENTENCE} if index % 2 else {})) + "\n")
+        lines.append(
+            json.dumps(
+                {"image": image, "mask": mask} | ({"instruction": SENTENCE} if index % 2 else {})
+            )
+            + "\n"
+        )
     (folder / f"{split}.jsonl").write_text("".join(lines))
     return folder / f"{split}.jsonl"
 
@@ -57,11 +64,25 @@ def trained(tmp_path_factory) -> Path:
     """A folder with a run `sft`, its `export`, and photos of several sizes, one of them turned by EXIF, one see-through."""
     folder = tmp_path_factory.mktemp("card")
     make_tiny_policy(folder / "tiny", seed=0)
-    data = [f"{split}.{key}" for split in ("data", "eval_data") for key in ("kind=jsonl", f"manifest={write_manifest(folder, split)}")]
-    segr1(folder, "sft", str(ROOT / "configs/quickstart_sft.yaml"), "run_dir=sft", "policy.path=tiny", *SHORT, *data)
+    data = [
+        f"{split}.{key}"
+        for split in ("data", "eval_data")
+        for key in ("kind=jsonl", f"manifest={write_manifest(folder, split)}")
+    ]
+    segr1(
+        folder,
+        "sft",
+        str(ROOT / "configs/quickstart_sft.yaml"),
+        "run_dir=sft",
+        "policy.path=tiny",
+        *SHORT,
+        *data,
+    )
     segr1(folder, "export", "sft", "--out", "export")
     for index in range(IMAGES):
-        picture = Image.fromarray(generate(DataConfig(size=168, seed=5), index).image).resize((120 + 31 * index, 300 - 17 * index))
+        picture = Image.fromarray(generate(DataConfig(size=168, seed=5), index).image).resize(
+            (120 + 31 * index, 300 - 17 * index)
+        )
         exif = picture.getexif()
         exif[0x0112] = 6 if index == 3 else 1
         if index == 5:
@@ -75,8 +96,12 @@ def trained(tmp_path_factory) -> Path:
 def test_the_cards_script_gives_the_masks_of_predict(trained, sentence, tmp_path):
     images = [trained / f"{index}.png" for index in range(IMAGES)]
     options = ["--instruction", *sentence] if sentence else []
-    segr1(trained, "predict", "sft", "--out", str(tmp_path), "--images", *map(str, images), *options)
-    script = re.search(r"```python\n(.*?)```", (trained / "export/README.md").read_text(), re.DOTALL)[1]
+    segr1(
+        trained, "predict", "sft", "--out", str(tmp_path), "--images", *map(str, images), *options
+    )
+    script = re.search(
+        r"```python\n(.*?)```", (trained / "export/README.md").read_text(), re.DOTALL
+    )[1]
     assert len(script.splitlines()) <= MOST_LINES
     filled = 0
     lines = (tmp_path / "predictions.jsonl").read_text().splitlines()
@@ -84,7 +109,16 @@ def test_the_cards_script_gives_the_masks_of_predict(trained, sentence, tmp_path
         if json.loads(line)["status"] != "ok":
             continue  # there is no mask then; the card says that the script reads well-formed answers alone
         out = tmp_path / f"{index}.png"
-        words = [sys.executable, "-c", script, str(image), str(out), str(NANO_CONFIG), str(NANO_CHECKPOINT), *sentence]
+        words = [
+            sys.executable,
+            "-c",
+            script,
+            str(image),
+            str(out),
+            str(NANO_CONFIG),
+            str(NANO_CHECKPOINT),
+            *sentence,
+        ]
         subprocess.run(words, cwd=trained / "export", check=True)
         expected = np.asarray(Image.open(tmp_path / f"masks/{index}.png")) > 0
         np.testing.assert_array_equal(np.asarray(Image.open(out)), expected)
@@ -95,7 +129,16 @@ def test_the_cards_script_gives_the_masks_of_predict(trained, sentence, tmp_path
 def test_generation_is_greedy_without_penalty_and_without_banned_tokens(tmp_path):
     make_tiny_policy(tmp_path / "tiny", seed=0)
     policy = Policy(read_arch(tmp_path / "tiny"))
-    published = {"do_sample": True, "temperature": 1e-6, "repetition_penalty": 1.05, "eos_token_id": [7, 8]}
+    published = {
+        "do_sample": True,
+        "temperature": 1e-6,
+        "repetition_penalty": 1.05,
+        "eos_token_id": [7, 8],
+    }
     (tmp_path / "tiny/generation_config.json").write_text(json.dumps(published))
     written = json.loads(generation_config(tmp_path / "tiny", policy))
-    assert written == {"do_sample": False, "eos_token_id": [7, 8], "suppress_tokens": list(policy.arch.never_sampled)}
+    assert written == {
+        "do_sample": False,
+        "eos_token_id": [7, 8],
+        "suppress_tokens": list(policy.arch.never_sampled),
+    }

@@ -59,14 +59,30 @@ def scripted(monkeypatch):
     def answer(self, prompts):
         texts = [HOSTILE if prompt.example_id == COUNT - 1 else GOOD for prompt in prompts]
         nothing = np.zeros(0, np.int32)
-        return [Completion(p.example_id, 0, nothing, nothing.astype(np.float32), True, t, 0) for p, t in zip(prompts, texts, strict=True)]
+        return [
+            Completion(p.example_id, 0, nothing, nothing.astype(np.float32), True, t, 0)
+            for p, t in zip(prompts, texts, strict=True)
+        ]
 
     monkeypatch.setattr(Answerer, "__call__", answer)
 
 
 def config_of(folder: Path, *overrides: str):
-    data = [f"eval_data.{key}" for key in ("kind=folder", f"images={folder / 'images'}", f"masks={folder / 'masks'}")]
-    return load_config(CONFIG, [*data, "eval_batch=2", "mesh.data=1", "mesh.fsdp=1", f"run_dir={folder / 'run'}", *overrides])
+    data = [
+        f"eval_data.{key}"
+        for key in ("kind=folder", f"images={folder / 'images'}", f"masks={folder / 'masks'}")
+    ]
+    return load_config(
+        CONFIG,
+        [
+            *data,
+            "eval_batch=2",
+            "mesh.data=1",
+            "mesh.fsdp=1",
+            f"run_dir={folder / 'run'}",
+            *overrides,
+        ],
+    )
 
 
 @pytest.fixture
@@ -79,7 +95,11 @@ pytestmark = pytest.mark.usefixtures("one_device")
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
 
 
 def test_a_corrupt_image_in_the_middle_is_listed_and_counted(folder, scripted, tmp_path):
@@ -89,9 +109,20 @@ def test_a_corrupt_image_in_the_middle_is_listed_and_counted(folder, scripted, t
     assert "Could not be read: 4" in text
     predictions = list(read_predictions(tmp_path / "out/predictions.jsonl"))
     assert [prediction.name for prediction in predictions] == [str(index) for index in range(COUNT)]
-    assert [prediction.status for prediction in predictions] == ["ok", "ok", "skipped", "ok", "skipped", "ok", "missing_think"]
+    assert [prediction.status for prediction in predictions] == [
+        "ok",
+        "ok",
+        "skipped",
+        "ok",
+        "skipped",
+        "ok",
+        "missing_think",
+    ]
     scores = [json.loads(line) for line in (tmp_path / "out/scores.jsonl").read_text().splitlines()]
-    assert [(row["name"], row["iou"] > 0, row["mae"] == 1) for row in scores[-2:]] == [("5", True, False), ("6", False, True)]
+    assert [(row["name"], row["iou"] > 0, row["mae"] == 1) for row in scores[-2:]] == [
+        ("5", True, False),
+        ("6", False, True),
+    ]
     page = (tmp_path / "out/report.html").read_text()
     assert "alert(1)</script></textarea>" not in page
     assert "&lt;script&gt;alert(1)&lt;/script&gt;&lt;/textarea&gt;" in page
@@ -112,7 +143,9 @@ def test_killed_and_resumed_gives_the_same_bytes(folder, scripted, tmp_path, mon
         run_eval(config_of(folder), folder / "tiny", tmp_path / "cut", "standard")
     (part,) = (tmp_path / "cut").glob(".predictions*")
     assert part.read_bytes().count(b"\n") == 4
-    part.write_bytes(part.read_bytes()[:-9])  # a line that was not written to its end: its batch is answered again
+    part.write_bytes(
+        part.read_bytes()[:-9]
+    )  # a line that was not written to its end: its batch is answered again
     run_eval(config_of(folder), folder / "tiny", tmp_path / "cut", "standard")
     assert contents(tmp_path / "cut") == contents(tmp_path / "whole")
 
@@ -123,7 +156,9 @@ def test_predictions_of_another_policy_are_not_mixed_in(folder, scripted, tmp_pa
     with pytest.raises(UserError, match="other weights"):
         run_eval(config_of(folder), tmp_path / "other", tmp_path / "out", "standard")
     with pytest.raises(UserError, match="other prompt"):
-        run_eval(config_of(folder, "prompt.max_tokens=70"), folder / "tiny", tmp_path / "out", "standard")
+        run_eval(
+            config_of(folder, "prompt.max_tokens=70"), folder / "tiny", tmp_path / "out", "standard"
+        )
 
 
 @pytest.mark.parametrize(("total", "rows"), [(7, 2), (8, 2), (1, 3), (5, 1)])
@@ -145,15 +180,22 @@ def test_parts_of_several_processes_are_one_file(tmp_path, monkeypatch, total, r
 
         (tmp_path / "out").mkdir(exist_ok=True)
         write_lines(tmp_path / "out", {"of": "all"}, total, rows, lines_from)
-        assert len(batches) == math.ceil(math.ceil(total / processes) / rows), "equally many in every process"
-    assert (tmp_path / "out/predictions.jsonl").read_text() == "".join(f"{position}\n" for position in range(total))
+        assert len(batches) == math.ceil(math.ceil(total / processes) / rows), (
+            "equally many in every process"
+        )
+    assert (tmp_path / "out/predictions.jsonl").read_text() == "".join(
+        f"{position}\n" for position in range(total)
+    )
 
 
 def test_rescoring_masks_and_answers_gives_the_same_figures(folder, scripted, tmp_path):
     config = config_of(folder)
     ours = run_eval(config, folder / "tiny", tmp_path / "out", "standard")
     masks = run_rescore(config, tmp_path / "out/masks", tmp_path / "masks", "standard")
-    lines = [json.dumps({"name": str(index), "answer": GOOD if index < COUNT - 1 else HOSTILE}) for index in range(COUNT)]
+    lines = [
+        json.dumps({"name": str(index), "answer": GOOD if index < COUNT - 1 else HOSTILE})
+        for index in range(COUNT)
+    ]
     (tmp_path / "answers.jsonl").write_text("\n".join(lines[::-1]))
     answers = run_rescore(config, tmp_path / "answers.jsonl", tmp_path / "answers", "standard")
     row = next(line for line in ours.splitlines() if line.startswith("| these"))
@@ -161,7 +203,9 @@ def test_rescoring_masks_and_answers_gives_the_same_figures(folder, scripted, tm
     assert row in answers
     for given in ("out", "out/predictions.jsonl"):
         assert row in run_rescore(config, tmp_path / given, tmp_path / "again", "standard")
-        assert (tmp_path / "again/scores.jsonl").read_bytes() == (tmp_path / "out/scores.jsonl").read_bytes()
+        assert (tmp_path / "again/scores.jsonl").read_bytes() == (
+            tmp_path / "out/scores.jsonl"
+        ).read_bytes()
 
 
 def test_rescoring_lists_what_is_missing_surplus_or_of_another_size(folder, tmp_path):
@@ -172,7 +216,10 @@ def test_rescoring_lists_what_is_missing_surplus_or_of_another_size(folder, tmp_
     text = run_rescore(config_of(folder), masks, tmp_path / "out", "standard")
     assert "1 predictions belong to no sample: other" in text
     assert "2 samples have no prediction: 0, 1" in text
-    scores = {row["name"]: row["status"] for row in map(json.loads, (tmp_path / "out/scores.jsonl").read_text().splitlines())}
+    scores = {
+        row["name"]: row["status"]
+        for row in map(json.loads, (tmp_path / "out/scores.jsonl").read_text().splitlines())
+    }
     assert scores == {"0": "missing", "1": "missing", "3": "wrong_size", "5": "ok", "6": "ok"}
     with pytest.raises(UserError, match="absent"):
         run_rescore(config_of(folder), tmp_path / "absent", tmp_path / "out", "standard")
@@ -184,8 +231,13 @@ def test_rescoring_lists_what_is_missing_surplus_or_of_another_size(folder, tmp_
 
 
 def test_texts_with_line_breaks_or_half_characters_are_one_line(tmp_path):
-    written = [Prediction("a", "ok", answer=BREAKS, instruction=BREAKS), Prediction(HALF_PAIR, "ok")]
-    (tmp_path / "p.jsonl").write_text("".join(prediction.line() for prediction in written), encoding="utf-8")
+    written = [
+        Prediction("a", "ok", answer=BREAKS, instruction=BREAKS),
+        Prediction(HALF_PAIR, "ok"),
+    ]
+    (tmp_path / "p.jsonl").write_text(
+        "".join(prediction.line() for prediction in written), encoding="utf-8"
+    )
     assert list(read_predictions(tmp_path / "p.jsonl")) == written
 
 
@@ -198,28 +250,52 @@ def test_masks_of_hostile_names_stay_in_the_folder(tmp_path):
 
 def test_choices_of_the_reference_code():
     def prediction(number: int, mask: bool = True, photo: str = "") -> Prediction:
-        return Prediction(str(number), "ok" if mask else "bad_box", photo or f"{number}.jpg", mask=f"{number}.png" if mask else None)
+        return Prediction(
+            str(number),
+            "ok" if mask else "bad_box",
+            photo or f"{number}.jpg",
+            mask=f"{number}.png" if mask else None,
+        )
 
-    foreground = as_the_reference_code([prediction(n, mask=n not in (0, 2, 3)) for n in range(5)], "foreground")
-    assert [item.prediction.mask for item in foreground] == [None, "1.png", "1.png", "1.png", "4.png"]
-    referring = as_the_reference_code([prediction(n, photo=f"{n // 3}.jpg") for n in range(9)], "referring")
+    foreground = as_the_reference_code(
+        [prediction(n, mask=n not in (0, 2, 3)) for n in range(5)], "foreground"
+    )
+    assert [item.prediction.mask for item in foreground] == [
+        None,
+        "1.png",
+        "1.png",
+        "1.png",
+        "4.png",
+    ]
+    referring = as_the_reference_code(
+        [prediction(n, photo=f"{n // 3}.jpg") for n in range(9)], "referring"
+    )
     assert [item.index // 3 for item in referring] == [0, 1, 2]
     reasoning = as_the_reference_code([prediction(n) for n in range(50)], "reasoning")
     assert len(reasoning) == 50 > len({item.index for item in reasoning})
-    assert all(item.prediction.name == str(item.index) for item in (*foreground, *referring, *reasoning))
+    assert all(
+        item.prediction.name == str(item.index) for item in (*foreground, *referring, *reasoning)
+    )
 
 
 @pytest.mark.slow
 def test_the_suite_fills_every_table_and_names_what_is_absent(folder, scripted, tmp_path):
     write_toy_sets(tmp_path / "toy")
     shutil.rmtree(tmp_path / "toy/HKU-IS")
-    config = config_of(folder, f"eval_data.root={tmp_path / 'toy'}", "prompt.max_tokens=224", "eval_batch=4")
+    config = config_of(
+        folder, f"eval_data.root={tmp_path / 'toy'}", "prompt.max_tokens=224", "eval_batch=4"
+    )
     text = run_suite(config, folder / "tiny", tmp_path / "out", "standard")
     ours = [line for line in text.splitlines() if line.startswith("| this policy")]
     assert len(ours) == 5
     assert [line.count("| - ") for line in ours] == [0, 4, 0, 0, 0]
     assert "HKU-IS test: " in text
-    assert str(tmp_path) not in text + (tmp_path / "out/tables.json").read_text() + (tmp_path / "out/tables.html").read_text()
+    assert (
+        str(tmp_path)
+        not in text
+        + (tmp_path / "out/tables.json").read_text()
+        + (tmp_path / "out/tables.html").read_text()
+    )
     record = json.loads((tmp_path / "out/tables.json").read_text())
     assert record["tables"][2]["published"]["Seg-R1-7B"][0] == 78.7
     assert run_suite(config, folder / "tiny", tmp_path / "out", "standard") == text
@@ -235,15 +311,29 @@ def test_predict_mirrors_folders_and_lists_bad_files(folder, scripted, tmp_path,
     given = ["in/a", "in/c/*.png", "in/a/cat.png"]
     predictions = run_predict(config_of(folder), folder / "tiny", tmp_path / "out", images=given)
     assert [prediction.status for prediction in predictions] == ["ok", "skipped", "ok", "ok"]
-    lines = [json.loads(line) for line in (tmp_path / "out/predictions.jsonl").read_text().splitlines()]
+    lines = [
+        json.loads(line) for line in (tmp_path / "out/predictions.jsonl").read_text().splitlines()
+    ]
     assert [line["name"] for line in lines] == ["a/b/cat", "a/broken", "a/cat", "c/cat"]
-    assert [line.get("mask") for line in lines] == ["masks/a/b/cat.png", None, "masks/a/cat.png", "masks/c/cat.png"]
-    assert all(Image.open(tmp_path / "out" / line["mask"]).size == (SIDE, SIDE) for line in lines if "mask" in line)
+    assert [line.get("mask") for line in lines] == [
+        "masks/a/b/cat.png",
+        None,
+        "masks/a/cat.png",
+        "masks/c/cat.png",
+    ]
+    assert all(
+        Image.open(tmp_path / "out" / line["mask"]).size == (SIDE, SIDE)
+        for line in lines
+        if "mask" in line
+    )
     page = (tmp_path / "out/report.html").read_text()
     assert page.count("<li ") == 4
     assert lines[1]["reason"].split(":")[0] in page
     run_predict(config_of(folder), folder / "tiny", tmp_path / "out", images=["in/a/cat.png"])
-    assert [path.name for path in (tmp_path / "out").glob("*/**/*.png")] == ["cat.png", "cat.png"], "one mask, one overlay"
+    assert [path.name for path in (tmp_path / "out").glob("*/**/*.png")] == [
+        "cat.png",
+        "cat.png",
+    ], "one mask, one overlay"
     (tmp_path / "eval").mkdir()
     (tmp_path / "eval/identity.json").touch()
     with pytest.raises(UserError, match="no folder of an evaluation"):

@@ -21,15 +21,20 @@ from segr1_jax.types import Example
 def opened(tmp_path_factory):
     folder = tmp_path_factory.mktemp("own")
     make_tiny_policy(folder / "tiny", seed=0)
-    (folder / "c.yaml").write_text("prompt: {frame: 0, max_pixels: 28224, max_tokens: 128}\nrollout: {max_tokens: 4}\neval_batch: 8\n")
-    return open_policy(load_config(folder / "c.yaml", ["policy.compute_dtype=float32"]), folder / "tiny")
+    (folder / "c.yaml").write_text(
+        "prompt: {frame: 0, max_pixels: 28224, max_tokens: 128}\nrollout: {max_tokens: 4}\neval_batch: 8\n"
+    )
+    return open_policy(
+        load_config(folder / "c.yaml", ["policy.compute_dtype=float32"]), folder / "tiny"
+    )
 
 
 @pytest.fixture(scope="module")
 def examples():
     rng = np.random.default_rng(0)
     return [
-        Example(i, f"noise {i}", rng.integers(0, 256, (*size, 3), dtype=np.uint8), None) for i, size in enumerate([(300, 90), (60, 80)])
+        Example(i, f"noise {i}", rng.integers(0, 256, (*size, 3), dtype=np.uint8), None)
+        for i, size in enumerate([(300, 90), (60, 80)])
     ]
 
 
@@ -37,7 +42,10 @@ def test_company_changes_no_answer(opened, examples):
     engine = opened.engine
     answerer = Answerer(engine, opened.rollout_weights, 8, engine.builder.build(FILLER))
     prompts = [engine.builder.build(example) for example in examples]
-    assert [engine.put_prompts([prompt] * 8)[0].images.mask.shape[1] for prompt in prompts] == [12, 2]
+    assert [engine.put_prompts([prompt] * 8)[0].images.mask.shape[1] for prompt in prompts] == [
+        12,
+        2,
+    ]
     together = answerer(prompts)
     for prompt, answer in zip(prompts, together, strict=True):
         (alone,) = answerer([prompt])
@@ -65,4 +73,6 @@ def test_answers_are_read_in_each_images_frame(opened, examples):
         texts.append(AnswerText(dataclasses.replace(example, mask=mask), render(answer)))
     submit(client, texts, frame_of, "rl")
     for request in client.requests:
-        np.testing.assert_allclose(request.prompts[0].box, [10, 20, 60, 50], atol=2)  # whole pixels of a frame nearly twice as small
+        np.testing.assert_allclose(
+            request.prompts[0].box, [10, 20, 60, 50], atol=2
+        )  # whole pixels of a frame nearly twice as small

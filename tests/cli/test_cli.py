@@ -27,7 +27,11 @@ OPTIONS = {  # a knob of a run is a key of the configuration, not a flag: think 
 
 
 def _subparsers() -> dict[str, argparse.ArgumentParser]:
-    return next(action.choices for action in build_parser()._actions if isinstance(action, argparse._SubParsersAction))
+    return next(
+        action.choices
+        for action in build_parser()._actions
+        if isinstance(action, argparse._SubParsersAction)
+    )
 
 
 @pytest.fixture
@@ -38,14 +42,21 @@ def config(tmp_path):
 
 
 def test_the_set_of_options_is_frozen():
-    found = {name: {action.dest for action in parser._actions} - {"help"} for name, parser in _subparsers().items()}
+    found = {
+        name: {action.dest for action in parser._actions} - {"help"}
+        for name, parser in _subparsers().items()
+    }
     assert found == OPTIONS
 
 
 @pytest.mark.parametrize("name", OPTIONS)
 def test_help_shows_an_example_that_parses(name):
     text = _subparsers()[name].format_help()
-    example = next(line for line in text.splitlines() if line.startswith("example:")).split("   ")[0].split('--instruction "')[0]
+    example = (
+        next(line for line in text.splitlines() if line.startswith("example:"))
+        .split("   ")[0]
+        .split('--instruction "')[0]
+    )
     assert build_parser().parse_args(example.split()[2:]).run
     assert "writes:" in text or "prints:" in text
 
@@ -60,7 +71,10 @@ def test_help_shows_an_example_that_parses(name):
         (["eval", "CONFIG"], "run_dir"),
         (["predict", "CONFIG", "--source", "absent"], "--source"),
         (["predict", "CONFIG", "--source", ".", "--images", "absent.png"], "absent.png (missing)"),
-        (["score", "CONFIG", "--answers", "absent.jsonl", "--out", "scores.jsonl"], "absent.jsonl (missing)"),
+        (
+            ["score", "CONFIG", "--answers", "absent.jsonl", "--out", "scores.jsonl"],
+            "absent.jsonl (missing)",
+        ),
     ],
 )
 def test_fault_of_the_user_is_one_line_and_status_2(config, capsys, arguments, words):
@@ -104,5 +118,10 @@ def test_config_lists_and_shows(config, capsys):
 
 
 def test_runs_as_a_module():
-    result = subprocess.run([sys.executable, "-m", "segr1_jax.cli", "--version"], capture_output=True, text=True, check=True)
+    result = subprocess.run(
+        [sys.executable, "-m", "segr1_jax.cli", "--version"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     assert result.stdout.startswith("segr1 ")

@@ -59,7 +59,15 @@ def line(image, text, mask=None, **more):
 
 def command(folder, *lines, extra=()):
     (folder / "answers.jsonl").write_text("".join(json.dumps(item) + "\n" for item in lines))
-    return ["score", str(folder / "run.yaml"), *extra, "--answers", str(folder / "answers.jsonl"), "--out", str(folder / "out.jsonl")]
+    return [
+        "score",
+        str(folder / "run.yaml"),
+        *extra,
+        "--answers",
+        str(folder / "answers.jsonl"),
+        "--out",
+        str(folder / "out.jsonl"),
+    ]
 
 
 def rows(folder):
@@ -73,24 +81,43 @@ def truth_of(folder, name):
 def mask_of(folder, name, box, point, label):
     """What SAM2 makes of one prompt in native pixels, and the truth."""
     sam2 = Sam2(build_model(NANO_CONFIG, NANO_CHECKPOINT, postprocessing=False))
-    prompt = WirePrompt(None if box is None else np.float32(box), np.float32(point).reshape(-1, 2), np.int32(label))
+    prompt = WirePrompt(
+        None if box is None else np.float32(box), np.float32(point).reshape(-1, 2), np.int32(label)
+    )
     found = sam2.decode(sam2.encode(np.array(Image.open(folder / f"{name}.png"))), [prompt])
     return found, truth_of(folder, name)
 
 
 def test_rewards_equal_the_formula_and_a_group_is_encoded_once(folder, clients, capsys):
-    lines = [line("a", BOXED, id="first"), line("a", "no answer"), line("a", BOXED, mask="b"), *[line("a", BOXED)] * 20, line("b", BOXED)]
+    lines = [
+        line("a", BOXED, id="first"),
+        line("a", "no answer"),
+        line("a", BOXED, mask="b"),
+        *[line("a", BOXED)] * 20,
+        line("b", BOXED),
+    ]
     assert main([*command(folder, *lines), "--masks", str(folder / "masks")]) == 0
     found = rows(folder)
     mask, truth = mask_of(folder, "a", (54, 54, 141, 142.5), (99, 99), (1,))
     assert iou(mask, truth) > 0.5
     terms = {"format": 1.0, "iou": iou(mask, truth), "s_measure": s_measure(mask, truth)}
     total = 1 + 0.7 * terms["iou"] + 0.3 * terms["s_measure"]
-    same = {"parse": "ok", "score": "ok", "total": pytest.approx(total), **terms, "boxes": 1, "stray_points": 1}
+    same = {
+        "parse": "ok",
+        "score": "ok",
+        "total": pytest.approx(total),
+        **terms,
+        "boxes": 1,
+        "stray_points": 1,
+    }
     assert found[0] == {"id": "first", **same, "mask": "0000001.png"}
-    assert found[1] == {"id": "2", "parse": "missing_think", "score": None, "boxes": None, "stray_points": None} | dict.fromkeys(
-        ("total", "format", "iou", "s_measure"), 0.0
-    )
+    assert found[1] == {
+        "id": "2",
+        "parse": "missing_think",
+        "score": None,
+        "boxes": None,
+        "stray_points": None,
+    } | dict.fromkeys(("total", "format", "iou", "s_measure"), 0.0)
     assert [row["id"] for row in found] == ["first", *map(str, range(2, 25))]
     assert all(row["total"] == found[0]["total"] for row in found[3:23])
     assert found[2]["iou"] == iou(mask, truth_of(folder, "b"))
@@ -106,7 +133,9 @@ def test_rewards_equal_the_formula_and_a_group_is_encoded_once(folder, clients, 
 
 
 def test_points_alone_under_the_prerl_task(folder):
-    assert main(command(folder, line("a", POINTS), line("a", BOXED), extra=["prompt.task=prerl"])) == 0
+    assert (
+        main(command(folder, line("a", POINTS), line("a", BOXED), extra=["prompt.task=prerl"])) == 0
+    )
     found, rejected = rows(folder)
     mask, truth = mask_of(folder, "a", None, ((99, 99), (7.5, 165)), (1, 0))
     assert (found["iou"], found["boxes"], found["stray_points"]) == (iou(mask, truth), 0, 0)
@@ -114,11 +143,21 @@ def test_points_alone_under_the_prerl_task(folder):
 
 
 def test_bad_pictures_are_skipped_with_their_reason(folder, capsys):
-    lines = [line("a", BOXED), line("bad", BOXED, mask="a"), line("absent", BOXED), line("a", BOXED, mask="small"), line("b", BOXED)]
+    lines = [
+        line("a", BOXED),
+        line("bad", BOXED, mask="a"),
+        line("absent", BOXED),
+        line("a", BOXED, mask="small"),
+        line("b", BOXED),
+    ]
     assert main(command(folder, *lines)) == 0
     found = rows(folder)
     assert [row["score"] for row in found] == ["ok", "skipped", "skipped", "skipped", "ok"]
-    for row, words in zip(found[1:4], ("bad.png: expected a readable image", "absent.png", "168x168, got 9x9"), strict=True):
+    for row, words in zip(
+        found[1:4],
+        ("bad.png: expected a readable image", "absent.png", "168x168, got 9x9"),
+        strict=True,
+    ):
         assert words in row["reason"]
         assert row["total"] is row["iou"] is row["parse"] is None
     printed = capsys.readouterr().out
@@ -141,12 +180,17 @@ class LosesEverySecond(score.RewardClient):
 
     def collect(self, ticket):
         self.waiting -= 1
-        return [Score([ScoreStatus.OK, ScoreStatus.QUARANTINED][index % 2], 0.5, 0.5) for index in range(ticket)]
+        return [
+            Score([ScoreStatus.OK, ScoreStatus.QUARANTINED][index % 2], 0.5, 0.5)
+            for index in range(ticket)
+        ]
 
 
 def test_few_answers_are_held_and_what_the_sidecar_loses_has_no_reward(folder):
     client, taken = LosesEverySecond(), []
-    command(folder, *[line("a", BOXED)] * 2 * score.TOGETHER, *[line("b", BOXED), line("a", BOXED)] * 9)
+    command(
+        folder, *[line("a", BOXED)] * 2 * score.TOGETHER, *[line("b", BOXED), line("a", BOXED)] * 9
+    )
     given = (taken.append(answer) or answer for answer in read_answers(folder / "answers.jsonl"))
     config = RunConfig(prompt=PromptConfig(frame=FRAME))
     found = []
@@ -161,7 +205,11 @@ def test_few_answers_are_held_and_what_the_sidecar_loses_has_no_reward(folder):
 
 def test_the_summary_of_a_file_where_nothing_could_be_scored():
     summary = score.Summary(Path("answers.jsonl"))
-    nothing = dict.fromkeys(score.TERMS) | {"parse": None, "score": "skipped", "reason": "no such file"}
+    nothing = dict.fromkeys(score.TERMS) | {
+        "parse": None,
+        "score": "skipped",
+        "reason": "no such file",
+    }
     for number in range(1, 9):
         summary.add(GivenAnswer(number, str(number), Path(), Path(), ""), nothing)
     text = summary.markdown()
@@ -170,9 +218,23 @@ def test_the_summary_of_a_file_where_nothing_could_be_scored():
 
 
 def test_legacy_rewards(folder, clients):
-    assert main(command(folder, line("a", BOXED), line("a", BOXED), extra=["prompt.frame=756", "reward.legacy=true"])) == 0
+    assert (
+        main(
+            command(
+                folder,
+                line("a", BOXED),
+                line("a", BOXED),
+                extra=["prompt.frame=756", "reward.legacy=true"],
+            )
+        )
+        == 0
+    )
     first, second = rows(folder)
-    assert first["total"] == second["total"] == pytest.approx(1 + 0.7 * first["iou"] + 0.3 * first["s_measure"])
+    assert (
+        first["total"]
+        == second["total"]
+        == pytest.approx(1 + 0.7 * first["iou"] + 0.3 * first["s_measure"])
+    )
     assert clients[0].stats().totals["encodes"] == 1
 
 
@@ -181,11 +243,17 @@ def test_legacy_rewards(folder, clients):
     [
         ([line("a", BOXED), {"image": "a.png"}], (), "answers.jsonl:2: "),
         ([], (), "at least one answer"),
-        ([line("a", BOXED)], ("reward.sam2_config=a.yaml", "reward.sam2_checkpoint=gone.pt"), "reward.sam2_checkpoint"),
+        (
+            [line("a", BOXED)],
+            ("reward.sam2_config=a.yaml", "reward.sam2_checkpoint=gone.pt"),
+            "reward.sam2_checkpoint",
+        ),
         ([line("a", BOXED)], ("reward.legacy=true",), "prompt.frame"),
     ],
 )
-def test_what_is_wrong_from_the_start_ends_before_the_sidecar(folder, clients, capsys, lines, extra, words):
+def test_what_is_wrong_from_the_start_ends_before_the_sidecar(
+    folder, clients, capsys, lines, extra, words
+):
     (folder / "out.jsonl").write_text("old")
     assert main(command(folder, *lines, extra=extra)) == 2
     assert words in capsys.readouterr().err
@@ -201,11 +269,13 @@ def test_places_that_cannot_be_written(folder, capsys, out):
 
 
 def test_scoring_needs_no_jax(folder):
-    code = (
-        "import sys; from segr1_jax.cli import main; main(sys.argv[1:]); print([m for m in ('jax', 'flax', 'torch') if m in sys.modules])"
-    )
+    code = "import sys; from segr1_jax.cli import main; main(sys.argv[1:]); print([m for m in ('jax', 'flax', 'torch') if m in sys.modules])"
     done = subprocess.run(
-        [sys.executable, "-c", code, *command(folder, line("a", BOXED))], cwd=ROOT, capture_output=True, text=True, check=True
+        [sys.executable, "-c", code, *command(folder, line("a", BOXED))],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
     )
     assert done.stdout.splitlines()[-1] == "[]"
     assert "score 1/1" in done.stderr

@@ -21,13 +21,32 @@ TRIANGLE = [[5, 5], [50, 5], [50, 50]]
 
 
 def reasonseg(points, text="a dog", label="target") -> str:
-    return json.dumps({"text": [text], "is_sentence": False, "shapes": [{"label": label, "points": points}]})
+    return json.dumps(
+        {"text": [text], "is_sentence": False, "shapes": [{"label": label, "points": points}]}
+    )
 
 
-BAD_POINTS = ([[float("nan"), 1]], [[float("inf"), 1]], [["a", "b"]], [[1, 2, 3]], [], [None], [[1e30, 1], [5, 5], [9, 1]], [[1, 2], [3]])
+BAD_POINTS = (
+    [[float("nan"), 1]],
+    [[float("inf"), 1]],
+    [["a", "b"]],
+    [[1, 2, 3]],
+    [],
+    [None],
+    [[1e30, 1], [5, 5], [9, 1]],
+    [[1, 2], [3]],
+)
 
 
-@pytest.mark.parametrize("content", [*map(reasonseg, BAD_POINTS), DEEP, reasonseg(TRIANGLE, text=" "), reasonseg(TRIANGLE, label="ignore")])
+@pytest.mark.parametrize(
+    "content",
+    [
+        *map(reasonseg, BAD_POINTS),
+        DEEP,
+        reasonseg(TRIANGLE, text=" "),
+        reasonseg(TRIANGLE, label="ignore"),
+    ],
+)
 def test_reasonseg_lists_a_malformed_annotation_and_goes_on(own, content):
     path = sorted((own / "ReasonSeg/val").glob("*.json"))[0]
     path.write_text(content)
@@ -66,7 +85,9 @@ def referring(own):
 @pytest.mark.parametrize(
     "change",
     [
-        lambda refs: refs[0].update(ref_id="../../../x"),  # a sample's name becomes the path of its mask
+        lambda refs: refs[0].update(
+            ref_id="../../../x"
+        ),  # a sample's name becomes the path of its mask
         lambda refs: refs[0]["sentences"][0].update(sent_id="../x"),
         lambda refs: refs.append(dict(refs[0])),  # one mask would overwrite the other
         lambda refs: refs[0]["sentences"][0].update(sent=3),
@@ -86,7 +107,12 @@ def test_blank_sentences_and_annotations_without_a_segmentation_are_samples_at_f
         refs[0]["sentences"][0].update(sent="  ")
         gone.append(refs[1]["ann_id"])
 
-    source = referring(blank, lambda tree: [each.pop("segmentation") for each in tree["annotations"] if each["id"] in gone])
+    source = referring(
+        blank,
+        lambda tree: [
+            each.pop("segmentation") for each in tree["annotations"] if each["id"] in gone
+        ],
+    )
     for index, expected in ((0, "expected sentences"), (2, "expected a segmentation")):
         with pytest.raises(UserError, match=expected):
             source[index]
@@ -105,10 +131,18 @@ def test_annotations_without_sizes_are_named(referring):
         [[float("nan")] * 6],
         [[1, 2, 3, 4, 5, 6, 7]],
         {"size": [60_000, 60_000], "counts": [3_600_000_000]},
-        {"size": [20, 30], "counts": [5, 5]},  # what it does not reach would be whatever lay in memory
+        {
+            "size": [20, 30],
+            "counts": [5, 5],
+        },  # what it does not reach would be whatever lay in memory
         {"size": [20, 30], "counts": [300, 299]},
         {"size": [20, 30], "counts": [0, 601]},
-        {"size": [20, 30], "counts": coco.frPyObjects({"size": [20, 30], "counts": [300, 299]}, 20, 30)["counts"].decode()},
+        {
+            "size": [20, 30],
+            "counts": coco.frPyObjects({"size": [20, 30], "counts": [300, 299]}, 20, 30)[
+                "counts"
+            ].decode(),
+        },
     ],
 )
 def test_segmentations_that_would_break_or_mislead_pycocotools(segmentation):
@@ -145,7 +179,9 @@ def test_transparent_parts_of_a_mask_are_background(tmp_path):
     pixels = np.full((9, 9, 4), 255, np.uint8)
     pixels[:4, :, 3] = 0
     Image.fromarray(pixels).save(tmp_path / "m.png")
-    np.testing.assert_array_equal(open_mask(tmp_path / "m.png", 9, 9), np.arange(9)[:, None].repeat(9, 1) >= 4)
+    np.testing.assert_array_equal(
+        open_mask(tmp_path / "m.png", 9, 9), np.arange(9)[:, None].repeat(9, 1) >= 4
+    )
 
 
 def test_file_names_beyond_utf8_say_what_to_do_and_hidden_files_are_no_samples(own):
@@ -164,7 +200,9 @@ def test_the_remedy_names_a_renamed_folder_and_never_another_split_or_set(own):
     (own / "HKU-IS").rename(own / "HKUIS")
     for gone in ("DIS5K/DIS-TE1", "DUTS/DUTS-TR", "Refer_Segm/refcocog"):
         shutil.rmtree(own / gone)
-    problems = {(report.title, report.split): " ".join(report.problems) for report in check_sets(own)}
+    problems = {
+        (report.title, report.split): " ".join(report.problems) for report in check_sets(own)
+    }
     assert "rename 'DIS5K-TR'" in problems["DIS5K", "train"]
     assert "rename it to 'HKU-IS' if it is HKU-IS" in problems["HKU-IS", "-"]
     assert "rename 'DIS-TE" not in problems["DIS5K", "te1"]

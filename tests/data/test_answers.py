@@ -15,13 +15,21 @@ GOOD = {"image": "a.png", "mask": "m.png", "answer": "<think>"}
 
 def write(folder, *lines):
     path = folder / "answers.jsonl"
-    path.write_bytes(b"\n".join(line if isinstance(line, bytes) else json.dumps(line).encode() for line in lines))
+    path.write_bytes(
+        b"\n".join(line if isinstance(line, bytes) else json.dumps(line).encode() for line in lines)
+    )
     return path
 
 
 def test_lines_keep_their_numbers_and_separators_inside_texts(tmp_path):
     text = "one\u2028two\x85three"
-    path = write(tmp_path, GOOD | {"answer": ""}, b"", b"  ", json.dumps(GOOD | {"answer": text, "id": "x"}, ensure_ascii=False).encode())
+    path = write(
+        tmp_path,
+        GOOD | {"answer": ""},
+        b"",
+        b"  ",
+        json.dumps(GOOD | {"answer": text, "id": "x"}, ensure_ascii=False).encode(),
+    )
     first, second = read_answers(path)
     assert (first.line, first.id, first.text) == (1, "1", "")
     assert (second.line, second.id, second.text) == (4, "x", text)
@@ -61,10 +69,17 @@ def test_consecutive_answers_open_an_image_once(tmp_path, monkeypatch):
         Image.fromarray(np.full((4, 6, 3), 9, np.uint8)).save(tmp_path / f"{name}.png")
         Image.fromarray(np.full((4, 6), 255, np.uint8)).save(tmp_path / f"{name}_mask.png")
     opened = []
-    monkeypatch.setattr(answers, "open_image", lambda path, real=answers.open_image: opened.append(path.stem) or real(path))
+    monkeypatch.setattr(
+        answers,
+        "open_image",
+        lambda path, real=answers.open_image: opened.append(path.stem) or real(path),
+    )
     open_example = example_opener()
     pairs = [("a", "a"), ("a", "a"), ("a", "b"), ("b", "b"), ("a", "a")]
-    examples = [open_example(tmp_path / f"{image}.png", tmp_path / f"{mask}_mask.png") for image, mask in pairs]
+    examples = [
+        open_example(tmp_path / f"{image}.png", tmp_path / f"{mask}_mask.png")
+        for image, mask in pairs
+    ]
     assert opened == ["a", "b", "a"]
     assert examples[0] is examples[1]
     assert examples[1].image is examples[2].image

@@ -41,10 +41,17 @@ def bomb() -> bytes:
     """A PNG of 60,000 x 60,000 pixels in a few bytes."""
 
     def chunk(kind: bytes, body: bytes) -> bytes:
-        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+        return (
+            struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+        )
 
     header = struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(1000))) + chunk(b"IEND", b"")
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunk(b"IDAT", zlib.compress(bytes(1000)))
+        + chunk(b"IEND", b"")
+    )
 
 
 @pytest.fixture
@@ -57,20 +64,36 @@ def hostile(tmp_path) -> Path:
         picture.save(tmp_path / "whole", format_)
         whole = (tmp_path / "whole").read_bytes()
         for number in range(PER_FORMAT):
-            (tmp_path / f"images/{format_.lower()}{number:02}.{format_.lower()}").write_bytes(spoil(rng, whole, number))
-    others = {"empty.png": b"", "text.jpg": b"<script>alert(1)</script>", "bomb.png": bomb(), "zeros.bmp": bytes(500)}
+            (tmp_path / f"images/{format_.lower()}{number:02}.{format_.lower()}").write_bytes(
+                spoil(rng, whole, number)
+            )
+    others = {
+        "empty.png": b"",
+        "text.jpg": b"<script>alert(1)</script>",
+        "bomb.png": bomb(),
+        "zeros.bmp": bytes(500),
+    }
     for name, content in others.items():
         (tmp_path / "images" / name).write_bytes(content)
-    for mode, name in (("F", "float.tiff"), ("I", "int.tiff"), ("CMYK", "cmyk.jpg"), ("LA", "la.png")):
+    for mode, name in (
+        ("F", "float.tiff"),
+        ("I", "int.tiff"),
+        ("CMYK", "cmyk.jpg"),
+        ("LA", "la.png"),
+    ):
         Image.new(mode, (SIDE, SIDE)).save(tmp_path / "images" / name)
     for image in (tmp_path / "images").iterdir():
-        Image.fromarray(np.full((SIDE, SIDE), 255, np.uint8)).save(tmp_path / f"masks/{image.stem}.png")
+        Image.fromarray(np.full((SIDE, SIDE), 255, np.uint8)).save(
+            tmp_path / f"masks/{image.stem}.png"
+        )
     return tmp_path
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning", "ignore::PIL.Image.DecompressionBombWarning")
 def test_each_is_read_or_listed_with_its_reason(hostile):
-    source = open_source(DataConfig(kind="folder", images=str(hostile / "images"), masks=str(hostile / "masks")))
+    source = open_source(
+        DataConfig(kind="folder", images=str(hostile / "images"), masks=str(hostile / "masks"))
+    )
     assert len(source) == len(FORMATS) * PER_FORMAT + 8 == 200
     skipped, read = Skipped(), []
 
@@ -79,10 +102,28 @@ def test_each_is_read_or_listed_with_its_reason(hostile):
         assert example.image.shape == (*example.mask.shape, 3)
         read.append(example.name)
         nothing = np.zeros((0,), np.int32)
-        empty = np.zeros((0, 0, 0), np.float32), np.zeros((0, 0, 2), np.int32), np.zeros((0, 0), bool), nothing
-        return Prompt(example.id, nothing, np.zeros((3, 0), np.int32), 0, nothing, *empty, Frame(1, 1), example.frame)
+        empty = (
+            np.zeros((0, 0, 0), np.float32),
+            np.zeros((0, 0, 2), np.int32),
+            np.zeros((0, 0), bool),
+            nothing,
+        )
+        return Prompt(
+            example.id,
+            nothing,
+            np.zeros((3, 0), np.int32),
+            0,
+            nothing,
+            *empty,
+            Frame(1, 1),
+            example.frame,
+        )
 
-    answered = [sample.example.name for batch in sweep(source, build, batch=16, skipped=skipped) for sample in batch]
+    answered = [
+        sample.example.name
+        for batch in sweep(source, build, batch=16, skipped=skipped)
+        for sample in batch
+    ]
     assert set(answered) | set(skipped.reasons) == set(source.names)
     assert len(answered) + len(skipped) == 200
     assert len(skipped) > 50, "spoiled files are found out"

@@ -50,7 +50,9 @@ def test_exif_orientation_is_applied(tmp_path, orientation):
     assert upright_size(path, "image") == np.rot90(NOISE, turns).shape[1::-1]
 
 
-@pytest.mark.parametrize(("true", "mode"), [(255, None), (128, None), (1, None), (255, "1"), (255, "RGB"), (255, "P")])
+@pytest.mark.parametrize(
+    ("true", "mode"), [(255, None), (128, None), (1, None), (255, "1"), (255, "RGB"), (255, "P")]
+)
 def test_mask_conventions(tmp_path, true, mode):
     mask = NOISE[..., 0] > 100
     path = save(tmp_path / "m.png", (mask * true).astype(np.uint8), mode)
@@ -58,9 +60,13 @@ def test_mask_conventions(tmp_path, true, mode):
 
 
 def test_soft_masks_are_cut_at_half(tmp_path):
-    np.testing.assert_array_equal(open_mask(save(tmp_path / "m.png", NOISE[..., 0]), 10, 14), NOISE[..., 0] > 127)
+    np.testing.assert_array_equal(
+        open_mask(save(tmp_path / "m.png", NOISE[..., 0]), 10, 14), NOISE[..., 0] > 127
+    )
     wide = NOISE[..., 0].astype(np.uint16) * 257
-    np.testing.assert_array_equal(open_mask(save(tmp_path / "w.png", wide), 10, 14), NOISE[..., 0] > 127)
+    np.testing.assert_array_equal(
+        open_mask(save(tmp_path / "w.png", wide), 10, 14), NOISE[..., 0] > 127
+    )
 
 
 def test_bad_files_are_named(tmp_path):

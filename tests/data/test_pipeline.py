@@ -24,7 +24,9 @@ class Numbers:
     def __getitem__(self, index):
         if index in self.bad:
             raise UserError(self.names[index], expected="a file", got="none", remedy="mend it")
-        return Example(id=index, name=self.names[index], image=np.zeros((1, 1, 3), np.uint8), mask=None)
+        return Example(
+            id=index, name=self.names[index], image=np.zeros((1, 1, 3), np.uint8), mask=None
+        )
 
 
 def read(source=None, *, count, start=0, process=0, processes=1, batch=4, **options):
@@ -38,7 +40,10 @@ def read(source=None, *, count, start=0, process=0, processes=1, batch=4, **opti
         processes=processes,
         **options,
     )
-    return [[(sample.position, sample.example.id) for sample in part] for part in itertools.islice(stream, count)]
+    return [
+        [(sample.position, sample.example.id) for sample in part]
+        for part in itertools.islice(stream, count)
+    ]
 
 
 def flat(parts):
@@ -83,11 +88,21 @@ def test_bad_samples_are_replaced_and_listed_without_moving_others():
 def test_targets_are_made_ahead_and_may_refuse_a_sample():
     def target(example):
         if example.id == 2:
-            raise UserError("number-2", expected="a mask with a pixel", got="none", remedy="leave it out")
+            raise UserError(
+                "number-2", expected="a mask with a pixel", got="none", remedy="leave it out"
+            )
         return example.id + 100
 
     skipped = Skipped()
-    stream = batches(Numbers(), lambda example: None, target=target, seed=5, start_position=0, batch=SIZE, skipped=skipped)
+    stream = batches(
+        Numbers(),
+        lambda example: None,
+        target=target,
+        seed=5,
+        start_position=0,
+        batch=SIZE,
+        skipped=skipped,
+    )
     samples = next(stream)
     assert all(sample.target == sample.example.id + 100 != 102 for sample in samples)
     assert list(skipped.reasons) == ["number-2"]
@@ -109,9 +124,18 @@ def test_sweep_reads_every_good_sample_once(processes):
     parts = [
         sample
         for process in range(processes)
-        for part in sweep(Numbers((4,)), lambda e: e.id * 10, batch=4, process=process, processes=processes, skipped=skipped)
+        for part in sweep(
+            Numbers((4,)),
+            lambda e: e.id * 10,
+            batch=4,
+            process=process,
+            processes=processes,
+            skipped=skipped,
+        )
         for sample in part
     ]
-    assert collections.Counter(sample.example.id for sample in parts) == {i: 1 for i in range(SIZE) if i != 4}
+    assert collections.Counter(sample.example.id for sample in parts) == {
+        i: 1 for i in range(SIZE) if i != 4
+    }
     assert all(sample.prompt == 10 * sample.example.id for sample in parts)
     assert list(skipped.reasons) == ["number-4"]

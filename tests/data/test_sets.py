@@ -25,13 +25,21 @@ from segr1_jax.types import Frame
 def test_toy_sets_are_the_same_every_time(toy, tmp_path):
     write_toy_sets(tmp_path / "again")
     files = sorted(path.relative_to(toy) for path in toy.rglob("*") if path.is_file())
-    assert files == sorted(path.relative_to(tmp_path / "again") for path in (tmp_path / "again").rglob("*") if path.is_file())
-    assert all((toy / file).read_bytes() == (tmp_path / "again" / file).read_bytes() for file in files)
+    assert files == sorted(
+        path.relative_to(tmp_path / "again")
+        for path in (tmp_path / "again").rglob("*")
+        if path.is_file()
+    )
+    assert all(
+        (toy / file).read_bytes() == (tmp_path / "again" / file).read_bytes() for file in files
+    )
     with pytest.raises(UserError, match="an empty or new folder"):
         write_toy_sets(toy)
 
 
-@pytest.mark.parametrize(("name", "split"), [(name, split) for name, found in SETS.items() for split in found.counts])
+@pytest.mark.parametrize(
+    ("name", "split"), [(name, split) for name, found in SETS.items() for split in found.counts]
+)
 def test_every_split_is_read_whole(toy, name, split):
     source = open_source(DataConfig(kind="published", root=str(toy), set=name, split=split))
     examples = [source[index] for index in range(len(source))]
@@ -39,7 +47,10 @@ def test_every_split_is_read_whole(toy, name, split):
     assert len(set(source.names)) == len(source) == SAMPLES
     assert all(example.image.shape == (SIZE, SIZE, 3) for example in examples)
     assert all((example.mask is None) == (SETS[name].kind == "answers") for example in examples)
-    assert all((example.instruction is None) == (SETS[name].kind in ("foreground", "answers")) for example in examples)
+    assert all(
+        (example.instruction is None) == (SETS[name].kind in ("foreground", "answers"))
+        for example in examples
+    )
 
 
 FOLDERS = {  # spelt out from the papers' downloads, apart from the readers
@@ -71,7 +82,9 @@ def test_camouflaged_pictures_alone(own):
 
 def test_camo_as_published_and_as_the_reference_code_splits_it(own):
     folder = own / "CAMO-V.1.0-CVIU2019"
-    before = {split: [example.mask for example in _all(own, "camo", split)] for split in ("train", "test")}
+    before = {
+        split: [example.mask for example in _all(own, "camo", split)] for split in ("train", "test")
+    }
     for part in ("Train", "Test"):
         (folder / "GT" / part).mkdir()
         for image in (folder / "Images" / part).iterdir():
@@ -92,13 +105,21 @@ def test_referring_samples_are_sentences(toy, name):
     for split in SETS[name].counts:
         mine = [ref for ref in refs if ref["split"] == split]
         examples = _all(toy, name, split)
-        assert [example.name for example in examples] == [f"{r['ref_id']}-{s['sent_id']}" for r in mine for s in r["sentences"]]
-        assert [example.instruction for example in examples] == [f"{s['sent']}." for r in mine for s in r["sentences"]]
+        assert [example.name for example in examples] == [
+            f"{r['ref_id']}-{s['sent_id']}" for r in mine for s in r["sentences"]
+        ]
+        assert [example.instruction for example in examples] == [
+            f"{s['sent']}." for r in mine for s in r["sentences"]
+        ]
         for ref, example in zip([r for r in mine for _ in r["sentences"]], examples, strict=True):
             drawn = scene(DataConfig(size=SIZE, count=10**5, max_objects=2), ref["image_id"]).masks
             y, x = np.nonzero(example.mask)
-            filled = example.mask.all(where=np.isin(np.arange(SIZE), y)[:, None] & np.isin(np.arange(SIZE), x))
-            assert filled or any((mask == example.mask).all() for mask in drawn), "a box, or the very mask that was drawn"
+            filled = example.mask.all(
+                where=np.isin(np.arange(SIZE), y)[:, None] & np.isin(np.arange(SIZE), x)
+            )
+            assert filled or any((mask == example.mask).all() for mask in drawn), (
+                "a box, or the very mask that was drawn"
+            )
 
 
 def test_a_malicious_pickle_runs_nothing(own, tmp_path):
@@ -112,7 +133,10 @@ def test_a_malicious_pickle_runs_nothing(own, tmp_path):
     assert not (tmp_path / "ran").exists()
 
 
-@pytest.mark.parametrize("content", [b"", b"\x80", pickle.dumps({"a": 1}), pickle.dumps([{"split": "val"}]), pickle.dumps([3])])
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"\x80", pickle.dumps({"a": 1}), pickle.dumps([{"split": "val"}]), pickle.dumps([3])],
+)
 def test_damaged_references_are_named(own, content):
     (own / "Refer_Segm/refcoco/refs(unc).p").write_bytes(content)
     with pytest.raises(UserError, match=r"refs\(unc\)\.p"):
@@ -136,20 +160,35 @@ def test_reasonseg_draws_polygons_and_what_to_ignore(toy):
     folder = toy / "ReasonSeg/val"
     for example in _all(toy, "reasonseg", "val"):
         record = json.loads((folder / f"{example.name}.json").read_text())
-        left, top, right, bottom = (int(v) for point in record["shapes"][0]["points"][::2] for v in point)
+        left, top, right, bottom = (
+            int(v) for point in record["shapes"][0]["points"][::2] for v in point
+        )
         expected, ignored = np.zeros((2, SIZE, SIZE), bool)
         expected[top : bottom + 1, left : right + 1] = True
         ignored[:21, :21] = True
         smaller_on_top = ignored if ignored.sum() < expected.sum() else expected
         both = expected & ignored
-        np.testing.assert_array_equal(example.mask, expected & ~(both & (smaller_on_top is ignored)))
-        np.testing.assert_array_equal(example.ignore, ignored & ~(both & (smaller_on_top is expected)))
+        np.testing.assert_array_equal(
+            example.mask, expected & ~(both & (smaller_on_top is ignored))
+        )
+        np.testing.assert_array_equal(
+            example.ignore, ignored & ~(both & (smaller_on_top is expected))
+        )
         question = record["is_sentence"]
-        assert example.instruction == (f"what this asks for: {record['text'][0]}" if question else f"{record['text'][0]}.")
+        assert example.instruction == (
+            f"what this asks for: {record['text'][0]}" if question else f"{record['text'][0]}."
+        )
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"[]", b'{"text": []}', None, '{"text": ["caf\u00e9"], "is_sentence": false, "shapes": []}'.encode("cp1252")]
+    "content",
+    [
+        b"",
+        b"[]",
+        b'{"text": []}',
+        None,
+        '{"text": ["caf\u00e9"], "is_sentence": false, "shapes": []}'.encode("cp1252"),
+    ],
 )
 def test_reasonseg_annotations_at_fault_are_listed(own, content):
     path = sorted((own / "ReasonSeg/val").glob("*.json"))[0]
@@ -182,7 +221,9 @@ def test_check_names_every_problem_and_its_remedy(own):
     problems = reports["DUTS", "test"].problems
     assert len(problems) == 4
     named = (lonely.stem, "other.png", small.name, broken.name)
-    assert all(any(word in problem and "Remedy: " in problem for problem in problems) for word in named)
+    assert all(
+        any(word in problem and "Remedy: " in problem for problem in problems) for word in named
+    )
     assert reports["DUTS", "test"].found == 1
     assert "no such folder" in reports["ReasonSeg", "val"].problems[0]
     assert reports["COD10K", "train"].problems == []
@@ -193,9 +234,14 @@ def test_check_names_every_problem_and_its_remedy(own):
 
 
 def test_joined_sets(toy):
-    joined = open_source(DataConfig(kind="published", root=str(toy), set="cod10k+camo", split="train"))
+    joined = open_source(
+        DataConfig(kind="published", root=str(toy), set="cod10k+camo", split="train")
+    )
     cod, camo = (published_split(toy, name, "train") for name in ("cod10k", "camo"))
-    assert joined.names == [*(f"cod10k/{name}" for name in cod.names), *(f"camo/{name}" for name in camo.names)]
+    assert joined.names == [
+        *(f"cod10k/{name}" for name in cod.names),
+        *(f"camo/{name}" for name in camo.names),
+    ]
     np.testing.assert_array_equal(joined[SAMPLES].image, camo[0].image)
     with pytest.raises(UserError, match="fcot"):
         published_split(toy, "duts+fcot", "train")
@@ -204,7 +250,9 @@ def test_joined_sets(toy):
 def test_ids_choose_samples(toy, tmp_path):
     names = published_split(toy, "duts", "train").names
     (tmp_path / "ids.txt").write_text(f"{names[2]}\n{names[0]}\n")
-    config = DataConfig(kind="published", root=str(toy), set="duts", split="train", ids=str(tmp_path / "ids.txt"))
+    config = DataConfig(
+        kind="published", root=str(toy), set="duts", split="train", ids=str(tmp_path / "ids.txt")
+    )
     assert open_source(config).names == [names[2], names[0]]
     (tmp_path / "ids.txt").write_text("nobody\n")
     with pytest.raises(UserError, match="'nobody'"):
@@ -224,7 +272,10 @@ def test_ecssd_itself(shared, tmp_path):
     (tmp_path / "ECSSD").symlink_to(shared / "data/ECSSD")
     source = published_split(tmp_path, "ecssd", "test")
     assert len(source) == 884
-    masks = [Image.open(shared / "data/ECSSD/ground_truth_mask" / f"{name}.png") for name in source.names[:5]]
+    masks = [
+        Image.open(shared / "data/ECSSD/ground_truth_mask" / f"{name}.png")
+        for name in source.names[:5]
+    ]
     for index, mask in enumerate(masks):
         np.testing.assert_array_equal(source[index].mask, np.asarray(mask.convert("L")) > 127)
         mask.close()
@@ -244,7 +295,13 @@ def test_real_photos_and_polygons_of_coco(shared, tmp_path):
     sentences = json.loads((shared / "data/refcoco/refcoco_unc_testA_mini.json").read_text())
     chosen = [annotation for annotation in coco.anns.values() if annotation["segmentation"]]
     refs = [
-        {"ref_id": n, "ann_id": a["id"], "image_id": a["image_id"], "split": "testA", "sentences": [{"sent": s["sent"], "sent_id": n}]}
+        {
+            "ref_id": n,
+            "ann_id": a["id"],
+            "image_id": a["image_id"],
+            "split": "testA",
+            "sentences": [{"sent": s["sent"], "sent_id": n}],
+        }
         for n, (a, s) in enumerate(zip(chosen, sentences, strict=False))
     ]
     (folder / "refs(unc).p").write_bytes(pickle.dumps(refs))
@@ -253,7 +310,9 @@ def test_real_photos_and_polygons_of_coco(shared, tmp_path):
     source = published_split(tmp_path, "refcoco", "testA")
     assert len(source) == len(refs) > 3
     for index, ref in enumerate(refs):
-        np.testing.assert_array_equal(source[index].mask, coco.annToMask(coco.anns[ref["ann_id"]]).astype(bool))
+        np.testing.assert_array_equal(
+            source[index].mask, coco.annToMask(coco.anns[ref["ann_id"]]).astype(bool)
+        )
 
 
 def test_pair_sets_are_complete():

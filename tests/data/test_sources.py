@@ -16,13 +16,19 @@ def folder(tmp_path):
     for kind in ("images", "masks"):
         (tmp_path / kind).mkdir()
     for stem in ("b", "a", "c"):
-        Image.fromarray(rng.integers(0, 256, (8, 12, 3), dtype=np.uint8)).save(tmp_path / f"images/{stem}.jpg")
-        Image.fromarray(rng.integers(0, 2, (8, 12), dtype=np.uint8) * 255).save(tmp_path / f"masks/{stem}.png")
+        Image.fromarray(rng.integers(0, 256, (8, 12, 3), dtype=np.uint8)).save(
+            tmp_path / f"images/{stem}.jpg"
+        )
+        Image.fromarray(rng.integers(0, 2, (8, 12), dtype=np.uint8) * 255).save(
+            tmp_path / f"masks/{stem}.png"
+        )
     return tmp_path
 
 
 def config(folder, **changes):
-    return DataConfig(kind="folder", images=str(folder / "images"), masks=str(folder / "masks"), **changes)
+    return DataConfig(
+        kind="folder", images=str(folder / "images"), masks=str(folder / "masks"), **changes
+    )
 
 
 def manifest(folder, *records):
@@ -36,7 +42,12 @@ def test_folder_pairs_by_stem(folder):
     check(source)
     assert source.names == ["a", "b", "c"]
     example = source[1]
-    assert (example.id, example.name, example.image.shape, example.mask.shape) == (1, "b", (8, 12, 3), (8, 12))
+    assert (example.id, example.name, example.image.shape, example.mask.shape) == (
+        1,
+        "b",
+        (8, 12, 3),
+        (8, 12),
+    )
     with Image.open(folder / "masks/b.png") as mask:
         np.testing.assert_array_equal(example.mask, np.asarray(mask) > 0)
 
@@ -50,19 +61,33 @@ def test_ids_choose_and_order(folder):
 
 
 def test_manifest_carries_sentences(folder):
-    records = {"image": "images/a.jpg", "mask": "masks/a.png", "instruction": "the fish"}, {"image": "images/b.jpg", "mask": "masks/b.png"}
+    records = (
+        {"image": "images/a.jpg", "mask": "masks/a.png", "instruction": "the fish"},
+        {"image": "images/b.jpg", "mask": "masks/b.png"},
+    )
     source = open_source(manifest(folder, *records))
     check(source)
     assert [source[i].instruction for i in range(2)] == ["the fish", None]
 
 
 def test_several_sentences_about_one_image_have_names_of_their_own(folder):
-    lines = [{"image": "images/a.jpg", "mask": "masks/a.png", "instruction": text} for text in ("the fish", "the eye")]
+    lines = [
+        {"image": "images/a.jpg", "mask": "masks/a.png", "instruction": text}
+        for text in ("the fish", "the eye")
+    ]
     assert open_source(manifest(folder, *lines)).names == ["images/a.jpg", "images/a.jpg-2"]
 
 
 @pytest.mark.parametrize(
-    "record", [{"mask": "a"}, {"image": "a", "instuction": "b"}, {"image": 3}, ["image"], {"image": ""}, {"image": None}]
+    "record",
+    [
+        {"mask": "a"},
+        {"image": "a", "instuction": "b"},
+        {"image": 3},
+        ["image"],
+        {"image": ""},
+        {"image": None},
+    ],
 )
 def test_malformed_manifest_lines_are_named(folder, record):
     with pytest.raises(UserError, match=r"set\.jsonl:1: "):
@@ -73,12 +98,21 @@ def test_check_finds_bad_pairs_before_training(folder):
     (folder / "masks/a.png").unlink()
     Image.new("1", (12, 9)).save(folder / "masks/b.png")
     (folder / "images/c.jpg").write_bytes(b"broken")
-    with pytest.raises(UserError, match=r"3 of 3 samples.*a: expected a mask, got no mask.*b\.png.*12x8.*12x9.*c\.jpg"):
+    with pytest.raises(
+        UserError,
+        match=r"3 of 3 samples.*a: expected a mask, got no mask.*b\.png.*12x8.*12x9.*c\.jpg",
+    ):
         check(open_source(config(folder)))
 
 
 def test_a_given_answer_stands_in_for_a_mask(folder):
-    source = open_source(manifest(folder, {"image": "images/a.jpg", "answer": "<think>a</think>"}, {"image": "images/b.jpg"}))
+    source = open_source(
+        manifest(
+            folder,
+            {"image": "images/a.jpg", "answer": "<think>a</think>"},
+            {"image": "images/b.jpg"},
+        )
+    )
     assert (source[0].answer, source[0].mask, source[1].answer) == ("<think>a</think>", None, None)
     with pytest.raises(UserError, match=r"2 of 2.*images/a\.jpg: expected a mask"):
         check(source)
@@ -114,7 +148,12 @@ def test_synthetic_ids_and_names_agree():
 def test_real_photos_open(shared):
     root = shared / "data/ECSSD"
     source = open_source(
-        DataConfig(kind="folder", images=str(root / "images"), masks=str(root / "ground_truth_mask"), ids=str(root / "dev.txt"))
+        DataConfig(
+            kind="folder",
+            images=str(root / "images"),
+            masks=str(root / "ground_truth_mask"),
+            ids=str(root / "dev.txt"),
+        )
     )
     check(source)
     assert len(source) == 80

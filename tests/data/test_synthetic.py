@@ -11,7 +11,11 @@ SIDE_SLACK = 0.08  # an object's long side is set from a coarse raster of its sh
 
 
 def _configs():
-    return [DataConfig(level=level, max_objects=k, sentences=s) for level in LEVELS for k, s in ((1, False), (3, False), (3, True))]
+    return [
+        DataConfig(level=level, max_objects=k, sentences=s)
+        for level in LEVELS
+        for k, s in ((1, False), (3, False), (3, True))
+    ]
 
 
 def _square(side, y, x, edge):
@@ -20,7 +24,9 @@ def _square(side, y, x, edge):
     return mask
 
 
-@pytest.mark.parametrize("config", _configs(), ids=lambda c: f"{c.level}-{c.max_objects}-{c.sentences}")
+@pytest.mark.parametrize(
+    "config", _configs(), ids=lambda c: f"{c.level}-{c.max_objects}-{c.sentences}"
+)
 def test_sample_is_a_pure_function_of_config_and_index(config):
     first = [generate(config, i) for i in range(4)]
     again = [generate(config, i) for i in reversed(range(4))][::-1]
@@ -37,7 +43,9 @@ def test_every_sample_differs_between_indices_seeds_and_levels():
     assert len(set(images)) == len(images)
 
 
-@pytest.mark.parametrize("config", _configs(), ids=lambda c: f"{c.level}-{c.max_objects}-{c.sentences}")
+@pytest.mark.parametrize(
+    "config", _configs(), ids=lambda c: f"{c.level}-{c.max_objects}-{c.sentences}"
+)
 def test_objects_are_disjoint_of_visible_size_and_the_mask_is_made_of_them(config):
     for index in range(25):
         example, masks = generate(config, index), scene(config, index).masks
@@ -50,7 +58,11 @@ def test_objects_are_disjoint_of_visible_size_and_the_mask_is_made_of_them(confi
             side = max(np.ptp(rows), np.ptp(columns)) / 168
             assert SIDE_RANGE[0] - SIDE_SLACK < side < SIDE_RANGE[1] + SIDE_SLACK
             assert mask.sum() >= 100
-        expected = [m for m in masks if np.array_equal(m, example.mask)] if config.sentences else [np.logical_or.reduce(masks)]
+        expected = (
+            [m for m in masks if np.array_equal(m, example.mask)]
+            if config.sentences
+            else [np.logical_or.reduce(masks)]
+        )
         assert len(expected) == 1
         np.testing.assert_array_equal(example.mask, expected[0])
         assert (example.instruction is not None) == config.sentences
@@ -58,14 +70,21 @@ def test_objects_are_disjoint_of_visible_size_and_the_mask_is_made_of_them(confi
 
 @pytest.mark.parametrize("level", LEVELS)
 def test_filling_the_box_is_clearly_worse_than_the_mask(level):
-    fills = [m.sum() / (np.ptp(np.argwhere(m), axis=0) + 1).prod() for i in range(120) for m in scene(DataConfig(level=level), i).masks]
+    fills = [
+        m.sum() / (np.ptp(np.argwhere(m), axis=0) + 1).prod()
+        for i in range(120)
+        for m in scene(DataConfig(level=level), i).masks
+    ]
     assert np.mean(fills) < 0.62
     assert np.std(fills) > 0.1
 
 
 def test_bright_objects_stand_out_and_camouflaged_ones_hardly():
     def contrast(level):
-        pairs = [(s.image.mean(-1), s.masks[0]) for s in (scene(DataConfig(level=level), i) for i in range(60))]
+        pairs = [
+            (s.image.mean(-1), s.masks[0])
+            for s in (scene(DataConfig(level=level), i) for i in range(60))
+        ]
         return np.mean([abs(grey[mask].mean() - grey[~mask].mean()) for grey, mask in pairs])
 
     assert contrast("bright") > 80
@@ -94,7 +113,12 @@ def test_sentence_never_names_a_shared_colour_and_always_exists():
 
 def test_sentence_picks_the_object_it_names():
     config = DataConfig(level="camouflaged", max_objects=3, sentences=True)
-    place = {"leftmost": (1, min), "rightmost": (1, max), "topmost": (0, min), "bottommost": (0, max)}
+    place = {
+        "leftmost": (1, min),
+        "rightmost": (1, max),
+        "topmost": (0, min),
+        "bottommost": (0, max),
+    }
     for index in range(40):
         example, masks = generate(config, index), scene(config, index).masks
         word = example.instruction.split()[1]

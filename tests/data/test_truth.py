@@ -21,7 +21,9 @@ def noise_mask() -> np.ndarray:
 
 
 def test_polygons_hold_their_outline_and_the_smaller_lies_on_top():
-    drawn = Polygons("a.json", (Polygon(rectangle(10, 5, 12, 7), counts=False), Polygon(rectangle(4, 2, 20, 12))))
+    drawn = Polygons(
+        "a.json", (Polygon(rectangle(10, 5, 12, 7), counts=False), Polygon(rectangle(4, 2, 20, 12)))
+    )
     found = drawn.read(H, W)
     expected = np.zeros((H, W), bool)
     expected[2:13, 4:21] = True
@@ -46,7 +48,11 @@ def test_run_lengths(compressed):
     code = coco.encode(np.asfortranarray(mask.astype(np.uint8)))
     if not compressed:  # COCO's plain form: lengths of runs down the columns, background first
         flat = mask.flatten(order="F")
-        ends = np.flatnonzero(np.diff(np.r_[not True, flat])) if not flat[0] else np.r_[0, np.flatnonzero(np.diff(flat)) + 1]
+        ends = (
+            np.flatnonzero(np.diff(np.r_[not True, flat]))
+            if not flat[0]
+            else np.r_[0, np.flatnonzero(np.diff(flat)) + 1]
+        )
         code = {"size": [H, W], "counts": np.diff(np.r_[0, ends, flat.size]).tolist()}
     np.testing.assert_array_equal(CocoSegmentation("a", code, H, W).read(H, W).object, mask)
 
@@ -59,7 +65,15 @@ def test_several_polygons_are_joined():
 
 
 @pytest.mark.parametrize(
-    "segmentation", [[], {"size": [H, W]}, {"size": [H, W], "counts": [1, "b"]}, [[1.0, 2.0]], "text", {"size": [4, 4], "counts": [0, 16]}]
+    "segmentation",
+    [
+        [],
+        {"size": [H, W]},
+        {"size": [H, W], "counts": [1, "b"]},
+        [[1.0, 2.0]],
+        "text",
+        {"size": [4, 4], "counts": [0, 16]},
+    ],
 )
 def test_bad_annotations_are_named(segmentation):
     with pytest.raises(UserError, match="annotation 7"):

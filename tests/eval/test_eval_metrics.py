@@ -9,7 +9,13 @@ import pytest
 from PIL import Image
 from tolerances import TOL_GOLDEN
 
-from segr1_jax.eval.metrics import EvalRow, aggregate, best_constant_box, mean_absolute_error, soft_s_measure
+from segr1_jax.eval.metrics import (
+    EvalRow,
+    aggregate,
+    best_constant_box,
+    mean_absolute_error,
+    soft_s_measure,
+)
 from segr1_jax.eval.table import markdown_table
 from segr1_jax.types import ParseStatus
 
@@ -19,7 +25,13 @@ def _row(parse: ParseStatus = ParseStatus.OK, **terms: float) -> EvalRow:
 
 
 def test_aggregate_by_hand():
-    figures = aggregate([_row(iou=0.8, s_measure=0.9, mae=0.1), _row(iou=0.4, s_measure=0.6, mae=0.2), _row(ParseStatus.BAD_BOX)])
+    figures = aggregate(
+        [
+            _row(iou=0.8, s_measure=0.9, mae=0.1),
+            _row(iou=0.4, s_measure=0.6, mae=0.2),
+            _row(ParseStatus.BAD_BOX),
+        ]
+    )
     assert figures["count"] == 3
     assert figures["format"] == pytest.approx(2 / 3)
     assert figures["iou"] == pytest.approx(0.4)  # the invalid answer counts as 0
@@ -47,8 +59,13 @@ def test_soft_s_measure_equals_the_authors_matlab_code(shared):
     rows = list(csv.DictReader((golden / "per_image_matlab.csv").open()))
     assert len(rows) == 40
     for row in rows:
-        prediction, truth = (np.asarray(Image.open(golden / folder / f"{row['id']}.png")) for folder in ("pred_DSS", "gt"))
-        assert soft_s_measure(prediction / 255, truth.astype(bool)) == pytest.approx(float(row["S_measure"]), abs=TOL_GOLDEN)
+        prediction, truth = (
+            np.asarray(Image.open(golden / folder / f"{row['id']}.png"))
+            for folder in ("pred_DSS", "gt")
+        )
+        assert soft_s_measure(prediction / 255, truth.astype(bool)) == pytest.approx(
+            float(row["S_measure"]), abs=TOL_GOLDEN
+        )
 
 
 def test_constant_box_of_one_rectangle_is_the_rectangle():
@@ -67,7 +84,9 @@ def test_constant_box_matches_brute_force_on_masks_of_two_sizes():
     ]
     box = best_constant_box(masks)
     spans = list(itertools.combinations(range(9), 2))
-    brute = max(_mean_iou(cells, (x1 / 8, y1 / 8, x2 / 8, y2 / 8)) for x1, x2 in spans for y1, y2 in spans)
+    brute = max(
+        _mean_iou(cells, (x1 / 8, y1 / 8, x2 / 8, y2 / 8)) for x1, x2 in spans for y1, y2 in spans
+    )
     assert _mean_iou(cells, box) >= brute - 1e-12
 
 

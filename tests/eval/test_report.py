@@ -38,7 +38,9 @@ class Read(HTMLParser):
             self.stack.append(tag)
 
     def handle_endtag(self, tag):
-        assert not self.stack or self.stack[-1] == tag or tag in VOID, f"{tag} closes {self.stack[-1]}"
+        assert not self.stack or self.stack[-1] == tag or tag in VOID, (
+            f"{tag} closes {self.stack[-1]}"
+        )
         if tag not in VOID:
             self.stack.pop()
 
@@ -50,17 +52,31 @@ class Read(HTMLParser):
 def sample(text: str, **changes) -> ReportSample:
     rng = np.random.default_rng(0)
     image, mask = rng.integers(0, 256, (60, 90, 3), dtype=np.uint8), rng.random((60, 90)) < 0.2
-    prompt = SamPrompt(np.array([5, 5, 40, 40], np.float32), np.array([[10, 10]], np.float32), np.array([1], np.int32))
+    prompt = SamPrompt(
+        np.array([5, 5, 40, 40], np.float32),
+        np.array([[10, 10]], np.float32),
+        np.array([1], np.int32),
+    )
     fields = {"name": text, "instruction": text, "answer": text, "status": "ok", "iou": 0.5}
-    return ReportSample(**fields | changes, image=image, prediction=mask, truth=mask, prompts=(prompt,))
+    return ReportSample(
+        **fields | changes, image=image, prediction=mask, truth=mask, prompts=(prompt,)
+    )
 
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory) -> str:
     path = tmp_path_factory.mktemp("report") / "report.html"
-    samples = [sample(text, status=text) for text in HOSTILE] + [sample("plain", iou=None, instruction=None)]
+    samples = [sample(text, status=text) for text in HOSTILE] + [
+        sample("plain", iou=None, instruction=None)
+    ]
     tables = [Table(text, ["answers", text], [[text, "0.5"]], text) for text in HOSTILE]
-    write_report(path, HOSTILE[0], tables, {text: [(0, 0.1), (10, 0.7), (20, 0.6)] for text in HOSTILE}, iter(samples))
+    write_report(
+        path,
+        HOSTILE[0],
+        tables,
+        {text: [(0, 0.1), (10, 0.7), (20, 0.6)] for text in HOSTILE},
+        iter(samples),
+    )
     return path.read_text(encoding="utf-8")
 
 
@@ -71,7 +87,10 @@ def test_everything_from_outside_stays_text(page):
         assert text in read.texts["p"]
         assert text in read.texts["h2"]
         assert read.texts["td"].count(text) == 1
-        assert any(tag == "li" and attrs["data-name"] == text == attrs["data-status"] for tag, attrs in read.tags)
+        assert any(
+            tag == "li" and attrs["data-name"] == text == attrs["data-status"]
+            for tag, attrs in read.tags
+        )
     assert read.stack == []
 
 
@@ -79,7 +98,11 @@ def test_one_script_that_is_ours_and_nothing_from_elsewhere(page):
     read = Read(page)
     assert len(read.scripts) == 1
     digest = base64.b64encode(hashlib.sha256(read.scripts[0].encode()).digest()).decode()
-    policy = next(attrs["content"] for tag, attrs in read.tags if attrs.get("http-equiv") == "Content-Security-Policy")
+    policy = next(
+        attrs["content"]
+        for tag, attrs in read.tags
+        if attrs.get("http-equiv") == "Content-Security-Policy"
+    )
     assert f"script-src 'sha256-{digest}'" in policy
     assert "default-src 'none'" in policy
     assert not any(name.startswith("on") for _, attrs in read.tags for name in attrs)
@@ -114,6 +137,14 @@ def test_a_report_is_whole_or_not_there(tmp_path):
 
 
 def test_curves_leave_out_what_is_no_number(tmp_path):
-    write_report(tmp_path / "page.html", "t", [], {"loss": [(0, 1.0), (1, float("nan")), (2, float("inf")), (3, 0.5)]}, [])
-    line = next(attrs for tag, attrs in Read((tmp_path / "page.html").read_text()).tags if tag == "polyline")
+    write_report(
+        tmp_path / "page.html",
+        "t",
+        [],
+        {"loss": [(0, 1.0), (1, float("nan")), (2, float("inf")), (3, 0.5)]},
+        [],
+    )
+    line = next(
+        attrs for tag, attrs in Read((tmp_path / "page.html").read_text()).tags if tag == "polyline"
+    )
     assert line["points"] == "4.0,20.0 316.0,140.0"

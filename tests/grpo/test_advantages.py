@@ -11,7 +11,9 @@ def test_advantages_by_hand():
     """Rewards 0, 1, 2, 3: mean 1.5, deviations -1.5 .. 1.5, sample variance 5/3; Dr.GRPO leaves the deviations as they are."""
     rewards, valid = np.array([[0.0, 1.0, 2.0, 3.0]]), np.ones((1, 4), bool)
     deviations = np.array([[-1.5, -0.5, 0.5, 1.5]])
-    np.testing.assert_allclose(group_advantages(rewards, valid), deviations / (np.sqrt(5 / 3) + 1e-4), rtol=TOL_SIMPLE)
+    np.testing.assert_allclose(
+        group_advantages(rewards, valid), deviations / (np.sqrt(5 / 3) + 1e-4), rtol=TOL_SIMPLE
+    )
     np.testing.assert_array_equal(group_advantages(rewards, valid, "none"), deviations)
 
 
@@ -26,7 +28,9 @@ def test_invalid_completions_leave_their_group():
     rewards = np.array([[1.0, 3.0, 100.0], [1.0, 50.0, 60.0]])
     valid = np.array([[True, True, False], [True, False, False]])
     root2 = np.sqrt(2) + 1e-4
-    np.testing.assert_allclose(group_advantages(rewards, valid), [[-1 / root2, 1 / root2, 0], [0, 0, 0]], rtol=TOL_SIMPLE)
+    np.testing.assert_allclose(
+        group_advantages(rewards, valid), [[-1 / root2, 1 / root2, 0], [0, 0, 0]], rtol=TOL_SIMPLE
+    )
     np.testing.assert_array_equal(group_advantages(rewards, valid, "none"), [[-1, 1, 0], [0, 0, 0]])
     np.testing.assert_allclose(completion_weights(valid), [[1, 1, 0], [0, 0, 0]])
 
@@ -34,5 +38,7 @@ def test_invalid_completions_leave_their_group():
 def test_dead_groups_teach_nothing():
     """Different rewards; all equal; equal among the valid; one valid alone."""
     rewards = np.array([[1.0, 2.0, 2.0], [2.0, 2.0, 2.0], [2.0, 2.0, 9.0], [1.0, 5.0, 9.0]])
-    valid = np.array([[True, True, True], [True, True, True], [True, True, False], [True, False, False]])
+    valid = np.array(
+        [[True, True, True], [True, True, True], [True, True, False], [True, False, False]]
+    )
     np.testing.assert_array_equal(dead_groups(rewards, valid), [False, True, True, True])

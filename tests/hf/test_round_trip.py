@@ -36,16 +36,22 @@ def load(directory):
 def test_round_trip_is_exact_in_both_layouts(base, layout, tmp_path):
     oracle, directory = base
     policy, params = load(directory)
-    out = export_policy(params, policy, directory, tmp_path / "out", {"README.md": "card\n"}, layout=layout)
+    out = export_policy(
+        params, policy, directory, tmp_path / "out", {"README.md": "card\n"}, layout=layout
+    )
     again = load(out)[1]
     for name, value in params.items():
         np.testing.assert_array_equal(again[name], value, err_msg=name)
     reopened = Qwen2_5_VLForConditionalGeneration.from_pretrained(out).eval()
-    for (name, ours), (_, theirs) in zip(reopened.state_dict().items(), oracle.state_dict().items(), strict=True):
+    for (name, ours), (_, theirs) in zip(
+        reopened.state_dict().items(), oracle.state_dict().items(), strict=True
+    ):
         assert torch.equal(ours, theirs), name
     prompt = make_prompt(np.random.default_rng(0), [(56, 84)], [3, 5])
     completion = np.array([5, 6, 7])
-    np.testing.assert_array_equal(oracle_logits(reopened, prompt, completion), oracle_logits(oracle, prompt, completion))
+    np.testing.assert_array_equal(
+        oracle_logits(reopened, prompt, completion), oracle_logits(oracle, prompt, completion)
+    )
 
 
 def test_several_shards_with_index(base, tmp_path, monkeypatch):
@@ -56,7 +62,9 @@ def test_several_shards_with_index(base, tmp_path, monkeypatch):
     files = sorted(path.name for path in out.glob("*.safetensors"))
     assert len(files) > 3
     assert files[0].endswith(f"-of-{len(files):05d}.safetensors")
-    assert set(json.loads((out / "model.safetensors.index.json").read_text())["weight_map"].values()) == set(files)
+    assert set(
+        json.loads((out / "model.safetensors.index.json").read_text())["weight_map"].values()
+    ) == set(files)
     for name, value in load(out)[1].items():
         np.testing.assert_array_equal(value, params[name], err_msg=name)
 
@@ -67,7 +75,9 @@ def test_bfloat16_is_read_and_written(base, tmp_path):
     half = export_policy(params, policy, directory, tmp_path / "half", {}, dtype="BF16")
     rounded = load(half)[1]
     for name, value in params.items():
-        np.testing.assert_array_equal(rounded[name], value.astype(jax.numpy.bfloat16).astype(np.float32), err_msg=name)
+        np.testing.assert_array_equal(
+            rounded[name], value.astype(jax.numpy.bfloat16).astype(np.float32), err_msg=name
+        )
     again = export_policy(rounded, policy, directory, tmp_path / "again", {}, dtype="BF16")
     assert (again / "model.safetensors").read_bytes() == (half / "model.safetensors").read_bytes()
 
@@ -83,15 +93,21 @@ def test_small_pieces_make_the_same_directory_and_weights(base, tmp_path, monkey
     assert (pieces / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
     mesh = jax.make_mesh((2, 4), ("layers", "embed"), axis_types=(jax.sharding.AxisType.Auto,) * 2)
     for name, spec in policy.specs.items():
-        axes = jax.sharding.PartitionSpec(*[None] * (len(spec.shape) - 1), "embed" if spec.shape[-1] % 4 == 0 else None)
+        axes = jax.sharding.PartitionSpec(
+            *[None] * (len(spec.shape) - 1), "embed" if spec.shape[-1] % 4 == 0 else None
+        )
         sharding = jax.sharding.NamedSharding(mesh, axes)
-        np.testing.assert_array_equal(load_params(pieces, policy, {name: sharding}, None)[name], params[name], err_msg=name)
+        np.testing.assert_array_equal(
+            load_params(pieces, policy, {name: sharding}, None)[name], params[name], err_msg=name
+        )
 
 
 def test_an_export_keeps_dtypes_and_layout_of_its_base(base, tmp_path):
     _, directory = base
     policy, params = load(directory)
-    half = export_policy(params, policy, directory, tmp_path / "half", {}, dtype="BF16", layout="published")
+    half = export_policy(
+        params, policy, directory, tmp_path / "half", {}, dtype="BF16", layout="published"
+    )
     again = export_policy(load(half)[1], policy, half, tmp_path / "again", {})
     assert (again / "model.safetensors").read_bytes() == (half / "model.safetensors").read_bytes()
 
@@ -127,7 +143,9 @@ def test_sharded_load_holds_eighths(base):
     rows = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(None, "fsdp"))
     whole = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
     name = "layers.attention.q.kernel"
-    params = load_params(directory, policy, {key: rows if key == name else whole for key in policy.specs})
+    params = load_params(
+        directory, policy, {key: rows if key == name else whole for key in policy.specs}
+    )
     assert params[name].addressable_shards[0].data.shape == (3, 8, 64)
     np.testing.assert_array_equal(np.asarray(params[name]), load(directory)[1][name])
 
@@ -175,7 +193,9 @@ def remove_weights(copy, tensors):
 
 def other_architecture(copy, _):
     config = json.loads((copy / "config.json").read_text())
-    (copy / "config.json").write_text(json.dumps(config | {"model_type": "llama", "architectures": ["Llama"]}))
+    (copy / "config.json").write_text(
+        json.dumps(config | {"model_type": "llama", "architectures": ["Llama"]})
+    )
 
 
 def bad_json(copy, _):
@@ -183,7 +203,9 @@ def bad_json(copy, _):
 
 
 def missing_shard(copy, tensors):
-    weight_map = dict.fromkeys(tensors, "model-00001-of-00002.safetensors") | {next(iter(tensors)): "model-00002-of-00002.safetensors"}
+    weight_map = dict.fromkeys(tensors, "model-00001-of-00002.safetensors") | {
+        next(iter(tensors)): "model-00002-of-00002.safetensors"
+    }
     (copy / "model.safetensors").rename(copy / "model-00001-of-00002.safetensors")
     (copy / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
     tensors.clear()
@@ -206,13 +228,16 @@ def wrong_dtype(_, tensors):
 def untied_where_tied(copy, tensors):
     config = json.loads((copy / "config.json").read_text())
     (copy / "config.json").write_text(json.dumps(_with_tied_head(config)))
-    tensors["lm_head.weight"] = next(value for name, value in tensors.items() if "embed_tokens" in name) + 1
+    tensors["lm_head.weight"] = (
+        next(value for name, value in tensors.items() if "embed_tokens" in name) + 1
+    )
 
 
 def _with_tied_head(config):
-    return {name: _with_tied_head(value) if isinstance(value, dict) else value for name, value in config.items()} | {
-        "tie_word_embeddings": True
-    }
+    return {
+        name: _with_tied_head(value) if isinstance(value, dict) else value
+        for name, value in config.items()
+    } | {"tie_word_embeddings": True}
 
 
 @pytest.mark.parametrize(
@@ -238,7 +263,10 @@ def test_broken_checkpoints_name_the_fault(base, tmp_path, change, words):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"rope_parameters": {"rope_type": "yarn", "factor": 4.0}}, "rope of type mrope or default, got .*yarn"),
+        (
+            {"rope_parameters": {"rope_type": "yarn", "factor": 4.0}},
+            "rope of type mrope or default, got .*yarn",
+        ),
         ({"hidden_act": "gelu"}, "hidden_act silu, got gelu"),
         ({"use_sliding_window": True}, "no sliding window"),
     ],
@@ -248,7 +276,10 @@ def test_what_the_policy_does_not_compute_is_refused(base, tmp_path, change, wor
     copy = shutil.copytree(base[1], tmp_path / "other")
     config = json.loads((copy / "config.json").read_text())
     text = config["text_config"]
-    text |= {name: (text[name] | value if isinstance(value, dict) else value) for name, value in change.items()}
+    text |= {
+        name: (text[name] | value if isinstance(value, dict) else value)
+        for name, value in change.items()
+    }
     (copy / "config.json").write_text(json.dumps(config))
     with pytest.raises(UserError, match=words):
         read_arch(copy)
@@ -260,14 +291,22 @@ def test_flat_and_nested_configs_are_one_architecture(base, tmp_path):
     config = json.loads((copy / "config.json").read_text())
     text = config.pop("text_config")
     rope = text.pop("rope_parameters")
-    flat = config | {name: value for name, value in text.items() if name not in ("model_type", "architectures")}
-    flat |= {"rope_theta": rope.pop("rope_theta"), "rope_scaling": rope, "tie_word_embeddings": config["tie_word_embeddings"]}
+    flat = config | {
+        name: value for name, value in text.items() if name not in ("model_type", "architectures")
+    }
+    flat |= {
+        "rope_theta": rope.pop("rope_theta"),
+        "rope_scaling": rope,
+        "tie_word_embeddings": config["tie_word_embeddings"],
+    }
     (copy / "config.json").write_text(json.dumps(flat))
     assert read_arch(copy) == read_arch(base[1])
 
 
 def test_a_missing_tokenizer_is_named(base, tmp_path):
-    with pytest.raises(UserError, match=r"tokenizer\.json: expected a fast tokenizer file, got no such file"):
+    with pytest.raises(
+        UserError, match=r"tokenizer\.json: expected a fast tokenizer file, got no such file"
+    ):
         Tokenizer(shutil.copytree(base[1], tmp_path / "broken"))
 
 

@@ -6,7 +6,12 @@ import numpy as np
 import pytest
 import torch
 from safetensors.numpy import load_file
-from transformers import AutoImageProcessor, AutoProcessor, AutoTokenizer, Qwen2_5_VLForConditionalGeneration
+from transformers import (
+    AutoImageProcessor,
+    AutoProcessor,
+    AutoTokenizer,
+    Qwen2_5_VLForConditionalGeneration,
+)
 
 from segr1_jax.answer import render
 from segr1_jax.errors import UserError
@@ -28,11 +33,16 @@ def image():
 
 
 def test_same_seed_same_bytes(directory, tmp_path):
-    again, other = make_tiny_policy(tmp_path / "again", seed=3), make_tiny_policy(tmp_path / "other", seed=4)
+    again, other = (
+        make_tiny_policy(tmp_path / "again", seed=3),
+        make_tiny_policy(tmp_path / "other", seed=4),
+    )
     names = sorted(file.name for file in directory.iterdir())
     assert names == sorted(file.name for file in again.iterdir())
     assert all((directory / name).read_bytes() == (again / name).read_bytes() for name in names)
-    assert (directory / "model.safetensors").read_bytes() != (other / "model.safetensors").read_bytes()
+    assert (directory / "model.safetensors").read_bytes() != (
+        other / "model.safetensors"
+    ).read_bytes()
 
 
 def test_published_names_and_size(directory):
@@ -53,14 +63,18 @@ def processor(directory):
 def test_processor_gives_the_same_prompt(directory, processor, image, task):
     text = processor.apply_chat_template(messages(task), tokenize=False, add_generation_prompt=True)
     batch = processor(images=[image], text=[text], return_tensors="np")
-    prompt = PromptBuilder.from_directory(directory, PromptConfig(task=task, frame=168)).build(Example(0, "noise", image, None))
+    prompt = PromptBuilder.from_directory(directory, PromptConfig(task=task, frame=168)).build(
+        Example(0, "noise", image, None)
+    )
     np.testing.assert_array_equal(prompt.token_ids, batch["input_ids"][0])
     units = prompt.patches.reshape(-1, 4 * 1176)[prompt.image_index[prompt.image_index >= 0]]
     np.testing.assert_array_equal(units.reshape(-1, 1176), batch["pixel_values"])
 
 
 def test_transformers_loads_every_weight_and_generates(directory, processor, image):
-    model, info = Qwen2_5_VLForConditionalGeneration.from_pretrained(directory, output_loading_info=True)
+    model, info = Qwen2_5_VLForConditionalGeneration.from_pretrained(
+        directory, output_loading_info=True
+    )
     assert not any(info.values())
     text = processor.apply_chat_template(messages("rl"), tokenize=False, add_generation_prompt=True)
     batch = processor(images=[image], text=[text], return_tensors="pt")
@@ -83,16 +97,23 @@ def test_frame_is_pinned_and_slow_parts_load(directory):
 def test_every_integer_of_the_frame_is_one_token(directory, number):
     builder = PromptBuilder.from_directory(directory, PromptConfig(frame=168))
     assert len(builder.tokenizer.encode(str(number))) == 1
-    assert builder.tokenizer.decode(builder.tokenizer.encode(f"[{number}, 999 tail")) == f"[{number}, 999 tail"
+    assert (
+        builder.tokenizer.decode(builder.tokenizer.encode(f"[{number}, 999 tail"))
+        == f"[{number}, 999 tail"
+    )
 
 
 def test_answers_are_short(directory):
     builder = PromptBuilder.from_directory(directory, PromptConfig(frame=168))
     line = "a small object at the top left"
-    answer = Answer(line, ((10, 20, 110, 120),), ((50, 60), (70, 80), (12, 119)), (1, 1, 0), Frame(168, 168))
+    answer = Answer(
+        line, ((10, 20, 110, 120),), ((50, 60), (70, 80), (12, 119)), (1, 1, 0), Frame(168, 168)
+    )
     ids = builder.encode_answer(render(answer))
     assert len(ids) == 28
-    assert AutoTokenizer.from_pretrained(directory).decode(ids, skip_special_tokens=True) == render(answer)
+    assert AutoTokenizer.from_pretrained(directory).decode(ids, skip_special_tokens=True) == render(
+        answer
+    )
 
 
 def test_bad_arguments_are_named_and_leave_nothing(tmp_path):

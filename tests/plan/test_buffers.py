@@ -18,7 +18,10 @@ from segr1_jax.train.load_config import override
 from segr1_jax.train.mesh import make_mesh
 
 CONFIGS = Path(__file__).parents[2] / "configs"
-PUBLISHED = {"3b": 3_754_622_976, "7b": 8_292_166_656}  # parameters, from the index files of the checkpoints (bfloat16: half the bytes)
+PUBLISHED = {
+    "3b": 3_754_622_976,
+    "7b": 8_292_166_656,
+}  # parameters, from the index files of the checkpoints (bfloat16: half the bytes)
 
 
 def programs(*overrides: str) -> Programs:
@@ -29,7 +32,12 @@ def programs(*overrides: str) -> Programs:
 def device_bytes(tree) -> int:
     """What really lies on one device."""
     device = jax.devices()[0]
-    return sum(shard.data.nbytes for x in jax.tree.leaves(tree) for shard in x.addressable_shards if shard.device == device)
+    return sum(
+        shard.data.nbytes
+        for x in jax.tree.leaves(tree)
+        for shard in x.addressable_shards
+        if shard.device == device
+    )
 
 
 def make(tree):
@@ -42,7 +50,9 @@ def test_published_architectures_have_the_published_number_of_parameters(size):
     assert sum(math.prod(spec.shape) for spec in policy.specs.values()) == PUBLISHED[size]
 
 
-@pytest.mark.parametrize("overrides", [(), ("policy.tower=frozen",), ("policy.tower=frozen", "policy.lora.rank=4")])
+@pytest.mark.parametrize(
+    "overrides", [(), ("policy.tower=frozen",), ("policy.tower=frozen", "policy.lora.rank=4")]
+)
 def test_bytes_are_those_of_the_arrays_that_a_run_makes(overrides):
     plan = programs(*overrides)
     engine = plan.engine
@@ -57,27 +67,46 @@ def test_bytes_are_those_of_the_arrays_that_a_run_makes(overrides):
     assert counted.get("reference", 0) == device_bytes(reference)
     assert counted["rollout copy"] == device_bytes(copy)
     assert counted["prompts"] == device_bytes(prompts)
-    assert counted["gradient to apply"] == device_bytes(make(plan.totals)) == shard_bytes(plan.totals)
+    assert (
+        counted["gradient to apply"] == device_bytes(make(plan.totals)) == shard_bytes(plan.totals)
+    )
 
 
 def test_bytes_of_completions_are_those_that_the_sampler_makes():
     plan = programs()
-    drawn = plan.engine.sample(*make(plan.sample.arguments[:2]), plan.engine.step_key(1), make(plan.sample.arguments[3]))
+    drawn = plan.engine.sample(
+        *make(plan.sample.arguments[:2]), plan.engine.step_key(1), make(plan.sample.arguments[3])
+    )
     counted = next(buffer.bytes for buffer in ledger(plan, {}) if buffer.name == "completions")
     assert counted == device_bytes(drawn)
 
 
 def test_caches_by_hand():
     """Per device 2 of 8 prompts, 1 of 2 key heads: 7 layers x (k, v) x 16 values x 2 bytes = 448 bytes a token."""
-    assert parts(programs()) == {"prefix K/V": 2 * 40 * 448, "own K/V": 2 * 2 * 12 * 448, "logits chunk": 2 * 2 * 4 * 512 * 4}
+    assert parts(programs()) == {
+        "prefix K/V": 2 * 40 * 448,
+        "own K/V": 2 * 2 * 12 * 448,
+        "logits chunk": 2 * 2 * 4 * 512 * 4,
+    }
 
 
 def test_a_moment_adds_what_is_there():
-    buffers = ledger(programs("micro_batches=2"), {"gradient": 7.0, "rollout_weights": 5.0, "sample": 11.0})
+    buffers = ledger(
+        programs("micro_batches=2"), {"gradient": 7.0, "rollout_weights": 5.0, "sample": 11.0}
+    )
     size = {buffer.name: buffer.bytes for buffer in buffers}
     always = size["master weights"] + size["optimiser"] + size["reference"]
     assert size["gradient"] == 2 * size["gradient to apply"]  # the running total beside the newest
-    expected = always + size["prompts"] + size["completions"] + size["micro-batch"] + size["gradient"] + 7.0
+    expected = (
+        always
+        + size["prompts"]
+        + size["completions"]
+        + size["micro-batch"]
+        + size["gradient"]
+        + 7.0
+    )
     assert peaks(buffers)["gradient"] == expected
-    assert peaks(buffers)["rollout"] == always + size["prompts"] + size["rollout copy"] + 11.0  # one at a time
+    assert (
+        peaks(buffers)["rollout"] == always + size["prompts"] + size["rollout copy"] + 11.0
+    )  # one at a time
     assert peaks(buffers)["start"] == always + 2 * size["reference"]  # float32 beside bfloat16

@@ -31,7 +31,9 @@ def flops(function, *arguments, trips=1, true_share=1.0):
 def layers_forward(x):
     layers = stacked(lambda r: TextLayer(r, ARCH, None, Attention()), ARCH.layers, nnx.Rngs(0))
     rotary = mrope(ARCH, jnp.zeros((3, 1, P), jnp.int32))
-    return scan_layers(layers, lambda layer, x, _: layer.prefix(x, rotary, jnp.ones((1, P), bool)), x, remat=True)[0]
+    return scan_layers(
+        layers, lambda layer, x, _: layer.prefix(x, rotary, jnp.ones((1, P), bool)), x, remat=True
+    )[0]
 
 
 def test_a_stack_of_text_layers():
@@ -63,9 +65,14 @@ def test_branches_and_loops_count_by_how_often_they_run():
         (lambda x: jnp.exp(x) + 1, 0),  # fused into the result
         (lambda x: jnp.exp(x @ x).sum(), 400),  # fused into the sum, which reads the product
         (lambda x: jnp.exp(x @ x) @ x, 400),  # written over the product
-        (lambda x: jax.lax.scan(lambda c, _: (c @ x, c), x, None, length=3)[1].sum(), 3 * 400 + 400),  # stacked results, one carry
+        (
+            lambda x: jax.lax.scan(lambda c, _: (c @ x, c), x, None, length=3)[1].sum(),
+            3 * 400 + 400,
+        ),  # stacked results, one carry
     ],
 )
 def test_temporaries_by_hand(function, expected):
     """x is 10 x 10 float32: 400 bytes. A result that is a scalar is not counted."""
-    assert temporary_bytes(traced(function, jnp.ones((10, 10))), plain_size) == pytest.approx(expected, abs=8)
+    assert temporary_bytes(traced(function, jnp.ones((10, 10))), plain_size) == pytest.approx(
+        expected, abs=8
+    )

@@ -23,7 +23,10 @@ SIZES = {"kernel": (IN * OUT, LAYERS * IN * OUT)}
 
 @pytest.fixture(scope="module")
 def programs():
-    config = override(RunConfig(), [*OVERRIDES, "mesh.data=1", "mesh.fsdp=8", "mesh.tensor=1", "policy.head_chunk=12"])
+    config = override(
+        RunConfig(),
+        [*OVERRIDES, "mesh.data=1", "mesh.fsdp=8", "mesh.tensor=1", "policy.head_chunk=12"],
+    )
     return Programs(config, arch_from_config(CONFIG), make_mesh(config.mesh))
 
 
@@ -39,18 +42,24 @@ def text_of(stack_spec: PartitionSpec, layer_spec: PartitionSpec) -> str:
 
         def body(x, kernel):
             kernel = jax.lax.with_sharding_constraint(kernel, put(layer_spec))
-            return jax.lax.with_sharding_constraint(jnp.tanh(x @ kernel @ kernel.T), put(PartitionSpec("fsdp"))), None
+            return jax.lax.with_sharding_constraint(
+                jnp.tanh(x @ kernel @ kernel.T), put(PartitionSpec("fsdp"))
+            ), None
 
         return jax.lax.scan(body, x, kernels)[0]
 
-    kernels = jax.ShapeDtypeStruct((LAYERS, IN, OUT), jnp.float32, sharding=put(PartitionSpec(None, "fsdp")))
+    kernels = jax.ShapeDtypeStruct(
+        (LAYERS, IN, OUT), jnp.float32, sharding=put(PartitionSpec(None, "fsdp"))
+    )
     x = jax.ShapeDtypeStruct((16, IN), jnp.float32, sharding=put(PartitionSpec("fsdp")))
     return jax.jit(run).lower(kernels, x).compile().as_text()
 
 
 def test_a_layer_gathered_inside_the_scan():
     gathers = all_gathers(text_of(PartitionSpec(None, "fsdp"), PartitionSpec()))
-    assert [gather.shapes for gather in gathers] == [((IN, OUT),)] or [gather.shapes for gather in gathers] == [((1, IN, OUT),)]
+    assert [gather.shapes for gather in gathers] == [((IN, OUT),)] or [
+        gather.shapes for gather in gathers
+    ] == [((1, IN, OUT),)]
     assert [len(gather.loops) for gather in gathers] == [1]
     assert stack_gathers(gathers, SIZES) == []
     assert "gathers kernel in" in weight_gathers_in_loops(gathers, SIZES)[0]
@@ -82,6 +91,12 @@ def test_an_update_gathers_a_layer_at_a_time_and_never_the_batch(programs):
     gathers, sizes = all_gathers(text), gathered_sizes(programs)
     assert gather_faults(programs, "gradient", text) == []
     layers = {layer for layer, _ in sizes.values()}
-    assert [gather for gather in gathers if gather.loops and layers & {math.prod(shape) for shape in gather.shapes}]
+    assert [
+        gather
+        for gather in gathers
+        if gather.loops and layers & {math.prod(shape) for shape in gather.shapes}
+    ]
     prefix = programs.config.batch * programs.config.prompt.max_tokens * programs.arch.text.hidden
-    assert not [gather for gather in gathers for shape in gather.shapes if math.prod(shape) == prefix]
+    assert not [
+        gather for gather in gathers for shape in gather.shapes if math.prod(shape) == prefix
+    ]

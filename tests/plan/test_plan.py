@@ -50,9 +50,15 @@ def test_what_does_not_fit_fits_with_the_knob_that_is_named(roomy):
 
 def test_one_knob_alone_is_tried_before_several_together():
     known = list(changes(config(*ONE), ARCH, 1))
-    assert known[:3] == [["micro_batches=2"], ["micro_batches=8"], ["eval_batch=1"]]  # remat is on, the chunk small already
+    assert known[:3] == [
+        ["micro_batches=2"],
+        ["micro_batches=8"],
+        ["eval_batch=1"],
+    ]  # remat is on, the chunk small already
     assert find_fit(config(*ONE), ARCH, 1, lambda other: other.eval_batch == 1) == ["eval_batch=1"]
-    both = find_fit(config(*ONE), ARCH, 1, lambda other: other.eval_batch == 1 and other.micro_batches > 1)
+    both = find_fit(
+        config(*ONE), ARCH, 1, lambda other: other.eval_batch == 1 and other.micro_batches > 1
+    )
     assert both == ["micro_batches=2", "micro_batches=8", "eval_batch=1"]
     assert find_fit(config(*ONE), ARCH, 1, lambda other: False) is None
 
@@ -62,7 +68,9 @@ def test_seconds_by_hand(roomy):
     update = phases["update"]
     assert update.seconds == pytest.approx(update.flops / (1e9 * MATMUL_SHARE))
     read = 12 * decode_bytes(Programs(config(*ONE), ARCH, ONE_DEVICE))
-    assert phases["decode"].seconds == pytest.approx(max(read / (1e6 * BANDWIDTH_SHARE), phases["decode"].flops / (1e9 * MATMUL_SHARE)))
+    assert phases["decode"].seconds == pytest.approx(
+        max(read / (1e6 * BANDWIDTH_SHARE), phases["decode"].flops / (1e9 * MATMUL_SHARE))
+    )
     assert phases["SAM2"].seconds is None  # the nano SAM2 on a CPU is in no table
 
 
@@ -71,7 +79,9 @@ def test_decoding_reads_the_language_model_and_its_caches():
     text = ARCH.text
     layer = 64 * (64 + 32 + 32) + (64 + 32 + 32) + 64 * 64 + 3 * 64 * 96 + 2 * 64
     weights = 512 * 64 + text.layers * layer + 64
-    caches = 8 * 40 * 896 + 8 * 2 * 12 * 896 / 2  # 7 layers x (k, v) x 2 heads x 16 x 2 bytes = 896 a token
+    caches = (
+        8 * 40 * 896 + 8 * 2 * 12 * 896 / 2
+    )  # 7 layers x (k, v) x 2 heads x 16 x 2 bytes = 896 a token
     assert decode_bytes(Programs(config(*ONE), ARCH, ONE_DEVICE)) == 2 * weights + caches
 
 
@@ -100,12 +110,21 @@ def test_a_topology_without_its_compiler_is_refused(monkeypatch):
 def test_the_command_writes_every_figure(tmp_path, capsys):
     (tmp_path / "config.json").write_text(json.dumps(CONFIG))
     (tmp_path / "run.yaml").write_text("steps: 4\n")
-    arguments = ["plan", str(tmp_path / "run.yaml"), *OVERRIDES, "--arch", str(tmp_path / "config.json")]
+    arguments = [
+        "plan",
+        str(tmp_path / "run.yaml"),
+        *OVERRIDES,
+        "--arch",
+        str(tmp_path / "config.json"),
+    ]
     assert main([*arguments, "--devices", "8", "--json", str(tmp_path / "plan.json")]) == 0
     record = json.loads((tmp_path / "plan.json").read_text())
     assert record["fits"]
     assert record["mesh"] == [2, 2, 2]
-    assert math.isclose(record["peak"]["start"], sum(b["bytes"] for b in record["buffers"] if "start" in b["moments"]))
+    assert math.isclose(
+        record["peak"]["start"],
+        sum(b["bytes"] for b in record["buffers"] if "start" in b["moments"]),
+    )
     shown = capsys.readouterr().out
     assert "fits on h100, mesh 2 x 2 x 2" in shown
     assert "master weights" in shown

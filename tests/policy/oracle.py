@@ -22,7 +22,9 @@ from segr1_jax.prompt.windows import join_windows, window_layout
 from segr1_jax.types import Frame, Prompt
 
 IMAGE, VIDEO, START, END, EOS = 290, 291, 292, 293, 294
-VISION = VisionSettings(patch=14, temporal_patch=2, merge=2, window=56, mean=(0.48, 0.46, 0.41), std=(0.27, 0.26, 0.28))
+VISION = VisionSettings(
+    patch=14, temporal_patch=2, merge=2, window=56, mean=(0.48, 0.46, 0.41), std=(0.27, 0.26, 0.28)
+)
 
 
 def make_oracle(*, tied: bool = True, layers: int = 3) -> Qwen2_5_VLForConditionalGeneration:
@@ -36,17 +38,31 @@ def make_oracle(*, tied: bool = True, layers: int = 3) -> Qwen2_5_VLForCondition
         "vocab_size": 300,
         "rope_scaling": {"type": "mrope", "mrope_section": [2, 3, 3]},
     }
-    vision = {"depth": 4, "hidden_size": 64, "intermediate_size": 80, "num_heads": 4, "window_size": 56, "fullatt_block_indexes": [1, 3]}
+    vision = {
+        "depth": 4,
+        "hidden_size": 64,
+        "intermediate_size": 80,
+        "num_heads": 4,
+        "window_size": 56,
+        "fullatt_block_indexes": [1, 3],
+    }
     model = build(text, vision, tied=tied)
     for weight in model.parameters():
         torch.nn.init.normal_(weight, mean=0.0 if weight.ndim > 1 else 0.5, std=0.2)
     return model
 
 
-def build(text: dict[str, Any], vision: dict[str, Any], *, tied: bool) -> Qwen2_5_VLForConditionalGeneration:
+def build(
+    text: dict[str, Any], vision: dict[str, Any], *, tied: bool
+) -> Qwen2_5_VLForConditionalGeneration:
     """A float32 Qwen2.5-VL of these sizes, and torch's generator at a known state for the weights that the caller draws."""
     transformers.logging.set_verbosity_error()
-    shared = {"rope_theta": 1e6, "max_position_embeddings": 1000, "bos_token_id": EOS, "eos_token_id": EOS}
+    shared = {
+        "rope_theta": 1e6,
+        "max_position_embeddings": 1000,
+        "bos_token_id": EOS,
+        "eos_token_id": EOS,
+    }
     config = Qwen2_5_VLConfig(
         text_config=text | shared | {"tie_word_embeddings": tied},
         vision_config=vision | {"out_hidden_size": text["hidden_size"]},
@@ -84,7 +100,12 @@ def load_pair(directory: Path) -> tuple[Policy, Params]:
     return policy, load_params(directory, policy, dict.fromkeys(policy.specs, device))
 
 
-def make_prompt(rng: np.random.Generator, sizes: list[tuple[int, int]], texts: list[int], vision: VisionSettings = VISION) -> Prompt:
+def make_prompt(
+    rng: np.random.Generator,
+    sizes: list[tuple[int, int]],
+    texts: list[int],
+    vision: VisionSettings = VISION,
+) -> Prompt:
     """Random text tokens around noise images: texts[0] tokens, image, texts[1] tokens, image, ... `sizes` are (height, width)."""
     ids, images = [], []
     for count, size in zip(texts, [*sizes, None], strict=True):
@@ -121,21 +142,35 @@ def batch_of(prompts: list[Prompt], capacity: int, windows: int | None = None) -
 
 def shift_right(batch: PromptBatch, by: int) -> PromptBatch:
     """Move every prefix `by` slots to the right, so that there is padding on its left too."""
-    roll = {name: jnp.roll(getattr(batch, name), by, axis=-1) for name in ("tokens", "positions", "image_index", "mask")}
+    roll = {
+        name: jnp.roll(getattr(batch, name), by, axis=-1)
+        for name in ("tokens", "positions", "image_index", "mask")
+    }
     return batch._replace(**roll)
 
 
 def oracle_inputs(model, prompt: Prompt, completion: np.ndarray) -> dict[str, torch.Tensor]:
     """What the oracle is given: the concatenated sequence and the images; 3-D positions asserted, equal to the prompt's own."""
     ids = np.concatenate([prompt.token_ids, completion])[None].astype(np.int64)
-    inputs = {"input_ids": torch.tensor(ids), "mm_token_type_ids": torch.tensor((ids == IMAGE).astype(np.int64))}
+    inputs = {
+        "input_ids": torch.tensor(ids),
+        "mm_token_type_ids": torch.tensor((ids == IMAGE).astype(np.int64)),
+    }
     if not len(prompt.patches):
         return inputs
-    inputs |= oracle_images(prompt, dataclasses.replace(VISION, window=model.config.vision_config.window_size))
-    positions, _ = model.model.get_rope_index(inputs["input_ids"], inputs["mm_token_type_ids"], image_grid_thw=inputs["image_grid_thw"])
-    assert not torch.equal(positions[1], positions[2]), "the oracle fell back to one-dimensional positions"
+    inputs |= oracle_images(
+        prompt, dataclasses.replace(VISION, window=model.config.vision_config.window_size)
+    )
+    positions, _ = model.model.get_rope_index(
+        inputs["input_ids"], inputs["mm_token_type_ids"], image_grid_thw=inputs["image_grid_thw"]
+    )
+    assert not torch.equal(positions[1], positions[2]), (
+        "the oracle fell back to one-dimensional positions"
+    )
     after = np.broadcast_to(prompt.next_position + np.arange(len(completion)), (3, len(completion)))
-    np.testing.assert_array_equal(positions[:, 0], np.concatenate([prompt.positions, after], axis=1))
+    np.testing.assert_array_equal(
+        positions[:, 0], np.concatenate([prompt.positions, after], axis=1)
+    )
     return inputs
 
 
@@ -158,7 +193,10 @@ def oracle_images(prompt: Prompt, vision: VisionSettings) -> dict[str, torch.Ten
         flat[layout.patch_index[layout.mask]] = prompt.patches[chosen][mask]
         patches.append(flat)
         grids.append([1, rows, columns])
-    return {"pixel_values": torch.tensor(np.concatenate(patches)), "image_grid_thw": torch.tensor(grids)}
+    return {
+        "pixel_values": torch.tensor(np.concatenate(patches)),
+        "image_grid_thw": torch.tensor(grids),
+    }
 
 
 def oracle_gradients(model, policy: Policy, prompts: list[Prompt], tokens_BT: np.ndarray) -> Params:
@@ -171,14 +209,23 @@ def oracle_gradients(model, policy: Policy, prompts: list[Prompt], tokens_BT: np
         logits = logits.index_fill(1, torch.tensor(policy.arch.never_sampled), -torch.inf)
         losses.append(logits.log_softmax(-1).gather(1, inputs["input_ids"][0, -T:, None]))
     torch.cat(losses).mean().backward()
-    stored = {name: weight.grad.numpy() for name, weight in model.named_parameters() if weight.grad is not None}
+    stored = {
+        name: weight.grad.numpy()
+        for name, weight in model.named_parameters()
+        if weight.grad is not None
+    }
     model.zero_grad()
 
     def gradient(name, spec):
         key = table(policy.arch)[name]
         if not name.startswith(STACKED):
             return to_ours(stored[stored_name(key, "nested")], key)
-        return np.stack([to_ours(stored[stored_name(key, "nested", layer)], key) for layer in range(spec.shape[0])])
+        return np.stack(
+            [
+                to_ours(stored[stored_name(key, "nested", layer)], key)
+                for layer in range(spec.shape[0])
+            ]
+        )
 
     return {name: gradient(name, spec) for name, spec in policy.specs.items()}
 
@@ -191,9 +238,13 @@ def gradient_errors(ours: Params, theirs: Params) -> dict[str, float]:
     errors = {}
     for name, their in theirs.items():
         stacked = name.startswith(STACKED)
-        for layer, (our, row) in enumerate(zip(np.asarray(ours[name]), their, strict=True) if stacked else [(ours[name], their)]):
+        for layer, (our, row) in enumerate(
+            zip(np.asarray(ours[name]), their, strict=True) if stacked else [(ours[name], their)]
+        ):
             norm = np.linalg.norm(row)
             assert norm > 0, f"{name}[{layer}] has no gradient"
-            errors[f"{name}[{layer}]" if stacked else name] = float(np.linalg.norm(our - row) / norm)
+            errors[f"{name}[{layer}]" if stacked else name] = float(
+                np.linalg.norm(our - row) / norm
+            )
     assert np.all(np.isfinite(list(errors.values()))), errors
     return dict(sorted(errors.items(), key=lambda item: -item[1]))

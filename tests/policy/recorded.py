@@ -35,7 +35,9 @@ class OracleRecorded(NamedTuple):
     text_LSD: np.ndarray
 
 
-def recorded_states(policy: Policy, params: Params, batch: PromptBatch, tokens_BGT: np.ndarray) -> Recorded:
+def recorded_states(
+    policy: Policy, params: Params, batch: PromptBatch, tokens_BGT: np.ndarray
+) -> Recorded:
     """`predict_states` and the vocabulary projection, with the carry of every scanned layer kept."""
 
     @jax.jit
@@ -56,7 +58,9 @@ def recorded_states(policy: Policy, params: Params, batch: PromptBatch, tokens_B
             mock.patch("segr1_jax.policy.vision.scan_layers", scan_and_keep),
         ):
             model = policy.bind(p)
-            states = model.predict_states(batch, jnp.asarray(tokens_BGT), jnp.ones(tokens_BGT.shape, bool))
+            states = model.predict_states(
+                batch, jnp.asarray(tokens_BGT), jnp.ones(tokens_BGT.shape, bool)
+            )
         tower, (prefix, suffix) = kept
         return logits(model, states), tower, prefix, suffix
 
@@ -65,14 +69,25 @@ def recorded_states(policy: Policy, params: Params, batch: PromptBatch, tokens_B
 
 def logits(model, states):
     """Float32 logits of states, before any id is banned."""
-    return jnp.einsum("...d,dv->...v", states, model.head_kernel().astype(states.dtype), preferred_element_type=jnp.float32)
+    return jnp.einsum(
+        "...d,dv->...v",
+        states,
+        model.head_kernel().astype(states.dtype),
+        preferred_element_type=jnp.float32,
+    )
 
 
 def oracle_states(model, prompt: Prompt, completion: np.ndarray) -> OracleRecorded:
     """The oracle's forward pass with a hook on every layer."""
     towers, texts = [], []
-    hooks = [block.register_forward_hook(lambda *args: towers.append(args[2])) for block in model.model.visual.blocks]
-    hooks += [layer.register_forward_hook(lambda *args: texts.append(args[2][0])) for layer in model.model.language_model.layers]
+    hooks = [
+        block.register_forward_hook(lambda *args: towers.append(args[2]))
+        for block in model.model.visual.blocks
+    ]
+    hooks += [
+        layer.register_forward_hook(lambda *args: texts.append(args[2][0]))
+        for layer in model.model.language_model.layers
+    ]
     try:
         with torch.no_grad():
             out = model(**oracle_inputs(model, prompt, completion)).logits[0]
@@ -81,4 +96,6 @@ def oracle_states(model, prompt: Prompt, completion: np.ndarray) -> OracleRecord
             hook.remove()
     depth, hidden = len(model.model.visual.blocks), model.config.vision_config.hidden_size
     tower = torch.stack(towers).numpy() if towers else np.zeros((depth, 0, hidden), np.float32)
-    return OracleRecorded(out[len(prompt.token_ids) - 1 : -1].numpy(), tower, torch.stack(texts).numpy())
+    return OracleRecorded(
+        out[len(prompt.token_ids) - 1 : -1].numpy(), tower, torch.stack(texts).numpy()
+    )

@@ -42,12 +42,22 @@ def assert_same(ours, theirs, arguments) -> None:
 
     def total(function):
         return lambda *arguments: jnp.vdot(
-            *(jnp.ravel(x) for x in (function(*arguments), normal(9, *jax.eval_shape(theirs, *arguments).shape)))
+            *(
+                jnp.ravel(x)
+                for x in (
+                    function(*arguments),
+                    normal(9, *jax.eval_shape(theirs, *arguments).shape),
+                )
+            )
         )
 
-    np.testing.assert_allclose(jax.jit(ours)(*arguments), jax.jit(theirs)(*arguments), atol=TOL_SIMPLE)
+    np.testing.assert_allclose(
+        jax.jit(ours)(*arguments), jax.jit(theirs)(*arguments), atol=TOL_SIMPLE
+    )
     every = tuple(range(len(arguments)))
-    gradients = (jax.jit(jax.grad(total(function), every))(*arguments) for function in (ours, theirs))
+    gradients = (
+        jax.jit(jax.grad(total(function), every))(*arguments) for function in (ours, theirs)
+    )
     for found, expected in zip(*gradients, strict=True):
         np.testing.assert_allclose(found, expected, atol=TOL_SIMPLE)
 
@@ -57,11 +67,16 @@ def test_prefix(kernel):
     read = np.nonzero(mask_BP)
 
     def theirs(q, k, v):
-        rows = [brute_force(q[b][mask], k[b][mask], v[b][mask], np.tri(mask.sum(), dtype=bool)) for b, mask in enumerate(mask_BP)]
+        rows = [
+            brute_force(q[b][mask], k[b][mask], v[b][mask], np.tri(mask.sum(), dtype=bool))
+            for b, mask in enumerate(mask_BP)
+        ]
         return jnp.concatenate(rows)
 
     arguments = normal(0, B, P, H, C), normal(1, B, P, K, C), normal(2, B, P, K, C)
-    assert_same(lambda q, k, v: kernel.prefix(q, k, v, jnp.asarray(mask_BP))[read], theirs, arguments)
+    assert_same(
+        lambda q, k, v: kernel.prefix(q, k, v, jnp.asarray(mask_BP))[read], theirs, arguments
+    )
 
 
 def test_group(kernel):
@@ -78,8 +93,13 @@ def test_group(kernel):
         rows = []
         for b, g in np.ndindex(B, G):
             length, prefix = lengths[b, g], mask_BP[b]
-            keys, values = (jnp.concatenate([x[b][prefix], own[b, g, :length]]) for x, own in ((k, own_k), (v, own_v)))
-            seen = np.concatenate([np.ones((length, prefix.sum()), bool), np.tri(length, dtype=bool)], axis=1)
+            keys, values = (
+                jnp.concatenate([x[b][prefix], own[b, g, :length]])
+                for x, own in ((k, own_k), (v, own_v))
+            )
+            seen = np.concatenate(
+                [np.ones((length, prefix.sum()), bool), np.tri(length, dtype=bool)], axis=1
+            )
             rows.append(brute_force(q[b, g, :length], keys, values, seen))
         return jnp.concatenate(rows)
 
@@ -92,8 +112,15 @@ def test_images(kernel):
     real = image_BN >= 0
 
     def theirs(q, k, v):
-        rows = [brute_force(q[b], k[b], v[b], (image[:, None] == image)) for b, image in enumerate(image_BN)]
+        rows = [
+            brute_force(q[b], k[b], v[b], (image[:, None] == image))
+            for b, image in enumerate(image_BN)
+        ]
         return jnp.stack(rows)[np.nonzero(real)]
 
     arguments = tuple(normal(seed, B, P, H, C) for seed in range(3))
-    assert_same(lambda q, k, v: kernel.images(q, k, v, jnp.asarray(image_BN))[np.nonzero(real)], theirs, arguments)
+    assert_same(
+        lambda q, k, v: kernel.images(q, k, v, jnp.asarray(image_BN))[np.nonzero(real)],
+        theirs,
+        arguments,
+    )

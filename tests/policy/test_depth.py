@@ -21,15 +21,26 @@ def arch():
 def lowered_lines(arch, depth: int, remat: bool) -> int:
     """Lines of the lowered gradient of a token loss, both towers `depth` layers deep; weights are shapes only."""
     vision = dataclasses.replace(arch.vision, depth=depth, full_layers=(1, 3))
-    policy = Policy(dataclasses.replace(arch, vision=vision, text=dataclasses.replace(arch.text, layers=depth)), remat=remat)
+    policy = Policy(
+        dataclasses.replace(arch, vision=vision, text=dataclasses.replace(arch.text, layers=depth)),
+        remat=remat,
+    )
     batch = batch_of([make_prompt(np.random.default_rng(0), [(84, 140)], [4, 6])], capacity=32)
     tokens = jnp.zeros((1, 2, 5), jnp.int32)
 
     def loss(params):
-        return score_tokens(policy.bind(params), batch, tokens, jnp.ones(tokens.shape, bool)).logprobs.mean()
+        return score_tokens(
+            policy.bind(params), batch, tokens, jnp.ones(tokens.shape, bool)
+        ).logprobs.mean()
 
-    weights = {name: jax.ShapeDtypeStruct(spec.shape, jnp.float32) for name, spec in policy.specs.items()}
-    assert weights["layers.attention.q.kernel"].shape[0] == weights["vision.layers.attention.q.kernel"].shape[0] == depth
+    weights = {
+        name: jax.ShapeDtypeStruct(spec.shape, jnp.float32) for name, spec in policy.specs.items()
+    }
+    assert (
+        weights["layers.attention.q.kernel"].shape[0]
+        == weights["vision.layers.attention.q.kernel"].shape[0]
+        == depth
+    )
     return len(jax.jit(jax.grad(loss)).lower(weights).as_text().splitlines())
 
 

@@ -26,7 +26,15 @@ from segr1_jax.policy.model import OwnCache
 from segr1_jax.rollout.sampler import make_sampler
 
 STEPS = 64
-SIZES = [[(84, 140)], [(56, 112), (168, 28)], [], [(28, 56)], [(112, 56)], [(140, 84), (56, 56)], [(28, 196)]]
+SIZES = [
+    [(84, 140)],
+    [(56, 112), (168, 28)],
+    [],
+    [(28, 56)],
+    [(112, 56)],
+    [(140, 84), (56, 56)],
+    [(28, 196)],
+]
 
 
 @pytest.fixture(scope="module", params=[True, False], ids=["tied", "untied"])
@@ -45,7 +53,10 @@ def make_pair(request, tmp_path_factory):
 def prompts():
     """20 unequal prompts: one image, two images of two sizes, or text alone."""
     rng = np.random.default_rng(0)
-    return [make_prompt(rng, sizes, list(rng.integers(1, 10, len(sizes) + 1))) for sizes in (3 * SIZES)[:20]]
+    return [
+        make_prompt(rng, sizes, list(rng.integers(1, 10, len(sizes) + 1)))
+        for sizes in (3 * SIZES)[:20]
+    ]
 
 
 def decoded_states(model, batch, tokens_BGT):
@@ -68,18 +79,29 @@ def test_prefill_and_decode_equal_the_full_forward(make_pair, prompts):
     """Given tokens, so that both sides see the same text; padding left and right, two completions per prompt."""
     _, policy, params = make_pair(gain=1.0)
     chosen = prompts[:3]
-    batch = shift_right(batch_of(chosen, capacity=max(len(prompt.token_ids) for prompt in chosen) + 5), 3)
+    batch = shift_right(
+        batch_of(chosen, capacity=max(len(prompt.token_ids) for prompt in chosen) + 5), 3
+    )
     tokens = jnp.asarray(np.random.default_rng(2).integers(0, 280, (3, 2, 12)), jnp.int32)
 
     @jax.jit
     def both(p):
         model = policy.bind(p)
-        states = decoded_states(model, batch, tokens), model.predict_states(batch, tokens, jnp.ones(tokens.shape, bool))
+        states = (
+            decoded_states(model, batch, tokens),
+            model.predict_states(batch, tokens, jnp.ones(tokens.shape, bool)),
+        )
         return [(each, distribution(each, model.head_kernel(), (), 1.0)) for each in states]
 
     decoded, full = both(params)
     for name, ours, theirs in zip(("states", "log-probabilities"), decoded, full, strict=True):
-        print(name, "differ by at most", float(jnp.abs(ours - theirs).max()), "of", float(jnp.abs(theirs).max()))
+        print(
+            name,
+            "differ by at most",
+            float(jnp.abs(ours - theirs).max()),
+            "of",
+            float(jnp.abs(theirs).max()),
+        )
         np.testing.assert_allclose(ours, theirs, atol=TOL_SIMPLE)
 
 
@@ -88,7 +110,14 @@ def generate(oracle, policy, prompt) -> np.ndarray:
     inputs = oracle_inputs(oracle, prompt, np.zeros(0, np.int32))
     banned = list(policy.arch.never_sampled)
     with torch.no_grad():
-        out = oracle.generate(**inputs, max_new_tokens=STEPS, do_sample=False, suppress_tokens=banned, eos_token_id=EOS, pad_token_id=EOS)
+        out = oracle.generate(
+            **inputs,
+            max_new_tokens=STEPS,
+            do_sample=False,
+            suppress_tokens=banned,
+            eos_token_id=EOS,
+            pad_token_id=EOS,
+        )
     assert oracle.model.rope_deltas.item() == prompt.next_position - len(prompt.token_ids)
     return out[0, len(prompt.token_ids) :].numpy()
 
@@ -103,17 +132,26 @@ def gap(oracle, policy, prompt, tokens) -> float:
 
 @pytest.mark.slow
 def test_greedy_answers_equal_generate(make_pair, prompts):
-    oracle, policy, params = make_pair(gain=2.0)  # reacts so much to the text that greedy answers do not run in circles
+    oracle, policy, params = make_pair(
+        gain=2.0
+    )  # reacts so much to the text that greedy answers do not run in circles
     sampler = jax.jit(make_sampler(policy, group=1, max_tokens=STEPS, end_token=EOS, greedy=True))
     capacity = max(len(prompt.token_ids) for prompt in prompts)
-    samples = jax.tree.map(np.asarray, sampler(params, batch_of(prompts, capacity), jax.random.key(0), jnp.arange(len(prompts))))
+    samples = jax.tree.map(
+        np.asarray,
+        sampler(params, batch_of(prompts, capacity), jax.random.key(0), jnp.arange(len(prompts))),
+    )
     theirs = [generate(oracle, policy, prompt) for prompt in prompts]
     for row, (prompt, expected) in enumerate(zip(prompts, theirs, strict=True)):
         ours = samples.tokens[row, 0][samples.mask[row, 0]]
         if not np.array_equal(ours, expected):
-            same = next(i for i, (a, b) in enumerate(itertools.zip_longest(ours, expected)) if a != b)
+            same = next(
+                i for i, (a, b) in enumerate(itertools.zip_longest(ours, expected)) if a != b
+            )
             margin = gap(oracle, policy, prompt, expected[:same])
-            pytest.fail(f"prompt {row}: from token {same} on {ours[same:]}, not {expected[same:]}; the oracle's best leads by {margin:.1e}")
+            pytest.fail(
+                f"prompt {row}: from token {same} on {ours[same:]}, not {expected[same:]}; the oracle's best leads by {margin:.1e}"
+            )
     lengths, variety = [len(tokens) for tokens in theirs], [len(set(tokens)) for tokens in theirs]
     print("lengths", lengths, "different tokens", variety)
     assert len({tuple(tokens) for tokens in theirs}) == len(prompts), "the prompts hardly matter"

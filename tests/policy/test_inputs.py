@@ -37,7 +37,9 @@ def numbers(directory):
     def compute(params, batch):
         model = policy.bind(params)
         tokens = jnp.broadcast_to(jnp.arange(20, 26), (batch.tokens.shape[0], 1, 6))
-        rows = jnp.take_along_axis(model.image_features(batch.images), jnp.maximum(batch.image_index, 0)[..., None], axis=1)
+        rows = jnp.take_along_axis(
+            model.image_features(batch.images), jnp.maximum(batch.image_index, 0)[..., None], axis=1
+        )
         taken = jnp.where(batch.image_index[..., None] >= 0, rows, 0)
         return taken, score_tokens(model, batch, tokens, jnp.ones(tokens.shape, bool)).logprobs
 
@@ -51,15 +53,24 @@ def assert_equal(found, expected):
 
 def examples(*sizes):
     rng = np.random.default_rng(0)
-    return [Example(i, f"noise {i}", rng.integers(0, 256, (*size, 3), dtype=np.uint8), None) for i, size in enumerate(sizes)]
+    return [
+        Example(i, f"noise {i}", rng.integers(0, 256, (*size, 3), dtype=np.uint8), None)
+        for i, size in enumerate(sizes)
+    ]
 
 
 def test_a_larger_bucket_gives_the_same_numbers(directory, numbers):
     """Images of their own aspect ratio, alone and unpadded, then together with a prompt of two images."""
-    builder = PromptBuilder.from_directory(directory, PromptConfig(frame=0, max_pixels=FRAME**2, max_tokens=TOKENS))
+    builder = PromptBuilder.from_directory(
+        directory, PromptConfig(frame=0, max_pixels=FRAME**2, max_tokens=TOKENS)
+    )
     first, second, third = examples((90, 300), (120, 70), (40, 44))
     talk = [{"role": "user", "content": [{"type": "image"}, *messages("rl")[1]["content"]]}]
-    prompts = [builder.build(first), builder.build(third), builder.compose("two", talk, [second.image, third.image])]
+    prompts = [
+        builder.build(first),
+        builder.build(third),
+        builder.compose("two", talk, [second.image, third.image]),
+    ]
     counts = [len(prompt.patches) for prompt in prompts]
     assert len({window_bucket(count) for count in counts}) == 3
     together = numbers(stack_prompts(prompts, TOKENS, window_bucket(max(counts) + 1)))
@@ -70,24 +81,35 @@ def test_a_larger_bucket_gives_the_same_numbers(directory, numbers):
 
 def test_fixed_frame_and_buckets_give_the_same_numbers(directory, numbers):
     fixed = PromptBuilder.from_directory(directory, PromptConfig(frame=FRAME, max_tokens=TOKENS))
-    own = PromptBuilder.from_directory(directory, PromptConfig(frame=0, min_pixels=FRAME**2, max_pixels=FRAME**2, max_tokens=TOKENS))
+    own = PromptBuilder.from_directory(
+        directory,
+        PromptConfig(frame=0, min_pixels=FRAME**2, max_pixels=FRAME**2, max_tokens=TOKENS),
+    )
     squares = examples((200, 200), (113, 113))
     constant, bucketed = ([builder.build(square) for square in squares] for builder in (fixed, own))
     assert len(constant[0].patches) == 9
     for one, other in zip(constant, bucketed, strict=True):
         assert all(np.array_equal(value, vars(other)[name]) for name, value in vars(one).items())
-    assert_equal(numbers(stack_prompts(bucketed, TOKENS, window_bucket(9))), numbers(stack_prompts(constant, TOKENS)))
+    assert_equal(
+        numbers(stack_prompts(bucketed, TOKENS, window_bucket(9))),
+        numbers(stack_prompts(constant, TOKENS)),
+    )
 
 
 def test_buckets_are_few_and_tight():
     buckets = [window_bucket(windows) for windows in range(1, 1025)]
-    assert all(windows <= bucket <= max(1.5 * windows, 1) for windows, bucket in enumerate(buckets, start=1))
+    assert all(
+        windows <= bucket <= max(1.5 * windows, 1)
+        for windows, bucket in enumerate(buckets, start=1)
+    )
     assert len(set(buckets)) == 20
     assert all(window_bucket(bucket) == bucket for bucket in buckets)
 
 
 def test_prompts_are_never_cut():
-    prompt, wide = (make_prompt(np.random.default_rng(0), [size], [4, 6]) for size in ((84, 140), (56, 280)))
+    prompt, wide = (
+        make_prompt(np.random.default_rng(0), [size], [4, 6]) for size in ((84, 140), (56, 280))
+    )
     with pytest.raises(UserError, match=r"prompt\.max_tokens: expected at least 27"):
         batch_of([prompt], capacity=26)
     with pytest.raises(UserError, match="windows: expected at most 5, got 6"):

@@ -38,7 +38,12 @@ TEXT = {
 }
 TIED = {"3b": True, "7b": False}
 CUT_TEXT = {"intermediate_size": 512, "num_hidden_layers": 2, "vocab_size": 4096}
-VISION_TOWER = {"hidden_size": 1280, "num_heads": 16, "window_size": 112, "fullatt_block_indexes": [2]}
+VISION_TOWER = {
+    "hidden_size": 1280,
+    "num_heads": 16,
+    "window_size": 112,
+    "fullatt_block_indexes": [2],
+}
 CUT_VISION = {"depth": 4, "intermediate_size": 256}
 ROPE = {"rope_scaling": {"type": "mrope", "mrope_section": [16, 24, 24]}}
 REAL_VISION = dataclasses.replace(VISION, window=112)
@@ -96,10 +101,15 @@ def test_every_layer_and_the_logits(pair, prompts, batch, completions):
     ours = recorded_states(policy, params, batch, completions)
     differences = {"tower": [], "text": [], "logits": []}
     for b, prompt in enumerate(prompts):
-        patches_N, tokens_P = np.asarray(batch.images.mask[b]).reshape(-1), np.asarray(batch.mask[b])
+        patches_N, tokens_P = (
+            np.asarray(batch.images.mask[b]).reshape(-1),
+            np.asarray(batch.mask[b]),
+        )
         for g in range(G):
             theirs = oracle_states(oracle, prompt, completions[b, g])
-            text_LSD = np.concatenate([ours.prefix_LBPD[:, b, tokens_P], ours.suffix_LBGTD[:, b, g]], axis=1)
+            text_LSD = np.concatenate(
+                [ours.prefix_LBPD[:, b, tokens_P], ours.suffix_LBGTD[:, b, g]], axis=1
+            )
             pairs = {
                 "tower": (ours.tower_LBND[:, b, patches_N], theirs.tower_LnD),
                 "text": (text_LSD, theirs.text_LSD),
@@ -125,7 +135,10 @@ def test_the_inputs_discriminate(pair, prompts, completions, monkeypatch):
         return float(np.abs(logits[len(prompts[0].token_ids) - 1 : -1] - right).max())
 
     pixels = inputs["pixel_values"]
-    moves = {"patches": moved(pixel_values=pixels[[1, 0, *range(2, len(pixels))]]), "positions": moved(mm_token_type_ids=None)}
+    moves = {
+        "patches": moved(pixel_values=pixels[[1, 0, *range(2, len(pixels))]]),
+        "positions": moved(mm_token_type_ids=None),
+    }
     monkeypatch.setattr(oracle.model.visual, "fullatt_block_indexes", [])
     moves["windows"] = moved()
     print("logits move by", moves)
@@ -138,7 +151,9 @@ def test_gradients(pair, prompts, batch, completions):
     tokens = jnp.asarray(completions[:, :1])
 
     def total(p):
-        return score_tokens(policy.bind(p), batch, tokens, jnp.ones(tokens.shape, bool)).logprobs.mean()
+        return score_tokens(
+            policy.bind(p), batch, tokens, jnp.ones(tokens.shape, bool)
+        ).logprobs.mean()
 
     ours = jax.jit(jax.grad(total))(params)
     errors = gradient_errors(ours, oracle_gradients(oracle, policy, prompts, completions[:, 0]))
@@ -147,12 +162,18 @@ def test_gradients(pair, prompts, batch, completions):
 
 
 @pytest.mark.slow
-def test_bfloat16_is_no_farther_from_the_truth_than_transformers(saved, pair, prompts, batch, completions):
+def test_bfloat16_is_no_farther_from_the_truth_than_transformers(
+    saved, pair, prompts, batch, completions
+):
     """RMS distance of bfloat16 logits to the float32 logits of the same weights."""
     oracle, policy, params = pair
-    theirs = Qwen2_5_VLForConditionalGeneration.from_pretrained(saved[1], dtype=torch.bfloat16).eval()
+    theirs = Qwen2_5_VLForConditionalGeneration.from_pretrained(
+        saved[1], dtype=torch.bfloat16
+    ).eval()
     assert theirs.model.language_model.rotary_emb.inv_freq.dtype == torch.float32
-    ours = recorded_states(Policy(policy.arch, dtype=jnp.bfloat16), params, batch, completions).logits_BGTV
+    ours = recorded_states(
+        Policy(policy.arch, dtype=jnp.bfloat16), params, batch, completions
+    ).logits_BGTV
     errors = {"ours": [], "transformers": []}
     for b, prompt in enumerate(prompts):
         for g in range(G):
@@ -160,6 +181,11 @@ def test_bfloat16_is_no_farther_from_the_truth_than_transformers(saved, pair, pr
             errors["ours"].append(ours[b, g] - truth)
             errors["transformers"].append(oracle_logits(theirs, prompt, completions[b, g]) - truth)
     rms = {who: float(np.sqrt(np.mean(np.square(error)))) for who, error in errors.items()}
-    each = {who: [round(float(np.sqrt(np.mean(np.square(one)))), 4) for one in error] for who, error in errors.items()}
-    print(f"RMS distance to float32: {rms}, ratio {rms['ours'] / rms['transformers']:.3f}; each {each}")
+    each = {
+        who: [round(float(np.sqrt(np.mean(np.square(one)))), 4) for one in error]
+        for who, error in errors.items()
+    }
+    print(
+        f"RMS distance to float32: {rms}, ratio {rms['ours'] / rms['transformers']:.3f}; each {each}"
+    )
     assert rms["ours"] <= MAX_BF16_DISTANCE_RATIO * rms["transformers"]

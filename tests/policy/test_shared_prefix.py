@@ -7,7 +7,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from policy.oracle import batch_of, gradient_errors, load_pair, make_oracle, make_prompt, save_oracle, shift_right
+from policy.oracle import (
+    batch_of,
+    gradient_errors,
+    load_pair,
+    make_oracle,
+    make_prompt,
+    save_oracle,
+    shift_right,
+)
 from tolerances import TOL_SIMPLE
 
 from segr1_jax.grpo.batch import GroupBatch
@@ -55,15 +63,28 @@ def repeated(batch: PromptBatch, completions: GroupBatch) -> tuple[PromptBatch, 
 
 def loss_and_gradient(policy: Policy, params: Params, batch: PromptBatch, completions: GroupBatch):
     def loss(params: Params):
-        scores = score_tokens(policy.bind(params), batch, completions.tokens, completions.mask, temperature=0.7, chunk=3)
-        return grpo_loss(scores.logprobs, scores.entropy, completions, ObjectiveConfig(beta=0.04)).objective.total
+        scores = score_tokens(
+            policy.bind(params),
+            batch,
+            completions.tokens,
+            completions.mask,
+            temperature=0.7,
+            chunk=3,
+        )
+        return grpo_loss(
+            scores.logprobs, scores.entropy, completions, ObjectiveConfig(beta=0.04)
+        ).objective.total
 
     return jax.jit(jax.value_and_grad(loss))(params)
 
 
 def assert_same(found, expected, *, has_images: bool) -> None:
     np.testing.assert_allclose(found[0], expected[0], rtol=TOL_SIMPLE)
-    trained = {name: gradient for name, gradient in expected[1].items() if has_images or not name.startswith("vision.")}
+    trained = {
+        name: gradient
+        for name, gradient in expected[1].items()
+        if has_images or not name.startswith("vision.")
+    }
     errors = gradient_errors(found[1], trained)
     print("largest", list(errors.items())[:3])
     assert max(errors.values()) <= TOL_SIMPLE
@@ -74,4 +95,8 @@ def test_equals_the_repeated_prefix(pair, seed):
     policy, params = pair
     batch, completions = random_case(seed)
     shared = loss_and_gradient(policy, params, batch, completions)
-    assert_same(shared, loss_and_gradient(policy, params, *repeated(batch, completions)), has_images=batch.images.patches.shape[1] > 0)
+    assert_same(
+        shared,
+        loss_and_gradient(policy, params, *repeated(batch, completions)),
+        has_images=batch.images.patches.shape[1] > 0,
+    )

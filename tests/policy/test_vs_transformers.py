@@ -64,9 +64,13 @@ def test_logprobs_equal_the_concatenated_sequences(pair, prompts, completions):
     for b, prompt in enumerate(prompts):
         for g in range(G):
             theirs = oracle_logprobs(oracle, policy, prompt, np.asarray(completions[b, g]))
-            np.testing.assert_allclose(ours.logprobs[b, g], theirs[np.arange(T), completions[b, g]], atol=TOL_COMPLEX)
+            np.testing.assert_allclose(
+                ours.logprobs[b, g], theirs[np.arange(T), completions[b, g]], atol=TOL_COMPLEX
+            )
             finite = np.where(np.isfinite(theirs), theirs, 0)
-            np.testing.assert_allclose(ours.entropy[b, g], -(np.exp(theirs) * finite).sum(-1), atol=TOL_COMPLEX)
+            np.testing.assert_allclose(
+                ours.entropy[b, g], -(np.exp(theirs) * finite).sum(-1), atol=TOL_COMPLEX
+            )
 
 
 def test_padding_of_completions_changes_nothing(pair, prompts, completions):
@@ -76,7 +80,10 @@ def test_padding_of_completions_changes_nothing(pair, prompts, completions):
     mask = mask.at[:, :, 3:].set(False)
     garbage = jnp.where(mask, completions, 7)
     score = jax.jit(lambda p, b, t, m: score_tokens(policy.bind(p), b, t, m))
-    whole, cut = score(params, batch, completions, jnp.ones_like(mask)), score(params, batch, garbage, mask)
+    whole, cut = (
+        score(params, batch, completions, jnp.ones_like(mask)),
+        score(params, batch, garbage, mask),
+    )
     np.testing.assert_allclose(cut.logprobs[:, :, :3], whole.logprobs[:, :, :3], atol=TOL_SIMPLE)
     assert not np.any(cut.logprobs[:, :, 3:])
 
@@ -85,7 +92,9 @@ def test_greedy_decoding_takes_the_likeliest_token(pair, prompts):
     oracle, policy, params = pair
     steps = 12
     sampler = jax.jit(make_sampler(policy, group=1, max_tokens=steps, end_token=EOS, greedy=True))
-    ours = sampler(params, batch_of(prompts, capacity=48), jax.random.key(0), jnp.arange(len(prompts)))
+    ours = sampler(
+        params, batch_of(prompts, capacity=48), jax.random.key(0), jnp.arange(len(prompts))
+    )
     for row, prompt in enumerate(prompts):
         sequence = np.zeros(0, np.int64)
         while len(sequence) < steps and EOS not in sequence:
@@ -115,9 +124,13 @@ def test_gradients_equal_torch_autograd(pair, prompts, completions):
     batch, tokens = batch_of(prompts, capacity=48), completions[:, :1]
 
     def total(p):
-        return score_tokens(policy.bind(p), batch, tokens, jnp.ones(tokens.shape, bool)).logprobs.mean()
+        return score_tokens(
+            policy.bind(p), batch, tokens, jnp.ones(tokens.shape, bool)
+        ).logprobs.mean()
 
     ours = jax.jit(jax.grad(total))(params)
-    errors = gradient_errors(ours, oracle_gradients(oracle, policy, prompts, np.asarray(tokens[:, 0])))
+    errors = gradient_errors(
+        ours, oracle_gradients(oracle, policy, prompts, np.asarray(tokens[:, 0]))
+    )
     print("largest relative errors", list(errors.items())[:3])
     assert max(errors.values()) <= TOL_COMPLEX

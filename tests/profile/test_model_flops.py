@@ -9,7 +9,14 @@ from segr1_jax.hf.load import read_arch
 from segr1_jax.hf.tiny import make_tiny_policy
 from segr1_jax.policy.arch import TextArch, VisionArch
 from segr1_jax.policy.params import Policy
-from segr1_jax.profile.model_flops import Work, call_flops, language_flops, text_work, tower_flops, tower_work
+from segr1_jax.profile.model_flops import (
+    Work,
+    call_flops,
+    language_flops,
+    text_work,
+    tower_flops,
+    tower_work,
+)
 
 SEED = 3
 
@@ -48,13 +55,17 @@ def test_weights_of_the_modules_give_the_same_count(tmp_path):
     make_tiny_policy(tmp_path / "tiny", frame=84)
     arch = read_arch(tmp_path / "tiny")
     specs = Policy(arch).specs
-    kernels = {name: math.prod(spec.shape) for name, spec in specs.items() if name.endswith(".kernel")}
+    kernels = {
+        name: math.prod(spec.shape) for name, spec in specs.items() if name.endswith(".kernel")
+    }
     text = sum(size for name, size in kernels.items() if name.startswith("layers."))
     assert language_flops(arch.text, Work(text_tokens=1)) == 2 * text
     layers = sum(size for name, size in kernels.items() if name.startswith("vision.layers."))
     merger = sum(size for name, size in kernels.items() if name.startswith("vision.merge"))
     embedding = math.prod(specs["vision.patch_embed"].shape)
-    assert tower_flops(arch.vision, Work(patches=4)) == 2 * (4 * layers + 4 * embedding + 4 * merger / arch.vision.merge**2)
+    assert tower_flops(arch.vision, Work(patches=4)) == 2 * (
+        4 * layers + 4 * embedding + 4 * merger / arch.vision.merge**2
+    )
 
 
 def test_pairs_of_tokens_against_brute_force():
@@ -68,7 +79,9 @@ def test_pairs_of_tokens_against_brute_force():
         pairs += sum(key <= query for query in range(P) for key in range(P))
         for g in range(3):
             pairs += sum(P + query + 1 for query in range(lengths[b, g]))
-    assert text_work(prefix, own) == Work(text_tokens=10 + lengths.sum(), text_pairs=pairs, head_tokens=lengths.sum())
+    assert text_work(prefix, own) == Work(
+        text_tokens=10 + lengths.sum(), text_pairs=pairs, head_tokens=lengths.sum()
+    )
 
 
 def test_pairs_of_patches_against_brute_force():
@@ -80,8 +93,13 @@ def test_pairs_of_patches_against_brute_force():
     assert tower_work(mask, image) == Work(patches=9, window_pairs=window, image_pairs=whole)
 
 
-@pytest.mark.parametrize(("name", "adapters", "passes"), [("sample", False, 1), ("gradient", False, 3), ("gradient", True, 2)])
+@pytest.mark.parametrize(
+    ("name", "adapters", "passes"),
+    [("sample", False, 1), ("gradient", False, 3), ("gradient", True, 2)],
+)
 def test_passes_of_a_call(tmp_path, name, adapters, passes):
     make_tiny_policy(tmp_path / "tiny", frame=84)
     arch, work = read_arch(tmp_path / "tiny"), Work(text_tokens=3, head_tokens=1)
-    assert call_flops(name, arch, work, adapters=adapters) == passes * language_flops(arch.text, work)
+    assert call_flops(name, arch, work, adapters=adapters) == passes * language_flops(
+        arch.text, work
+    )

@@ -14,4 +14,6 @@ def qwen_directory(shared):
 
 @pytest.fixture(scope="session")
 def vision():
-    return VisionSettings(patch=14, temporal_patch=2, merge=2, window=112, mean=QWEN_MEAN, std=QWEN_STD)
+    return VisionSettings(
+        patch=14, temporal_patch=2, merge=2, window=112, mean=QWEN_MEAN, std=QWEN_STD
+    )

@@ -26,11 +26,17 @@ def tokenizer(qwen_directory):
 @pytest.mark.parametrize("task", TASKS)
 @pytest.mark.parametrize("instruction", [None, "the red fish, left of the 2nd stone"])
 def test_tokens_equal_the_chat_template(task, instruction, tokenizer, vision, qwen_directory):
-    prompt = PromptBuilder(tokenizer, vision, PromptConfig(task=task, frame=168)).build(example(instruction))
-    asked = PromptBuilder(tokenizer, vision, PromptConfig(frame=168)).build(example(instruction), task)
+    prompt = PromptBuilder(tokenizer, vision, PromptConfig(task=task, frame=168)).build(
+        example(instruction)
+    )
+    asked = PromptBuilder(tokenizer, vision, PromptConfig(frame=168)).build(
+        example(instruction), task
+    )
     np.testing.assert_array_equal(asked.token_ids, prompt.token_ids)
     oracle = AutoTokenizer.from_pretrained(qwen_directory)
-    text = oracle.apply_chat_template(messages(task, instruction), tokenize=False, add_generation_prompt=True)
+    text = oracle.apply_chat_template(
+        messages(task, instruction), tokenize=False, add_generation_prompt=True
+    )
     assert text == chat_text(messages(task, instruction), image_tokens=[1])
     expected = oracle(text.replace("<|image_pad|>", "<|image_pad|>" * 36))["input_ids"]
     assert prompt.token_ids.tolist() == expected
@@ -73,7 +79,10 @@ def test_image_tokens_must_fit_the_grid(tmp_path, qwen_directory, vision):
     (tmp_path / "tokenizer.json").write_text(json.dumps(record))
     builder = PromptBuilder(Tokenizer(tmp_path), vision, PromptConfig(frame=168))
     assert builder.build(example("red fish")).patches.any()
-    with pytest.raises(UserError, match=r"noise: prompt: expected runs of \[36\] image tokens.*got \[36, 1\] in .*red<\|image_pad\|>fish"):
+    with pytest.raises(
+        UserError,
+        match=r"noise: prompt: expected runs of \[36\] image tokens.*got \[36, 1\] in .*red<\|image_pad\|>fish",
+    ):
         builder.build(example("red<|image_pad|>fish"))
 
 
@@ -86,20 +95,29 @@ def test_conversations_need_their_images(tokenizer, vision):
 
 
 def test_a_conversation_without_images(tokenizer, vision):
-    prompt = PromptBuilder(tokenizer, vision, PromptConfig(frame=168)).compose("text", [{"role": "user", "content": "Hello"}], [])
+    prompt = PromptBuilder(tokenizer, vision, PromptConfig(frame=168)).compose(
+        "text", [{"role": "user", "content": "Hello"}], []
+    )
     assert prompt.patches.shape == (0, 64, 1176)
     assert (prompt.positions == np.arange(len(prompt.token_ids))).all()
 
 
 def test_own_frames_are_those_of_their_images(tokenizer, vision):
     builder = PromptBuilder(tokenizer, vision, PromptConfig(frame=0, max_pixels=100 * 100))
-    assert builder.frame_of(example()) == builder.build(example()).model_frame == Frame(width=112, height=56)
+    assert (
+        builder.frame_of(example())
+        == builder.build(example()).model_frame
+        == Frame(width=112, height=56)
+    )
     thin = Example(id=0, name="thin.png", image=np.zeros((2, 402, 3), np.uint8), mask=None)
     with pytest.raises(UserError, match=r"thin\.png.*at most 200, got 402x2 pixels"):
         builder.build(thin)
 
 
-@pytest.mark.parametrize("wrong", [{"frame": 27}, {"frame": -28}, {"max_pixels": 783}, {"min_pixels": 1000, "max_pixels": 900}])
+@pytest.mark.parametrize(
+    "wrong",
+    [{"frame": 27}, {"frame": -28}, {"max_pixels": 783}, {"min_pixels": 1000, "max_pixels": 900}],
+)
 def test_frames_out_of_range_are_named(wrong):
     with pytest.raises(UserError, match=r"prompt\.(frame|max_pixels)"):
         PromptConfig(**wrong)

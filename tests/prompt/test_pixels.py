@@ -18,10 +18,14 @@ def test_patches_equal_the_reference_processor(size, vision):
 @pytest.mark.parametrize("native", [(280, 364), (97, 201), (30, 59)])
 def test_stretch_is_the_reference_resize(native, vision):
     image = np.random.default_rng(1).integers(0, 256, (*native, 3), dtype=np.uint8)
-    oracle = Qwen2VLImageProcessorPil(size={"shortest_edge": 84 * 84, "longest_edge": 196 * 196})(image, return_tensors="np")
+    oracle = Qwen2VLImageProcessorPil(size={"shortest_edge": 84 * 84, "longest_edge": 196 * 196})(
+        image, return_tensors="np"
+    )
     _, rows, columns = oracle["image_grid_thw"][0].tolist()
     assert native != (rows * 14, columns * 14)
-    np.testing.assert_array_equal(patchify(stretch(image, rows * 14, columns * 14), vision), oracle["pixel_values"])
+    np.testing.assert_array_equal(
+        patchify(stretch(image, rows * 14, columns * 14), vision), oracle["pixel_values"]
+    )
 
 
 @pytest.mark.parametrize("size", [(28, 30), (0, 28), (14, 28)])

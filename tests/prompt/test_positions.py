@@ -19,13 +19,30 @@ def oracle():
         "intermediate_size": 8,
         "vocab_size": 16,
     }
-    vision = {"hidden_size": 8, "num_heads": 1, "depth": 1, "intermediate_size": 8, "out_hidden_size": 8}
-    return Qwen2_5_VLModel(Qwen2_5_VLConfig(text_config=text, vision_config=vision, image_token_id=PAD, video_token_id=8))
+    vision = {
+        "hidden_size": 8,
+        "num_heads": 1,
+        "depth": 1,
+        "intermediate_size": 8,
+        "out_hidden_size": 8,
+    }
+    return Qwen2_5_VLModel(
+        Qwen2_5_VLConfig(
+            text_config=text, vision_config=vision, image_token_id=PAD, video_token_id=8
+        )
+    )
 
 
 @pytest.mark.parametrize(
     ("texts", "grids"),
-    [((5, 4), [(6, 6)]), ((5, 4), [(3, 9)]), ((0, 1), [(4, 2)]), ((3, 2, 6), [(2, 5), (7, 3)]), ((4, 0), [(1, 1)]), ((9,), [])],
+    [
+        ((5, 4), [(6, 6)]),
+        ((5, 4), [(3, 9)]),
+        ((0, 1), [(4, 2)]),
+        ((3, 2, 6), [(2, 5), (7, 3)]),
+        ((4, 0), [(1, 1)]),
+        ((9,), []),
+    ],
 )
 def test_positions_equal_the_reference(oracle, texts, grids):
     tokens = [TEXT] * texts[0]
@@ -36,7 +53,9 @@ def test_positions_equal_the_reference(oracle, texts, grids):
 
     image_token = torch.tensor(ids == PAD).int()[None]
     grid_thw = torch.tensor([[1, 2 * r, 2 * c] for r, c in grids]).reshape(-1, 3)
-    expected, delta = oracle.get_rope_index(torch.tensor(ids)[None].long(), image_token, image_grid_thw=grid_thw)
+    expected, delta = oracle.get_rope_index(
+        torch.tensor(ids)[None].long(), image_token, image_grid_thw=grid_thw
+    )
     np.testing.assert_array_equal(positions, expected[:, 0].numpy())
     assert following == int(delta) + len(ids)
 

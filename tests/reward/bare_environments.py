@@ -16,7 +16,9 @@ ROOT = Path(__file__).parents[2]
 def build_wheel(folder: Path) -> Path:
     """This package as a wheel, built from a copy: setuptools leaves files beside what it builds."""
     source = folder / "source"
-    shutil.copytree(ROOT / "segr1_jax", source / "segr1_jax", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(
+        ROOT / "segr1_jax", source / "segr1_jax", ignore=shutil.ignore_patterns("__pycache__")
+    )
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source)
     _pip("wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", folder, source)
@@ -30,7 +32,9 @@ def make_environment(folder: Path, requirements: Iterable[str], wheel: Path) -> 
     packages = Path(sysconfig.get_path("purelib", vars={"base": str(folder)}))
     for each in _closure(requirements):
         for top in {file.parts[0] for file in each.files} - {"..", "__pycache__"}:
-            if not (packages / top).exists():  # namespaces such as nvidia/ belong to several distributions
+            if not (
+                packages / top
+            ).exists():  # namespaces such as nvidia/ belong to several distributions
                 (packages / top).symlink_to(each.locate_file(top))
     python = folder / "bin" / "python"
     _pip("--python", python, "install", "--no-deps", "--no-index", wheel)
@@ -50,10 +54,19 @@ def _closure(requirements: Iterable[str]) -> list[Distribution]:
             except PackageNotFoundError:
                 continue  # needed on another platform only
             needed = map(Requirement, each.requires or ())
-            waiting += [one for one in needed if one.marker is None or one.marker.evaluate({"extra": extra})]
+            waiting += [
+                one for one in needed if one.marker is None or one.marker.evaluate({"extra": extra})
+            ]
     return list(found.values())
 
 
 def _pip(*arguments) -> None:
-    command = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check", *map(str, arguments)]
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "--quiet",
+        "--disable-pip-version-check",
+        *map(str, arguments),
+    ]
     subprocess.run(command, check=True, capture_output=True, text=True)

@@ -18,7 +18,9 @@ def requests():
         example = generate(DataConfig(size=168 if index % 2 else 120), index % 6)
         height, width = example.mask.shape
         kinds = [(True, 0), (True, 2), (False, 3), (True, 2)][: index % 5]
-        prompts = tuple(random_prompt(rng, height, width, box=box, points=points) for box, points in kinds)
+        prompts = tuple(
+            random_prompt(rng, height, width, box=box, points=points) for box, points in kinds
+        )
         made.append(ScoreRequest(example.image, example.mask, prompts, want_mask=index % 3 == 0))
     return made
 

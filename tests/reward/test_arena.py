@@ -30,7 +30,14 @@ def test_unused_blocks_stay_within_their_budget():
     assert [arena.put(bytes(STEP), key) for key in "bc"] == offsets[1:]
 
 
-@given(st.lists(st.tuples(st.integers(0, 3), st.integers(1, 20 * STEP), st.sampled_from([None, "a", "b", "c"])), max_size=60))
+@given(
+    st.lists(
+        st.tuples(
+            st.integers(0, 3), st.integers(1, 20 * STEP), st.sampled_from([None, "a", "b", "c"])
+        ),
+        max_size=60,
+    )
+)
 def test_held_blocks_keep_their_bytes_and_all_room_comes_back(steps):
     region = mmap.mmap(-1, REGION)
     arena, held = Arena(region), []

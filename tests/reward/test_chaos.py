@@ -51,7 +51,11 @@ class Blows:
 
     def __init__(self, client: RewardClient, order: Path, seed: int):
         self._client, self._order, self._rng = client, order, np.random.default_rng(seed)
-        self.kinds = list(self._rng.permutation(["kill", "stop", "crash", "memory"] * (ROUNDS // 4) + ["kill", "crash"]))
+        self.kinds = list(
+            self._rng.permutation(
+                ["kill", "stop", "crash", "memory"] * (ROUNDS // 4) + ["kill", "crash"]
+            )
+        )
         self.sent = Counter()
 
     def begin(self, kind: str) -> threading.Timer | None:
@@ -67,16 +71,24 @@ class Blows:
 
     def carried_out(self) -> Counter:
         """What hit, by kind; those of the sidecar's own are counted by the files they leave."""
-        return self.sent + Counter(path.name.split(".")[1] for path in self._order.parent.glob("order.*"))
+        return self.sent + Counter(
+            path.name.split(".")[1] for path in self._order.parent.glob("order.*")
+        )
 
 
 @pytest.mark.chaos
-def test_every_request_is_answered_once_and_right_through_fifty_misfortunes(requests, tmp_path, monkeypatch):
+def test_every_request_is_answered_once_and_right_through_fifty_misfortunes(
+    requests, tmp_path, monkeypatch
+):
     rng = np.random.default_rng(7)
-    rounds = [[requests[k] for k in rng.integers(0, len(requests), PER_ROUND)] for _ in range(ROUNDS)]
+    rounds = [
+        [requests[k] for k in rng.integers(0, len(requests), PER_ROUND)] for _ in range(ROUNDS)
+    ]
     with RewardClient(RewardConfig()) as client:
         expected = [client.collect(client.submit(batch)) for batch in rounds]
-    (tmp_path / "sitecustomize.py").write_text(HOOKS.replace("{order!r}", repr(str(tmp_path / "order"))))
+    (tmp_path / "sitecustomize.py").write_text(
+        HOOKS.replace("{order!r}", repr(str(tmp_path / "order")))
+    )
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join((str(ROOT), str(tmp_path))))
     with RewardClient(RewardConfig(heartbeat_timeout_s=2.0, cache_mb=1)) as client:
         blows = Blows(client, tmp_path / "order", seed=11)
@@ -97,7 +109,9 @@ def test_every_request_is_answered_once_and_right_through_fifty_misfortunes(requ
     assert totals["scores"] == answered + PER_ROUND
     assert totals["quarantined"] == totals["queue_depth"] == 0
     assert totals["retries"] >= hit["memory"]
-    assert totals["restarts"] >= ROUNDS // 2  # not one each: a stop that comes after the last answer may be followed by another blow
+    assert (
+        totals["restarts"] >= ROUNDS // 2
+    )  # not one each: a stop that comes after the last answer may be followed by another blow
 
 
 def _assert_same(scores, wanted):

@@ -8,7 +8,9 @@ from segr1_jax.reward.client import RewardClient
 from segr1_jax.reward.config import RewardConfig
 from segr1_jax.types import ScoreStatus
 
-SMALL_CACHE_MB = 3  # holds half of the six images' embeddings, so that some are dropped and made again
+SMALL_CACHE_MB = (
+    3  # holds half of the six images' embeddings, so that some are dropped and made again
+)
 
 
 def _scores_in_turmoil(client, requests, seed):
@@ -27,11 +29,17 @@ def _scores_in_turmoil(client, requests, seed):
 
 
 def test_interleaved_clients_threads_orders_and_caches_change_nothing(requests):
-    with RewardClient(RewardConfig(cache_mb=0, queue=3)) as bare, RewardClient(RewardConfig(cache_mb=SMALL_CACHE_MB)) as caching:
+    with (
+        RewardClient(RewardConfig(cache_mb=0, queue=3)) as bare,
+        RewardClient(RewardConfig(cache_mb=SMALL_CACHE_MB)) as caching,
+    ):
         alone = [bare.collect(bare.submit([request]))[0] for request in requests]
         assert len({score.s_measure for score in alone}) > len(requests) / 2  # a mix-up would show
         with ThreadPoolExecutor(4) as threads:
-            runs = [threads.submit(_scores_in_turmoil, (bare, caching)[seed % 2], requests, seed) for seed in range(4)]
+            runs = [
+                threads.submit(_scores_in_turmoil, (bare, caching)[seed % 2], requests, seed)
+                for seed in range(4)
+            ]
         hits = (bare.stats().totals["cache_hits"], caching.stats().totals["cache_hits"])
     for run in runs:
         for score, expected in zip(run.result(), alone, strict=True):

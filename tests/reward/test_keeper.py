@@ -53,7 +53,9 @@ def test_a_request_that_brings_it_down_twice_is_quarantined_and_kept(requests, s
     np.testing.assert_array_equal(prompt.box, batch[1].prompts[0].box)
 
 
-def test_who_is_killed_from_outside_in_the_same_request_is_not_quarantined(requests, sabotage, tmp_path):
+def test_who_is_killed_from_outside_in_the_same_request_is_not_quarantined(
+    requests, sabotage, tmp_path
+):
     marks = tmp_path / "marks"
     marks.mkdir()
     # Three times whoever comes to the wide request is killed from outside (by its own hand, but by a signal of outsiders).
@@ -99,7 +101,9 @@ def test_several_sidecars_share_the_images_and_score_alike(requests, reward_conf
         assert [(s.iou, s.s_measure) for s in got] == [(s.iou, s.s_measure) for s in expected]
         assert len(set(two.sidecar_pids)) == 2
         totals = two.stats().totals
-        assert totals["encodes"] == len({r.image.tobytes() for r in requests})  # an image has one home
+        assert totals["encodes"] == len(
+            {r.image.tobytes() for r in requests}
+        )  # an image has one home
         assert all(channel.totals()["scores"] for channel in two._channels)
 
 

@@ -76,19 +76,36 @@ def test_stretching_up_interpolates_between_pixel_centres_and_swaps_red_and_blue
 
 
 def test_the_whole_path_scores_what_sam2_makes_of_unconverted_coordinates(photo):
-    box, points, labels = (110, 90, 480, 600), ((300, 380), (20, 20)), (1, 0)  # the second point lies outside of the box
+    box, points, labels = (
+        (110, 90, 480, 600),
+        ((300, 380), (20, 20)),
+        (1, 0),
+    )  # the second point lies outside of the box
     text = f"<think>x</think> <bbox>{list(box)}</bbox>, <points>{[list(p) for p in points]}</points>, <labels>{list(labels)}</labels>"
     sam2 = Sam2(build_model(NANO_CONFIG, NANO_CHECKPOINT, postprocessing=False))
     image, truth = _as_torchvision(photo)
-    mask = sam2.decode(sam2.encode(image), [WirePrompt(np.float32(box), np.float32(points[:1]), np.int32(labels[:1]))])
+    mask = sam2.decode(
+        sam2.encode(image),
+        [WirePrompt(np.float32(box), np.float32(points[:1]), np.int32(labels[:1]))],
+    )
     assert 0 < mask.sum() < mask.size
 
     with RewardClient(RewardConfig(legacy=True)) as client:
         judge.encode(client, photo, legacy=True)
         texts = [AnswerText(photo, text), AnswerText(photo, "no answer"), AnswerText(photo, text)]
-        found = judge.collect(client, judge.submit(client, texts, lambda _: Frame(756, 756), "rl", legacy=True), RewardWeights())
+        found = judge.collect(
+            client,
+            judge.submit(client, texts, lambda _: Frame(756, 756), "rl", legacy=True),
+            RewardWeights(),
+        )
         assert client.stats().totals["encodes"] == 1
-    assert [item.reward.parse for item in found] == [ParseStatus.OK, ParseStatus.MISSING_THINK, ParseStatus.OK]
+    assert [item.reward.parse for item in found] == [
+        ParseStatus.OK,
+        ParseStatus.MISSING_THINK,
+        ParseStatus.OK,
+    ]
     expected = 1 + 0.7 * (mask & truth).sum() / (mask | truth).sum() + 0.3 * (1 - mask.mean())
-    assert [found[0].reward.total, found[2].reward.total] == pytest.approx([expected] * 2, abs=1e-12)
+    assert [found[0].reward.total, found[2].reward.total] == pytest.approx(
+        [expected] * 2, abs=1e-12
+    )
     assert found[1].reward.total == 0

@@ -16,7 +16,9 @@ LARGEST_BYTES = 8_000_000
 
 @pytest.fixture(scope="module")
 def values():
-    return measure_gates(Sam2(build_model(NANO_CONFIG, NANO_CHECKPOINT, postprocessing=False)), IMAGES)
+    return measure_gates(
+        Sam2(build_model(NANO_CONFIG, NANO_CHECKPOINT, postprocessing=False)), IMAGES
+    )
 
 
 @pytest.mark.parametrize("gate", GATES)

@@ -27,7 +27,12 @@ def _half(mask):
 
 def _meant(box, *points):
     where = np.array([p[:2] for p in points], np.float32).reshape(-1, 2)
-    return meant_mask([LEFT, RIGHT], None if box is None else np.array(box, np.float32), where, np.array([p[2] for p in points], np.int32))
+    return meant_mask(
+        [LEFT, RIGHT],
+        None if box is None else np.array(box, np.float32),
+        where,
+        np.array([p[2] for p in points], np.int32),
+    )
 
 
 def test_tight_box_and_iou():
@@ -37,7 +42,9 @@ def test_tight_box_and_iou():
 
 def test_a_good_box_means_its_object_and_a_far_one_its_own_rectangle():
     np.testing.assert_array_equal(_meant((10, 20, 30, 40)), _half(LEFT))
-    np.testing.assert_array_equal(_meant((0, 60, 40, 80)), _half(np.pad(np.ones((20, 40), bool), ((60, 0), (0, 40)))))
+    np.testing.assert_array_equal(
+        _meant((0, 60, 40, 80)), _half(np.pad(np.ones((20, 40), bool), ((60, 0), (0, 40))))
+    )
 
 
 def test_a_box_around_both_means_both_until_a_negative_point_names_one():

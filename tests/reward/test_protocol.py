@@ -54,7 +54,11 @@ def test_a_request_that_points_outside_is_refused(change, message):
 
 @given(st.binary(max_size=200))
 def test_random_bytes_are_refused(record):
-    for unpack in (protocol.unpack_reply, protocol.unpack_hello, lambda r: protocol.unpack_request(r, REGION)):
+    for unpack in (
+        protocol.unpack_reply,
+        protocol.unpack_hello,
+        lambda r: protocol.unpack_request(r, REGION),
+    ):
         with pytest.raises(ProtocolError):
             unpack(record)
 
@@ -73,7 +77,10 @@ def test_a_corrupted_request_is_refused_or_still_lies_inside(data):
     if request.kind is Kind.SCORE:
         ends += [request.mask_at + size, request.prompts_at + request.prompts_bytes]
         if request.result_at:
-            ends.append(request.result_at + protocol.packed_bytes(request.result_height, request.result_width))
+            ends.append(
+                request.result_at
+                + protocol.packed_bytes(request.result_height, request.result_width)
+            )
     assert max(ends) <= REGION
 
 
@@ -92,7 +99,9 @@ def test_a_corrupted_reply_is_refused_or_holds_scores(data):
 
 def _prompts():
     number = st.floats(-1e4, 1e4, width=32)
-    box = st.none() | st.lists(number, min_size=4, max_size=4).map(lambda v: np.array(v, np.float32))
+    box = st.none() | st.lists(number, min_size=4, max_size=4).map(
+        lambda v: np.array(v, np.float32)
+    )
     points = st.lists(st.tuples(number, number, st.integers(0, 1)), max_size=5)
 
     def build(pair):
@@ -100,7 +109,10 @@ def _prompts():
         points = np.array([row[:2] for row in rows], np.float32).reshape(-1, 2)
         return WirePrompt(box, points, np.array([row[2] for row in rows], np.int32))
 
-    return st.lists(st.tuples(box, points).map(build).filter(lambda p: p.box is not None or len(p.labels)), max_size=4)
+    return st.lists(
+        st.tuples(box, points).map(build).filter(lambda p: p.box is not None or len(p.labels)),
+        max_size=4,
+    )
 
 
 @given(_prompts())

@@ -41,7 +41,11 @@ def test_what_leaves_the_device_is_found_on_the_host_and_on_disk(tmp_path):
     cache = EmbeddingCache("cpu", MAP_BYTES, MAP_BYTES, files)
     for digest, value in ((b"a", 1.0), (b"b", 2.0), (b"c", 3.0)):
         cache.put(digest, embedding(value))
-    assert [cache.get(digest).features[0][0, 0, 0, 0].item() for digest in (b"c", b"b", b"a")] == [3.0, 2.0, 1.0]
+    assert [cache.get(digest).features[0][0, 0, 0, 0].item() for digest in (b"c", b"b", b"a")] == [
+        3.0,
+        2.0,
+        1.0,
+    ]
     cache.leave_device()
     assert cache.get(b"a").features[0].unique().item() == 1.0
     assert EmbeddingCache("cpu", 0).get(b"a") is None
@@ -78,7 +82,10 @@ def test_the_fingerprint_knows_weights_and_facts(model):
 
 def test_too_large_a_decode_batch_is_halved_and_the_mask_stays(model, monkeypatch, capsys):
     """A batch of 5 where only 2 fit: 5 -> 2 + 3 -> 2 + 1 + 2. Batches of another size may differ in last bits, not here in the mask."""
-    rng, image = np.random.default_rng(0), np.random.default_rng(1).integers(0, 256, (90, 120, 3), np.uint8)
+    rng, image = (
+        np.random.default_rng(0),
+        np.random.default_rng(1).integers(0, 256, (90, 120, 3), np.uint8),
+    )
     prompts = [random_prompt(rng, 90, 120, box=True, points=2) for _ in range(5)]
     roomy, tight = Sam2(model, decode_batch=5), Sam2(model, decode_batch=5)
     sizes, decode = [], tight._decode_batch
@@ -102,7 +109,10 @@ def test_an_image_that_does_not_fit_beside_the_cached_ones_moves_them_away(model
     cache = EmbeddingCache("cpu", 1 << 24, 1 << 24)
     _, region = protocol.create_region(1 << 16)
     server = Server(sam2, region, cache, 1024)
-    requests = [Request(Kind.ENCODE, seq, bytes([seq]) * 16, 64, 0, 0, 0, 40, 40, 0, 0, 0, 0) for seq in (1, 2)]
+    requests = [
+        Request(Kind.ENCODE, seq, bytes([seq]) * 16, 64, 0, 0, 0, 40, 40, 0, 0, 0, 0)
+        for seq in (1, 2)
+    ]
     assert server.answer(requests[0]).retries == 0
     encode, calls = sam2.encode, itertools.count()
 
@@ -116,6 +126,8 @@ def test_an_image_that_does_not_fit_beside_the_cached_ones_moves_them_away(model
     assert reply.retries == 1
     assert cache._device.take(b"\1" * 16) is None  # it is on the host now
     assert cache.get(b"\1" * 16) is not None
-    monkeypatch.setattr(sam2, "encode", lambda image: (_ for _ in ()).throw(torch.OutOfMemoryError("never")))
+    monkeypatch.setattr(
+        sam2, "encode", lambda image: (_ for _ in ()).throw(torch.OutOfMemoryError("never"))
+    )
     with pytest.raises(torch.OutOfMemoryError):
         server.answer(requests[0]._replace(digest=b"new one" + b"0" * 9))

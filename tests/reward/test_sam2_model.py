@@ -20,7 +20,9 @@ def _model(name, postprocessing, request=None):
     if name == "nano":
         return build_model(NANO_CONFIG, NANO_CHECKPOINT, postprocessing=postprocessing)
     photo = request.getfixturevalue("shared") / "weights/sam2_nano_photo"
-    return build_model(photo / "sam2_nano.yaml", photo / "sam2_nano.safetensors", postprocessing=postprocessing)
+    return build_model(
+        photo / "sam2_nano.yaml", photo / "sam2_nano.safetensors", postprocessing=postprocessing
+    )
 
 
 def _predictor(model, image):
@@ -31,22 +33,35 @@ def _predictor(model, image):
 
 
 def _image(rng, height, width):
-    return rng.integers(0, 256, (height // 8 + 1, width // 8 + 1, 3), np.uint8).repeat(8, 0).repeat(8, 1)[:height, :width]
+    return (
+        rng.integers(0, 256, (height // 8 + 1, width // 8 + 1, 3), np.uint8)
+        .repeat(8, 0)
+        .repeat(8, 1)[:height, :width]
+    )
 
 
 def _assert_masks_equal(sam2, embedding, predictor, prompts):
     """Each prompt's mask and the joined one, pixel for pixel; returns the share of each mask that is set."""
     masks = []
     for prompt in prompts:
-        points = {"point_coords": prompt.points, "point_labels": prompt.labels} if len(prompt.labels) else {}
-        masks.append(predictor.predict(box=prompt.box, multimask_output=False, **points)[0][0].astype(bool))
+        points = (
+            {"point_coords": prompt.points, "point_labels": prompt.labels}
+            if len(prompt.labels)
+            else {}
+        )
+        masks.append(
+            predictor.predict(box=prompt.box, multimask_output=False, **points)[0][0].astype(bool)
+        )
         np.testing.assert_array_equal(sam2.decode(embedding, [prompt]), masks[-1])
     np.testing.assert_array_equal(sam2.decode(embedding, prompts), np.any(masks, axis=0))
     return [mask.mean() for mask in masks]
 
 
 def _prompts(rng, height, width):
-    return [random_prompt(rng, height, width, box=box, points=k) for box, k in ((True, 0), (True, 3), (False, 1), (True, 3))]
+    return [
+        random_prompt(rng, height, width, box=box, points=k)
+        for box, k in ((True, 0), (True, 3), (False, 1), (True, 3))
+    ]
 
 
 @pytest.mark.parametrize("name", ["nano", "photo"])
@@ -56,7 +71,9 @@ def test_masks_equal_the_predictors(name, postprocessing, request):
     sam2 = Sam2(model)
     for height, width in ((168, 168), (90, 151), (300, 210)):
         image = _image(rng, height, width)
-        _assert_masks_equal(sam2, sam2.encode(image), _predictor(model, image), _prompts(rng, height, width))
+        _assert_masks_equal(
+            sam2, sam2.encode(image), _predictor(model, image), _prompts(rng, height, width)
+        )
 
 
 def _twins(size):
@@ -100,12 +117,22 @@ def test_no_prompt_gives_an_empty_mask_and_capped_masks_keep_native_coordinates(
 
 
 @pytest.mark.parametrize(
-    "target", ["os.system", "sam2.build_sam.os.system", "sam2.build_sam.build_sam2", "sam2.nothing.Here", "torch.nn.Linear"]
+    "target",
+    [
+        "os.system",
+        "sam2.build_sam.os.system",
+        "sam2.build_sam.build_sam2",
+        "sam2.nothing.Here",
+        "torch.nn.Linear",
+    ],
 )
 def test_a_target_that_is_no_sam2_class_is_refused_and_not_run(tmp_path, target):
     tree = OmegaConf.load(NANO_CONFIG)
     marker = tmp_path / "ran"
-    tree.model.image_encoder.neck.position_encoding = {"_target_": target, "command": f"touch {marker}"}
+    tree.model.image_encoder.neck.position_encoding = {
+        "_target_": target,
+        "command": f"touch {marker}",
+    }
     OmegaConf.save(tree, tmp_path / "bad.yaml")
     with pytest.raises(UserError, match="class of the sam2 package"):
         build_model(tmp_path / "bad.yaml", None, postprocessing=False)
@@ -117,7 +144,11 @@ def test_a_config_inside_the_sam2_package_is_built_as_build_sam2_does():
     weights, expected = ours.state_dict(), theirs.state_dict()
     assert weights.keys() == expected.keys()
     assert all(torch.equal(weights[name], expected[name]) for name in expected)
-    for field in ("dynamic_multimask_via_stability", "dynamic_multimask_stability_delta", "dynamic_multimask_stability_thresh"):
+    for field in (
+        "dynamic_multimask_via_stability",
+        "dynamic_multimask_stability_delta",
+        "dynamic_multimask_stability_thresh",
+    ):
         assert getattr(ours.sam_mask_decoder, field) == getattr(theirs.sam_mask_decoder, field)
 
 
@@ -125,7 +156,10 @@ def test_weights_load_from_pt_and_bad_ones_are_named(tmp_path):
     model = _model("nano", False)
     torch.save({"model": model.state_dict()}, tmp_path / "good.pt")
     again = build_model(NANO_CONFIG, tmp_path / "good.pt", postprocessing=False)
-    assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), again.state_dict().values(), strict=True))
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(model.state_dict().values(), again.state_dict().values(), strict=True)
+    )
     torch.save({"model": {"stray": torch.zeros(1)}}, tmp_path / "bad.pt")
     with pytest.raises(UserError, match=r"(?s)bad\.pt.*Missing key"):
         build_model(NANO_CONFIG, tmp_path / "bad.pt", postprocessing=False)

@@ -36,7 +36,11 @@ HAND_WORKED = [
 ]
 
 
-@pytest.mark.parametrize(("mask", "truth", "expected"), [row[1:] for row in HAND_WORKED], ids=[row[0] for row in HAND_WORKED])
+@pytest.mark.parametrize(
+    ("mask", "truth", "expected"),
+    [row[1:] for row in HAND_WORKED],
+    ids=[row[0] for row in HAND_WORKED],
+)
 def test_s_measure_by_hand(mask, truth, expected):
     assert s_measure(mask, truth) == pytest.approx(expected, abs=TOL_HAND)
 
@@ -62,7 +66,9 @@ def test_scores_are_in_range_and_finite(pair):
 @given(_pairs())
 def test_s_measure_equals_that_of_grey_maps_on_small_masks(pair):
     mask, truth = pair
-    assert s_measure(mask, truth) == pytest.approx(soft_s_measure(mask.astype(np.float64), truth), abs=TOL_S_MEASURE)
+    assert s_measure(mask, truth) == pytest.approx(
+        soft_s_measure(mask.astype(np.float64), truth), abs=TOL_S_MEASURE
+    )
 
 
 def _random_mask(rng, shape, kind):
@@ -87,7 +93,9 @@ def many_pairs():
     """2,000 pairs (mask, truth) of 1 to 63 pixels a side: every kind of mask against every kind of truth."""
     rng, pairs = np.random.default_rng(0), []
     kinds = ("noise", "blob", "blob", "full", "empty", "pixel", "last row", "last column")
-    for mask_kind, truth_kind in itertools.islice(itertools.cycle(itertools.product(kinds, kinds)), 2000):
+    for mask_kind, truth_kind in itertools.islice(
+        itertools.cycle(itertools.product(kinds, kinds)), 2000
+    ):
         shape = tuple(rng.integers(1, 64, 2))
         truth = _random_mask(rng, shape, truth_kind)
         mask = _random_mask(rng, shape, mask_kind)
@@ -98,7 +106,9 @@ def many_pairs():
 
 def test_s_measure_equals_that_of_grey_maps(many_pairs):
     for mask, truth in many_pairs:
-        assert s_measure(mask, truth) == pytest.approx(soft_s_measure(mask.astype(np.float64), truth), abs=TOL_S_MEASURE)
+        assert s_measure(mask, truth) == pytest.approx(
+            soft_s_measure(mask.astype(np.float64), truth), abs=TOL_S_MEASURE
+        )
 
 
 def test_s_measure_equals_pysodmetrics(many_pairs):
@@ -119,14 +129,21 @@ def test_s_measure_equals_pysodmetrics(many_pairs):
         if not np.isfinite(expected):
             expected = WithoutEmptyQuadrants().cal_sm(grey, truth)
         assert s_measure(mask, truth) == pytest.approx(expected, abs=TOL_S_MEASURE), (mask, truth)
-        assert soft_s_measure(grey, truth) == pytest.approx(expected, abs=TOL_S_MEASURE), (mask, truth)
+        assert soft_s_measure(grey, truth) == pytest.approx(expected, abs=TOL_S_MEASURE), (
+            mask,
+            truth,
+        )
     assert 1000 < finite < 1700  # both cases are met often
 
 
 def test_resize_nearest_and_cap():
     mask = _mask("#..#", "....")
-    np.testing.assert_array_equal(resize_nearest(mask, (4, 8)), np.kron(mask, np.ones((2, 2), bool)))
-    np.testing.assert_array_equal(resize_nearest(np.kron(mask, np.ones((3, 3), bool)), (2, 4)), mask)
+    np.testing.assert_array_equal(
+        resize_nearest(mask, (4, 8)), np.kron(mask, np.ones((2, 2), bool))
+    )
+    np.testing.assert_array_equal(
+        resize_nearest(np.kron(mask, np.ones((3, 3), bool)), (2, 4)), mask
+    )
     assert capped_size((600, 1200), 1024) == (512, 1024)
     assert capped_size((3, 5), 1024) == (3, 5)
 
@@ -143,6 +160,8 @@ def test_combine():
 def test_masks_of_one_bit_images_count_like_others():
     rng = np.random.default_rng(5)
     mask, truth = rng.random((2, 31, 20)) < 0.4
-    as_pillow_reads = [np.where(array, 255, 0).astype(np.uint8).view(bool) for array in (mask, truth)]
+    as_pillow_reads = [
+        np.where(array, 255, 0).astype(np.uint8).view(bool) for array in (mask, truth)
+    ]
     assert s_measure(*as_pillow_reads) == s_measure(mask, truth)
     assert iou(*as_pillow_reads) == iou(mask, truth)

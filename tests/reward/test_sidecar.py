@@ -46,7 +46,9 @@ def expected(requests, sam2):
 
 def _assert_equal(scores, requests, expected):
     assert len(scores) == len(requests)
-    for score, request, (want_iou, want_s, want_mask) in zip(scores, requests, expected, strict=True):
+    for score, request, (want_iou, want_s, want_mask) in zip(
+        scores, requests, expected, strict=True
+    ):
         assert score.status is ScoreStatus.OK
         assert (score.iou, score.s_measure) == (want_iou, want_s)
         assert (score.mask is not None) == request.want_mask
@@ -71,21 +73,39 @@ def test_scores_equal_direct_computation_and_an_image_is_encoded_once(client, re
 def test_large_images_are_scored_at_the_cap(requests, sam2):
     request = requests[8]
     height, width = request.mask.shape
-    blocks = [request.image, request.mask, np.frombuffer(protocol.pack_prompts(request.prompts), np.uint8)]
-    image_at, mask_at, prompts_at, result_at = np.cumsum([protocol.HEADER_BYTES, *(b.nbytes for b in blocks)]).tolist()
+    blocks = [
+        request.image,
+        request.mask,
+        np.frombuffer(protocol.pack_prompts(request.prompts), np.uint8),
+    ]
+    image_at, mask_at, prompts_at, result_at = np.cumsum(
+        [protocol.HEADER_BYTES, *(b.nbytes for b in blocks)]
+    ).tolist()
     _, region = protocol.create_region(result_at + width * height)
     for at, block in zip((image_at, mask_at, prompts_at), blocks, strict=True):
         region[at : at + block.nbytes] = block.tobytes()
     size = (height, width)
     record = Request(
-        Kind.SCORE, 1, b"x" * 16, image_at, mask_at, prompts_at, result_at, *size, *size, len(request.prompts), blocks[2].nbytes
+        Kind.SCORE,
+        1,
+        b"x" * 16,
+        image_at,
+        mask_at,
+        prompts_at,
+        result_at,
+        *size,
+        *size,
+        len(request.prompts),
+        blocks[2].nbytes,
     )
     reply = Server(sam2, region, EmbeddingCache("cpu", 1 << 20), max_side=width // 2).answer(record)
     small = capped_size(size, width // 2)
     mask = sam2.decode(sam2.encode(request.image), request.prompts, small)
     assert small == (height // 2, width // 2)
     assert reply.iou == iou(mask, resize_nearest(request.mask, small))
-    returned = np.unpackbits(np.frombuffer(region, np.uint8)[result_at:], count=height * width).reshape(size)
+    returned = np.unpackbits(
+        np.frombuffer(region, np.uint8)[result_at:], count=height * width
+    ).reshape(size)
     np.testing.assert_array_equal(returned, resize_nearest(mask, size))
 
 
@@ -122,7 +142,9 @@ time.sleep(60)
 def test_a_killed_trainer_leaves_no_sidecar_and_no_shared_memory():
     shared_before = set(os.listdir("/dev/shm"))
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    with subprocess.Popen([sys.executable, "-c", TRAINER], stdout=subprocess.PIPE, text=True, env=environment) as trainer:
+    with subprocess.Popen(
+        [sys.executable, "-c", TRAINER], stdout=subprocess.PIPE, text=True, env=environment
+    ) as trainer:
         sidecar = int(trainer.stdout.readline())
         assert _alive(sidecar)
         trainer.kill()
@@ -151,7 +173,9 @@ def test_the_sidecar_needs_no_package_of_the_trainer():
     heavy = "{'jax', 'jaxtyping', 'torch', 'flax'} & set(sys.modules)"
     code = f"import sys, segr1_jax.reward.sidecar, segr1_jax.reward.scores; print({heavy})"
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True
+    )
     assert done.stdout.strip() == "set()"
 
 

@@ -37,9 +37,13 @@ print(json.dumps([name for name in sys.argv[1:] if importlib.util.find_spec(name
 
 
 def _run(python, code, *arguments, cwd):
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+    environment = {
+        name: value for name, value in os.environ.items() if not name.startswith("PYTHON")
+    }
     command = [python, "-c", code, *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=environment, check=False)
+    done = subprocess.run(
+        command, capture_output=True, text=True, cwd=cwd, env=environment, check=False
+    )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 
@@ -51,7 +55,11 @@ def test_a_trainer_without_torch_is_served_by_a_sidecar_with_little_more(request
     trainer = make_environment(tmp_path / "trainer", project["dependencies"], wheel)
     sidecar = make_environment(tmp_path / "sidecar", SIDECAR_NEEDS, wheel)
     foreign = ("jax", "flax", "jaxtyping", "transformers", "scipy", "rich")
-    assert _run(sidecar, WHAT_IS_THERE, *foreign, "torch", "sam2", "segr1_jax", cwd=tmp_path) == ["torch", "sam2", "segr1_jax"]
+    assert _run(sidecar, WHAT_IS_THERE, *foreign, "torch", "sam2", "segr1_jax", cwd=tmp_path) == [
+        "torch",
+        "sam2",
+        "segr1_jax",
+    ]
 
     (tmp_path / "requests.pkl").write_bytes(pickle.dumps(requests))
     package, without, scores = _run(trainer, TRAINER, sidecar, cwd=tmp_path)
@@ -59,4 +67,6 @@ def test_a_trainer_without_torch_is_served_by_a_sidecar_with_little_more(request
     assert without == "torch"
     with RewardClient(RewardConfig()) as client:
         here = client.collect(client.submit(requests))
-    assert [tuple(score) for score in scores] == [(s.status.value, s.iou.hex(), s.s_measure.hex()) for s in here]
+    assert [tuple(score) for score in scores] == [
+        (s.status.value, s.iou.hex(), s.s_measure.hex()) for s in here
+    ]

@@ -79,7 +79,9 @@ def assert_same(found: dict[str, np.ndarray], alone: dict[str, np.ndarray]) -> N
 )
 def test_eight_devices_equal_one(mesh, micro_batches, rollout_weights, alone, directory, tmp_path):
     out = tmp_path / "eight.npz"
-    assert_same(result_of([start(directory, out, mesh, 8, micro_batches, rollout_weights)], out), alone)
+    assert_same(
+        result_of([start(directory, out, mesh, 8, micro_batches, rollout_weights)], out), alone
+    )
 
 
 def test_micro_batches_equal_the_whole(alone, directory, tmp_path):
@@ -90,7 +92,15 @@ def test_micro_batches_equal_the_whole(alone, directory, tmp_path):
 def test_two_processes_of_four_equal_one_device(alone, directory, tmp_path, free_port):
     out, address = tmp_path / "two.npz", f"127.0.0.1:{free_port}"
     processes = [
-        start(directory, out, (1, 8, 1), 4, JAX_COORDINATOR_ADDRESS=address, JAX_NUM_PROCESSES="2", JAX_PROCESS_ID=str(index))
+        start(
+            directory,
+            out,
+            (1, 8, 1),
+            4,
+            JAX_COORDINATOR_ADDRESS=address,
+            JAX_NUM_PROCESSES="2",
+            JAX_PROCESS_ID=str(index),
+        )
         for index in range(2)
     ]
     assert_same(result_of(processes, out), alone)

@@ -41,22 +41,48 @@ def make_engine(directory: str, mesh: MeshConfig, micro_batches: int, weights: s
         mesh=mesh,
     )
     builder = PromptBuilder.from_directory(directory, config.prompt)
-    return Engine(config, Placement(make_mesh(mesh)), Policy(read_arch(directory)), builder, optax.trace(decay=0.0))
+    return Engine(
+        config,
+        Placement(make_mesh(mesh)),
+        Policy(read_arch(directory)),
+        builder,
+        optax.trace(decay=0.0),
+    )
 
 
-def run(directory: str, mesh: MeshConfig, micro_batches: int, weights: str) -> dict[str, np.ndarray]:
+def run(
+    directory: str, mesh: MeshConfig, micro_batches: int, weights: str
+) -> dict[str, np.ndarray]:
     """Data order, samples, loss and gradients (the state of an undecayed trace)."""
     engine = make_engine(directory, mesh, micro_batches, weights)
     source = open_source(DataConfig(size=84, count=50))
     index, count = jax.process_index(), jax.process_count()
-    samples = next(batches(source, engine.builder.build, seed=3, start_position=16, batch=BATCH, process=index, processes=count))
-    params = load_params(directory, engine.policy, engine.placement.weights(engine.policy.specs, TRAIN_RULES))
+    samples = next(
+        batches(
+            source,
+            engine.builder.build,
+            seed=3,
+            start_position=16,
+            batch=BATCH,
+            process=index,
+            processes=count,
+        )
+    )
+    params = load_params(
+        directory, engine.policy, engine.placement.weights(engine.policy.specs, TRAIN_RULES)
+    )
 
     prompts, ids = engine.put_prompts([sample.prompt for sample in samples])
     drawn = engine.sample(engine.rollout_weights(params), prompts, engine.step_key(1), ids)
-    reference = engine.reference_logprobs(engine.reference_weights(params, {}), prompts, drawn.tokens, drawn.mask)
-    advantages = np.stack([np.sin([sample.example.id, sample.example.id + 7.0]) for sample in samples]).astype(np.float32)
-    weight = np.array([[1, sample.example.id % 3 > 0] for sample in samples], np.float32)  # some completions left out
+    reference = engine.reference_logprobs(
+        engine.reference_weights(params, {}), prompts, drawn.tokens, drawn.mask
+    )
+    advantages = np.stack(
+        [np.sin([sample.example.id, sample.example.id + 7.0]) for sample in samples]
+    ).astype(np.float32)
+    weight = np.array(
+        [[1, sample.example.id % 3 > 0] for sample in samples], np.float32
+    )  # some completions left out
     on_mesh = engine.placement.put_rows((weight, advantages))
     completions = GroupBatch(drawn.tokens, drawn.mask, *on_mesh, drawn.logprobs, reference)
     gradient = engine.gradient(functools.partial(grpo_loss, objective=ObjectiveConfig(beta=0.04)))
@@ -65,11 +91,25 @@ def run(directory: str, mesh: MeshConfig, micro_batches: int, weights: str) -> d
         totals = engine.accumulate(totals, gradient(params, {}, micro))
     state, metrics = engine.update(engine.init_state(params), totals, 1)
 
-    positions = engine.placement.put_rows(np.array([sample.position for sample in samples], np.int32))
-    arrays = {"positions": positions, "ids": ids, "tokens": drawn.tokens, "logprobs": drawn.logprobs, "reference": reference}
+    positions = engine.placement.put_rows(
+        np.array([sample.position for sample in samples], np.int32)
+    )
+    arrays = {
+        "positions": positions,
+        "ids": ids,
+        "tokens": drawn.tokens,
+        "logprobs": drawn.logprobs,
+        "reference": reference,
+    }
     found = _host(engine, arrays)
-    gradients = {f"grad/{name}": gradient for name, gradient in _host(engine, state.opt_state.trace).items()}
-    return found | gradients | {name: np.asarray(value) for name, value in jax.device_get(metrics).items()}
+    gradients = {
+        f"grad/{name}": gradient for name, gradient in _host(engine, state.opt_state.trace).items()
+    }
+    return (
+        found
+        | gradients
+        | {name: np.asarray(value) for name, value in jax.device_get(metrics).items()}
+    )
 
 
 def _host(engine: Engine, tree):

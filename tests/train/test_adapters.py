@@ -50,24 +50,44 @@ def base(tmp_path_factory):
 def any_builder() -> PromptBuilder:
     """An engine has one; nothing here asks it."""
     with tempfile.TemporaryDirectory() as folder:
-        return PromptBuilder.from_directory(make_tiny_policy(f"{folder}/tiny", frame=84), PromptConfig(frame=84))
+        return PromptBuilder.from_directory(
+            make_tiny_policy(f"{folder}/tiny", frame=84), PromptConfig(frame=84)
+        )
 
 
 def make_engine(directory, **policy) -> Engine:
-    config = RunConfig(stage="sft", batch=B, policy=PolicyConfig(path=str(directory), compute_dtype="float32", remat=False, **policy))
+    config = RunConfig(
+        stage="sft",
+        batch=B,
+        policy=PolicyConfig(path=str(directory), compute_dtype="float32", remat=False, **policy),
+    )
     config = dataclasses.replace(config, mesh=MeshConfig(2, 2, 2))
-    model = Policy(read_arch(directory), lora=config.policy.lora if config.policy.lora.rank else None)
-    return Engine(config, Placement(make_mesh(config.mesh)), model, any_builder(), make_optimizer(config.optimizer, config.steps))
+    model = Policy(
+        read_arch(directory), lora=config.policy.lora if config.policy.lora.rank else None
+    )
+    return Engine(
+        config,
+        Placement(make_mesh(config.mesh)),
+        model,
+        any_builder(),
+        make_optimizer(config.optimizer, config.steps),
+    )
 
 
 def load(engine, directory):
-    return load_params(directory, engine.policy.base, engine.placement.weights(engine.policy.base.specs, TRAIN_RULES))
+    return load_params(
+        directory,
+        engine.policy.base,
+        engine.placement.weights(engine.policy.base.specs, TRAIN_RULES),
+    )
 
 
 @pytest.fixture(scope="module")
 def batch():
     rng = np.random.default_rng(0)
-    prompts = batch_of([make_prompt(rng, [(84, 56)], [3, 5 + row]) for row in range(B)], capacity=32)
+    prompts = batch_of(
+        [make_prompt(rng, [(84, 56)], [3, 5 + row]) for row in range(B)], capacity=32
+    )
     tokens = rng.integers(0, 280, (B, 1, T)).astype(np.int32)
     answers = AnswerBatch(tokens, np.ones(tokens.shape, bool), np.ones((B, 1), np.float32))
     return TrainBatch(prompts, jax.tree.map(jnp.asarray, answers))
@@ -79,13 +99,20 @@ def adapted(base):
     engine = make_engine(base[1], tower="frozen", lora=LORA)
     fresh = engine.init_adapters()
     keys = jax.random.split(jax.random.key(7), len(fresh))
-    moved = {name: value + 0.1 * jax.random.normal(key, value.shape) for (name, value), key in zip(fresh.items(), keys, strict=True)}
+    moved = {
+        name: value + 0.1 * jax.random.normal(key, value.shape)
+        for (name, value), key in zip(fresh.items(), keys, strict=True)
+    }
     return engine, load(engine, base[1]), fresh, moved
 
 
 def logprobs(policy, params, batch):
     done = batch.completions
-    return np.asarray(jax.jit(lambda p: score_tokens(policy.bind(p), batch.prompts, done.tokens, done.mask).logprobs)(params))
+    return np.asarray(
+        jax.jit(
+            lambda p: score_tokens(policy.bind(p), batch.prompts, done.tokens, done.mask).logprobs
+        )(params)
+    )
 
 
 def test_fresh_adapters_and_no_adapters_are_the_base_bit_for_bit(adapted, batch):
@@ -93,46 +120,79 @@ def test_fresh_adapters_and_no_adapters_are_the_base_bit_for_bit(adapted, batch)
     plain = logprobs(engine.policy.base, frozen, batch)
     np.testing.assert_array_equal(logprobs(engine.policy, frozen | fresh, batch), plain)
     reference = engine.reference_weights({}, frozen)
-    assert all(reference[name] is frozen[name] for name in frozen), "the reference is the same weights, not a copy"
+    assert all(reference[name] is frozen[name] for name in frozen), (
+        "the reference is the same weights, not a copy"
+    )
     done = batch.completions
-    np.testing.assert_allclose(engine.reference_logprobs(reference, batch.prompts, done.tokens, done.mask), plain, atol=TOL_SIMPLE)
+    np.testing.assert_allclose(
+        engine.reference_logprobs(reference, batch.prompts, done.tokens, done.mask),
+        plain,
+        atol=TOL_SIMPLE,
+    )
     assert np.abs(logprobs(engine.policy, frozen | moved, batch) - plain).max() > 100 * TOL_COMPLEX
 
 
 def test_updates_change_the_adapters_alone(adapted, batch):
     engine, frozen, fresh, _ = adapted
     assert {name.rpartition(".")[0] for name in fresh} == {
-        f"layers.{part}" for part in ("attention.q", "attention.k", "attention.v", "attention.o", "mlp.gate", "mlp.up", "mlp.down")
+        f"layers.{part}"
+        for part in (
+            "attention.q",
+            "attention.k",
+            "attention.v",
+            "attention.o",
+            "mlp.gate",
+            "mlp.up",
+            "mlp.down",
+        )
     }
     state = engine.init_state({name: value.copy() for name, value in fresh.items()})
     totals = engine.gradient(answer_loss)(state.params, frozen, batch)
     state, metrics = engine.update(state, totals, 1)
     assert set(state.params) == set(fresh)
-    assert all(np.any(np.asarray(state.params[name]) != np.asarray(fresh[name])) for name in fresh if name.endswith(ADAPTER[1]))
+    assert all(
+        np.any(np.asarray(state.params[name]) != np.asarray(fresh[name]))
+        for name in fresh
+        if name.endswith(ADAPTER[1])
+    )
     assert metrics["grad_norm"] > 0
 
 
 def test_adapters_split_over_a_mesh_have_the_gradient_of_one_device(adapted, batch):
     engine, frozen, _, moved = adapted
-    one = {name: jax.device_put(np.asarray(value), jax.devices()[0]) for name, value in (frozen | moved).items()}
+    one = {
+        name: jax.device_put(np.asarray(value), jax.devices()[0])
+        for name, value in (frozen | moved).items()
+    }
     whole = {name: one.pop(name) for name in moved}
-    placed = {name: jax.device_put(value, engine.state_shardings.params[name]) for name, value in moved.items()}
+    placed = {
+        name: jax.device_put(value, engine.state_shardings.params[name])
+        for name, value in moved.items()
+    }
     found = engine.gradient(answer_loss)(placed, frozen, batch).gradient
     alone = jax.jit(functools.partial(_gradient, engine.policy))(whole, one, batch)
     for name in moved:
-        error = np.linalg.norm(np.asarray(found[name]) - np.asarray(alone[name])) / np.linalg.norm(np.asarray(alone[name]))
+        error = np.linalg.norm(np.asarray(found[name]) - np.asarray(alone[name])) / np.linalg.norm(
+            np.asarray(alone[name])
+        )
         assert error <= TOL_SIMPLE, (name, error)
 
 
 def _gradient(policy, trained, frozen, batch):
-    return make_gradient(policy, answer_loss, temperature=1.0, head_chunk=64)(trained, frozen, batch).gradient
+    return make_gradient(policy, answer_loss, temperature=1.0, head_chunk=64)(
+        trained, frozen, batch
+    ).gradient
 
 
 def test_rollout_uses_the_adapters(adapted, batch):
     engine, frozen, _, moved = adapted
     sampler = jax.jit(make_sampler(engine.policy, group=2, max_tokens=6, end_token=EOS))
-    samples = sampler(frozen | moved, batch.prompts, jax.random.key(1), np.arange(B, dtype=np.int32))
-    scores = jax.jit(lambda p, t, m: score_tokens(engine.policy.bind(p), batch.prompts, t, m))(frozen | moved, samples.tokens, samples.mask)
+    samples = sampler(
+        frozen | moved, batch.prompts, jax.random.key(1), np.arange(B, dtype=np.int32)
+    )
+    scores = jax.jit(lambda p, t, m: score_tokens(engine.policy.bind(p), batch.prompts, t, m))(
+        frozen | moved, samples.tokens, samples.mask
+    )
     np.testing.assert_allclose(scores.logprobs, samples.logprobs, atol=TOL_COMPLEX)
 
 
@@ -154,34 +214,64 @@ def checkpoint(adapted, tmp_path_factory):
 def test_merged_weights_speak_like_the_adapters(adapted, checkpoint, batch):
     engine, frozen, _, moved = adapted
     policy = engine.policy.base
-    merged = checkpoint.load(policy, engine.placement.weights(policy.specs, TRAIN_RULES), np.float32)
-    np.testing.assert_allclose(logprobs(policy, merged, batch), logprobs(engine.policy, frozen | moved, batch), atol=TOL_SIMPLE)
-    np.testing.assert_array_equal(merged["vision.merge_in.kernel"], frozen["vision.merge_in.kernel"])
+    merged = checkpoint.load(
+        policy, engine.placement.weights(policy.specs, TRAIN_RULES), np.float32
+    )
+    np.testing.assert_allclose(
+        logprobs(policy, merged, batch),
+        logprobs(engine.policy, frozen | moved, batch),
+        atol=TOL_SIMPLE,
+    )
+    np.testing.assert_array_equal(
+        merged["vision.merge_in.kernel"], frozen["vision.merge_in.kernel"]
+    )
 
 
 def test_peft_loads_the_adapter(base, adapted, checkpoint, tmp_path):
     """transformers with peft's adapter, and transformers on the merged export, against the adapters here."""
     oracle, directory = base
     engine, frozen, _, moved = adapted
-    out = export_adapter(checkpoint.adapters(engine.placement.mesh), LORA, directory.name, tmp_path / "adapter", {"README.md": "card\n"})
+    out = export_adapter(
+        checkpoint.adapters(engine.placement.mesh),
+        LORA,
+        directory.name,
+        tmp_path / "adapter",
+        {"README.md": "card\n"},
+    )
     prompt = make_prompt(np.random.default_rng(3), [(56, 84)], [3, 5])
     completion = np.array([5, 6, 7, 8], np.int32)
 
     fresh = Qwen2_5_VLForConditionalGeneration.from_pretrained(directory).eval()
     with_adapter = PeftModel.from_pretrained(fresh, out).eval()
-    loaded = [name for name, weight in with_adapter.named_parameters() if "lora_B" in name and weight.any()]
-    assert len(loaded) == 7 * 3, "one adapter for every linear map of the three text layers, none in the tower"
+    loaded = [
+        name
+        for name, weight in with_adapter.named_parameters()
+        if "lora_B" in name and weight.any()
+    ]
+    assert len(loaded) == 7 * 3, (
+        "one adapter for every linear map of the three text layers, none in the tower"
+    )
     theirs = torch.tensor(oracle_logits(with_adapter.base_model.model, prompt, completion))
-    assert not np.allclose(theirs, oracle_logits(oracle, prompt, completion), atol=100 * TOL_COMPLEX)
+    assert not np.allclose(
+        theirs, oracle_logits(oracle, prompt, completion), atol=100 * TOL_COMPLEX
+    )
 
-    merged = checkpoint.load(engine.policy.base, engine.placement.weights(engine.policy.base.specs, TRAIN_RULES), np.float32)
+    merged = checkpoint.load(
+        engine.policy.base,
+        engine.placement.weights(engine.policy.base.specs, TRAIN_RULES),
+        np.float32,
+    )
     export = export_policy(merged, engine.policy.base, directory, tmp_path / "merged", {})
     reopened = Qwen2_5_VLForConditionalGeneration.from_pretrained(export).eval()
-    np.testing.assert_allclose(oracle_logits(reopened, prompt, completion), theirs, atol=TOL_COMPLEX)
+    np.testing.assert_allclose(
+        oracle_logits(reopened, prompt, completion), theirs, atol=TOL_COMPLEX
+    )
 
     theirs[:, list(engine.policy.arch.never_sampled)] = -torch.inf
     expected = theirs.log_softmax(-1)[range(4), completion]
-    answers = AnswerBatch(jnp.asarray(completion[None, None]), jnp.ones((1, 1, 4), bool), jnp.ones((1, 1)))
+    answers = AnswerBatch(
+        jnp.asarray(completion[None, None]), jnp.ones((1, 1, 4), bool), jnp.ones((1, 1))
+    )
     ours = logprobs(engine.policy, frozen | moved, TrainBatch(batch_of([prompt], 32), answers))
     np.testing.assert_allclose(ours[0, 0], expected, atol=TOL_COMPLEX)
 
@@ -199,7 +289,9 @@ def test_a_frozen_tower_has_no_part_in_the_update(base, batch):
     half = frozen.gradient(answer_loss)(text, tower, seen).gradient
     assert set(half) == set(text)
     for name in text:
-        error = np.linalg.norm(np.asarray(half[name]) - np.asarray(whole[name])) / np.linalg.norm(np.asarray(whole[name]))
+        error = np.linalg.norm(np.asarray(half[name]) - np.asarray(whole[name])) / np.linalg.norm(
+            np.asarray(whole[name])
+        )
         assert error <= TOL_SIMPLE, (name, error)
 
 
@@ -210,7 +302,9 @@ def test_a_checkpoint_of_the_text_lies_on_its_start(base, tmp_path):
     with Checkpoints(tmp_path / "checkpoints", keep=1) as checkpoints:
         checkpoints.save(state_at(2, text, engine.optimizer), 16, {})
     start = Start(str(base[1]), str(tmp_path / "checkpoints"), 2, Start(str(base[1])))
-    found = start.load(engine.policy, engine.placement.weights(engine.policy.specs, TRAIN_RULES), np.float32)
+    found = start.load(
+        engine.policy, engine.placement.weights(engine.policy.specs, TRAIN_RULES), np.float32
+    )
     for name, value in params.items():
         np.testing.assert_array_equal(found[name], text.get(name, value), err_msg=name)
 

@@ -56,7 +56,9 @@ def test_a_full_disk_names_the_last_good_step(tmp_path):
         save_and_wait(checkpoints, step=2)
     assert newest_step(tmp_path) == 1
     whole = Placement(make_mesh(MeshConfig())).replicated
-    np.testing.assert_array_equal(restore_params(tmp_path, 1, {"w": whole})["w"], state(1).params["w"])
+    np.testing.assert_array_equal(
+        restore_params(tmp_path, 1, {"w": whole})["w"], state(1).params["w"]
+    )
 
 
 def test_nothing_saved_yet_is_said(tmp_path):

@@ -34,9 +34,18 @@ def batch(mesh, length=4, dtype=np.float32, spec=()):
 
 
 CHANGES = {
-    "shape": ({"length": 6}, "batch['tokens']: float32[8, 4] over P() of 8 -> float32[8, 6] over P() of 8"),
-    "dtype": ({"dtype": np.int32}, "batch['tokens']: float32[8, 4] over P() of 8 -> int32[8, 4] over P() of 8"),
-    "sharding": ({"spec": ("data",)}, "batch['tokens']: float32[8, 4] over P() of 8 -> float32[8, 4] over P('data',) of 8"),
+    "shape": (
+        {"length": 6},
+        "batch['tokens']: float32[8, 4] over P() of 8 -> float32[8, 6] over P() of 8",
+    ),
+    "dtype": (
+        {"dtype": np.int32},
+        "batch['tokens']: float32[8, 4] over P() of 8 -> int32[8, 4] over P() of 8",
+    ),
+    "sharding": (
+        {"spec": ("data",)},
+        "batch['tokens']: float32[8, 4] over P() of 8 -> float32[8, 4] over P('data',) of 8",
+    ),
 }
 
 
@@ -87,9 +96,18 @@ def test_a_call_of_a_watched_function_gives_what_the_function_gives():
 def test_compilations_of_a_checkpoint_are_no_faults(guard, mesh, tmp_path):
     """Orbax compiles a cut of each replicated array on 8 devices; the first save comes after warm-up."""
     params = {f"w{size}": place(mesh, np.zeros((size, 16), np.float32)) for size in (8, 24)}
-    state = TrainState(params, (), place(mesh, np.int32(1)), Skips(place(mesh, np.int32(0)), place(mesh, np.int32(0))))
+    state = TrainState(
+        params,
+        (),
+        place(mesh, np.int32(1)),
+        Skips(place(mesh, np.int32(0)), place(mesh, np.int32(0))),
+    )
     seen = []
-    listener = lambda event, *_, **details: seen.append(details["fun_name"]) if "backend_compile" in event else None  # noqa: E731
+
+    def listener(event, *_, **details):
+        if "backend_compile" in event:
+            seen.append(details["fun_name"])
+
     jax.monitoring.register_event_duration_secs_listener(listener)
     guard.warm()
     with Checkpoints(tmp_path / "checkpoints", keep=1) as checkpoints, guard.expecting():

@@ -11,12 +11,21 @@ from hypothesis import strategies as st
 from segr1_jax.errors import UserError
 from segr1_jax.train.check_config import check, check_rules, require_fixed_frame
 from segr1_jax.train.config import RunConfig
-from segr1_jax.train.load_config import config_hash, describe, differing_fields, dump_config, flatten, load_config
+from segr1_jax.train.load_config import (
+    config_hash,
+    describe,
+    differing_fields,
+    dump_config,
+    flatten,
+    load_config,
+)
 from segr1_jax.train.loop import _sft_task
 from segr1_jax.types import Example
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs").rglob("*.yaml"))
-PRINTABLE = st.text(st.characters(codec="utf-8", exclude_categories=["C", "Z"], exclude_characters="$"), max_size=20)
+PRINTABLE = st.text(
+    st.characters(codec="utf-8", exclude_categories=["C", "Z"], exclude_characters="$"), max_size=20
+)
 
 
 @pytest.fixture
@@ -32,10 +41,18 @@ def write(tmp_path):
 def test_file_then_overrides(write):
     path = write("steps: 7\noptimizer: {learning_rate: 3e-4}\neval_data: {level: salient}\n")
     config = load_config(path, ["steps=9", "reward.weights.iou=1", "policy.path=runs/tiny"])
-    assert (config.steps, config.optimizer.learning_rate, config.policy.path) == (9, 3e-4, "runs/tiny")
+    assert (config.steps, config.optimizer.learning_rate, config.policy.path) == (
+        9,
+        3e-4,
+        "runs/tiny",
+    )
     assert config.reward.weights.iou == 1.0
     assert isinstance(config.reward.weights.iou, float)
-    assert (config.eval_data.level, config.eval_data.count, config.eval_data.seed) == ("salient", 200, 1)  # the section's own defaults stay
+    assert (config.eval_data.level, config.eval_data.count, config.eval_data.seed) == (
+        "salient",
+        200,
+        1,
+    )  # the section's own defaults stay
 
 
 def test_run_directory_stands_for_its_config(tmp_path):
@@ -54,7 +71,10 @@ def test_run_directory_stands_for_its_config(tmp_path):
         ("deterministic: 1", ("expected bool", "1 (int)")),
         ("run_dir: 12", ("expected str", "quotes")),
         ("data: 3", ("run.yaml: data", "a section")),
-        ("eval_data: {kind: zip}", ("run.yaml: eval_data.kind", "folder, jsonl, published, synthetic", "'zip'")),
+        (
+            "eval_data: {kind: zip}",
+            ("run.yaml: eval_data.kind", "folder, jsonl, published, synthetic", "'zip'"),
+        ),
         ("run_dir: ${oc.env:HOME}", ("run_dir", "interpolation")),
         ("run_dir: ${", ("run.yaml",)),
         ("[1, 2]", ("key: value",)),
@@ -68,7 +88,9 @@ def test_bad_file_names_place_and_remedy(write, text, words):
     assert all(word in str(error.value) for word in words), str(error.value)
 
 
-@pytest.mark.parametrize("override", ["steps", "=3", "step=3", "run_dir=${oc.env:HOME}", "steps=[", "seed=abc"])
+@pytest.mark.parametrize(
+    "override", ["steps", "=3", "step=3", "run_dir=${oc.env:HOME}", "steps=[", "seed=abc"]
+)
 def test_bad_override(write, override):
     with pytest.raises(UserError, match="command line"):
         load_config(write("steps: 3"), [override])
@@ -85,7 +107,10 @@ def test_missing_file():
         (["prompt.frame=100"], "prompt.frame"),
         (["batch=10", "micro_batches=3"], "micro_batches"),
         (["steps=5", "optimizer.warmup_steps=5"], "optimizer.warmup_steps"),
-        (["steps=5", "objective.updates_per_rollout=2", "optimizer.warmup_steps=10"], "optimizer.warmup_steps"),
+        (
+            ["steps=5", "objective.updates_per_rollout=2", "optimizer.warmup_steps=10"],
+            "optimizer.warmup_steps",
+        ),
         (["guard.max_kl=0.1", "objective.beta=0"], "guard.max_kl"),
         (["reward.sam2_config=a.yaml"], "reward"),
         (["reward.legacy=true", "prompt.frame=784"], "prompt.frame"),
@@ -107,10 +132,22 @@ def test_rules_over_several_fields(write, overrides, field):
         ([], "policy.path"),
         (["policy.path=absent"], "policy.path"),
         (["policy.path=.", "data.kind=folder", "eval_data.kind=folder"], "data.images"),
-        (["policy.path=.", "data.kind=folder", "data.images=.", "data.masks=gone", "eval_data.kind=folder"], "data.masks"),
+        (
+            [
+                "policy.path=.",
+                "data.kind=folder",
+                "data.images=.",
+                "data.masks=gone",
+                "eval_data.kind=folder",
+            ],
+            "data.masks",
+        ),
         (["policy.path=.", "eval_data.kind=jsonl", "eval_data.manifest=."], "eval_data.manifest"),
         (["policy.path=.", "reward.python=no-such-python"], "reward.python"),
-        (["policy.path=.", "reward.sam2_config=a.yaml", "reward.sam2_checkpoint=gone.pt"], "reward.sam2_checkpoint"),
+        (
+            ["policy.path=.", "reward.sam2_config=a.yaml", "reward.sam2_checkpoint=gone.pt"],
+            "reward.sam2_checkpoint",
+        ),
     ],
 )
 def test_files_that_the_run_reads(write, overrides, field):
@@ -120,14 +157,22 @@ def test_files_that_the_run_reads(write, overrides, field):
 
 
 def test_check_passes_on_existing_paths(write, tmp_path):
-    folders = [f"{section}.{field}={tmp_path}" for section in ("data", "eval_data") for field in ("images", "masks")]
+    folders = [
+        f"{section}.{field}={tmp_path}"
+        for section in ("data", "eval_data")
+        for field in ("images", "masks")
+    ]
     (tmp_path / "held_out.txt").write_text("a\n")
     kinds = ["data.kind=folder", "eval_data.kind=folder", f"eval_data.ids={tmp_path}/held_out.txt"]
     check(load_config(write(""), [f"policy.path={tmp_path}", *kinds, *folders]))
 
 
 def test_held_out_data_must_be_other_data(write):
-    same = [f"{section}.{field}" for section in ("data", "eval_data") for field in ("kind=jsonl", "manifest=a", "count=9", "seed=0")]
+    same = [
+        f"{section}.{field}"
+        for section in ("data", "eval_data")
+        for field in ("kind=jsonl", "manifest=a", "count=9", "seed=0")
+    ]
     with pytest.raises(UserError, match="held-out split"):
         load_config(write(""), same)
     with pytest.raises(UserError, match="held-out split"):
@@ -138,7 +183,9 @@ def test_held_out_data_must_be_other_data(write):
 @given(st.integers(1, 10**6), st.floats(1e-12, 1.0), PRINTABLE)
 def test_dump_loads_back_to_the_same(tmp_path_factory, steps, rate, text):
     config = RunConfig(steps=steps, seed=3)
-    config = dataclasses.replace(config, run_dir=text, optimizer=dataclasses.replace(config.optimizer, learning_rate=rate))
+    config = dataclasses.replace(
+        config, run_dir=text, optimizer=dataclasses.replace(config.optimizer, learning_rate=rate)
+    )
     path = tmp_path_factory.mktemp("dump") / "config.yaml"
     path.write_text(dump_config(config))
     assert load_config(path) == config
@@ -148,7 +195,9 @@ def test_hash_follows_what_decides_the_result():
     base = RunConfig()
     assert config_hash(base) == config_hash(RunConfig(run_dir="elsewhere", keep=9))
     assert config_hash(base) != config_hash(RunConfig(steps=101))
-    assert differing_fields(base, RunConfig(steps=101, run_dir="elsewhere")) == ["steps: 100 -> 101"]
+    assert differing_fields(base, RunConfig(steps=101, run_dir="elsewhere")) == [
+        "steps: 100 -> 101"
+    ]
 
 
 def test_describe_lists_every_knob_with_its_doc():
@@ -162,13 +211,22 @@ def test_describe_lists_every_knob_with_its_doc():
 def test_every_shipped_config_builds_and_says_how_to_run_it(path):
     config = load_config(path)
     check_rules(config)
-    head = "".join(line for line in path.read_text().splitlines(keepends=True) if line.startswith("#"))
-    assert all(word in head for word in ("Command:", "Hardware:", "Time:", "Expected:")), "the head comment tells how to run it"
+    head = "".join(
+        line for line in path.read_text().splitlines(keepends=True) if line.startswith("#")
+    )
+    assert all(word in head for word in ("Command:", "Hardware:", "Time:", "Expected:")), (
+        "the head comment tells how to run it"
+    )
 
 
 def test_a_second_task_is_asked_of_every_other_sample(write):
     config = load_config(write("sft: {second_task: prerl}"))
-    asked = [_sft_task(config, Example(id=index, name="", image=np.zeros((1, 1, 3), np.uint8), mask=None)) for index in range(4)]
+    asked = [
+        _sft_task(
+            config, Example(id=index, name="", image=np.zeros((1, 1, 3), np.uint8), mask=None)
+        )
+        for index in range(4)
+    ]
     assert asked == ["rl", "prerl", "rl", "prerl"]
 
 

@@ -128,7 +128,12 @@ def test_a_phase_that_fails_ends(clock):
         clock.now += 1
         raise ZeroDivisionError
     clock.now += 2
-    assert timer.take(steps=1) == {"time/input_s": 1, "time/update_s": 0, "time/other_s": 2, "time/step_s": 3}
+    assert timer.take(steps=1) == {
+        "time/input_s": 1,
+        "time/update_s": 0,
+        "time/other_s": 2,
+        "time/step_s": 3,
+    }
 
 
 def test_progress_prints_plain_lines_where_there_is_no_terminal():

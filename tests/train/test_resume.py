@@ -40,7 +40,18 @@ def folder(tmp_path_factory):
     """A working folder with a policy that answers in the format."""
     folder = tmp_path_factory.mktemp("resume")
     make_tiny_policy(folder / "tiny", seed=0)
-    finish(command("sft", "quickstart_sft.yaml", "run_dir=sft", "policy.path=tiny", "steps=120", "eval_every=0", "save_every=60"), folder)
+    finish(
+        command(
+            "sft",
+            "quickstart_sft.yaml",
+            "run_dir=sft",
+            "policy.path=tiny",
+            "steps=120",
+            "eval_every=0",
+            "save_every=60",
+        ),
+        folder,
+    )
     return folder
 
 
@@ -63,7 +74,9 @@ def test_killed_at_a_random_moment(stage, folder):
     process = start(words(run.name), folder)
     wait_for_step(process, run, step=3)
     time.sleep(random.random())
-    assert process.poll() is not None or sidecars_of(process.pid), "the check below would see nothing"
+    assert process.poll() is not None or sidecars_of(process.pid), (
+        "the check below would see nothing"
+    )
     kill(process)
     time.sleep(5)
     assert not sidecars_of(process.pid), "a sidecar outlived its trainer"
@@ -77,7 +90,10 @@ def test_stopped_by_sigterm(stage, folder):
     run = folder / f"{name}_stopped"
     process = start(words(run.name), folder)
     wait_for_step(process, run, step=1)
-    for pid in (process.pid, *map(int, sidecars_of(process.pid))):  # as schedulers do that signal every process of a job
+    for pid in (
+        process.pid,
+        *map(int, sidecars_of(process.pid)),
+    ):  # as schedulers do that signal every process of a job
         os.kill(pid, signal.SIGTERM)
     assert process.wait(DEADLINE_S) == PREEMPTED
     stopped_at = last_step(run)
@@ -111,7 +127,10 @@ def assert_close_end(ours, whole):
     found, expected = final_checkpoint(ours), final_checkpoint(whole)
     assert int(found["position/position"]) == int(expected["position/position"])
     for ours_line, line in zip(timeless_metrics(ours), timeless_metrics(whole), strict=True):
-        assert (ours_line["step"], ours_line.get("position")) == (line["step"], line.get("position"))
+        assert (ours_line["step"], ours_line.get("position")) == (
+            line["step"],
+            line.get("position"),
+        )
         if "loss" in line:
             np.testing.assert_allclose(ours_line["loss"], line["loss"], rtol=TOL_COMPLEX)
     for name in (name for name in expected if name.startswith("params/")):
@@ -121,7 +140,9 @@ def assert_close_end(ours, whole):
 
 def sft(run: str, *overrides: str) -> list[str]:
     # A large epsilon: Adam divides by the size of the gradient, so the sign of a rounding error would be a whole step of a weight.
-    return words_of("sft", "quickstart_sft.yaml", "tiny", run, "mesh.fsdp=-1", "optimizer.eps=1e-2", *overrides)
+    return words_of(
+        "sft", "quickstart_sft.yaml", "tiny", run, "mesh.fsdp=-1", "optimizer.eps=1e-2", *overrides
+    )
 
 
 @pytest.fixture(scope="module")
@@ -142,7 +163,10 @@ def test_eight_devices_to_two(on_one_device, folder):
 def test_two_processes_to_one(on_one_device, folder, free_port):
     run = folder / "joined"
     where = {"JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{free_port}", "JAX_NUM_PROCESSES": "2"}
-    both = [start(sft(run.name), folder, devices=4, JAX_PROCESS_ID=str(index), **where) for index in range(2)]
+    both = [
+        start(sft(run.name), folder, devices=4, JAX_PROCESS_ID=str(index), **where)
+        for index in range(2)
+    ]
     wait_for_step(both[0], run, step=2)
     both[1].send_signal(signal.SIGTERM)  # one is told; all agree on the step they stop after
     assert [process.wait(DEADLINE_S) for process in both] == [PREEMPTED, PREEMPTED]

@@ -38,12 +38,20 @@ BOUNDED = GuardConfig(max_kl=0.5, max_grad_norm=10.0)
     ],
 )
 def test_what_is_sound(figures, guard, expected):
-    assert bool(is_sound({name: jnp.float32(value) for name, value in figures.items()}, guard)) is expected
+    assert (
+        bool(is_sound({name: jnp.float32(value) for name, value in figures.items()}, guard))
+        is expected
+    )
 
 
 def totals(gradient, loss=1.0):
     """Of a batch of weight 2."""
-    return Totals({"w": 2 * jnp.array(gradient)}, {"loss": Mean(jnp.float32(2 * loss), jnp.float32(2))}, {}, jnp.float32(2))
+    return Totals(
+        {"w": 2 * jnp.array(gradient)},
+        {"loss": Mean(jnp.float32(2 * loss), jnp.float32(2))},
+        {},
+        jnp.float32(2),
+    )
 
 
 def assert_bitwise(found, expected):
@@ -53,7 +61,9 @@ def assert_bitwise(found, expected):
 
 def make_step():
     optimizer = optax.adamw(optax.linear_schedule(0.1, 0.0, 10))
-    update = jax.jit(make_update(optimizer, functools.partial(is_sound, guard=GuardConfig(max_grad_norm=100.0))))
+    update = jax.jit(
+        make_update(optimizer, functools.partial(is_sound, guard=GuardConfig(max_grad_norm=100.0)))
+    )
     return init_state({"w": jnp.array([1.0, -2.0])}, optimizer), update
 
 
@@ -67,7 +77,9 @@ def test_an_update_by_hand():
 
 
 @pytest.mark.parametrize(
-    "bad", [totals([NAN, 1.0]), totals([1.0, 1.0], NAN), totals([INF, 1.0]), totals([300.0, 0.0])], ids=["nan", "loss", "inf", "spike"]
+    "bad",
+    [totals([NAN, 1.0]), totals([1.0, 1.0], NAN), totals([INF, 1.0]), totals([300.0, 0.0])],
+    ids=["nan", "loss", "inf", "spike"],
 )
 def test_a_skipped_update_leaves_every_bit_and_later_ones_go_on(bad):
     state, update = make_step()
@@ -76,7 +88,11 @@ def test_a_skipped_update_leaves_every_bit_and_later_ones_go_on(bad):
     assert_bitwise((after.params, after.opt_state), (before.params, before.opt_state))
     assert (int(after.step), int(metrics["skipped_update"]), *map(int, after.skips)) == (2, 1, 1, 1)
     again, metrics = update(after, bad, 3)
-    assert tuple(map(int, again.skips)) == (2, 2) == (int(metrics["skipped_in_a_row"]), int(metrics["skipped_total"]))
+    assert (
+        tuple(map(int, again.skips))
+        == (2, 2)
+        == (int(metrics["skipped_in_a_row"]), int(metrics["skipped_total"]))
+    )
     found, _ = update(again, totals([0.5, 1.0]), 4)
     expected, _ = update(before, totals([0.5, 1.0]), 4)
     assert_bitwise((found.params, found.opt_state), (expected.params, expected.opt_state))
@@ -85,7 +101,14 @@ def test_a_skipped_update_leaves_every_bit_and_later_ones_go_on(bad):
 
 
 def figures(in_a_row, total, skipped=1):
-    return {"skipped_update": skipped, "skipped_in_a_row": in_a_row, "skipped_total": total, "loss": NAN, "grad_norm": 3.5, "kl": 0.25}
+    return {
+        "skipped_update": skipped,
+        "skipped_in_a_row": in_a_row,
+        "skipped_total": total,
+        "loss": NAN,
+        "grad_norm": 3.5,
+        "kl": 0.25,
+    }
 
 
 @pytest.mark.parametrize(
@@ -106,22 +129,39 @@ def test_too_many_end_the_run(found, step, stops, tmp_path):
         return
     with pytest.raises(UserError) as error:
         check_skips(found, step, guard, tmp_path)
-    words = (f"in {step} steps", "loss nan", "grad_norm 3.5", "kl 0.25", str(tmp_path), "optimizer.learning_rate")
+    words = (
+        f"in {step} steps",
+        "loss nan",
+        "grad_norm 3.5",
+        "kl 0.25",
+        str(tmp_path),
+        "optimizer.learning_rate",
+    )
     assert all(word in str(error.value) for word in words), str(error.value)
 
 
 def sample(position):
-    return Sample(position, Example(position + 100, f"photo {position}", np.zeros((4, 4, 3), np.uint8), None), None)
+    return Sample(
+        position,
+        Example(position + 100, f"photo {position}", np.zeros((4, 4, 3), np.uint8), None),
+        None,
+    )
 
 
 def test_a_kept_batch_reads_back_and_is_bounded(tmp_path):
     rewards = np.array([[0.5, NAN]])
     kept = {"rewards": rewards, "texts": np.array([["<think>a</think>", "b"]])}
-    path = keep_batch(tmp_path / "incidents", 12, {"loss": np.float32(NAN), "grad_norm": 2.0}, [sample(3)], kept)
+    path = keep_batch(
+        tmp_path / "incidents", 12, {"loss": np.float32(NAN), "grad_norm": 2.0}, [sample(3)], kept
+    )
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
     with np.load(path) as read:  # no pickle
-        assert (int(read["step"]), read["example_ids"].tolist(), read["names"].tolist()) == (12, [103], ["photo 3"])
+        assert (int(read["step"]), read["example_ids"].tolist(), read["names"].tolist()) == (
+            12,
+            [103],
+            ["photo 3"],
+        )
         assert read["texts"].tolist() == [["<think>a</think>", "b"]]
         np.testing.assert_array_equal(read["rewards"], rewards)
         assert json.loads(str(read["figures"]))["grad_norm"] == 2.0

@@ -44,7 +44,16 @@ def test_broken_updates_are_skipped_kept_and_end_the_run(policy, tmp_path, monke
 
     for attempt in range(2):
         with pytest.raises(UserError, match="2 in a row and 3 in 5 steps") as error:
-            train(monkeypatch, policy, run, reward, TWICE, "steps=6", "guard.in_a_row=2", "guard.rate=1")
+            train(
+                monkeypatch,
+                policy,
+                run,
+                reward,
+                TWICE,
+                "steps=6",
+                "guard.in_a_row=2",
+                "guard.rate=1",
+            )
         assert str(folder) in str(error.value)
         assert [line["skipped_update"] for line in metrics(run)] == [0, 1, 0, 1, 1]
         assert len(list(folder.glob("skipped_*.npz"))) == 3 + attempt
@@ -75,16 +84,29 @@ def refill_script(interrupt_at: int | None = None):
 def test_refill_and_several_updates_over_an_interruption(policy, tmp_path, monkeypatch):
     options = ("steps=4", "rollout.refill=2", TWICE)
     whole, cut = tmp_path / "whole", tmp_path / "cut"
-    train(monkeypatch, policy, whole, refill_script(), *options)  # its end says that nothing compiled after step 1
+    train(
+        monkeypatch, policy, whole, refill_script(), *options
+    )  # its end says that nothing compiled after step 1
     lines = metrics(whole)
-    assert [line["position"] for line in lines] == [8, 24, 48, 64]  # one rollout, two, three in vain, two
+    assert [line["position"] for line in lines] == [
+        8,
+        24,
+        48,
+        64,
+    ]  # one rollout, two, three in vain, two
     assert [line["refilled"] for line in lines] == [0, 3 / 8, 0, 3 / 8]
     assert [line["dead_groups"] for line in lines] == [0, 0, 1, 0]
-    assert all(line["sampler_gap"] < TOL_COMPLEX for line in lines), "answers went to other prompts than their own"
-    assert all(line["ratio_max"] > 1 for line in lines), "the second update's policy has left the sampler's"
+    assert all(line["sampler_gap"] < TOL_COMPLEX for line in lines), (
+        "answers went to other prompts than their own"
+    )
+    assert all(line["ratio_max"] > 1 for line in lines), (
+        "the second update's policy has left the sampler's"
+    )
     last = checkpoint(whole, 4)
     assert int(last["train"]["step"]) == 4
-    assert {int(leaf) for leaf in jax.tree.leaves(last["train"]["opt_state"]) if np.ndim(leaf) == 0} == {8}
+    assert {
+        int(leaf) for leaf in jax.tree.leaves(last["train"]["opt_state"]) if np.ndim(leaf) == 0
+    } == {8}
 
     with pytest.raises(InterruptedError):
         train(monkeypatch, policy, cut, refill_script(interrupt_at=40), *options)  # inside step 3
@@ -96,7 +118,15 @@ def test_refill_and_several_updates_over_an_interruption(policy, tmp_path, monke
 @pytest.mark.slow
 def test_an_update_past_the_kl_bound_ends_its_rollout(policy, tmp_path, monkeypatch):
     """The first update leaves the reference; the second, past the bound, is skipped."""
-    train(monkeypatch, policy, tmp_path / "run", lambda position: LIVE, "steps=1", TWICE, "guard.max_kl=1e-9")
+    train(
+        monkeypatch,
+        policy,
+        tmp_path / "run",
+        lambda position: LIVE,
+        "steps=1",
+        TWICE,
+        "guard.max_kl=1e-9",
+    )
     (line,) = metrics(tmp_path / "run")
     assert (line["skipped_update"], line["skipped_total"]) == (1, 1)
     assert line["kl"] > 1e-9

@@ -15,7 +15,12 @@ from segr1_jax.train.step_trace import StepTrace
 def events(folder) -> list[tuple[str, dict]]:
     (file,) = folder.rglob("*.xplane.pb")
     planes = ProfileData.from_file(str(file)).planes
-    return [(event.name, dict(event.stats)) for plane in planes for line in plane.lines for event in line.events]
+    return [
+        (event.name, dict(event.stats))
+        for plane in planes
+        for line in plane.lines
+        for event in line.events
+    ]
 
 
 @pytest.mark.parametrize("ends", [5, 3])
@@ -39,9 +44,15 @@ def test_without_steps_nothing_is_written(tmp_path):
 
 
 def test_a_step_that_fails_leaves_a_trace_and_the_profiler_free(tmp_path):
-    with pytest.raises(ZeroDivisionError), StepTrace([1, 3], tmp_path / "a", PhaseTimer()) as trace, trace(1):
+    with (
+        pytest.raises(ZeroDivisionError),
+        StepTrace([1, 3], tmp_path / "a", PhaseTimer()) as trace,
+        trace(1),
+    ):
         raise ZeroDivisionError
-    assert ("step", {"step_num": 1}) in [(name, {"step_num": stats.get("step_num")}) for name, stats in events(tmp_path / "a")]
+    assert ("step", {"step_num": 1}) in [
+        (name, {"step_num": stats.get("step_num")}) for name, stats in events(tmp_path / "a")
+    ]
     with jax.profiler.trace(tmp_path / "b"):
         pass
 

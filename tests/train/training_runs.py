@@ -18,7 +18,15 @@ SMALL = ["eval_data.count=16", "eval_batch=16", "batch=8", "save_every=2"]
 
 
 def command(stage: str, config: str, *overrides: str) -> list[str]:
-    return [sys.executable, "-m", "segr1_jax.cli", stage, str(ROOT / "configs" / config), *SMALL, *overrides]
+    return [
+        sys.executable,
+        "-m",
+        "segr1_jax.cli",
+        stage,
+        str(ROOT / "configs" / config),
+        *SMALL,
+        *overrides,
+    ]
 
 
 def start(words: list[str], cwd: Path, *, devices: int = 1, **environment: str) -> subprocess.Popen:
@@ -56,21 +64,33 @@ def last_step(run: Path) -> int:
 def timeless_metrics(run: Path) -> list[dict[str, Any]]:
     """Metric lines without what measures time or this process's life."""
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in line.items() if not k.startswith(("time/", "sidecar/"))} for line in lines]
+    return [
+        {k: v for k, v in line.items() if not k.startswith(("time/", "sidecar/"))} for line in lines
+    ]
 
 
 def final_checkpoint(run: Path) -> dict[str, np.ndarray]:
     """Weights, optimiser state, step and position of the newest checkpoint, by path."""
-    items = ocp.args.Composite(params=ocp.args.StandardRestore(), train=ocp.args.StandardRestore(), position=ocp.args.JsonRestore())
+    items = ocp.args.Composite(
+        params=ocp.args.StandardRestore(),
+        train=ocp.args.StandardRestore(),
+        position=ocp.args.JsonRestore(),
+    )
     with ocp.CheckpointManager(run / "checkpoints") as manager:
         found = manager.restore(manager.latest_step(), args=items)
-    return {name: np.asarray(leaf) for name, leaf in ocp.tree.to_flat_dict(dict(found.items()), sep="/").items() if leaf is not None}
+    return {
+        name: np.asarray(leaf)
+        for name, leaf in ocp.tree.to_flat_dict(dict(found.items()), sep="/").items()
+        if leaf is not None
+    }
 
 
 def assert_same_end(ours: Path, whole: Path) -> None:
     """Metrics, report, weights, moments, counters and position, bit for bit."""
     assert timeless_metrics(ours) == timeless_metrics(whole)
-    assert (ours / "report.md").read_text().replace(ours.name, whole.name) == (whole / "report.md").read_text()
+    assert (ours / "report.md").read_text().replace(ours.name, whole.name) == (
+        whole / "report.md"
+    ).read_text()
     found, expected = final_checkpoint(ours), final_checkpoint(whole)
     assert found.keys() == expected.keys()
     for name in expected:
@@ -80,7 +100,11 @@ def assert_same_end(ours: Path, whole: Path) -> None:
 def sidecars_of(trainer: int) -> list[str]:
     """Process ids of the sidecars that this trainer started."""
     mark = f'"parent_pid": {trainer},'.encode()
-    return [entry.name for entry in Path("/proc").iterdir() if entry.name.isdigit() and mark in _command_line(entry)]
+    return [
+        entry.name
+        for entry in Path("/proc").iterdir()
+        if entry.name.isdigit() and mark in _command_line(entry)
+    ]
 
 
 def _command_line(process: Path) -> bytes:

@@ -10,7 +10,10 @@ from segr1_jax.data.sets.published import PublishedSet, nearest_folder
 from segr1_jax.data.sets.registry import SETS
 from segr1_jax.errors import UserError
 
-KNOWN = {part for found in SETS.values() for part in Path(found.folder).parts} | {"coco_2014", "general"}
+KNOWN = {part for found in SETS.values() for part in Path(found.folder).parts} | {
+    "coco_2014",
+    "general",
+}
 
 
 @dataclass(frozen=True)
@@ -24,7 +27,9 @@ class SplitReport:
     problems: list[str] = field(default_factory=list)
 
 
-def check_sets(root: Path, progress: Callable[[str, int, int], None] = lambda *_: None) -> list[SplitReport]:
+def check_sets(
+    root: Path, progress: Callable[[str, int, int], None] = lambda *_: None
+) -> list[SplitReport]:
     """Every split of every set whose folder is there; headers are read, pixels are not.
 
     `progress` hears (set and split, samples done, samples in all). Raises UserError where no set is below `root`.
@@ -33,10 +38,17 @@ def check_sets(root: Path, progress: Callable[[str, int, int], None] = lambda *_
     if not there:
         names = ", ".join(found.folder for found in SETS.values())
         raise UserError(
-            str(root), expected=f"at least one of the folders {names}", got="none", remedy="give the folder that holds the sets"
+            str(root),
+            expected=f"at least one of the folders {names}",
+            got="none",
+            remedy="give the folder that holds the sets",
         )
-    renamed = [report for found in SETS.values() if found not in there for report in _renamed(root, found)]
-    return [_check_split(root, found, split, progress) for found in there for split in found.counts] + renamed
+    renamed = [
+        report for found in SETS.values() if found not in there for report in _renamed(root, found)
+    ]
+    return [
+        _check_split(root, found, split, progress) for found in there for split in found.counts
+    ] + renamed
 
 
 def _renamed(root: Path, found: PublishedSet) -> Iterator[SplitReport]:
@@ -56,8 +68,13 @@ def _check_split(root: Path, found: PublishedSet, split: str, progress: Callable
     if not isinstance(source, FileSource):
         return SplitReport(found.title, split, len(source), found.counts[split])
     problems = list(_problems(source, title, progress))
-    surplus = [f"{path}: no image of this name. Remedy: add it or remove the mask." for path in source.surplus]
-    return SplitReport(found.title, split, len(source) - len(problems), found.counts[split], problems + surplus)
+    surplus = [
+        f"{path}: no image of this name. Remedy: add it or remove the mask."
+        for path in source.surplus
+    ]
+    return SplitReport(
+        found.title, split, len(source) - len(problems), found.counts[split], problems + surplus
+    )
 
 
 def _problems(source: FileSource, title: str, progress: Callable) -> Iterator[str]:
@@ -65,7 +82,11 @@ def _problems(source: FileSource, title: str, progress: Callable) -> Iterator[st
         try:
             entry.check()
         except UserError as error:
-            yield str(error) if error.where != entry.name else f"{entry.image}: no mask of this name. Remedy: add it or remove the image."
+            yield (
+                str(error)
+                if error.where != entry.name
+                else f"{entry.image}: no mask of this name. Remedy: add it or remove the image."
+            )
         progress(title, done, len(source))
 
 
@@ -76,7 +97,9 @@ def markdown(reports: list[SplitReport]) -> str:
         published = "-" if r.published is None else f"{r.published}"
         lines.append(f"| {r.title} | {r.split} | {r.found} | {published} | {len(r.problems)} |")
     listed = [f"- {r.title} {r.split}: {problem}" for r in reports for problem in r.problems]
-    missing = [found.title for found in SETS.values() if found.title not in {r.title for r in reports}]
+    missing = [
+        found.title for found in SETS.values() if found.title not in {r.title for r in reports}
+    ]
     absent = [f"Not here: {', '.join(missing)}."] if missing else []
     return "\n".join([*lines, "", *absent, *listed]) + "\n"
 

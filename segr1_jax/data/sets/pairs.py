@@ -26,26 +26,46 @@ class Pair:
 def read_pairs(splits: Mapping[str, Pair], folder: str, root: Path, split: str) -> FileSource:
     """One sample per image, by stem. An image without a mask stays in, as a sample at fault: it is listed and never silently gone."""
     pair, base = splits[split], require_folder(root / folder)
-    own = {part for each in splits.values() for path in (each.images, *each.masks) for part in Path(path).parts}
+    own = {
+        part
+        for each in splits.values()
+        for path in (each.images, *each.masks)
+        for part in Path(path).parts
+    }
     images = _kept(require_folder(base / pair.images, own), pair.leave_out)
     masks_folder = next((name for name in pair.masks if (base / name).is_dir()), pair.masks[0])
     masks = _kept(require_folder(base / masks_folder, own), pair.leave_out)
-    entries = [Entry(stem, path, MaskFile(masks[stem]) if stem in masks else None) for stem, path in images.items()]
+    entries = [
+        Entry(stem, path, MaskFile(masks[stem]) if stem in masks else None)
+        for stem, path in images.items()
+    ]
     of_split = masks_folder == pair.masks[0]  # else it holds the masks of other splits too
-    return FileSource(entries, tuple(path for stem, path in masks.items() if of_split and stem not in images))
+    return FileSource(
+        entries, tuple(path for stem, path in masks.items() if of_split and stem not in images)
+    )
 
 
 def _kept(folder: Path, leave_out: str | None) -> dict[str, Path]:
-    found = {stem: path for stem, path in pictures_by_stem(str(folder), folder).items() if leave_out is None or leave_out not in stem}
+    found = {
+        stem: path
+        for stem, path in pictures_by_stem(str(folder), folder).items()
+        if leave_out is None or leave_out not in stem
+    }
     if not found:
-        raise UserError(str(folder), expected="at least one picture", got="none", remedy="copy the files there")
+        raise UserError(
+            str(folder), expected="at least one picture", got="none", remedy="copy the files there"
+        )
     return found
 
 
 def _set(title: str, folder: str, splits: Mapping[str, tuple[Pair, int]]) -> PublishedSet:
     pairs = {name: pair for name, (pair, _) in splits.items()}
     return PublishedSet(
-        title, folder, "foreground", {name: count for name, (_, count) in splits.items()}, partial(read_pairs, pairs, folder)
+        title,
+        folder,
+        "foreground",
+        {name: count for name, (_, count) in splits.items()},
+        partial(read_pairs, pairs, folder),
     )
 
 
@@ -54,11 +74,15 @@ def _dis(part: str) -> Pair:
 
 
 def _cod10k(part: str) -> Pair:
-    return Pair(f"{part}/Image", (f"{part}/GT_Object",), leave_out="NonCAM")  # half of the set shows no camouflaged object
+    return Pair(
+        f"{part}/Image", (f"{part}/GT_Object",), leave_out="NonCAM"
+    )  # half of the set shows no camouflaged object
 
 
 def _camo(part: str) -> Pair:
-    return Pair(f"Images/{part}", (f"GT/{part}", "GT"))  # GT is one folder as published; the reference code's script splits it
+    return Pair(
+        f"Images/{part}", (f"GT/{part}", "GT")
+    )  # GT is one folder as published; the reference code's script splits it
 
 
 def _duts(part: str) -> Pair:
@@ -69,12 +93,25 @@ PAIR_SETS = {
     "dis5k": _set(
         "DIS5K",
         "DIS5K",
-        {"train": (_dis("DIS-TR"), 3000), "vd": (_dis("DIS-VD"), 470)} | {f"te{n}": (_dis(f"DIS-TE{n}"), 500) for n in range(1, 5)},
+        {"train": (_dis("DIS-TR"), 3000), "vd": (_dis("DIS-VD"), 470)}
+        | {f"te{n}": (_dis(f"DIS-TE{n}"), 500) for n in range(1, 5)},
     ),
-    "cod10k": _set("COD10K", "COD10K-v3", {"train": (_cod10k("Train"), 3040), "test": (_cod10k("Test"), 2026)}),
-    "camo": _set("CAMO", "CAMO-V.1.0-CVIU2019", {"train": (_camo("Train"), 1000), "test": (_camo("Test"), 250)}),
-    "duts": _set("DUTS", "DUTS", {"train": (_duts("DUTS-TR"), 10553), "test": (_duts("DUTS-TE"), 5019)}),
-    "dut_omron": _set("DUT-OMRON", "DUT-OMRON", {"test": (Pair("DUT-OMRON-image", ("pixelwiseGT-new-PNG",)), 5168)}),
+    "cod10k": _set(
+        "COD10K", "COD10K-v3", {"train": (_cod10k("Train"), 3040), "test": (_cod10k("Test"), 2026)}
+    ),
+    "camo": _set(
+        "CAMO",
+        "CAMO-V.1.0-CVIU2019",
+        {"train": (_camo("Train"), 1000), "test": (_camo("Test"), 250)},
+    ),
+    "duts": _set(
+        "DUTS", "DUTS", {"train": (_duts("DUTS-TR"), 10553), "test": (_duts("DUTS-TE"), 5019)}
+    ),
+    "dut_omron": _set(
+        "DUT-OMRON",
+        "DUT-OMRON",
+        {"test": (Pair("DUT-OMRON-image", ("pixelwiseGT-new-PNG",)), 5168)},
+    ),
     "hku_is": _set("HKU-IS", "HKU-IS", {"test": (Pair("imgs", ("gt",)), 4447)}),
     "ecssd": _set("ECSSD", "ECSSD", {"test": (Pair("images", ("ground_truth_mask",)), 1000)}),
 }

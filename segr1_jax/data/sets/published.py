@@ -38,18 +38,33 @@ def require_folder(path: Path, own: Collection[str] = ()) -> Path:
     while not parent.is_dir() and parent != parent.parent:
         missing, parent = parent.name, parent.parent
     near = nearest_folder(parent, missing, own)
-    remedy = f"rename {near!r} in {parent} if it is this one" if near else f"put {missing!r} into {parent}"
-    raise UserError(str(path), expected="a folder of the official layout", got="no such folder", remedy=remedy)
+    remedy = (
+        f"rename {near!r} in {parent} if it is this one"
+        if near
+        else f"put {missing!r} into {parent}"
+    )
+    raise UserError(
+        str(path), expected="a folder of the official layout", got="no such folder", remedy=remedy
+    )
 
 
 def nearest_folder(parent: Path, missing: str, own: Collection[str]) -> str | None:
     """The folder in `parent` whose name is most like `missing`, none of `own`; None where none is alike."""
-    names = sorted(each.name for each in parent.iterdir() if each.is_dir() and each.name not in own) if parent.is_dir() else []
+    names = (
+        sorted(each.name for each in parent.iterdir() if each.is_dir() and each.name not in own)
+        if parent.is_dir()
+        else []
+    )
     return next(iter(difflib.get_close_matches(missing, names, n=1, cutoff=0.5)), None)
 
 
 def require_file(path: Path) -> Path:
     """`path`, which must be a file."""
     if not path.is_file():
-        raise UserError(str(path), expected="a file of the official layout", got="no such file", remedy="copy it there")
+        raise UserError(
+            str(path),
+            expected="a file of the official layout",
+            got="no such file",
+            remedy="copy it there",
+        )
     return path

@@ -15,7 +15,10 @@ from segr1_jax.errors import UserError
 
 FOLDER = "ReasonSeg"
 SPLITS = {"train": 239, "val": 200, "test": 779}
-LABELS = {"target": True, "ignore": False}  # label of a shape -> its pixels count; `flag` only holds notes
+LABELS = {
+    "target": True,
+    "ignore": False,
+}  # label of a shape -> its pixels count; `flag` only holds notes
 ENCODINGS = ("utf-8-sig", "cp1252")
 
 
@@ -24,7 +27,9 @@ def read_reasonseg(root: Path, split: str) -> FileSource:
     folder = require_folder(root / FOLDER / split, SPLITS)
     images = pictures_by_stem(str(folder), folder)
     if not images:
-        raise UserError(str(folder), expected="at least one photo", got="none", remedy="copy the files there")
+        raise UserError(
+            str(folder), expected="at least one photo", got="none", remedy="copy the files there"
+        )
     return FileSource([_entry(stem, path) for stem, path in images.items()])
 
 
@@ -33,15 +38,38 @@ def _entry(stem: str, image: Path) -> Entry:
     try:
         record = json.loads(_text(path))
         text, shapes = record["text"][0].strip(), record["shapes"]
-        polygons = [Polygon(_corners(shape), LABELS[shape["label"]]) for shape in shapes if shape["label"] in LABELS]
+        polygons = [
+            Polygon(_corners(shape), LABELS[shape["label"]])
+            for shape in shapes
+            if shape["label"] in LABELS
+        ]
         if not text:
             raise ValueError("an empty text")
         question = bool(record["is_sentence"])
-    except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError) as error:
-        got = "no such file" if isinstance(error, FileNotFoundError) else f"{type(error).__name__}: {error}"
-        fault = UserError(str(path), expected="text, is_sentence and shapes of ReasonSeg", got=got, remedy="copy the file again")
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        TypeError,
+        IndexError,
+        AttributeError,
+        RecursionError,
+    ) as error:
+        got = (
+            "no such file"
+            if isinstance(error, FileNotFoundError)
+            else f"{type(error).__name__}: {error}"
+        )
+        fault = UserError(
+            str(path),
+            expected="text, is_sentence and shapes of ReasonSeg",
+            got=got,
+            remedy="copy the file again",
+        )
         return Entry(stem, image, Unusable(fault))
-    return Entry(stem, image, Polygons(str(path), tuple(polygons)), instruction=_request(text, question))
+    return Entry(
+        stem, image, Polygons(str(path), tuple(polygons)), instruction=_request(text, question)
+    )
 
 
 def _corners(shape: dict) -> tuple[tuple[float, float], ...]:

@@ -34,8 +34,14 @@ def read_refer(name: str, refs_file: str, root: Path, split: str) -> FileSource:
     Raises:
         UserError: missing files, a pickle that holds more than data, annotations that are no COCO file, an empty split.
     """
-    folder, photos = require_folder(root / ROOT / name, OWN), require_folder(root / ROOT / PHOTOS, OWN)
-    refs_path, instances_path = require_file(folder / refs_file), require_file(folder / "instances.json")
+    folder, photos = (
+        require_folder(root / ROOT / name, OWN),
+        require_folder(root / ROOT / PHOTOS, OWN),
+    )
+    refs_path, instances_path = (
+        require_file(folder / refs_file),
+        require_file(folder / "instances.json"),
+    )
     instances = _read_instances(instances_path)
     entries = []
     for position, ref in enumerate(_read_refs(refs_path)):
@@ -43,9 +49,16 @@ def read_refer(name: str, refs_file: str, root: Path, split: str) -> FileSource:
             if ref["split"] == split:
                 entries += _entries(ref, instances, instances_path, photos)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise _malformed(refs_path, f"reference {position}: {type(error).__name__} {error}") from error
+            raise _malformed(
+                refs_path, f"reference {position}: {type(error).__name__} {error}"
+            ) from error
     if not entries:
-        raise UserError(str(refs_path), expected=f"references of the split {split!r}", got="none", remedy="take the file by this annotator")
+        raise UserError(
+            str(refs_path),
+            expected=f"references of the split {split!r}",
+            got="none",
+            remedy="take the file by this annotator",
+        )
     source = FileSource(entries)
     if twice := [name for name, count in Counter(source.names).items() if count > 1]:
         raise _malformed(refs_path, f"sentence {twice[0]} (ref_id-sent_id) more than once")
@@ -59,8 +72,13 @@ def _entries(ref: Mapping, instances: Mapping, where: Path, photos: Path) -> Ite
     if not ref["sentences"]:
         yield Entry(f"{ref['ref_id']:d}-none", file, _without_sentence(ref, where))
     for sentence in ref["sentences"]:
-        said, name = sentence["sent"].strip(), f"{ref['ref_id']:d}-{sentence['sent_id']:d}"  # whole numbers: names become paths
-        yield Entry(name, file, truth if said else _without_sentence(ref, where), instruction=f"{said}.")
+        said, name = (
+            sentence["sent"].strip(),
+            f"{ref['ref_id']:d}-{sentence['sent_id']:d}",
+        )  # whole numbers: names become paths
+        yield Entry(
+            name, file, truth if said else _without_sentence(ref, where), instruction=f"{said}."
+        )
 
 
 def _without_sentence(ref: Mapping, where: Path) -> Unusable:
@@ -73,16 +91,28 @@ def _truth(ref: Mapping, image: Mapping | None, annotation: Mapping | None, wher
         if found is None:
             number = ref[f"{kind}_id"]
             return Unusable(
-                UserError(str(where), expected=f"{kind}_id {number} of reference {ref['ref_id']}", got="none", remedy="mend it")
+                UserError(
+                    str(where),
+                    expected=f"{kind}_id {number} of reference {ref['ref_id']}",
+                    got="none",
+                    remedy="mend it",
+                )
             )
-    return CocoSegmentation(f"{where}: annotation {ref['ann_id']}", annotation.get("segmentation"), image["height"], image["width"])
+    return CocoSegmentation(
+        f"{where}: annotation {ref['ann_id']}",
+        annotation.get("segmentation"),
+        image["height"],
+        image["width"],
+    )
 
 
 def _read_refs(path: Path) -> list[Mapping]:
     try:
         with path.open("rb") as file:
             refs = _DataOnly(file, encoding="utf-8").load()
-    except Exception as error:  # a damaged pickle can raise anything; whatever it is, nothing of it has run
+    except (
+        Exception
+    ) as error:  # a damaged pickle can raise anything; whatever it is, nothing of it has run
         raise _malformed(path, f"{type(error).__name__}: {error}") from error
     if not isinstance(refs, list) or not all(isinstance(ref, dict) for ref in refs):
         raise _malformed(path, f"a {type(refs).__name__} of other things than references")
@@ -92,26 +122,52 @@ def _read_refs(path: Path) -> list[Mapping]:
 def _read_instances(path: Path) -> dict[str, dict[int, Mapping]]:
     try:
         tree = json.loads(path.read_bytes())
-        found = {part: {item["id"]: item for item in tree[part]} for part in ("images", "annotations")}
+        found = {
+            part: {item["id"]: item for item in tree[part]} for part in ("images", "annotations")
+        }
         for image in found["images"].values():
             int(image["height"]), int(image["width"]), Path(image["file_name"])
         return found
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         got = f"{type(error).__name__}: {str(error)[:200]}"
-        raise UserError(str(path), expected="COCO annotations (images, annotations)", got=got, remedy="copy the file again") from error
+        raise UserError(
+            str(path),
+            expected="COCO annotations (images, annotations)",
+            got=got,
+            remedy="copy the file again",
+        ) from error
 
 
 def _malformed(path: Path, got: str) -> UserError:
-    return UserError(str(path), expected="a pickle of REFER's references, plain data alone", got=got[:300], remedy="take REFER's own file")
+    return UserError(
+        str(path),
+        expected="a pickle of REFER's references, plain data alone",
+        got=got[:300],
+        remedy="take REFER's own file",
+    )
 
 
 def _set(title: str, folder: str, refs_file: str, counts: Mapping[str, int]) -> PublishedSet:
-    return PublishedSet(title, f"{ROOT}/{folder}", "referring", counts, partial(read_refer, folder, refs_file))
+    return PublishedSet(
+        title, f"{ROOT}/{folder}", "referring", counts, partial(read_refer, folder, refs_file)
+    )
 
 
 REFER_SETS = {  # counts of sentences
-    "refcoco": _set("RefCOCO", "refcoco", "refs(unc).p", {"train": 120624, "val": 10834, "testA": 5657, "testB": 5095}),
-    "refcoco_plus": _set("RefCOCO+", "refcoco+", "refs(unc).p", {"train": 120191, "val": 10758, "testA": 5726, "testB": 4889}),
-    "refcocog": _set("RefCOCOg", "refcocog", "refs(umd).p", {"train": 80512, "val": 4896, "test": 9602}),
+    "refcoco": _set(
+        "RefCOCO",
+        "refcoco",
+        "refs(unc).p",
+        {"train": 120624, "val": 10834, "testA": 5657, "testB": 5095},
+    ),
+    "refcoco_plus": _set(
+        "RefCOCO+",
+        "refcoco+",
+        "refs(unc).p",
+        {"train": 120191, "val": 10758, "testA": 5726, "testB": 4889},
+    ),
+    "refcocog": _set(
+        "RefCOCOg", "refcocog", "refs(umd).p", {"train": 80512, "val": 4896, "test": 9602}
+    ),
 }
 """By the name that data.set takes."""

@@ -23,7 +23,12 @@ def published_set(name: str) -> PublishedSet:
     if name not in SETS:
         near = difflib.get_close_matches(name, SETS, n=1)
         remedy = f"did you mean {near[0]!r}?" if near else "choose one of these"
-        raise UserError("data.set or eval_data.set", expected=f"one of {', '.join(SETS)}", got=repr(name), remedy=remedy)
+        raise UserError(
+            "data.set or eval_data.set",
+            expected=f"one of {', '.join(SETS)}",
+            got=repr(name),
+            remedy=remedy,
+        )
     return SETS[name]
 
 
@@ -35,9 +40,18 @@ def published_split(root: Path, name: str, split: str) -> FileSource | AnswerSou
         return sources[name]
     if foreign := [each for each, source in sources.items() if not isinstance(source, FileSource)]:
         raise UserError(
-            "data.set or eval_data.set", expected="sets of images with masks to be joined", got=foreign[0], remedy="take it alone"
+            "data.set or eval_data.set",
+            expected="sets of images with masks to be joined",
+            got=foreign[0],
+            remedy="take it alone",
         )
-    return FileSource([replace(entry, name=f"{each}/{entry.name}") for each, source in sources.items() for entry in source.entries])
+    return FileSource(
+        [
+            replace(entry, name=f"{each}/{entry.name}")
+            for each, source in sources.items()
+            for entry in source.entries
+        ]
+    )
 
 
 def _split(root: Path, name: str, split: str) -> FileSource | AnswerSource:

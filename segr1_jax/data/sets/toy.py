@@ -30,17 +30,30 @@ JPEG_QUALITY = 95
 def write_toy_sets(root: Path, *, seed: int = 0) -> None:
     """Write all layouts below `root`, which must not exist or be empty; the same bytes for the same seed."""
     if root.exists() and any(root.iterdir()):
-        raise UserError(str(root), expected="an empty or new folder", got="one with files", remedy="choose another")
+        raise UserError(
+            str(root),
+            expected="an empty or new folder",
+            got="one with files",
+            remedy="choose another",
+        )
     pictures = _pictures(seed)
     for name, found in PAIR_SETS.items():
         for pair in found.read.args[0].values():
             _write_pairs(root / found.folder, pair, pictures, name)
     for found in REFER_SETS.values():
-        _write_refer(root, found.folder.removeprefix(f"{ROOT}/"), found.read.args[1], list(found.counts), pictures)
+        _write_refer(
+            root,
+            found.folder.removeprefix(f"{ROOT}/"),
+            found.read.args[1],
+            list(found.counts),
+            pictures,
+        )
     for split in REASONSEG.counts:
         _write_reasonseg(root / REASONSEG.folder / split, pictures)
     _write_fcot(root / FCOT / "data", pictures)
-    write_toy_benchmarks(root, [_photo(generate(*next(pictures)).image) for _ in range(SAMPLES // 2)])
+    write_toy_benchmarks(
+        root, [_photo(generate(*next(pictures)).image) for _ in range(SAMPLES // 2)]
+    )
 
 
 def _pictures(seed: int) -> Iterator[tuple[DataConfig, int]]:
@@ -66,7 +79,9 @@ def _write_pairs(folder: Path, pair: Pair, pictures: Iterator, name: str) -> Non
             _save_mask(masks / f"{pair.leave_out}_{stem}.png", example.mask)
 
 
-def _write_refer(root: Path, name: str, refs_file: str, splits: list[str], pictures: Iterator) -> None:
+def _write_refer(
+    root: Path, name: str, refs_file: str, splits: list[str], pictures: Iterator
+) -> None:
     """References of one object each, two sentences; the first segmentation of a split is a polygon."""
     folder, photos = root / ROOT / name, root / ROOT / PHOTOS
     for part in (folder, photos):
@@ -80,11 +95,30 @@ def _write_refer(root: Path, name: str, refs_file: str, splits: list[str], pictu
             file = f"COCO_train2014_{index:012d}.jpg"
             _save_photo(photos / file, picture.image)
             images.append({"id": index, "file_name": file, "height": SIZE, "width": SIZE})
-            annotations.append({"id": index, "image_id": index, "segmentation": _segmentation(picture.masks[target], number)})
-            said = [{"sent": text, "sent_id": 2 * index + k} for k, text in enumerate((sentence, f"{sentence} there"))]
-            refs.append({"ref_id": index, "ann_id": index, "image_id": index, "split": split, "sentences": said})
+            annotations.append(
+                {
+                    "id": index,
+                    "image_id": index,
+                    "segmentation": _segmentation(picture.masks[target], number),
+                }
+            )
+            said = [
+                {"sent": text, "sent_id": 2 * index + k}
+                for k, text in enumerate((sentence, f"{sentence} there"))
+            ]
+            refs.append(
+                {
+                    "ref_id": index,
+                    "ann_id": index,
+                    "image_id": index,
+                    "split": split,
+                    "sentences": said,
+                }
+            )
     (folder / refs_file).write_bytes(pickle.dumps(refs, protocol=2))
-    (folder / "instances.json").write_text(json.dumps({"images": images, "annotations": annotations}))
+    (folder / "instances.json").write_text(
+        json.dumps({"images": images, "annotations": annotations})
+    )
 
 
 def _segmentation(mask_HW: Bool[np.ndarray, "H W"], number: int):
@@ -104,28 +138,45 @@ def _write_reasonseg(folder: Path, pictures: Iterator) -> None:
         config, index = next(pictures)
         example = generate(config, index)
         left, top, right, bottom = _box(example.mask)
-        corners = [[left, top], [right - 1, top], [right - 1, bottom - 1], [left, bottom - 1]]  # outlines belong to polygons
+        corners = [
+            [left, top],
+            [right - 1, top],
+            [right - 1, bottom - 1],
+            [left, bottom - 1],
+        ]  # outlines belong to polygons
         shapes = [
             {"label": "target", "points": corners},
             {"label": "ignore", "points": [list(corner) for corner in IGNORED]},
             {"label": "flag", "points": []},
         ]
-        text = "Which thing stands out from the noise?" if number % 2 else "the object that stands out"
+        text = (
+            "Which thing stands out from the noise?" if number % 2 else "the object that stands out"
+        )
         _save_photo(folder / f"{index:05d}.jpg", example.image)
         record = {"text": [text], "is_sentence": bool(number % 2), "shapes": shapes}
         (folder / f"{index:05d}.json").write_text(json.dumps(record))
 
 
 def _write_fcot(folder: Path, pictures: Iterator) -> None:
-    arrow, parquet = optional_package("pyarrow", "eval"), optional_package("pyarrow.parquet", "eval")
+    arrow, parquet = (
+        optional_package("pyarrow", "eval"),
+        optional_package("pyarrow.parquet", "eval"),
+    )
     folder.mkdir(parents=True)
     rows = []
     for _ in range(SAMPLES):
         config, index = next(pictures)
         example = generate(config, index)
         content = _photo(example.image)
-        rows.append({"image": {"bytes": content, "path": f"{index}.jpg"}, "problem": "Segment it."} | _reasoned(example))
-    parquet.write_table(arrow.Table.from_pylist(rows), folder / "train-00000-of-00001.parquet", row_group_size=SAMPLES - 1)
+        rows.append(
+            {"image": {"bytes": content, "path": f"{index}.jpg"}, "problem": "Segment it."}
+            | _reasoned(example)
+        )
+    parquet.write_table(
+        arrow.Table.from_pylist(rows),
+        folder / "train-00000-of-00001.parquet",
+        row_group_size=SAMPLES - 1,
+    )
 
 
 def _reasoned(example: Example) -> dict[str, str]:
