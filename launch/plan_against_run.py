@@ -124,9 +124,7 @@ def _train(this, steps: int) -> None:
             batch = GroupBatch(
                 drawn_rows.tokens, drawn_rows.mask, *rewards, drawn_rows.logprobs, scored_rows
             )
-            totals = engine.accumulate(
-                totals, gradient(state.params, {}, TrainBatch(prompt_rows, batch))
-            )
+            totals = gradient(totals, state.params, {}, TrainBatch(prompt_rows, batch))
         state, metrics = engine.update(state, totals)
         totals = None
         print(f"step {step}: {jax.device_get(metrics)}", file=sys.stderr)

@@ -65,13 +65,25 @@ class Totals(NamedTuple):
     weight: Float[Array, ""]
 
 
-def make_gradient(
-    policy: Policy, loss: LossFn, *, temperature: float, head_chunk: int
-) -> Callable[[Params, Params, TrainBatch], Totals]:
-    """A pure function `(trained, frozen, micro-batch) -> Totals` of the two halves of the weights, to be jitted by the caller.
+class Gradient(NamedTuple):
+    """The two programs of gradient accumulation, pure functions to be jitted by the caller.
 
-    What is differentiated is the loss's sum, before the division by the weight that the loss defines (completions, or tokens), so
-    micro-batches simply add up, and one may be differentiated before the rewards of the next are known.
+    Attributes:
+        zeros: (trained, frozen, micro-batch) -> the Totals of no micro-batch. Only shapes are read.
+        add: (totals, trained, frozen, micro-batch) -> totals with those of the micro-batch. Donate
+            the totals: the backward pass adds to them layer by layer, so one float32 gradient lives.
+    """
+
+    zeros: Callable[[Params, Params, TrainBatch], Totals]
+    add: Callable[[Totals, Params, Params, TrainBatch], Totals]
+
+
+def make_gradient(policy: Policy, loss: LossFn, *, temperature: float, head_chunk: int) -> Gradient:
+    """The gradient of `loss` with respect to the trained half of the weights, over micro-batches.
+
+    What is differentiated is the loss's sum, before the division by the weight that the loss
+    defines (completions, or tokens), so micro-batches simply add up, and one may be differentiated
+    before the rewards of the next are known.
     """
 
     def objective(trained: Params, frozen: Params, batch: TrainBatch):
@@ -88,19 +100,29 @@ def make_gradient(
             result = loss(scores.logprobs, scores.entropy, done)
         return result.objective.total, result
 
-    def gradient(trained: Params, frozen: Params, batch: TrainBatch) -> Totals:
-        grads, result = jax.grad(objective, has_aux=True)(trained, frozen, batch)
-        return Totals(grads, result.means, result.maxima, result.objective.weight)
+    def zeros(trained: Params, frozen: Params, batch: TrainBatch) -> Totals:
+        result = jax.eval_shape(objective, trained, frozen, batch)[1]
+        gradient, means, weight = jax.tree.map(
+            lambda x: jnp.zeros(x.shape, x.dtype), (trained, result.means, result.objective.weight)
+        )
+        maxima = jax.tree.map(lambda x: jnp.full(x.shape, -jnp.inf, x.dtype), result.maxima)
+        return Totals(gradient, means, maxima, weight)
 
-    return gradient
+    def add(totals: Totals, trained: Params, frozen: Params, batch: TrainBatch) -> Totals:
+        # Plain jax.grad stacks the gradients of all layers before they could be added: a second
+        # whole gradient. The cotangents go into references to the totals instead.
+        references = jax.tree.map(jax.new_ref, totals.gradient)
+        total, backward, result = jax.vjp(
+            lambda weights: objective(weights, frozen, batch), trained, has_aux=True
+        )
+        backward.with_refs(references)(jnp.ones_like(total))
+        means, weight = jax.tree.map(
+            jnp.add, (totals.means, totals.weight), (result.means, result.objective.weight)
+        )
+        maxima = jax.tree.map(jnp.maximum, totals.maxima, result.maxima)
+        return Totals(jax.tree.map(jax.freeze, references), means, maxima, weight)
 
-
-def add_totals(a: Totals, b: Totals) -> Totals:
-    """The totals of two micro-batches together."""
-    gradient, means, weight = jax.tree.map(
-        jnp.add, (a.gradient, a.means, a.weight), (b.gradient, b.means, b.weight)
-    )
-    return Totals(gradient, means, jax.tree.map(jnp.maximum, a.maxima, b.maxima), weight)
+    return Gradient(zeros, add)
 
 
 def make_update(

@@ -15,7 +15,7 @@ from segr1_jax.grpo.config import AGGREGATIONS, ObjectiveConfig
 from segr1_jax.grpo.loss import grpo_loss
 from segr1_jax.train.config import GuardConfig
 from segr1_jax.train.step_guard import is_sound
-from segr1_jax.update import Totals, add_totals, init_state, make_update
+from segr1_jax.update import Totals, init_state, make_update
 
 B, G, T = 4, 3, 5
 
@@ -50,6 +50,13 @@ def totals_of(objective, logprobs, batch) -> Totals:
 
     gradient, result = jax.grad(objective_of, has_aux=True)(PARAMS)
     return Totals(gradient, result.means, result.maxima, result.objective.weight)
+
+
+def add_totals(a: Totals, b: Totals) -> Totals:
+    gradient, means, weight = jax.tree.map(
+        jnp.add, (a.gradient, a.means, a.weight), (b.gradient, b.means, b.weight)
+    )
+    return Totals(gradient, means, jax.tree.map(jnp.maximum, a.maxima, b.maxima), weight)
 
 
 PARAMS = {"scale": jnp.float32(1.1), "shift": jnp.float32(0.05)}

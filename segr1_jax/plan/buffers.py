@@ -38,12 +38,7 @@ def ledger(programs: Programs, temporaries: Mapping[str, float]) -> list[Buffer]
         Buffer("initial weights", shard_bytes(programs.initial), ("start",)),
         Buffer("prompts", shard_bytes(programs.prompts(config.batch)), STEP),
         Buffer("rollout copy", shard_bytes(programs.rollout_copy), ("rollout", "evaluation")),
-        Buffer(
-            "gradient",
-            shard_bytes(programs.totals) * (2 if config.micro_batches > 1 else 1),
-            ("gradient",),
-        ),
-        Buffer("gradient to apply", shard_bytes(programs.totals), ("update",)),
+        Buffer("gradient", shard_bytes(programs.totals), ("gradient", "update")),
         Buffer("micro-batch", shard_bytes(programs.gradient.arguments[-1]), ("gradient",)),
         Buffer(
             "evaluation prompts", shard_bytes(programs.prompts(config.eval_batch)), ("evaluation",)

@@ -51,6 +51,7 @@ VIEWS = {
     "copy",
     "broadcast_in_dim",
 }
+REFERENCES = {"new_ref", "freeze"}  # a donated array under another name
 IN_PLACE = {"scatter", "scatter-add", "dynamic_update_slice", "add_any"}
 
 
@@ -140,6 +141,8 @@ def _buffers(nodes: Sequence[Node], results: Sequence[Value]) -> dict[Value, fro
 
 def _aliases(node: Node, below: list[frozenset[Value]]) -> dict[int, frozenset[Value]]:
     """Result -> the buffers it shares with an operand."""
+    if node.kind in REFERENCES:
+        return {0: below[0]}
     if node.kind in VIEWS | IN_PLACE and below and below[0]:
         return {0: below[0]}
     if node.kind in ("scan", "while"):  # what a loop carries is written over

@@ -113,11 +113,8 @@ class Programs:
 
     @functools.cached_property
     def totals(self):
-        """What one micro-batch's gradient program gives back."""
-        return _placed(
-            jax.eval_shape(self.gradient.function, *self.gradient.arguments),
-            self.engine._totals_shardings,
-        )
+        """The float32 gradient with its metrics, into which every micro-batch is added."""
+        return self.gradient.arguments[0]
 
     @functools.cached_property
     def features(self) -> Program:
@@ -163,8 +160,13 @@ class Programs:
     def gradient(self) -> Program:
         rows = self.config.batch // self.config.micro_batches
         loss, completions = self._grpo(rows) if self.config.stage == "grpo" else self._sft(rows)
-        arguments = (self.state.params, self.frozen, TrainBatch(self.prompts(rows), completions))
-        return Program("gradient", self.engine.gradient(loss), arguments, self.config.micro_batches)
+        weights = (self.state.params, self.frozen)
+        batch = TrainBatch(self.prompts(rows), completions)
+        gradient = self.engine.gradient(loss)
+        totals = jax.eval_shape(gradient.zeros, *weights, batch)
+        totals = _placed(totals, self.engine._totals_shardings)
+        arguments = (totals, *weights, batch)
+        return Program("gradient", gradient.add, arguments, self.config.micro_batches)
 
     @functools.cached_property
     def update(self) -> Program:

@@ -101,7 +101,7 @@ def work_of(name: str, arguments: tuple, result: Any) -> Work | None:
         case "reference_logprobs":
             return _batch_work(arguments[1], arguments[3])
         case "gradient":
-            return _batch_work(arguments[2].prompts, arguments[2].completions.mask)
+            return _batch_work(arguments[3].prompts, arguments[3].completions.mask)
         case _:
             return None
 

@@ -31,8 +31,8 @@ from segr1_jax.types import Completion, Prompt
 from segr1_jax.update import (
     LossFn,
     Totals,
+    TrainBatch,
     TrainState,
-    add_totals,
     init_state,
     make_gradient,
     make_update,
@@ -132,22 +132,15 @@ class Engine:
     def _cast(self, params: Params) -> Params:
         return jax.tree.map(lambda x: x.astype(self.policy.dtype), params)
 
-    def gradient(self, loss: LossFn):
-        """(trained weights, frozen weights, micro-batch) -> Totals."""
+    def gradient(self, loss: LossFn) -> "Accumulation":
+        """The gradient of `loss`, added up over the micro-batches of an update."""
         temperature = self.config.rollout.temperature if self.config.stage == "grpo" else 1.0
-        gradient = make_gradient(
+        programs = make_gradient(
             self.policy, loss, temperature=temperature, head_chunk=self.config.policy.head_chunk
         )
-        return self._jit("gradient", gradient, self._totals_shardings)
-
-    def accumulate(self, totals: Totals | None, more: Totals) -> Totals:
-        """Totals with those of one more micro-batch; the buffers of the old ones are reused."""
-        return more if totals is None else self._add(totals, more)
-
-    @functools.cached_property
-    def _add(self):
-        return Watched(
-            "accumulate", add_totals, donate_argnums=0, out_shardings=self._totals_shardings
+        return Accumulation(
+            self._jit("zero_totals", programs.zeros, self._totals_shardings),
+            self._jit("gradient", programs.add, self._totals_shardings, donate_argnums=0),
         )
 
     @functools.cached_property
@@ -243,7 +236,9 @@ class Engine:
 
         return self._jit("prefill", prefill, None)
 
-    def _jit(self, name: str, function: Callable, out_shardings: Any) -> Watched:
+    def _jit(
+        self, name: str, function: Callable, out_shardings: Any, **jit_options: Any
+    ) -> Watched:
         """`function` compiled with the mesh in sight, so that batches stay split over it (policy/rows.py)."""
 
         @functools.wraps(function)
@@ -251,7 +246,7 @@ class Engine:
             with jax.sharding.use_abstract_mesh(self.placement.abstract_mesh):
                 return function(*arguments)
 
-        return Watched(name, on_mesh, out_shardings=out_shardings)
+        return Watched(name, on_mesh, out_shardings=out_shardings, **jit_options)
 
     def step_key(self, step: int) -> jax.Array:
         """The random key of one training step."""
@@ -278,6 +273,22 @@ class Engine:
         return to_completions(
             self.placement.get_rows(samples), example_ids, self.builder.tokenizer.decode, version
         )
+
+
+@dataclass(frozen=True)
+class Accumulation:
+    """The compiled programs of update.Gradient; called for one micro-batch after the other."""
+
+    zeros: Watched
+    add: Watched
+
+    def __call__(
+        self, totals: Totals | None, trained: Params, frozen: Params, micro: TrainBatch
+    ) -> Totals:
+        """Totals with those of `micro`, in the buffers of the old ones; None before the first."""
+        if totals is None:
+            totals = self.zeros(trained, frozen, micro)
+        return self.add(totals, trained, frozen, micro)
 
 
 @jax.jit

@@ -27,13 +27,14 @@ from segr1_jax.rollout.sampler import Samples
 from segr1_jax.sft import target_answer
 from segr1_jax.train.closing import closing_report, show_ended_run
 from segr1_jax.train.config import RunConfig
+from segr1_jax.train.engine import Accumulation
 from segr1_jax.train.figures import group_figures, reward_arrays
 from segr1_jax.train.mesh import max_over_processes
 from segr1_jax.train.refill import Group, fill, is_dead, stack
 from segr1_jax.train.run import Run
 from segr1_jax.train.step_guard import check_skips, keep_batch
 from segr1_jax.types import Completion, Example, Frame, Prompt
-from segr1_jax.update import Totals, TrainBatch
+from segr1_jax.update import TrainBatch
 
 _OnDevice = tuple[
     PromptBatch, Samples, jax.Array
@@ -67,10 +68,10 @@ def run_sft(config: RunConfig) -> None:
                 for micro in engine.micro_batches(
                     TrainBatch(prompts, engine.placement.put_rows(answers))
                 ):
-                    totals = engine.accumulate(
-                        totals, gradient(run.state.params, run.frozen, micro)
-                    )
+                    totals = gradient(totals, run.state.params, run.frozen, micro)
                 run.state, metrics = engine.update(run.state, totals, step)
+                # The gradient would otherwise lie beside the weights of an evaluation.
+                del totals
                 metrics = jax.device_get(metrics)
             if metrics["skipped_update"]:
                 keep_batch(
@@ -127,14 +128,15 @@ def run_grpo(config: RunConfig) -> None:
                     judged[rows] = next(rewards)
                 with run.timer("update"):
                     taught.append(_advantages(run, judged[rows]))
-                    totals = engine.accumulate(
-                        totals,
-                        gradient(run.state.params, run.frozen, _train_batch(micro, taught[-1])),
-                    )
+                    batch = _train_batch(micro, taught[-1])
+                    totals = gradient(totals, run.state.params, run.frozen, batch)
             with run.timer("update"):
                 _encode(run, client, run.upcoming())  # the sidecar has nothing else to do now
-                metrics = _update(run, gradient, step, totals, on_device, taught)
-                totals = None  # else the gradient would lie beside the next rollout's weights
+                run.state, metrics = engine.update(run.state, totals, step)
+                # One float32 gradient lives at a time: this one goes before the next is begun, and
+                # before the rollout gathers its weights.
+                del totals, batch
+                metrics = _further_updates(run, gradient, step, metrics, on_device, taught)
             if metrics["skipped_update"]:
                 keep_batch(
                     run.directory.incidents,
@@ -222,25 +224,29 @@ def _rewards(run: Run, client: RewardClient, rollout: Rollout) -> Iterator[list[
     return (_collect(run, client, ticket) for ticket in pending)
 
 
-def _update(
-    run: Run, gradient, step: int, totals: Totals, on_device: _OnDevice, taught: Sequence[_Taught]
+def _further_updates(
+    run: Run,
+    gradient: Accumulation,
+    step: int,
+    metrics: dict[str, jax.Array],
+    on_device: _OnDevice,
+    taught: Sequence[_Taught],
 ) -> dict[str, Any]:
-    """One optimiser update with `totals`, then as many more on the same batch, with what its rewards taught, as configured.
+    """After the first update on a rollout, make as many more on the same batch as configured.
 
-    Returns the last one's metrics, but the sampler's gap from the first: it alone compares one policy with itself.
+    `metrics` are the first one's. Returns the last one's, but the sampler's gap from the first: it
+    alone compares one policy with itself.
     """
-    engine = run.engine
-    run.state, metrics = engine.update(run.state, totals, step)
     first = metrics = jax.device_get(metrics)
     for _ in range(1, run.config.objective.updates_per_rollout):
-        if metrics[
-            "skipped_update"
-        ]:  # the same weights on the same batch: it would be skipped again
+        # The same weights on the same batch would be skipped again.
+        if metrics["skipped_update"]:
             break
         totals = None
-        for micro in map(_train_batch, engine.micro_batches(on_device), taught):
-            totals = engine.accumulate(totals, gradient(run.state.params, run.frozen, micro))
-        run.state, metrics = engine.update(run.state, totals, step)
+        for micro in map(_train_batch, run.engine.micro_batches(on_device), taught):
+            totals = gradient(totals, run.state.params, run.frozen, micro)
+        run.state, metrics = run.engine.update(run.state, totals, step)
+        del totals
         metrics = jax.device_get(metrics)
     return metrics | {"sampler_gap": first["sampler_gap"]}
 

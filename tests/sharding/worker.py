@@ -88,7 +88,7 @@ def run(
     gradient = engine.gradient(functools.partial(grpo_loss, objective=ObjectiveConfig(beta=0.04)))
     totals = None
     for micro in engine.micro_batches(TrainBatch(prompts, completions)):
-        totals = engine.accumulate(totals, gradient(params, {}, micro))
+        totals = gradient(totals, params, {}, micro)
     state, metrics = engine.update(engine.init_state(params), totals, 1)
 
     positions = engine.placement.put_rows(

@@ -147,7 +147,7 @@ def test_updates_change_the_adapters_alone(adapted, batch):
         )
     }
     state = engine.init_state({name: value.copy() for name, value in fresh.items()})
-    totals = engine.gradient(answer_loss)(state.params, frozen, batch)
+    totals = engine.gradient(answer_loss)(None, state.params, frozen, batch)
     state, metrics = engine.update(state, totals, 1)
     assert set(state.params) == set(fresh)
     assert all(
@@ -169,7 +169,7 @@ def test_adapters_split_over_a_mesh_have_the_gradient_of_one_device(adapted, bat
         name: jax.device_put(value, engine.state_shardings.params[name])
         for name, value in moved.items()
     }
-    found = engine.gradient(answer_loss)(placed, frozen, batch).gradient
+    found = engine.gradient(answer_loss)(None, placed, frozen, batch).gradient
     alone = jax.jit(functools.partial(_gradient, engine.policy))(whole, one, batch)
     for name in moved:
         error = np.linalg.norm(np.asarray(found[name]) - np.asarray(alone[name])) / np.linalg.norm(
@@ -179,9 +179,8 @@ def test_adapters_split_over_a_mesh_have_the_gradient_of_one_device(adapted, bat
 
 
 def _gradient(policy, trained, frozen, batch):
-    return make_gradient(policy, answer_loss, temperature=1.0, head_chunk=64)(
-        trained, frozen, batch
-    ).gradient
+    zeros, add = make_gradient(policy, answer_loss, temperature=1.0, head_chunk=64)
+    return add(zeros(trained, frozen, batch), trained, frozen, batch).gradient
 
 
 def test_rollout_uses_the_adapters(adapted, batch):
@@ -285,8 +284,8 @@ def test_a_frozen_tower_has_no_part_in_the_update(base, batch):
     assert set(frozen.trained_specs) == set(text)
     seen = batch._replace(prompts=frozen.with_features(batch.prompts, params))
     assert full.with_features(batch.prompts, params) is batch.prompts
-    whole = full.gradient(answer_loss)(params, {}, batch).gradient
-    half = frozen.gradient(answer_loss)(text, tower, seen).gradient
+    whole = full.gradient(answer_loss)(None, params, {}, batch).gradient
+    half = frozen.gradient(answer_loss)(None, text, tower, seen).gradient
     assert set(half) == set(text)
     for name in text:
         error = np.linalg.norm(np.asarray(half[name]) - np.asarray(whole[name])) / np.linalg.norm(

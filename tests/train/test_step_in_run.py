@@ -8,6 +8,7 @@ from tolerances import TOL_COMPLEX
 
 from segr1_jax.errors import UserError
 from segr1_jax.hf.tiny import make_tiny_policy
+from segr1_jax.train.watched import observed_by
 
 TWICE = "objective.updates_per_rollout=2"
 LIVE, DEAD, BROKEN = (0.0, 1.0), (1.0, 1.0), (0.0, float("nan"))
@@ -113,6 +114,36 @@ def test_refill_and_several_updates_over_an_interruption(policy, tmp_path, monke
     train(monkeypatch, policy, cut, refill_script(), *options)
     assert metrics(cut) == lines
     assert equal(checkpoint(cut, 4)["params"], last["params"])
+
+
+class ArraysBesideGradients:
+    """Counts, at every call of the gradient program, the arrays of the shape of one weight."""
+
+    def __init__(self):
+        self.counts = []
+
+    def begin_step(self, step):
+        pass
+
+    def call(self, function, arguments):
+        if function.name == "gradient":
+            shape = arguments[0].gradient["embed"].shape
+            self.counts.append(
+                sum(x.shape == shape and not x.is_deleted() for x in jax.live_arrays())
+            )
+        return function.jitted(*arguments)
+
+
+def test_one_gradient_lives_however_many_updates(policy, tmp_path, monkeypatch):
+    seen = ArraysBesideGradients()
+    with observed_by(seen):
+        # A checkpoint would hold host copies of the state for a while.
+        settings = ("steps=2", "save_every=2", "micro_batches=2")
+        several = "objective.updates_per_rollout=3"
+        train(monkeypatch, policy, tmp_path / "run", lambda position: LIVE, *settings, several)
+    assert len(seen.counts) == 2 * 2 * 3
+    # Weights, two moments, reference, gradient.
+    assert set(seen.counts) == {5}
 
 
 @pytest.mark.slow
