@@ -1,5 +1,7 @@
 """The one error class for bad input, which names the place, what was expected, what came, and the remedy; and the orderly early end."""
 
+import signal
+
 
 class UserError(ValueError):
     """Input the user can mend. The command line prints it as one message without a traceback.
@@ -17,9 +19,14 @@ class UserError(ValueError):
 
 
 class Preempted(Exception):
-    """The run was asked to stop (SIGTERM) and has saved its last step: no fault, and the same command goes on."""
+    """A run was asked to stop (SIGTERM, Ctrl-C) and has saved its last step.
 
-    def __init__(self, step: int):
-        super().__init__(
-            f"stopped by SIGTERM after step {step}, which is saved; the same command goes on from it"
-        )
+    That is no fault: the same command continues. `status` is the exit status that schedulers and
+    shells expect, 128 plus the signal.
+    """
+
+    def __init__(self, step: int, number: int):
+        done = f"after step {step}, which is saved" if step else "before the first step"
+        name = signal.Signals(number).name
+        super().__init__(f"stopped by {name} {done}; the same command continues from there")
+        self.step, self.status = step, 128 + number

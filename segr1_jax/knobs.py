@@ -7,13 +7,16 @@ from typing import Any
 from segr1_jax.errors import UserError
 
 
-def knob(default: Any, doc: str) -> Any:
-    """A dataclass field with its default and its documentation (units included); `segr1 config` prints both."""
+def knob(default: Any, doc: str, *, path: bool = False) -> Any:
+    """A dataclass field with its default and its documentation, units included.
+
+    `segr1 config` prints both. `path` marks a file or folder: a relative one is relative to the
+    working directory in which a run was started.
+    """
+    metadata = {"doc": doc, "path": path}
     if isinstance(default, list | dict | set):
-        return dataclasses.field(
-            default_factory=lambda: type(default)(default), metadata={"doc": doc}
-        )
-    return dataclasses.field(default=default, metadata={"doc": doc})
+        return dataclasses.field(default_factory=lambda: type(default)(default), metadata=metadata)
+    return dataclasses.field(default=default, metadata=metadata)
 
 
 def section(kind: type, doc: str) -> Any:

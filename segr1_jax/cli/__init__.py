@@ -8,7 +8,6 @@ from segr1_jax.cli.parser import build_parser
 from segr1_jax.errors import Preempted, UserError
 
 USER_FAULT = 2  # exit status when the input, the configuration or the installation is at fault
-PREEMPTED = 143  # 128 + SIGTERM, as schedulers know it: Kubernetes' podFailurePolicy and SLURM's requeue tell it from a failure
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -19,7 +18,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UserError as error:
         return _fail(str(error))
     except Preempted as stop:
-        return _fail(str(stop), status=PREEMPTED)
+        return _fail(str(stop), status=stop.status)
     except ModuleNotFoundError as error:
         if error.name is None or error.name.startswith("segr1_jax"):
             raise

@@ -11,7 +11,8 @@ from pathlib import Path
 from segr1_jax.errors import UserError
 from segr1_jax.train.check_config import check, check_reward_paths, require_fixed_frame
 from segr1_jax.train.config import RunConfig
-from segr1_jax.train.load_config import config_hash, describe, dump_config, load_config
+from segr1_jax.train.load_config import describe, dump_config, load_config
+from segr1_jax.train.resume_rules import config_hash
 
 REASONS_SHOWN = 5
 
@@ -247,7 +248,11 @@ def _stage_config(options: argparse.Namespace, stage: str) -> RunConfig:
 def _prepare(config: RunConfig) -> None:
     from segr1_jax.train.runtime import prepare_runtime
 
-    prepare_runtime(deterministic=config.deterministic, memory_share=config.reward.share_of_jax)
+    prepare_runtime(
+        deterministic=config.deterministic,
+        memory_share=config.reward.share_of_jax,
+        compile_cache=config.compile_cache,
+    )
 
 
 _COMMAND = {"sft": "sft", "grpo": "train"}

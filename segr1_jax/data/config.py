@@ -16,13 +16,16 @@ class DataConfig:
         "synthetic",
         "folder (images/ and masks/ paired by file stem), jsonl (manifest of image, mask, instruction, answer), published or synthetic",
     )
-    images: str = knob("", "folder: directory of images")
-    masks: str = knob("", "folder: directory of masks, same file stems, any image suffix")
+    images: str = knob("", "folder: directory of images", path=True)
+    masks: str = knob(
+        "", "folder: directory of masks, same file stems, any image suffix", path=True
+    )
     ids: str = knob(
         "",
         "folder, published: text file with one file stem, or sample name, per line; empty = every sample",
+        path=True,
     )
-    manifest: str = knob("", "jsonl: manifest file; paths inside are relative to it")
+    manifest: str = knob("", "jsonl: manifest file; paths inside are relative to it", path=True)
     answer_side: int = knob(
         0,
         "jsonl, fcot: side in pixels of the square that given answers speak of (images stretched to it); 0 = pixels of the image itself",
@@ -30,6 +33,7 @@ class DataConfig:
     root: str = knob(
         "",
         "published: the folder that holds all data sets in their official layouts (`segr1 data check ROOT`)",
+        path=True,
     )
     set: str = knob("", "published: which set, such as refcoco_plus; cod10k+camo joins two")
     split: str = knob("test", "published: which split of it")

@@ -29,15 +29,18 @@ class RewardConfig:
     sam2_config: str = knob(
         "",
         "SAM2 model: a YAML path, or a name inside the sam2 package such as configs/sam2.1/sam2.1_hiera_l.yaml; empty = nano",
+        path=True,
     )
-    sam2_checkpoint: str = knob("", "weights: .pt or .safetensors; empty = nano")
+    sam2_checkpoint: str = knob("", "weights: .pt or .safetensors; empty = nano", path=True)
     postprocessing: bool = knob(
         True,
         "apply build_sam2's dynamic-multimask overrides (off for models whose only trained mask is the single one)",
     )
     python: str = knob(
         "",
-        "interpreter of the sidecar; empty = the trainer's own. Another one needs torch, sam2 and `pip install --no-deps` of this package",
+        "interpreter of the sidecar; empty = the trainer's own. Another one needs torch, sam2 and "
+        "`pip install --no-deps` of this package",
+        path=True,
     )
     sidecars: int = knob(
         1, "sidecar processes of each training process; an image always goes to the same one"
@@ -72,6 +75,7 @@ class RewardConfig:
     cache_dir: str = knob(
         "",
         "folder for embeddings on disk, good over several runs; empty = none. Sidecars and hosts may share it",
+        path=True,
     )
     cache_dir_gb: float = knob(
         50.0,

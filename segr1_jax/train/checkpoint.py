@@ -36,25 +36,14 @@ class Restored:
 
 
 class Checkpoints:
-    """The checkpoints of one run: the `keep` newest and the `keep_best` of the highest held-out IoU.
+    """The `keep` newest checkpoints of one run.
 
-    Saving is asynchronous; leaving the context waits for it. A save that fails (a full disk, a lost store) raises UserError at the next
-    call: the steps before it are whole.
+    Saving is asynchronous; leaving the context waits for it. A save that fails (a full disk, a lost
+    store) raises UserError at the next call: the steps before it are whole.
     """
 
-    def __init__(self, directory: epath.PathLike, *, keep: int, keep_best: int = 0):
-        best = policies.BestN(
-            get_metric_fn=_held_out_iou, n=keep_best, keep_checkpoints_without_metrics=False
-        )
-        options = ocp.CheckpointManagerOptions(
-            preservation_policy=policies.AnyPreservationPolicy([policies.LatestN(keep), best]),
-            best_fn=_held_out_iou
-            if keep_best
-            else None,  # Orbax warns at every step without a metric
-            create=True,
-            enable_async_checkpointing=True,
-        )
-        self._manager = ocp.CheckpointManager(epath.Path(directory).resolve(), options=options)
+    def __init__(self, directory: epath.PathLike, *, keep: int):
+        self._manager = _manager(directory, policies.LatestN(keep))
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -67,45 +56,21 @@ class Checkpoints:
         """The step of the newest complete checkpoint."""
         return self._manager.latest_step()
 
-    def save(
-        self, state: TrainState, position: int, config: dict[str, Any], *, iou: float | None = None
-    ) -> None:
-        """Write everything of this step, with its held-out IoU where it has one; nothing of it counts until all of it is there."""
+    def save(self, state: TrainState, position: int, config: dict[str, Any]) -> None:
+        """Write everything of this step; nothing of it counts until all of it is there."""
         items = ocp.args.Composite(
             params=ocp.args.StandardSave(state.params),
             train=ocp.args.StandardSave(_all_but_params(state)),
             position=ocp.args.JsonSave({"position": position}),
             config=ocp.args.JsonSave(config),
         )
-        with self._naming_last_good_step():
-            self._manager.save(
-                int(state.step), args=items, metrics=None if iou is None else {IOU: iou}
-            )
+        with _naming_last_good_step(self._manager):
+            self._manager.save(int(state.step), args=items)
 
     def wait(self) -> None:
         """Return once everything saved so far is committed."""
-        with self._naming_last_good_step():
+        with _naming_last_good_step(self._manager):
             self._manager.wait_until_finished()
-
-    @contextlib.contextmanager
-    def _naming_last_good_step(self) -> Iterator[None]:
-        try:
-            yield
-        except Exception as error:
-            good = max(ocp.utils.checkpoint_steps(self._manager.directory), default=None)
-            kept = (
-                "no step is saved yet"
-                if good is None
-                else f"step {good} is whole and the same command goes on from it"
-            )
-            got = f"{type(error).__name__}: {str(error)[:500]}"
-            remedy = f"look at the space and the rights there; {kept}"
-            raise UserError(
-                str(self._manager.directory),
-                expected="a checkpoint to be written",
-                got=got,
-                remedy=remedy,
-            ) from error
 
     def restore(self, abstract: TrainState) -> Restored | None:
         """The newest checkpoint, placed as `abstract` (ShapeDtypeStructs with shardings) says; None in a fresh run."""
@@ -123,6 +88,73 @@ class Checkpoints:
         )
 
 
+class BestWeights:
+    """The weights, without optimiser, of the `keep` steps of the highest held-out IoU.
+
+    Steps after `step`, where the run resumes, are deleted: the run makes them again.
+    """
+
+    def __init__(self, directory: epath.PathLike, *, keep: int, step: int):
+        self._keep = keep
+        if not keep:
+            return
+        best = policies.BestN(
+            get_metric_fn=_held_out_iou, n=keep, keep_checkpoints_without_metrics=False
+        )
+        self._manager = _manager(directory, best, best_fn=_held_out_iou)
+        for later in [found for found in self._manager.all_steps() if found > step]:
+            self._manager.delete(later)
+
+    def __enter__(self) -> "BestWeights":
+        return self
+
+    def __exit__(self, *_) -> None:
+        if self._keep:
+            self._manager.close()
+
+    def save(self, step: int, params: Params, iou: float) -> None:
+        """Write the weights of this step if its IoU is among the highest (asynchronously)."""
+        if not self._keep:
+            return
+        # The metrics of a step can be read once it is committed.
+        with _naming_last_good_step(self._manager):
+            self._manager.wait_until_finished()
+        if step in self._manager.all_steps():
+            return
+        known = [self._manager.metrics(found)[IOU] for found in self._manager.all_steps()]
+        if len(known) == self._keep and iou <= min(known):
+            return
+        items = ocp.args.Composite(params=ocp.args.StandardSave(params))
+        with _naming_last_good_step(self._manager):
+            self._manager.save(step, args=items, metrics={IOU: iou})
+
+
+def _manager(directory: epath.PathLike, policy: Any, **options: Any) -> ocp.CheckpointManager:
+    """`policy` is one of Orbax's preservation policies: which steps stay."""
+    options = ocp.CheckpointManagerOptions(
+        preservation_policy=policy, create=True, enable_async_checkpointing=True, **options
+    )
+    return ocp.CheckpointManager(epath.Path(directory).resolve(), options=options)
+
+
+@contextlib.contextmanager
+def _naming_last_good_step(manager: ocp.CheckpointManager) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        good = max(ocp.utils.checkpoint_steps(manager.directory), default=None)
+        kept = (
+            "no step is saved yet"
+            if good is None
+            else f"step {good} is whole and the same command goes on from it"
+        )
+        got = f"{type(error).__name__}: {str(error)[:500]}"
+        remedy = f"look at the space and the rights there; {kept}"
+        raise UserError(
+            str(manager.directory), expected="a checkpoint to be written", got=got, remedy=remedy
+        ) from error
+
+
 def _all_but_params(state: TrainState) -> dict[str, Any]:
     return {name: value for name, value in state._asdict().items() if name != "params"}
 
@@ -131,18 +163,23 @@ def _held_out_iou(metrics: dict[str, float]) -> float:
     return metrics[IOU]
 
 
-def newest_step(directory: epath.PathLike) -> int:
-    """The newest finished checkpoint under `directory`. Raises UserError where there is none."""
+def latest_step(directory: epath.PathLike) -> int | None:
+    """The newest finished checkpoint under `directory`; None where there is none."""
     directory = epath.Path(directory)
-    steps = ocp.utils.checkpoint_steps(directory) if directory.is_dir() else []
-    if not steps:
+    return max(ocp.utils.checkpoint_steps(directory), default=None) if directory.is_dir() else None
+
+
+def newest_step(directory: epath.PathLike) -> int:
+    """The same, where there must be one. Raises UserError where there is none."""
+    step = latest_step(directory)
+    if step is None:
         raise UserError(
             str(directory),
             expected="a finished checkpoint",
             got="none",
             remedy="let the run reach its first save",
         )
-    return max(steps)
+    return step
 
 
 def restore_params(

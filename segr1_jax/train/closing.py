@@ -18,10 +18,11 @@ from segr1_jax.files import write_atomically
 from segr1_jax.reward.client import RewardClient
 from segr1_jax.train.config import RunConfig
 from segr1_jax.train.held_out import scorer_of
-from segr1_jax.train.load_config import differing_fields, load_config
+from segr1_jax.train.load_config import load_config
 from segr1_jax.train.mesh import sum_over_processes
 from segr1_jax.train.metrics import read_metrics
 from segr1_jax.train.progress import show_markdown
+from segr1_jax.train.resume_rules import same_run
 from segr1_jax.train.run import Run
 from segr1_jax.train.rundir import RunDir
 from segr1_jax.train.runtime import is_first, wait_for_all
@@ -48,7 +49,7 @@ CURVES = (
 def show_ended_run(config: RunConfig) -> bool:
     """If this very run has ended before, print its table again and return True: the same command is then done in seconds."""
     directory = RunDir(Path(config.run_dir))
-    if not directory.report.is_file() or differing_fields(load_config(directory.config), config):
+    if not directory.report.is_file() or not same_run(load_config(directory.config), config):
         return False
     show_markdown(directory.report.read_text())
     return True
@@ -102,13 +103,17 @@ def _rows(run: Run, client: RewardClient, last: Evaluation) -> dict[str, dict[st
     """Before and after, beside what a blind and a perfect policy would get on the same held-out images."""
     sft, stage, scorer = run.config.sft, run.config.stage.upper(), scorer_of(run.engine, client)
     held_out = [item.example for item in last.texts]
-    found = {
-        "constant": constant_rows(scorer, _training_examples(run) or held_out, held_out),
-        "shuffled": shuffled_rows(scorer, last.texts),
-        "truth": truth_rows(
+    makers = {
+        "constant": lambda: constant_rows(scorer, _training_examples(run) or held_out, held_out),
+        "shuffled": lambda: shuffled_rows(scorer, last.texts),
+        "truth": lambda: truth_rows(
             scorer, held_out, interior=sft.interior_points, exterior=sft.exterior_points
         ),
     }
+    found = {}
+    for name, make in makers.items():
+        found[name] = make()
+        run.stop_if_asked(run.config.steps)
     baselines = {
         name: figures_everywhere(rows, len(run.held_out), sum_over_processes)
         for name, rows in found.items()

@@ -19,6 +19,7 @@ class PolicyConfig:
     path: str = knob(
         "",
         "Hugging Face directory (config.json, safetensors, tokenizer) or a run directory to start from",
+        path=True,
     )
     compute_dtype: str = knob(
         "bfloat16", "float32 or bfloat16; master weights and optimiser stay float32"
@@ -174,11 +175,18 @@ class RunConfig:
     keep: int = knob(2, "checkpoints kept: the newest")
     keep_best: int = knob(
         0,
-        "checkpoints kept besides: those of the highest held-out IoU, of the steps that were evaluated",
+        "weights kept besides, in best/: those of the evaluated steps of the highest held-out IoU",
     )
     checkpoint_dir: str = knob(
         "",
         "where checkpoints go: a folder, or an object store such as gs://bucket/run; empty = in run_dir",
+        path=True,
+    )
+    compile_cache: str = knob(
+        "",
+        "folder of compiled programs; several hosts need one that all see, since the first process "
+        "alone writes it; empty = ~/.cache/segr1_jax/xla, or JAX_COMPILATION_CACHE_DIR",
+        path=True,
     )
     log_every: int = knob(1, "steps between metric lines")
     deterministic: bool = knob(

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import jax
 import numpy as np
@@ -27,12 +27,22 @@ def scorer_of(engine: Engine, client: RewardClient) -> Scorer:
 
 
 def evaluate_weights(
-    engine: Engine, weights: Params, source: Source, client: RewardClient, skipped: Skipped
+    engine: Engine,
+    weights: Params,
+    source: Source,
+    client: RewardClient,
+    skipped: Skipped,
+    *,
+    between: Callable[[], None] = lambda: None,
 ) -> Evaluation:
-    """Greedy answers of `weights` (rollout weights) on every example of `source`, scored."""
+    """Greedy answers of `weights` (rollout weights) on every example of `source`, scored.
+
+    `between` is called before each batch, by every process equally often; it may raise to end the
+    evaluation.
+    """
     rows_here = engine.config.eval_batch // jax.process_count()
     answerer = Answerer(engine, weights, rows_here, engine.builder.build(FILLER))
-    batches = _equal_batches(engine, source, rows_here, skipped)
+    batches = _equal_batches(engine, source, rows_here, skipped, between)
     return evaluate(batches, answerer, scorer_of(engine, client), len(source), sum_over_processes)
 
 
@@ -54,7 +64,7 @@ class Answerer:
 
 
 def _equal_batches(
-    engine: Engine, source: Source, rows: int, skipped: Skipped
+    engine: Engine, source: Source, rows: int, skipped: Skipped, between: Callable[[], None]
 ) -> Iterator[list[tuple[Example, Prompt]]]:
     """Equally many batches in every process (they answer in one program); the last ones may be short or empty."""
     processes = jax.process_count()
@@ -67,4 +77,5 @@ def _equal_batches(
         skipped=skipped,
     )
     for _ in range(math.ceil(math.ceil(len(source) / processes) / rows)):
+        between()
         yield [(sample.example, sample.prompt) for sample in next(found, [])]

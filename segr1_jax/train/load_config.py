@@ -6,7 +6,6 @@ checked against the type of its default, so an error names the source (file or c
 
 import dataclasses
 import difflib
-import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -20,17 +19,12 @@ from segr1_jax.errors import UserError
 from segr1_jax.train.check_config import check_rules
 from segr1_jax.train.config import RunConfig
 
-# Where and on what a run happens, not what it computes.
-MAY_DIFFER = ("run_dir", "keep", "keep_best", "mesh", "profile", *(f"reward.{name}" for name in (
-    "python", "sidecars", "gpu_memory", "cache_mb", "host_cache_mb", "cache_dir", "cache_dir_gb", "queue", "start_timeout_s",
-    "request_timeout_s", "heartbeat_timeout_s",
-)))  # fmt: skip
-
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     """The configuration in the YAML file `path` (or in `path`/config.yaml of a run directory) under `key=value` overrides.
 
-    Paths inside are taken as written, relative to the working directory.
+    Paths inside are relative to the working directory. In that of a run directory, one that is not
+    there is relative to the working directory in which the run was started.
 
     Raises:
         UserError: file missing or not YAML, unknown key (names the nearest), wrong type, `${...}`, a broken rule.
@@ -43,9 +37,8 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     file = path / "config.yaml" if path.is_dir() else path
     config = _apply(RunConfig(), _read_yaml(file), str(file))
     if path.is_dir():
-        config = dataclasses.replace(
-            config, run_dir=str(path)
-        )  # the directory may have been moved since it was made
+        # The directory may have been moved since it was made, or be opened from elsewhere.
+        config = dataclasses.replace(_rebased(config, path), run_dir=str(path))
     return override(config, overrides)
 
 
@@ -61,22 +54,6 @@ def dump_config(config: RunConfig) -> str:
     return OmegaConf.to_yaml(OmegaConf.create(dataclasses.asdict(config)))
 
 
-def config_hash(config: RunConfig) -> str:
-    """16 hex digits over every field that decides what the run computes (all but MAY_DIFFER)."""
-    deciding = {key: value for key, value in flatten(config).items() if not _may_differ(key)}
-    return hashlib.sha256(json.dumps(deciding, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def differing_fields(old: RunConfig, new: RunConfig) -> list[str]:
-    """`key: old -> new` for each deciding field in which the two configurations differ."""
-    old_values, new_values = flatten(old), flatten(new)
-    return [
-        f"{key}: {old_values[key]!r} -> {new_values[key]!r}"
-        for key in new_values
-        if not _may_differ(key) and old_values[key] != new_values[key]
-    ]
-
-
 def describe(config: Any = None) -> str:
     """One line per knob: dotted key, default, documentation; sections in the order of the schema."""
     return "\n".join(
@@ -90,6 +67,28 @@ def flatten(config: Any) -> dict[str, Any]:
     return {key: value for key, value, _ in _knobs(config)}
 
 
+def _rebased(config: Any, run: Path) -> Any:
+    """`config` with relative paths that are only found from where the run was started made so."""
+    try:
+        started = Path(json.loads((run / "start.json").read_text())["working_directory"])
+    except (OSError, ValueError, KeyError):
+        # A run that has not begun, or one of before that field: its paths are taken as written.
+        return config
+    return _with_paths(config, started)
+
+
+def _with_paths(config: Any, base: Path) -> Any:
+    changes = {}
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if dataclasses.is_dataclass(value):
+            changes[field.name] = _with_paths(value, base)
+        elif field.metadata.get("path") and value and not Path(value).exists():
+            moved = base / value
+            changes[field.name] = str(moved) if moved.exists() else value
+    return dataclasses.replace(config, **changes)
+
+
 def _knobs(config: Any, prefix: str = "") -> Iterator[tuple[str, Any, str]]:
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
@@ -97,10 +96,6 @@ def _knobs(config: Any, prefix: str = "") -> Iterator[tuple[str, Any, str]]:
             yield from _knobs(value, f"{prefix}{field.name}.")
         else:
             yield prefix + field.name, value, field.metadata.get("doc", "")
-
-
-def _may_differ(key: str) -> bool:
-    return any(key == free or key.startswith(f"{free}.") for free in MAY_DIFFER)
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from segr1_jax import judge
 from segr1_jax.answer import render
 from segr1_jax.coordinates import given_answer
 from segr1_jax.data.pipeline import Sample
-from segr1_jax.errors import Preempted, UserError
+from segr1_jax.errors import UserError
 from segr1_jax.grpo.advantages import completion_weights, group_advantages
 from segr1_jax.grpo.batch import GroupBatch, answer_batch
 from segr1_jax.grpo.loss import answer_loss, grpo_loss
@@ -53,7 +53,7 @@ def run_sft(config: RunConfig) -> None:
     with Run(config) as run, RewardClient(config.reward, run.directory.incidents) as client:
         engine = run.engine
         gradient = engine.gradient(answer_loss)
-        _first_evaluation(run, client)
+        _evaluate_at_start(run, client)
         for step, samples in run.steps(
             functools.partial(_lesson, run), functools.partial(_target_tokens, run)
         ):
@@ -97,7 +97,7 @@ def run_grpo(config: RunConfig) -> None:
             else None
         )
         gradient = engine.gradient(functools.partial(grpo_loss, objective=config.objective))
-        _first_evaluation(run, client)
+        _evaluate_at_start(run, client)
         for step, samples in run.steps():
             before = client.stats()
             rollout = _roll_out(run, client, step, samples)
@@ -368,25 +368,26 @@ def _check_quarantine(run: Run, client: RewardClient) -> None:
         )
 
 
-def _first_evaluation(run: Run, client: RewardClient) -> None:
-    if run.first_step == 0:
-        run.evaluate(0, client)
+def _evaluate_at_start(run: Run, client: RewardClient) -> None:
+    """Evaluate what a run begins with, or the step a run that was stopped did not come to."""
+    step, config = run.first_step, run.config
+    if step == 0 or (run.is_due(step, config.eval_every) and not run.was_evaluated(step)):
+        run.evaluate(step, client)
 
 
 def _close_step(run: Run, client: RewardClient, step: int, figures: dict) -> None:
-    """Evaluate and save where due. Once this process has made an update and an evaluation, nothing may compile any more."""
+    """Log, save and evaluate where due, in this order: whatever happens to an evaluation, the step
+    is saved. Once this process has made an update and an evaluation, nothing may compile any more.
+    """
     run.finish(step, figures)
-    check_skips(
-        figures, step, run.config.guard, run.directory.incidents
-    )  # before the save: a resumed run meets it again
+    # Both before the save: a resumed run meets the same fault again and cannot pass over it.
+    check_skips(figures, step, run.config.guard, run.directory.incidents)
+    run.guard.check()
+    if run.is_due(step, run.config.save_every):
+        run.save(step)
+    run.stop_if_asked(step)
     if run.is_due(step, run.config.eval_every):
         run.evaluate(step, client)
-    run.guard.check()  # before the save, so that a resumed run cannot pass over it
-    stopping = run.preemption.agreed() and step < run.config.steps
-    if stopping or run.is_due(step, run.config.save_every):
-        run.save(step)
-    if stopping:
-        run.wait_saved()
-        raise Preempted(step)
+        run.guard.check()
     if run.has_evaluated:
         run.guard.warm()

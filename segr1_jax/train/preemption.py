@@ -1,28 +1,49 @@
-"""SIGTERM as a request to stop: the step in progress is finished and saved, then the run ends with the exit status of a preempted job."""
+"""SIGTERM and Ctrl-C as requests to stop: the step in progress is saved before the run ends."""
 
+import os
 import signal
+from types import FrameType
 
 from segr1_jax.train.mesh import max_over_processes
 
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+NOTED = "segr1: %s noted: the run saves its last step and ends; a second signal ends it at once\n"
+
 
 class Preemption:
-    """While active, SIGTERM (SLURM, Kubernetes and spot machines send it ahead of SIGKILL) is noted instead of ending the process.
+    """While active, a first signal of SIGNALS is noted instead of ending the process.
 
-    A second one ends it at once. Use as a context manager, in the main thread.
+    SLURM, Kubernetes and spot machines send SIGTERM ahead of SIGKILL. A second signal has its
+    default effect. A signal that is ignored on entry stays ignored: a shell starts background
+    jobs without SIGINT. Use as a context manager, in the main thread.
     """
 
     def __enter__(self) -> "Preemption":
-        self._asked = False
-        self._before = signal.signal(signal.SIGTERM, self._note)
+        self._asked = 0
+        self._before = {
+            number: signal.getsignal(number)
+            for number in SIGNALS
+            if signal.getsignal(number) is not signal.SIG_IGN
+        }
+        for number in self._before:
+            signal.signal(number, self._note)
         return self
 
     def __exit__(self, *_: object) -> None:
-        signal.signal(signal.SIGTERM, self._before)
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
 
-    def _note(self, *_: object) -> None:
-        self._asked = True
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    def _note(self, number: int, _frame: FrameType | None) -> None:
+        self._asked = number
+        for each in self._before:
+            default = signal.SIG_DFL if each == signal.SIGTERM else signal.default_int_handler
+            signal.signal(each, default)
+        # A handler may interrupt a print: os.write is safe there.
+        os.write(2, (NOTED % signal.Signals(number).name).encode())
 
-    def agreed(self) -> bool:
-        """True in every process once any of them was asked: one that stopped alone would hang the others' collectives."""
-        return bool(max_over_processes(int(self._asked)))
+    def agreed(self) -> int:
+        """The signal that any process was sent, in every process; 0 where none was.
+
+        A process that stopped alone would leave the others waiting in a collective.
+        """
+        return max_over_processes(self._asked)

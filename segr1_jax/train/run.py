@@ -15,6 +15,7 @@ from jax.typing import DTypeLike
 
 from segr1_jax.data.pipeline import Sample, Skipped, batches
 from segr1_jax.data.sources import check, open_source
+from segr1_jax.errors import Preempted
 from segr1_jax.eval.run import Evaluation
 from segr1_jax.files import write_atomically
 from segr1_jax.hf.load import read_arch
@@ -23,18 +24,25 @@ from segr1_jax.policy.sharding import TRAIN_RULES
 from segr1_jax.prompt.build import PromptBuilder
 from segr1_jax.reward.client import RewardClient
 from segr1_jax.train.check_config import require_fixed_frame
-from segr1_jax.train.checkpoint import Checkpoints, abstract_state
+from segr1_jax.train.checkpoint import BestWeights, Checkpoints, abstract_state
 from segr1_jax.train.compile_guard import CompileGuard
 from segr1_jax.train.config import RunConfig
 from segr1_jax.train.engine import make_engine
 from segr1_jax.train.held_out import evaluate_weights
-from segr1_jax.train.mesh import make_mesh
-from segr1_jax.train.metrics import MetricsWriter, PhaseTimer
+from segr1_jax.train.mesh import make_mesh, max_over_processes
+from segr1_jax.train.metrics import MetricsWriter, PhaseTimer, read_metrics
 from segr1_jax.train.preemption import Preemption
 from segr1_jax.train.progress import Progress
-from segr1_jax.train.rundir import RunDir, checkpoint_root, open_run_dir
+from segr1_jax.train.run_lock import locked
+from segr1_jax.train.rundir import (
+    RunDir,
+    best_root,
+    checkpoint_root,
+    claim_run_dir,
+    make_run_dir,
+)
 from segr1_jax.train.runtime import is_first, wait_for_all
-from segr1_jax.train.start import Start, record_start, recorded_start
+from segr1_jax.train.start import record_start, recorded_start
 from segr1_jax.train.step_trace import StepTrace
 from segr1_jax.train.watched import announce_step
 from segr1_jax.types import Example, Prompt
@@ -58,7 +66,7 @@ class Run:
             config, read_arch(Path(self.start.base)), make_mesh(config.mesh), builder
         )
         self.engine.check_rows()
-        self.directory = _shared_run_dir(config, self.start)
+        self.directory = self._open_directory()
         self.guard, self.timer, self.skipped = CompileGuard(), PhaseTimer(), Skipped()
         self._trace = self._open.enter_context(
             StepTrace(config.profile.steps, self.directory.profile, self.timer)
@@ -66,11 +74,14 @@ class Run:
         self._open.callback(self.guard.close)
         self.preemption = self._open.enter_context(Preemption())
         self._checkpoints = self._open.enter_context(
-            Checkpoints(checkpoint_root(config), keep=config.keep, keep_best=config.keep_best)
+            Checkpoints(checkpoint_root(config), keep=config.keep)
         )
         self.frozen = self._load(self.engine.frozen_specs, self.engine.policy.dtype)
         self.state, self.position = self._restore()
-        self.first_step = self._logged = int(self.state.step)
+        self.first_step = self._logged = self._saved = int(self.state.step)
+        self._best = self._open.enter_context(
+            BestWeights(best_root(config), keep=config.keep_best, step=self.first_step)
+        )
         self._last_evaluation: tuple[int, Evaluation] | None = None
         self._ahead: list[Sample] = []
         self._writer = (
@@ -170,30 +181,47 @@ class Run:
         return step == self.config.steps or (every > 0 and step % every == 0)
 
     def save(self, step: int) -> None:
-        """Checkpoint this step (asynchronously), with its held-out IoU if it was evaluated."""
-        evaluated, result = self._last_evaluation or (None, None)
-        iou = result.figures["iou"] if evaluated == step else None
-        with (
-            self.timer("save"),
-            self.guard.expecting(),
-        ):  # Orbax compiles small programs to cut replicated arrays into what it writes
-            self._checkpoints.save(
-                self.state, self.position, dataclasses.asdict(self.config), iou=iou
-            )
+        """Checkpoint this step (asynchronously), unless it is saved already."""
+        if step == self._saved:
+            return
+        # Orbax compiles small programs that cut replicated arrays into what it writes.
+        with self.timer("save"), self.guard.expecting():
+            self._checkpoints.save(self.state, self.position, dataclasses.asdict(self.config))
+        self._saved = step
 
     def wait_saved(self) -> None:
         """Return once every checkpoint is committed."""
         with self.guard.expecting():
             self._checkpoints.wait()
 
+    def stop_if_asked(self, step: int) -> None:
+        """Save `step` and raise Preempted once any process was sent a signal to stop.
+
+        All processes must call this at the same place: they agree on it.
+        """
+        if number := self.preemption.agreed():
+            self.save(step)
+            self.wait_saved()
+            raise Preempted(step, number)
+
     def evaluate(self, step: int, client: RewardClient) -> Evaluation:
-        """Evaluate the current weights on the held-out set, write figures and rows, and log them (once, also over a resume)."""
-        known = (
-            self.directory.eval / f"step_{step:06d}.json"
-        ).is_file() and step == self.first_step > 0
+        """Evaluate the current weights on the held-out set, and write and log figures and rows.
+
+        An evaluation that metrics.jsonl has already is not logged again. A signal to stop ends it
+        between two batches.
+        """
+        self.stop_if_asked(step)
+        known = self.was_evaluated(step)
         with self.timer("eval"):
             weights = self.engine.rollout_weights(self.params)
-            result = evaluate_weights(self.engine, weights, self.held_out, client, self.skipped)
+            result = evaluate_weights(
+                self.engine,
+                weights,
+                self.held_out,
+                client,
+                self.skipped,
+                between=lambda: self.stop_if_asked(step),
+            )
         rows = "".join(
             json.dumps(dataclasses.asdict(row) | {"parse": row.parse.value}, sort_keys=True) + "\n"
             for row in result.rows
@@ -220,7 +248,16 @@ class Run:
             file=sys.stderr,
         )
         self._last_evaluation = (step, result)
+        if step > 0:
+            with self.timer("save"), self.guard.expecting():
+                self._best.save(step, self.state.params, result.figures["iou"])
         return result
+
+    def was_evaluated(self, step: int) -> bool:
+        """True, in every process, where metrics.jsonl has an evaluation of this step."""
+        lines = read_metrics(self.directory) if is_first() else []
+        found = any(line["step"] == step and "eval/iou" in line for line in lines)
+        return bool(max_over_processes(int(found)))
 
     @property
     def has_evaluated(self) -> bool:
@@ -246,6 +283,17 @@ class Run:
         if self._writer:
             self._writer.write(step, figures)
 
+    def _open_directory(self) -> RunDir:
+        """The first process makes, locks and claims the directory; the others wait for it."""
+        directory = RunDir(Path(self.config.run_dir))
+        if is_first():
+            make_run_dir(self.config)
+            self._open.enter_context(locked(directory.path))
+            claim_run_dir(directory, self.config)
+            record_start(directory, self.start)
+        wait_for_all("run directory")
+        return directory
+
     def _restore(self):
         engine = self.engine
         shapes = engine.init_state.eval_shape(
@@ -260,12 +308,3 @@ class Run:
         return self.start.load(
             self.engine.policy.base, self.engine.placement.weights(specs, TRAIN_RULES), dtype
         )
-
-
-def _shared_run_dir(config: RunConfig, start: Start) -> RunDir:
-    """The first process makes or checks the directory; the others wait for it."""
-    if is_first():
-        directory = open_run_dir(config)
-        record_start(directory, start)
-    wait_for_all("run directory")
-    return directory if is_first() else RunDir(Path(config.run_dir))

@@ -1,8 +1,9 @@
 """The run directory: everything a run writes, in one documented place.
 
 config.yaml     the whole configuration          checkpoints/  Orbax steps (or in checkpoint_dir)
-config.hash     its hash                         eval/         one JSONL of rows per evaluation
-start.json      the weights it began from
+config.hash     its hash                         best/         weights of the best steps (keep_best)
+start.json      the weights it began from        eval/         one JSONL of rows per evaluation
+lock            held while a process works here
 metrics.jsonl   one line per logged step         samples/      masks beside ground truth
 tb/             the same for TensorBoard         export/       the Hugging Face directory
 profile/        XProf traces
@@ -12,14 +13,17 @@ report.html     table, curves and samples
 
 import os
 import shutil
+import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 from segr1_jax.errors import UserError
 from segr1_jax.files import write_atomically
+from segr1_jax.train.checkpoint import latest_step
 from segr1_jax.train.config import RunConfig
-from segr1_jax.train.load_config import config_hash, differing_fields, dump_config, load_config
+from segr1_jax.train.load_config import dump_config, load_config
+from segr1_jax.train.resume_rules import check_resumable, config_hash, rounding_changes
 
 
 @dataclass(frozen=True)
@@ -51,6 +55,10 @@ class RunDir:
     @property
     def checkpoints(self) -> Path:
         return self.path / "checkpoints"
+
+    @property
+    def best(self) -> Path:
+        return self.path / "best"
 
     @property
     def eval(self) -> Path:
@@ -86,14 +94,20 @@ def checkpoint_root(config: RunConfig) -> str:
     return config.checkpoint_dir or str(RunDir(Path(config.run_dir)).checkpoints)
 
 
-def open_run_dir(config: RunConfig) -> RunDir:
-    """Create `config.run_dir`, or reopen it when the same configuration made it.
+def best_root(config: RunConfig) -> str:
+    """Where the weights of the best steps go: beside the checkpoints."""
+    if config.checkpoint_dir:
+        return f"{config.checkpoint_dir}/best"
+    return str(RunDir(Path(config.run_dir)).best)
 
-    The directory appears complete (config, hash, folders) by one rename, so a kill never leaves a half-made one. With several
-    processes the first alone calls this.
+
+def make_run_dir(config: RunConfig) -> RunDir:
+    """Create `config.run_dir` unless it is a run directory already.
+
+    It appears complete (config, hash, folders) by one rename, so a kill never leaves half of one.
 
     Raises:
-        UserError: the directory holds a run of another configuration (names the fields), or something that is no run.
+        UserError: the directory holds something that is no run.
     """
     run = RunDir(Path(config.run_dir))
     if not _has_content(run.path):
@@ -105,20 +119,43 @@ def open_run_dir(config: RunConfig) -> RunDir:
             got="files without config.yaml",
             remedy="choose another run_dir",
         )
-    if not has_begun(
-        run
-    ):  # nothing was computed yet: a configuration that could not start does not bind the next one
-        write_atomically(run.config, dump_config(config))
-        write_atomically(run.hash, config_hash(config) + "\n")
-    changed = differing_fields(load_config(run.config), config)
-    if changed:
-        raise UserError(
-            str(run.path),
-            expected="the configuration that made this run",
-            got="; ".join(changed),
-            remedy="choose another run_dir, or undo the change",
-        )
     return run
+
+
+def claim_run_dir(run: RunDir, config: RunConfig) -> None:
+    """Make `config` the one of this run directory. Call with its lock held (train/run_lock.py).
+
+    A run that has computed nothing yet binds nothing. What a resumed run may change is in
+    train/resume_rules.py; where a change gives up equality to the bit, one line says so.
+
+    Raises:
+        UserError: another configuration made the run, or its checkpoints lie elsewhere.
+    """
+    if has_begun(run):
+        old = load_config(run.config)
+        check_resumable(old, config, run.path, latest_step(checkpoint_root(config)))
+        _check_moved_checkpoints(old, config)
+        if rounded := rounding_changes(old, config):
+            print(f"resumed with {'; '.join(rounded)}: equal up to rounding", file=sys.stderr)
+        if old.steps != config.steps:
+            # They tell of the end of a run that now continues.
+            run.report.unlink(missing_ok=True)
+            run.page.unlink(missing_ok=True)
+    write_atomically(run.config, dump_config(config))
+    write_atomically(run.hash, config_hash(config) + "\n")
+
+
+def _check_moved_checkpoints(old: RunConfig, new: RunConfig) -> None:
+    """Checkpoints may be moved to another disk; a run must not begin anew because they were not."""
+    before, after = checkpoint_root(old), checkpoint_root(new)
+    left = latest_step(before) if before != after else None
+    if left is not None and latest_step(after) is None:
+        raise UserError(
+            "checkpoint_dir",
+            expected=f"the checkpoints of this run ({before} holds step {left})",
+            got=f"none in {after}",
+            remedy=f"move them there, or set checkpoint_dir={old.checkpoint_dir or repr('')}",
+        )
 
 
 def has_begun(run: RunDir) -> bool:

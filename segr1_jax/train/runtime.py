@@ -4,10 +4,11 @@ import contextlib
 import os
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import jax
+import numpy as np
 from jax.experimental import multihost_utils
 
 from segr1_jax.errors import Preempted, UserError
@@ -19,14 +20,23 @@ DETERMINISTIC = "--xla_gpu_deterministic_ops=true"
 VARIABLES = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 
 
-def prepare_runtime(*, deterministic: bool, memory_share: float | None = None) -> None:
-    """Call once, before any other use of JAX. `memory_share` is the part of each GPU's memory that JAX takes; None leaves it to JAX."""
+def prepare_runtime(
+    *, deterministic: bool, memory_share: float | None = None, compile_cache: str = ""
+) -> None:
+    """Call once, before any other use of JAX.
+
+    Args:
+        deterministic: ask XLA for reproducible reductions.
+        memory_share: the part of each GPU's memory that JAX takes; None leaves it to JAX.
+        compile_cache: folder of compiled programs; empty means CACHE. Of several processes JAX lets
+            the first one write there, so hosts that should find its programs must share the folder.
+    """
     if memory_share is not None:
         os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", f"{memory_share:.3f}")
     if deterministic:
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {DETERMINISTIC}".strip()
     if not jax.config.jax_compilation_cache_dir:  # JAX_COMPILATION_CACHE_DIR wins
-        jax.config.update("jax_compilation_cache_dir", str(CACHE))
+        jax.config.update("jax_compilation_cache_dir", compile_cache or str(CACHE))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", MIN_COMPILE_S)
     join_processes()
 
@@ -79,6 +89,16 @@ def end_together() -> Iterator[None]:
 def is_first() -> bool:
     """True in the one process that writes what all share."""
     return jax.process_index() == 0
+
+
+def text_of_first(make: Callable[[], str]) -> str:
+    """What `make` returns in the first process, in every process; it runs there alone."""
+    if jax.process_count() == 1:
+        return make()
+    text = np.frombuffer(make().encode(), np.uint8) if is_first() else np.zeros(0, np.uint8)
+    size = int(multihost_utils.broadcast_one_to_all(np.int32(text.size)))
+    padded = np.resize(text, size) if is_first() else np.zeros(size, np.uint8)
+    return np.asarray(multihost_utils.broadcast_one_to_all(padded), np.uint8).tobytes().decode()
 
 
 def wait_for_all(name: str) -> None:

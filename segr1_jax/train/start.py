@@ -5,6 +5,7 @@ A run with a frozen tower or adapters saves what it trains alone; the rest is wh
 
 import dataclasses
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,10 @@ from segr1_jax.policy.params import ADAPTER, Params, Policy
 from segr1_jax.train.checkpoint import newest_step, restore_params
 from segr1_jax.train.config import RunConfig
 from segr1_jax.train.load_config import load_config
-from segr1_jax.train.rundir import RunDir, checkpoint_root, has_begun
+from segr1_jax.train.rundir import RunDir, best_root, checkpoint_root, has_begun
+from segr1_jax.train.runtime import text_of_first
+
+PLACES = ("base", "checkpoints")  # fields of a Start that hold a path
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,9 +92,10 @@ def _merge(kernel, lora_a, lora_b, *, scale: float):
 
 
 def resolve_start(path: str | Path) -> Start:
-    """Follow a run directory, or one checkpoint in it (RUN/checkpoints/STEP), back to the Hugging Face directory it began from.
+    """Follow a run, or one checkpoint of it, back to the Hugging Face directory it began from.
 
-    A run directory stands for its newest checkpoint at this moment.
+    A checkpoint is RUN/checkpoints/STEP or, of those with the highest IoU, RUN/best/STEP. A run
+    directory stands for its newest checkpoint at this moment.
 
     Raises:
         UserError: `path` is none of these, or holds no finished checkpoint.
@@ -100,8 +105,10 @@ def resolve_start(path: str | Path) -> Start:
         return Start(str(path))
     if (path / "config.yaml").is_file():
         return _from_run(path)
-    if path.name.isdigit() and (run := path.parent.parent / "config.yaml").is_file():
-        return _from_run(run.parent, step=int(path.name))
+    if path.name.isdigit() and (path.parent.parent / "config.yaml").is_file():
+        run = path.parent.parent
+        best = path.parent == RunDir(run).best
+        return _from_run(run, step=int(path.name), best=best)
     got = "neither config.json nor config.yaml in it" if path.is_dir() else "no such directory"
     raise UserError(
         str(path),
@@ -111,9 +118,10 @@ def resolve_start(path: str | Path) -> Start:
     )
 
 
-def _from_run(path: Path, step: int | None = None) -> Start:
+def _from_run(path: Path, step: int | None = None, *, best: bool = False) -> Start:
     config = load_config(path)
-    checkpoints, lora = checkpoint_root(config), config.policy.lora
+    checkpoints = best_root(config) if best else checkpoint_root(config)
+    lora = config.policy.lora
     below = _recorded(RunDir(path))
     return Start(
         below.base,
@@ -125,29 +133,61 @@ def _from_run(path: Path, step: int | None = None) -> Start:
 
 
 def recorded_start(config: RunConfig) -> Start:
-    """The start a run recorded when it began: the run it started from may have gone on since, and the reference policy must not move."""
+    """The start of a run, the same in every process.
+
+    A run that has begun recorded it: the run it started from may have gone on since, and the
+    reference policy must not move. For a new run the first process alone resolves policy.path,
+    for a live run saves steps between the looks of two processes.
+    """
     directory = RunDir(Path(config.run_dir))
-    begun = directory.start.is_file() and has_begun(directory)
-    return _recorded(directory) if begun else resolve_start(config.policy.path)
+
+    def find() -> str:
+        begun = directory.start.is_file() and has_begun(directory)
+        start = _recorded(directory) if begun else resolve_start(config.policy.path)
+        return json.dumps(dataclasses.asdict(start))
+
+    return _from_json(json.loads(text_of_first(find)), directory.path)
 
 
 def record_start(directory: RunDir, start: Start) -> None:
-    """Write the start into the run directory."""
-    write_atomically(directory.start, json.dumps(dataclasses.asdict(start)) + "\n")
+    """Write the start into the run directory, with the working directory that its paths are from."""
+    record = {"working_directory": os.getcwd()} | _to_json(start, directory.path)
+    write_atomically(directory.start, json.dumps(record) + "\n")
 
 
 def _recorded(directory: RunDir) -> Start:
     try:
-        return _from_json(json.loads(directory.start.read_text()))
-    except (OSError, ValueError, TypeError) as error:
+        return _from_json(json.loads(directory.start.read_text()), directory.path)
+    except (OSError, ValueError, TypeError, KeyError) as error:
         remedy = "copy a run directory whole; this file says which weights it began from"
         raise UserError(
             str(directory.start), expected="where the run began", got=str(error), remedy=remedy
         ) from error
 
 
-def _from_json(record: dict[str, Any]) -> Start:
-    below, lora = record.get("below"), record.get("lora")
+def _to_json(start: Start, run: Path) -> dict[str, Any]:
+    """The start with every local path absolute, and as seen from the run directory."""
+    record = dataclasses.asdict(start)
+    for name in PLACES:
+        if record[name] is not None and "://" not in record[name]:
+            path = os.path.abspath(record[name])
+            record[name] = {"path": path, "from_run": os.path.relpath(path, run)}
+    return record | {"below": start.below and _to_json(start.below, run)}
+
+
+def _from_json(record: dict[str, Any], run: Path) -> Start:
+    names = {field.name for field in dataclasses.fields(Start)}
+    fields = {name: value for name, value in record.items() if name in names}
+    for name in PLACES:
+        if isinstance(fields.get(name), dict):
+            fields[name] = _found(fields[name], run)
+    below, lora = fields.get("below"), fields.get("lora")
     return Start(
-        **record | {"below": below and _from_json(below), "lora": lora and LoraConfig(**lora)}
+        **fields | {"below": below and _from_json(below, run), "lora": lora and LoraConfig(**lora)}
     )
+
+
+def _found(place: dict[str, str], run: Path) -> str:
+    """Where a recorded path is now: in its old place, or moved together with the run directory."""
+    moved = run / place["from_run"]
+    return str(moved) if moved.exists() and not Path(place["path"]).exists() else place["path"]

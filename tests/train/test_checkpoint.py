@@ -11,7 +11,13 @@ import pytest
 from tiny_run import CONFIG
 
 from segr1_jax.errors import UserError
-from segr1_jax.train.checkpoint import Checkpoints, abstract_state, newest_step, restore_params
+from segr1_jax.train.checkpoint import (
+    BestWeights,
+    Checkpoints,
+    abstract_state,
+    newest_step,
+    restore_params,
+)
 from segr1_jax.train.config import MeshConfig
 from segr1_jax.train.load_config import dump_config, load_config
 from segr1_jax.train.mesh import Placement, make_mesh
@@ -42,11 +48,44 @@ def no_room_for_more_than(size: int):
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-def test_the_newest_and_the_best_are_kept(tmp_path):
-    with Checkpoints(tmp_path, keep=2, keep_best=1) as checkpoints:
-        for step, iou in enumerate((0.3, 0.9, None, 0.5, 0.6, None), start=1):
-            checkpoints.save(state(step), 8 * step, {}, iou=iou)
-    assert sorted(int(path.name) for path in tmp_path.iterdir()) == [2, 5, 6]
+def test_the_newest_are_kept(tmp_path):
+    with Checkpoints(tmp_path, keep=2) as checkpoints:
+        for step in (1, 2, 3):
+            checkpoints.save(state(step), 8 * step, {})
+    assert sorted(int(path.name) for path in tmp_path.iterdir()) == [2, 3]
+
+
+def save_best(directory, ious: dict[int, float], *, keep: int, step: int) -> None:
+    with BestWeights(directory, keep=keep, step=step) as best:
+        for number, iou in ious.items():
+            best.save(number, state(number).params, iou)
+
+
+def steps_in(directory) -> list[int]:
+    return sorted(int(path.name) for path in directory.iterdir())
+
+
+def test_the_best_are_kept_as_weights_alone(tmp_path):
+    save_best(tmp_path, {1: 0.3, 2: 0.9, 4: 0.5, 5: 0.6}, keep=2, step=0)
+    assert steps_in(tmp_path) == [2, 5]
+    whole = Placement(make_mesh(MeshConfig())).replicated
+    found = restore_params(tmp_path, 2, {"w": whole})["w"]
+    np.testing.assert_array_equal(found, state(2).params["w"])
+    stored = sum(path.stat().st_size for path in (tmp_path / "2").rglob("*") if path.is_file())
+    assert stored < 1.2 * state(2).params["w"].nbytes, "a moment lies beside the weights"
+
+
+def test_the_best_after_the_restored_step_are_made_again(tmp_path):
+    save_best(tmp_path, {2: 0.9, 5: 0.8}, keep=2, step=0)
+    save_best(tmp_path, {5: 0.7}, keep=2, step=4)
+    assert steps_in(tmp_path) == [2, 5]
+    found = restore_params(tmp_path, 5, {"w": Placement(make_mesh(MeshConfig())).replicated})["w"]
+    np.testing.assert_array_equal(found, state(5).params["w"])
+
+
+def test_none_of_the_best_are_kept_where_none_are_asked_for(tmp_path):
+    save_best(tmp_path / "best", {1: 0.3}, keep=0, step=0)
+    assert not (tmp_path / "best").exists()
 
 
 def test_a_full_disk_names_the_last_good_step(tmp_path):

@@ -15,8 +15,14 @@ from segr1_jax.train.config import RunConfig
 from segr1_jax.train.load_config import load_config
 from segr1_jax.train.metrics import MetricsWriter, PhaseTimer, read_metrics
 from segr1_jax.train.progress import Progress, show_markdown
-from segr1_jax.train.rundir import open_run_dir
+from segr1_jax.train.rundir import RunDir, claim_run_dir, make_run_dir
 from segr1_jax.train.tensorboard import _records
+
+
+def open_run_dir(config: RunConfig) -> RunDir:
+    run = make_run_dir(config)
+    claim_run_dir(run, config)
+    return run
 
 
 @pytest.fixture
@@ -42,8 +48,8 @@ def test_run_directory_is_complete_and_reopens(tmp_path):
 def test_run_directory_of_another_config_names_the_fields(tmp_path):
     run = open_run_dir(RunConfig(run_dir=str(tmp_path / "run")))
     run.metrics.write_text('{"step": 1}\n')
-    with pytest.raises(UserError, match="steps: 100 -> 5"):
-        open_run_dir(RunConfig(run_dir=str(tmp_path / "run"), steps=5))
+    with pytest.raises(UserError, match="seed: 0 -> 5"):
+        open_run_dir(RunConfig(run_dir=str(tmp_path / "run"), seed=5))
 
 
 def test_a_run_that_never_began_does_not_bind_the_next_configuration(tmp_path):
