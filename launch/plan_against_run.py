@@ -125,8 +125,8 @@ def _train(this, steps: int) -> None:
                 drawn_rows.tokens, drawn_rows.mask, *rewards, drawn_rows.logprobs, scored_rows
             )
             totals = gradient(totals, state.params, {}, TrainBatch(prompt_rows, batch))
-        state, metrics = engine.update(state, totals)
-        totals = None
+        state, metrics = engine.update(state, totals, step + 1)
+        del totals
         print(f"step {step}: {jax.device_get(metrics)}", file=sys.stderr)
 
 

@@ -6,3 +6,4 @@ TOL_S_MEASURE = 1e-12  # float64, the S-measure's formula with its sums in anoth
 TOL_GOLDEN = 1e-9  # float64, against figures that another program printed
 MAX_BF16_DISTANCE_RATIO = 1.2  # our bfloat16 logits to the float32 truth, over the same distance of transformers: roundings fall elsewhere
 MAX_PHASE_GAP = 0.05  # share of a step: its phases by one clock against the step by another
+TOL_GPU_SCORE = 0.03  # IoU and S-measure of one mask, GPU against CPU: pixels on its outline flip, in bfloat16 some more

@@ -40,7 +40,8 @@ def compile_program(program: Program) -> Compiled:
         return Compiled(
             program.name, temporaries=float("inf"), seconds=time.perf_counter() - began, fault=fault
         )
-    memory, cost = executable.memory_analysis(), executable.cost_analysis()
+    # A GPU compiler without a device gives no cost analysis.
+    memory, cost = executable.memory_analysis(), executable.cost_analysis() or {}
     return Compiled(
         program.name,
         temporaries=memory.temp_size_in_bytes,

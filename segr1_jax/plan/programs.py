@@ -180,7 +180,8 @@ class Programs:
         """Every program of the stage, in the order of a step."""
         if self.config.stage == "sft":
             return (*self._towers(), self.gradient, self.update, self.copy, self.answer)
-        scored = (self.reference_logprobs,) if self.reference else ()
+        # Adapters have no reference weights of their own, and are scored against it all the same.
+        scored = (self.reference_logprobs,) if self.config.objective.beta > 0 else ()
         return (
             *self._towers(),
             self.copy,

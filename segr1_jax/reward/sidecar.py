@@ -159,10 +159,7 @@ def _load(settings: Settings):
     torch.utils.deterministic.fill_uninitialized_memory = (
         False  # a debugging aid that costs time; nothing here reads such memory
     )
-    if settings.memory_fraction and settings.device.startswith("cuda"):
-        torch.cuda.set_per_process_memory_fraction(
-            settings.memory_fraction, torch.device(settings.device)
-        )
+    _limit_memory(settings)
     model = build_model(
         settings.config, settings.checkpoint or None, postprocessing=settings.postprocessing
     )
@@ -170,6 +167,16 @@ def _load(settings: Settings):
     return sam2, EmbeddingCache(
         settings.device, settings.cache_bytes, settings.host_cache_bytes, _files(settings, sam2)
     )
+
+
+def _limit_memory(settings: Settings) -> None:
+    """Keep SAM2 to its share of a GPU; JAX has the rest."""
+    import torch
+
+    device = torch.device(settings.device)
+    if settings.memory_fraction and device.type == "cuda":
+        # torch asks for an index here, unlike everywhere else.
+        torch.cuda.set_per_process_memory_fraction(settings.memory_fraction, device.index or 0)
 
 
 def _files(settings: Settings, sam2):

@@ -32,9 +32,21 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -
         UserError: the sizes do not multiply to the number of devices.
     """
     devices = jax.devices() if devices is None else devices
-    return jax.make_mesh(
-        mesh_shape(config, len(devices)), AXES, axis_types=AXIS_TYPES, devices=devices
-    )
+    shape = mesh_shape(config, len(devices))
+    if len({device.process_index for device in devices}) > 1:
+        return Mesh(host_by_host(devices).reshape(shape), AXES, axis_types=AXIS_TYPES)
+    return jax.make_mesh(shape, AXES, axis_types=AXIS_TYPES, devices=devices)
+
+
+def host_by_host(devices: Sequence[Any]) -> np.ndarray:
+    """The devices with those of one process side by side, so that a tensor group lies in one.
+
+    Each process loads whole rows of the batch, so its devices must hold whole tensor groups.
+    `jax.make_mesh` follows the torus of a TPU slice alone: of 8 x 8 v5e chips on hosts of 2 x 2 it
+    puts a group of 4 along one axis of the torus, over two hosts.
+    """
+    ordered = sorted(devices, key=lambda device: (device.process_index, device.id))
+    return np.array(ordered, dtype=object)
 
 
 def mesh_shape(config: MeshConfig, count: int) -> tuple[int, ...]:
