@@ -7,7 +7,7 @@ from pathlib import Path
 from segr1_jax.policy.params import Policy
 from segr1_jax.prompt.text import messages
 from segr1_jax.train.config import RunConfig
-from segr1_jax.train.load_config import config_hash
+from segr1_jax.train.resume_rules import config_hash
 from segr1_jax.train.rundir import RunDir
 from segr1_jax.train.start import Start
 
