@@ -1,12 +1,15 @@
 """What the policy is compared with: the best constant answer, the ground truth's own prompt, answers given to the wrong image."""
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
+from jaxtyping import Bool
 
 from segr1_jax.answer import render
+from segr1_jax.data.sources import Source
 from segr1_jax.eval.metrics import EvalRow, best_constant_box
-from segr1_jax.eval.run import Scorer
+from segr1_jax.eval.run import Given, Scorer, answered
 from segr1_jax.judge import AnswerText
 from segr1_jax.sft import target_answer
 from segr1_jax.types import Answer, Example, Frame
@@ -21,9 +24,9 @@ SCALES = (
 TRIALS = 100  # training examples each candidate is tried on
 
 
-def constant_candidates(examples: Sequence[Example], frame: Frame) -> list[Answer]:
-    """The constant box that fits the masks of `examples` best as a rectangle, at several scales, each with a point in its middle."""
-    x1, y1, x2, y2 = best_constant_box([example.mask for example in examples])
+def constant_candidates(masks: Iterable[Bool[np.ndarray, "_H _W"]], frame: Frame) -> list[Answer]:
+    """The constant box that fits `masks` best as a rectangle, at several scales, each with a point in its middle."""
+    x1, y1, x2, y2 = best_constant_box(masks)
     middle, half = np.array([x1 + x2, y1 + y2]) / 2, np.array([x2 - x1, y2 - y1]) / 2
     size = np.array([frame.width, frame.height])
 
@@ -38,22 +41,26 @@ def constant_candidates(examples: Sequence[Example], frame: Frame) -> list[Answe
 
 
 def constant_rows(
-    scorer: Scorer, training: Sequence[Example], held_out: Sequence[Example]
+    scorer: Scorer, training: Callable[[], Iterable[Example]], held_out: Iterable[Example]
 ) -> list[EvalRow]:
-    """Every held-out example answered alike, by the candidate whose SAM2 masks are best on training examples."""
-    frame = scorer.frame_of(training[0])  # a training run has one for all (train/run.py)
-    texts = [render(answer, task=scorer.task) for answer in constant_candidates(training, frame)]
+    """Every held-out example answered alike, by the candidate whose masks are best on training data.
 
-    def trial(text: str) -> float:
-        rows, _ = scorer.rows([AnswerText(example, text) for example in training[:TRIALS]])
-        return float(np.mean([row.iou for row in rows]))
-
-    best = max(texts, key=trial)
-    return scorer.rows([AnswerText(example, best) for example in held_out])[0]
+    `training` reads its examples anew at each call; one of them is alive at a time.
+    """
+    # A training run has one frame for all (train/run.py).
+    frame = scorer.frame_of(next(iter(training())))
+    candidates = constant_candidates((example.mask for example in training()), frame)
+    texts = [render(answer, task=scorer.task) for answer in candidates]
+    ious: dict[str, list[float]] = {text: [] for text in texts}
+    for example in itertools.islice(training(), TRIALS):
+        for row in scorer.rows([AnswerText(example, text) for text in texts])[0]:
+            ious[row.text].append(row.iou)
+    best = max(texts, key=lambda text: float(np.mean(ious[text])))
+    return scorer.streamed_rows(AnswerText(example, best) for example in held_out)
 
 
 def truth_rows(
-    scorer: Scorer, held_out: Sequence[Example], *, interior: int, exterior: int
+    scorer: Scorer, held_out: Iterable[Example], *, interior: int, exterior: int
 ) -> list[EvalRow]:
     """Every example answered from its own mask: what SAM2 makes of a perfect prompt."""
 
@@ -67,14 +74,11 @@ def truth_rows(
         )
         return render(answer, task=scorer.task)
 
-    return scorer.rows([AnswerText(example, text(example)) for example in held_out])[0]
+    return scorer.streamed_rows(AnswerText(example, text(example)) for example in held_out)
 
 
-def shuffled_rows(scorer: Scorer, answered: Sequence[AnswerText]) -> list[EvalRow]:
-    """Each example gets the answer of the next one: what remains when answers no longer look at their image."""
-    shifted = [*answered[1:], *answered[:1]]
-    moved = [
-        AnswerText(item.example, other.text, other.finished)
-        for item, other in zip(answered, shifted, strict=True)
-    ]
-    return scorer.rows(moved)[0]
+def shuffled_rows(scorer: Scorer, source: Source, answers: Sequence[Given]) -> list[EvalRow]:
+    """Each example gets the answer of the next: what remains when answers ignore their image."""
+    shifted = [*answers[1:], *answers[:1]]
+    moved = [other._replace(index=own.index) for own, other in zip(answers, shifted, strict=True)]
+    return scorer.streamed_rows(answered(source, moved))

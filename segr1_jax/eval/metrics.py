@@ -6,7 +6,7 @@ Shape legend: H W native pixels; h w those of a quadrant; K those of a region; N
 import itertools
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -118,7 +118,7 @@ def _ssim(prediction_hw: Float[np.ndarray, "h w"], truth_hw: Bool[np.ndarray, "h
 
 
 def best_constant_box(
-    masks: Sequence[Bool[np.ndarray, "_H _W"]],
+    masks: Iterable[Bool[np.ndarray, "_H _W"]],
 ) -> tuple[float, float, float, float]:
     """The one box (x1, y1, x2, y2), in shares of width and height, with the largest mean IoU between filled box and mask.
 

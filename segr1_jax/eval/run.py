@@ -1,10 +1,13 @@
 """Greedy answers over a held-out set, scored like training but once per image, over all processes."""
 
-from collections.abc import Callable, Iterable, Sequence
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
+from segr1_jax.data.sources import Source
 from segr1_jax.eval.metrics import EvalRow, aggregate, mean_absolute_error
 from segr1_jax.judge import AnswerText, Judged, collect, submit
 from segr1_jax.reward.client import RewardClient
@@ -12,6 +15,7 @@ from segr1_jax.reward.config import RewardWeights
 from segr1_jax.types import Completion, Example, Frame, ParseStatus, Prompt
 
 STATUSES = tuple(ParseStatus)
+AT_ONCE = 8  # texts whose native images and masks are alive together
 
 
 @dataclass(frozen=True)
@@ -33,15 +37,40 @@ class Scorer:
             if result.reward.valid
         ], judged
 
+    def each(self, texts: Iterable[AnswerText]) -> Iterator[tuple[AnswerText, Judged]]:
+        """Score texts a few at a time, so that few images are alive."""
+        for some in _few(texts):
+            yield from zip(some, self.rows(some)[1], strict=True)
+
+    def streamed_rows(self, texts: Iterable[AnswerText]) -> list[EvalRow]:
+        """The rows of `rows`, with the images of a few texts alive at a time."""
+        return [row for some in _few(texts) for row in self.rows(some)[0]]
+
+
+class Given(NamedTuple):
+    """What was answered about the example `index` of the held-out set."""
+
+    index: int
+    text: str
+    finished: bool
+
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Figures over the whole set (all processes), and this process's answers with what became of them."""
+    """Figures over the whole set (all processes), and this process's rows and answers.
+
+    Neither images nor masks are kept: a set of large photos has tens of gigabytes of them. Whoever
+    needs them reads and scores the examples again (`answered`, Scorer.each).
+    """
 
     figures: dict[str, float]
     rows: list[EvalRow]
-    texts: list[AnswerText]
-    judged: list[Judged]
+    answers: list[Given]
+
+
+def answered(source: Source, answers: Iterable[Given]) -> Iterator[AnswerText]:
+    """The answers with their examples, read one at a time."""
+    return (AnswerText(source[given.index], given.text, given.finished) for given in answers)
 
 
 def evaluate(
@@ -56,18 +85,24 @@ def evaluate(
     `batches` are this process's (example, prompt) pairs. `answer` runs one jitted program over all processes, so every process
     must bring equally many batches; an empty one still takes part. `total` is the size of the whole set.
     """
-    rows, texts, judged = [], [], []
+    rows, answers = [], []
     for pairs in batches:
         for example, _ in pairs:
             scorer.client.encode(example.image)
         completions = answer([prompt for _, prompt in pairs])
-        answered = [
+        texts = [
             AnswerText(example, done.text, done.finished)
             for (example, _), done in zip(pairs, completions, strict=True)
         ]
-        new_rows, new_judged = scorer.rows(answered)
-        rows, texts, judged = rows + new_rows, texts + answered, judged + new_judged
-    return Evaluation(figures_everywhere(rows, total, sum_over_processes), rows, texts, judged)
+        rows += scorer.rows(texts)[0]
+        answers += [Given(text.example.id, text.text, text.finished) for text in texts]
+    return Evaluation(figures_everywhere(rows, total, sum_over_processes), rows, answers)
+
+
+def _few(texts: Iterable[AnswerText]) -> Iterator[list[AnswerText]]:
+    left = iter(texts)
+    while some := list(itertools.islice(left, AT_ONCE)):
+        yield some
 
 
 def _row(item: AnswerText, result: Judged) -> EvalRow:

@@ -1,7 +1,7 @@
 """The end of a run: the closing table, the skipped samples, the count of compilations."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -9,10 +9,10 @@ from jaxtyping import Bool
 from PIL import Image
 
 from segr1_jax.answer import sam_prompts
-from segr1_jax.data.pipeline import sweep
+from segr1_jax.errors import UserError
 from segr1_jax.eval.baselines import constant_rows, shuffled_rows, truth_rows
 from segr1_jax.eval.report import ReportSample, write_report
-from segr1_jax.eval.run import Evaluation, figures_everywhere
+from segr1_jax.eval.run import Evaluation, answered, figures_everywhere
 from segr1_jax.eval.table import Table, figures_table, markdown_table
 from segr1_jax.files import write_atomically
 from segr1_jax.reward.client import RewardClient
@@ -62,7 +62,7 @@ def closing_report(run: Run, client: RewardClient) -> None:
     run.guard.check()
     rows = _rows(run, client, last)
     if is_first():
-        _save_panels(run, last)
+        _save_panels(run, client, last)
         skipped = "".join(
             f"- skipped {name}: {reason}\n" for name, reason in run.skipped.reasons.items()
         )
@@ -70,18 +70,19 @@ def closing_report(run: Run, client: RewardClient) -> None:
             f"\n{skipped}" if skipped else ""
         )
         write_atomically(run.directory.report, text)
-        _write_page(run, last, figures_table("Held-out set", rows, note=skipped))
+        _write_page(run, client, last, figures_table("Held-out set", rows, note=skipped))
         show_markdown(text)
     wait_for_all("closing report")
 
 
-def _write_page(run: Run, last: Evaluation, table: Table) -> None:
+def _write_page(run: Run, client: RewardClient, last: Evaluation, table: Table) -> None:
     """report.html: the table, curves of the run, held-out samples with their masks."""
     lines = read_metrics(run.directory)
     curves = {
         name: [(line["step"], line[name]) for line in lines if name in line] for name in CURVES
     }
     rows = {row.example_id: row for row in last.rows}
+    texts = answered(run.held_out, last.answers[:SAMPLES])
     samples = (
         ReportSample(
             item.example.name,
@@ -94,7 +95,7 @@ def _write_page(run: Run, last: Evaluation, table: Table) -> None:
             item.example.mask,
             _prompts(judged.answer, item.example),
         )
-        for item, judged in list(zip(last.texts, last.judged, strict=True))[:SAMPLES]
+        for item, judged in scorer_of(run.engine, client).each(texts)
     )
     write_report(run.directory.page, run.directory.path.name, [table], curves, samples)
 
@@ -102,12 +103,15 @@ def _write_page(run: Run, last: Evaluation, table: Table) -> None:
 def _rows(run: Run, client: RewardClient, last: Evaluation) -> dict[str, dict[str, float]]:
     """Before and after, beside what a blind and a perfect policy would get on the same held-out images."""
     sft, stage, scorer = run.config.sft, run.config.stage.upper(), scorer_of(run.engine, client)
-    held_out = [item.example for item in last.texts]
+
+    def held_out() -> Iterator[Example]:
+        return (item.example for item in answered(run.held_out, last.answers))
+
     makers = {
-        "constant": lambda: constant_rows(scorer, _training_examples(run) or held_out, held_out),
-        "shuffled": lambda: shuffled_rows(scorer, last.texts),
+        "constant": lambda: constant_rows(scorer, _training_examples(run) or held_out, held_out()),
+        "shuffled": lambda: shuffled_rows(scorer, run.held_out, last.answers),
         "truth": lambda: truth_rows(
-            scorer, held_out, interior=sft.interior_points, exterior=sft.exterior_points
+            scorer, held_out(), interior=sft.interior_points, exterior=sft.exterior_points
         ),
     }
     found = {}
@@ -132,17 +136,29 @@ def _rows(run: Run, client: RewardClient, last: Evaluation) -> dict[str, dict[st
     }
 
 
-def _training_examples(run: Run) -> Sequence[Example]:
-    """The first readable training samples that have masks; all processes read the same."""
-    batches = sweep(
-        run.source, run.engine.builder.build, batch=BASELINE_EXAMPLES, skipped=run.skipped
-    )
-    return [sample.example for sample in next(batches) if sample.example.mask is not None]
+def _training_examples(run: Run) -> Callable[[], Iterator[Example]] | None:
+    """A reader of the first training samples that can be read and have masks, one at a time.
+
+    None where no sample has one. All processes read the same.
+    """
+
+    def read() -> Iterator[Example]:
+        for index in range(min(BASELINE_EXAMPLES, len(run.source))):
+            try:
+                example = run.source[index]
+            except UserError as error:
+                run.skipped.add(run.source.names[index], error)
+                continue
+            if example.mask is not None:
+                yield example
+
+    return read if next(read(), None) is not None else None
 
 
-def _save_panels(run: Run, last: Evaluation) -> None:
+def _save_panels(run: Run, client: RewardClient, last: Evaluation) -> None:
     """Image, prediction and truth side by side for the first held-out images."""
-    for item, judged in list(zip(last.texts, last.judged, strict=True))[:PANELS]:
+    texts = answered(run.held_out, last.answers[:PANELS])
+    for item, judged in scorer_of(run.engine, client).each(texts):
         picture = panel(
             item.example.image,
             _mask(judged.mask, item.example),
