@@ -45,7 +45,7 @@ class FakeClient(RewardClient):
     """A reward client without sidecar: every mask is half right."""
 
     def __init__(self, config, incidents):
-        self._requests = []
+        self._requests, self._submitted = {}, 0
 
     def __enter__(self):
         return self
@@ -57,11 +57,14 @@ class FakeClient(RewardClient):
         pass
 
     def submit(self, requests):
-        self._requests.append(requests)
-        return len(self._requests) - 1
+        self._submitted += 1
+        self._requests[self._submitted] = requests
+        return self._submitted
 
     def collect(self, number):
-        return [Score(ScoreStatus.OK, 0.5, 0.5, request.mask) for request in self._requests[number]]
+        return [
+            Score(ScoreStatus.OK, 0.5, 0.5, request.mask) for request in self._requests.pop(number)
+        ]
 
     def stats(self):
         return Stats(Counter(), time.perf_counter())
