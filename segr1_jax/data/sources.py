@@ -51,6 +51,34 @@ class SyntheticSource:
         return generate(self.config, index)
 
 
+@dataclasses.dataclass(frozen=True)
+class Spread:
+    """`count` examples of a source, evenly spread over it; ids are their indices here."""
+
+    source: Source
+    count: int
+
+    @property
+    def names(self) -> list[str]:
+        return [self.source.names[self._index(index)] for index in range(self.count)]
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> Example:
+        if not 0 <= index < self.count:
+            raise IndexError(index)
+        return dataclasses.replace(self.source[self._index(index)], id=index)
+
+    def _index(self, index: int) -> int:
+        return index * len(self.source) // self.count
+
+
+def limited(source: Source, limit: int) -> Source:
+    """At most `limit` examples of `source`; 0 means all."""
+    return Spread(source, limit) if 0 < limit < len(source) else source
+
+
 def open_source(config: DataConfig) -> Source:
     """The source that `config` names.
 

@@ -8,7 +8,7 @@ import pytest
 
 from segr1_jax.data.config import DataConfig
 from segr1_jax.data.sets.toy import write_toy_sets
-from segr1_jax.data.sources import open_source
+from segr1_jax.data.sources import limited, open_source
 from segr1_jax.errors import UserError
 from segr1_jax.train.check_config import check_rules
 from segr1_jax.train.load_config import load_config
@@ -69,6 +69,15 @@ def test_a_part_needs_a_share_and_files():
         DataConfig(kind="jsonl", part="train")
     with pytest.raises(UserError, match="image files"):
         open_source(DataConfig(part="train", hold_out=0.1))
+
+
+def test_a_limit_spreads_over_the_set():
+    whole = open_source(DataConfig(count=10, size=28))
+    some = limited(whole, 4)
+    assert [name[-1] for name in some.names] == ["0", "2", "5", "7"]
+    assert [some[index].id for index in range(4)] == [0, 1, 2, 3]
+    assert [some[index].name for index in range(4)] == some.names
+    assert limited(whole, 0) is limited(whole, 10) is whole
 
 
 @pytest.fixture(scope="module")
