@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from segr1_jax.knobs import knob, require_choice, require_range
 
 KINDS = ("folder", "jsonl", "published", "synthetic")
+PARTS = ("all", "train", "held_out")
 LEVELS = ("bright", "salient", "camouflaged")
 
 
@@ -25,6 +26,15 @@ class DataConfig:
         "folder, published: text file with one file stem, or sample name, per line; empty = every sample",
         path=True,
     )
+    part: str = knob(
+        "all",
+        "all samples, or of those the ones that hold_out sets aside (held_out) or leaves (train)",
+    )
+    hold_out: float = knob(
+        0.0,
+        "share of the images that is set aside; the same in data and eval_data, with all sentences",
+    )
+    hold_out_seed: int = knob(0, "seed of the draw of hold_out")
     manifest: str = knob("", "jsonl: manifest file; paths inside are relative to it", path=True)
     answer_side: int = knob(
         0,
@@ -46,6 +56,9 @@ class DataConfig:
 
     def __post_init__(self):
         require_choice("data.kind", self.kind, KINDS)
+        require_choice("data.part", self.part, PARTS)
+        if self.part != "all":
+            require_range("data.hold_out", self.hold_out, 1e-6, 0.5)
         require_choice("data.level", self.level, LEVELS)
         require_range("data.max_objects", self.max_objects, 1, 3)
         require_range("data.count", self.count, 1)

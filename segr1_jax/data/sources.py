@@ -1,6 +1,8 @@
 """Where examples come from: a folder of images and masks, a JSONL manifest, a published data set, or the synthetic set."""
 
 import dataclasses
+import hashlib
+import math
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -49,8 +51,44 @@ class SyntheticSource:
         return generate(self.config, index)
 
 
+@dataclasses.dataclass(frozen=True)
+class Spread:
+    """`count` examples of a source, evenly spread over it; ids are their indices here."""
+
+    source: Source
+    count: int
+
+    @property
+    def names(self) -> list[str]:
+        return [self.source.names[self._index(index)] for index in range(self.count)]
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> Example:
+        if not 0 <= index < self.count:
+            raise IndexError(index)
+        return dataclasses.replace(self.source[self._index(index)], id=index)
+
+    def _index(self, index: int) -> int:
+        return index * len(self.source) // self.count
+
+
+def limited(source: Source, limit: int) -> Source:
+    """At most `limit` examples of `source`; 0 means all."""
+    return Spread(source, limit) if 0 < limit < len(source) else source
+
+
 def open_source(config: DataConfig) -> Source:
-    """The source that `config` names. Raises UserError for missing folders, empty sets and malformed manifests."""
+    """The source that `config` names.
+
+    Raises:
+        UserError: missing folders, empty sets, malformed manifests, or a part of a set without files.
+    """
+    return _part(_whole(config), config)
+
+
+def _whole(config: DataConfig) -> Source:
     if config.kind == "synthetic":
         return SyntheticSource(config)
     if config.kind == "published":
@@ -63,6 +101,34 @@ def open_source(config: DataConfig) -> Source:
         where = config.images if config.kind == "folder" else config.manifest
         raise UserError(where, expected="at least one sample", got="none", remedy="check the path")
     return FileSource(entries)
+
+
+def _part(source: Source, config: DataConfig) -> Source:
+    """The samples that config.hold_out sets aside, or the others.
+
+    Images are drawn, not samples: all sentences about one image are on the same side. Each image
+    has a hash of its own, so one that is added or removed moves few others.
+    """
+    if config.part == "all":
+        return source
+    if not isinstance(source, FileSource):
+        raise UserError(
+            "data.part or eval_data.part",
+            expected="all, for a set without image files",
+            got=config.part,
+            remedy="leave it out; synthetic sets of different seeds are disjoint",
+        )
+    names: dict[Path, str] = {}
+    for entry in source.entries:
+        names.setdefault(entry.image, entry.name)
+    ranked = sorted(names, key=lambda image: _rank(config.hold_out_seed, names[image]))
+    held_out = set(ranked[: math.ceil(config.hold_out * len(ranked))])
+    wanted = config.part == "held_out"
+    return FileSource([entry for entry in source.entries if (entry.image in held_out) == wanted])
+
+
+def _rank(seed: int, name: str) -> bytes:
+    return hashlib.blake2b(f"{seed}/{name}".encode("utf-8", "surrogateescape")).digest()
 
 
 def check(source: Source, *, answer_suffices: bool = False) -> None:

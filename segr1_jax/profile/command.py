@@ -81,7 +81,7 @@ def shortened(config: RunConfig, traced: range) -> RunConfig:
         eval_every=0,
         save_every=steps,
         log_every=1,
-        eval_data=dataclasses.replace(config.eval_data, count=config.eval_batch),
+        eval_limit=config.eval_batch,
         optimizer=dataclasses.replace(config.optimizer, warmup_steps=0),
         profile=ProfileConfig([traced.start, traced.stop - 1]),
     )

@@ -1,6 +1,7 @@
 """The rules that span several fields of a configuration. They run before any device work."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 from segr1_jax.data.config import DataConfig
@@ -147,6 +148,15 @@ def _check_held_out(train: DataConfig, held_out: DataConfig) -> None:
             "other samples than data",
             "the same",
             "give it the ids or the manifest of a held-out split",
+        )
+    draw = {name: getattr(train, name) for name in ("part", "hold_out", "hold_out_seed")}
+    one_set = train.part != held_out.part and replace(held_out, **draw) == train
+    if one_set and replace(held_out, part=train.part) != train:
+        raise _error(
+            "eval_data.hold_out",
+            "the share and the seed of data: other draws of one set overlap",
+            f"{held_out.hold_out:g} with seed {held_out.hold_out_seed}",
+            "make hold_out and hold_out_seed equal in data and eval_data",
         )
     if train.kind != "synthetic" and held_out.kind == "synthetic":
         raise _error(

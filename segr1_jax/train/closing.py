@@ -127,9 +127,10 @@ def _rows(run: Run, client: RewardClient, last: Evaluation) -> dict[str, dict[st
             write_atomically(
                 run.directory.eval / f"{name}.json", json.dumps(figures, sort_keys=True) + "\n"
             )
+    before = run.evaluation_figures(0)
     return {
         "best constant answer": baselines["constant"],
-        f"before {stage}": run.evaluation_figures(0),
+        **({f"before {stage}": before} if before else {}),
         f"after {stage}": last.figures,
         f"after {stage}, answers given to another image": baselines["shuffled"],
         "prompt from the ground truth": baselines["truth"],

@@ -171,6 +171,10 @@ class RunConfig:
     eval_every: int = knob(
         0, "steps between evaluations; 0 = only before the first step and after the last"
     )
+    eval_limit: int = knob(
+        0, "held-out samples of an evaluation during training, spread over the set; 0 = all"
+    )
+    eval_first: bool = knob(True, "evaluate before the first step")
     save_every: int = knob(50, "steps between checkpoints")
     keep: int = knob(2, "checkpoints kept: the newest")
     keep_best: int = knob(
@@ -220,7 +224,7 @@ class RunConfig:
             "eval_batch",
         ):
             require_range(name, getattr(self, name), 1)
-        for name in ("seed", "eval_every", "keep_best"):
+        for name in ("seed", "eval_every", "eval_limit", "keep_best"):
             require_range(name, getattr(self, name), 0)
 
     @property

@@ -371,7 +371,8 @@ def _check_quarantine(run: Run, client: RewardClient) -> None:
 def _evaluate_at_start(run: Run, client: RewardClient) -> None:
     """Evaluate what a run begins with, or the step a run that was stopped did not come to."""
     step, config = run.first_step, run.config
-    if step == 0 or (run.is_due(step, config.eval_every) and not run.was_evaluated(step)):
+    owed = run.is_due(step, config.eval_every) and not run.was_evaluated(step)
+    if config.eval_first if step == 0 else owed:
         run.evaluate(step, client)
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from jax.typing import DTypeLike
 
 from segr1_jax.data.pipeline import Sample, Skipped, batches
-from segr1_jax.data.sources import check, open_source
+from segr1_jax.data.sources import check, limited, open_source
 from segr1_jax.errors import Preempted
 from segr1_jax.eval.run import Evaluation
 from segr1_jax.files import write_atomically
@@ -60,6 +60,7 @@ class Run:
         self.source, self.held_out = open_source(config.data), open_source(config.eval_data)
         check(self.source, answer_suffices=config.stage == "sft")
         check(self.held_out)
+        self.held_out = limited(self.held_out, config.eval_limit)
         self.start = recorded_start(config)
         builder = PromptBuilder.from_directory(self.start.base, config.prompt)
         self.engine = make_engine(
@@ -270,9 +271,10 @@ class Run:
             return self.evaluate(self.config.steps, client)
         return self._last_evaluation[1]
 
-    def evaluation_figures(self, step: int) -> dict[str, float]:
-        """The figures of an earlier evaluation of this run, also from before a resume."""
-        return json.loads((self.directory.eval / f"step_{step:06d}.json").read_text())
+    def evaluation_figures(self, step: int) -> dict[str, float] | None:
+        """The figures of an earlier evaluation of this run, also from before a resume, if any."""
+        file = self.directory.eval / f"step_{step:06d}.json"
+        return json.loads(file.read_text()) if file.is_file() else None
 
     def show(self, step: int, name: str, image: np.ndarray) -> None:
         """Put an image into TensorBoard."""

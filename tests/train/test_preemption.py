@@ -101,3 +101,13 @@ def test_an_ignored_signal_stays_ignored():
             assert preemption.agreed() == 0
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+def test_an_evaluation_is_capped_and_left_out_at_first(policy, tmp_path, monkeypatch):
+    run = tmp_path / "run"
+    options = ("steps=2", "eval_every=1", "save_every=2", "eval_data.count=24")
+    capped = ("eval_limit=9", "eval_first=false")
+    train(monkeypatch, policy, run, lambda position: (0.0, 1.0), *options, *capped)
+    counts = [(line["step"], line["eval/count"]) for line in lines(run) if "eval/count" in line]
+    assert counts == [(1, 9), (2, 9)]
+    assert "before GRPO" not in (run / "report.md").read_text()
