@@ -3,8 +3,9 @@
 #
 #   bash launch/setup.sh cpu|cuda12|cuda13|tpu [--python 3.12]
 #
-# cpu, cuda13, tpu: one .venv for trainer and SAM2 sidecar. cuda12: .venv for the trainer and .venv-sidecar for SAM2, since the
-# CUDA 13 torch and jax[cuda12] overwrite each other's cuDNN; set reward.python=.venv-sidecar/bin/python then.
+# cpu, cuda13, tpu: one .venv for everything. cuda12: .venv for the trainer, without torch, and .venv-sidecar for what needs torch
+# (SAM2, the export check, the tests), since the CUDA 13 torch and jax[cuda12] overwrite each other's cuDNN in one environment; set
+# reward.python=.venv-sidecar/bin/python then.
 # --python names a version; its environments are .venv-3.12 and .venv-sidecar-3.12, apart from the default ones.
 # A ready environment holds the stamp `segr1-ready` with a hash of its recipe. It is written last, so an interrupted set-up is
 # never taken for a whole one: the same command goes on with it.
@@ -68,17 +69,20 @@ open_venv() {
     "$PYTHON" -m venv "$venv" || fail "$PYTHON cannot make an environment in $venv: install its venv module (python3-venv)."
   fi
   rm -f "$venv/segr1-ready"
+  install "$venv" "build tools" --upgrade pip "setuptools>=77" wheel
 }
 
-make_trainer() {
+# make_whole VENV EXTRAS: trainer, SAM2 sidecar and the tools of the tests in one environment.
+make_whole() {
   local venv=$1 extras=$2
-  install "$venv" "segr1_jax with extras $extras" --no-build-isolation --editable ".[$extras]"
-}
-
-make_sam2() {
-  local venv=$1
   install "$venv" "torch and torchvision" torch torchvision
   install "$venv" "$SAM2" --no-build-isolation "$SAM2" # its isolated build would fetch torch again
+  make_project "$venv" "$extras"
+}
+
+make_project() {
+  local venv=$1 extras=$2
+  install "$venv" "segr1_jax with extras $extras" --no-build-isolation --editable ".[$extras]"
 }
 
 KIND=${1:-}
@@ -105,23 +109,13 @@ PYTHON=$(find_python "$VERSION")
 require_disk
 echo "setup: $KIND, $("$PYTHON" --version); the first time takes some minutes"
 open_venv "$VENV" "$KIND"
-install "$VENV" "build tools" --upgrade pip "setuptools>=77" wheel
 case "$KIND" in
-  cpu)
-    make_sam2 "$VENV"
-    make_trainer "$VENV" sidecar,eval,dev
-    ;;
-  cuda13 | tpu)
-    make_sam2 "$VENV"
-    make_trainer "$VENV" "$KIND,sidecar,eval,dev"
-    ;;
+  cpu) make_whole "$VENV" sidecar,eval,dev ;;
+  cuda13 | tpu) make_whole "$VENV" "$KIND,sidecar,eval,dev" ;;
   cuda12)
-    make_trainer "$VENV" cuda12,eval,dev
+    make_project "$VENV" cuda12,eval
     open_venv "$SIDECAR" "$KIND"
-    install "$SIDECAR" "build tools" --upgrade pip "setuptools>=77" wheel
-    make_sam2 "$SIDECAR"
-    install "$SIDECAR" "what the sidecar reads" numpy jaxtyping "safetensors>=0.8" "omegaconf>=2.3.1,<2.5"
-    install "$SIDECAR" "segr1_jax alone" --no-build-isolation --no-deps --editable .
+    make_whole "$SIDECAR" sidecar,eval,dev # dev's peft needs torch
     ;;
 esac
 echo "$RECIPE" >"$VENV/segr1-ready"

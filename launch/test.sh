@@ -14,6 +14,9 @@ if [[ ${1:-} == --python ]]; then
 fi
 bash launch/setup.sh "$(cat "$VENV/segr1-kind" 2>/dev/null || echo cpu)" ${PYTHON_ARGUMENTS[@]+"${PYTHON_ARGUMENTS[@]}"}
 
+# The tests compare with torch: a cuda12 trainer has none, its sidecar's environment has.
+SIDECAR=${VENV/.venv/.venv-sidecar}
+[[ -x $SIDECAR/bin/pytest ]] && VENV=$SIDECAR
 "$VENV/bin/ruff" check --quiet .
 "$VENV/bin/ruff" format --check --quiet .
 exec "$VENV/bin/python" -m pytest "$@"

@@ -50,13 +50,24 @@ class Check:
 
 
 def examine(sidecar_python: str = "", disk: Path = Path()) -> list[Check]:
-    """All checks of this interpreter, of the sidecar's (`sidecar_python`, empty = this one) and of the machine."""
+    """All checks of this interpreter, of the sidecar's (`sidecar_python`, or `find_sidecar`'s) and of the machine."""
     own = _own_versions()
+    found = sidecar_python or find_sidecar(own, Path(sys.prefix)) or sys.executable
     checks = [check_python(sys.version_info[:2])]
     checks += [check_package(name, own) for name in TRAINER_PACKAGES]
     checks += [check_devices(), check_cudnn(own)]
-    checks += check_sidecar(functools.partial(ask_versions, sidecar_python or sys.executable))
+    checks += check_sidecar(functools.partial(ask_versions, found), found)
     return [*checks, check_memory(), check_disk(shutil.disk_usage(disk).free / 1e9)]
+
+
+def find_sidecar(own: Mapping[str, str], prefix: Path) -> str:
+    """The interpreter that `launch/setup.sh cuda12` makes beside an environment without torch.
+
+    Empty where this environment has torch, or where there is no other.
+    """
+    beside = prefix.parent / prefix.name.replace(".venv", ".venv-sidecar", 1) / "bin" / "python"
+    wanted = "torch" not in own and beside != prefix / "bin" / "python"
+    return str(beside) if wanted and beside.is_file() else ""
 
 
 def report(checks: list[Check]) -> str:
@@ -110,17 +121,20 @@ def check_devices() -> Check:
     return Check("devices", "ok", found)
 
 
-def check_cudnn(versions: Mapping[str, str]) -> Check:
+def check_cudnn(versions: Mapping[str, str], name: str = "cudnn") -> Check:
     """nvidia-cudnn-cu12 and -cu13 install the same nvidia/cudnn/lib/libcudnn.so.9: the later one breaks the earlier one's user."""
     found = [name for name in ("nvidia-cudnn-cu12", "nvidia-cudnn-cu13") if name in versions]
     if len(found) == 2:
-        remedy = "they overwrite each other: launch/setup.sh cuda12 makes two environments; set reward.python to .venv-sidecar/bin/python"
-        return Check("cudnn", "fail", " and ".join(found), remedy)
-    return Check("cudnn", "ok", found[0] if found else "none installed")
+        remedy = (
+            "they overwrite each other: remove this environment and run launch/setup.sh cuda12, "
+            "which makes one without torch and one for the sidecar"
+        )
+        return Check(name, "fail", " and ".join(found), remedy)
+    return Check(name, "ok", found[0] if found else "none installed")
 
 
-def check_sidecar(ask: Callable[[], Mapping[str, str]]) -> list[Check]:
-    """torch and the pinned sam2 in the sidecar's interpreter; `ask` returns its package versions."""
+def check_sidecar(ask: Callable[[], Mapping[str, str]], python: str = "") -> list[Check]:
+    """torch, the pinned sam2 and cuDNN in the sidecar's interpreter; `ask` returns its package versions."""
     try:
         versions = ask()
     except (OSError, subprocess.SubprocessError, json.JSONDecodeError) as error:
@@ -140,7 +154,9 @@ def check_sidecar(ask: Callable[[], Mapping[str, str]]) -> list[Check]:
             versions["sam2"],
             f"SAM2_BUILD_CUDA=0 pip install --no-build-isolation sam2=={SAM2_VERSION}",
         )
-    return [Check("sidecar", "ok", f"Python {versions['python']}"), *checks]
+    where = "" if python in ("", sys.executable) else f": pass reward.python={python}"
+    checks.append(check_cudnn(versions, "sidecar's cudnn"))
+    return [Check("sidecar", "ok", f"Python {versions['python']}{where}"), *checks]
 
 
 def ask_versions(python: str) -> dict[str, str]:

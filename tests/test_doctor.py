@@ -37,6 +37,29 @@ def test_sidecar_with_another_sam2_is_a_failure():
     assert "sam2==1.1.0" in failed[0].remedy
 
 
+def test_two_cudnn_packages_in_the_sidecar_are_a_failure():
+    versions = {"python": "3.11.7", "torch": "2.9", "torchvision": "0.24", "sam2": "1.1.0"}
+    both = {"nvidia-cudnn-cu12": "9.1", "nvidia-cudnn-cu13": "9.2"}
+    checks = doctor.check_sidecar(lambda: versions | both)
+    assert [check.name for check in checks if check.status == "fail"] == ["sidecar's cudnn"]
+    assert all(check.status == "ok" for check in doctor.check_sidecar(lambda: versions))
+
+
+@pytest.mark.parametrize(
+    ("trainer", "sidecar"), [(".venv", ".venv-sidecar"), (".venv-3.12", ".venv-sidecar-3.12")]
+)
+def test_a_trainer_without_torch_finds_the_sidecar_beside_it(tmp_path, trainer, sidecar):
+    assert doctor.find_sidecar({}, tmp_path / trainer) == ""
+    python = tmp_path / sidecar / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.touch()
+    assert doctor.find_sidecar({}, tmp_path / trainer) == str(python)
+    assert doctor.find_sidecar({"torch": "2.9"}, tmp_path / trainer) == ""
+    versions = {"python": "3.11.7", "torch": "2.9", "torchvision": "0.24", "sam2": "1.1.0"}
+    checks = doctor.check_sidecar(lambda: versions, str(python))
+    assert f"reward.python={python}" in checks[0].found
+
+
 def test_sidecar_interpreter_that_does_not_run():
     def ask():
         raise subprocess.CalledProcessError(1, "python")

@@ -87,6 +87,24 @@ def test_without_network_the_environment_is_not_taken_for_ready(machine):
     assert not (machine.project / ".venv" / "segr1-ready").exists()
 
 
+def test_a_cuda12_trainer_gets_nothing_that_brings_torch(machine):
+    """torch for CUDA 13 and jax[cuda12] overwrite each other's cuDNN; `dev` holds peft, which needs torch."""
+    log, tools = machine.project / "pip.log", machine.project.parent / "tools"
+    make_venv = "mkdir -p $3/bin; printf '%s' \"$STUB\" >$3/bin/python; chmod 755 $3/bin/python"
+    stub = f'#!{shutil.which("bash")}\ncase "$*" in *install*) echo "$0 $*" >>{log} ;; esac'
+    python = f'STUB=\'{stub}\'\nif [[ "$*" == "-m venv"* ]]; then {make_venv}; fi'
+    (tools / "chmod").symlink_to(shutil.which("chmod"))
+    result = machine("cuda12", python3=python, df="printf 'h\\nd 9 9 90000000 1%% /\\n'")
+    assert result.returncode == 0, result.stderr
+    calls = [line.partition(" ") for line in log.read_text().splitlines()]
+    trainer = [what for python, _, what in calls if python == ".venv/bin/python"]
+    sidecar = [what for python, _, what in calls if python == ".venv-sidecar/bin/python"]
+    assert any("[cuda12,eval]" in what for what in trainer)
+    assert any("[sidecar,eval,dev]" in what for what in sidecar)
+    assert not any("torch" in what or "dev" in what or "sam2" in what for what in trainer)
+    assert not any("cuda12" in what for what in sidecar)
+
+
 def test_an_environment_of_somebody_else_is_left_alone(machine):
     theirs = machine.project / ".venv" / "precious"
     theirs.mkdir(parents=True)
