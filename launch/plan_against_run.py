@@ -68,7 +68,7 @@ def planned() -> dict:
 
     import jax
 
-    from segr1_jax.plan.devices import Device
+    from segr1_jax.hardware import Device
     from segr1_jax.plan.plan import compile_plan
 
     this = programs()

@@ -12,7 +12,7 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-MIN_FREE_GB=12
+MIN_FREE_GB=12 # twice that for cuda12's two environments
 SAM2="sam2==1.1.0" # uploaded by a third party, equal to facebookresearch/sam2@2b90b9f: pinned
 
 fail() {
@@ -34,10 +34,11 @@ find_python() {
 }
 
 require_disk() {
-  local free_gb
+  local free_gb needed_gb=$MIN_FREE_GB
+  [[ $KIND == cuda12 ]] && needed_gb=$((2 * MIN_FREE_GB))
   free_gb=$(df -Pk . | awk 'NR == 2 { print int($4 / 1024 / 1024) }')
-  if ((free_gb < MIN_FREE_GB)); then
-    fail "only ${free_gb} GB free on this disk, ${MIN_FREE_GB} GB are needed: clear some space and run the same command again."
+  if ((free_gb < needed_gb)); then
+    fail "only ${free_gb} GB free on this disk, ${needed_gb} GB are needed: clear some space and run the same command again."
   fi
 }
 

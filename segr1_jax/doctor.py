@@ -168,7 +168,9 @@ def ask_versions(python: str) -> dict[str, str]:
 
 
 def check_memory() -> Check:
-    free_gb = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 1e9
+    # Not the kernel's free pages: file caches are given up on demand.
+    fields = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
+    free_gb = int(fields["MemAvailable"].split()[0]) * 1024 / 1e9
     if free_gb < LOW_MEMORY_GB:
         return Check(
             "memory",

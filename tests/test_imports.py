@@ -17,6 +17,7 @@ RANKS = {
     "": 0,  # segr1_jax itself
     **dict.fromkeys(("types", "errors", "arrays"), 0),
     **dict.fromkeys(("knobs", "frames", "files", "extras"), 1),
+    "hardware": 2,
     **dict.fromkeys(("data", "prompt", "answer", "policy", "reward", "grpo", "sft"), 10),
     "coordinates": 11,
     "rollout.config": 10,

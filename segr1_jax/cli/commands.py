@@ -135,14 +135,7 @@ def plan(options: argparse.Namespace) -> int:
     from segr1_jax.plan.report import markdown, to_json
     from segr1_jax.train.progress import show_markdown
 
-    made = plan_command(
-        config,
-        options.arch,
-        options.device,
-        options.devices,
-        compile_=options.compile,
-        topology=options.topology,
-    )
+    made = plan_command(config, compile_=options.compile, topology=options.topology)
     if options.json:
         write_atomically(options.json, to_json(made))
     show_markdown(markdown(made))

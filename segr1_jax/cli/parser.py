@@ -237,30 +237,19 @@ def _add_plan(add: Callable[..., argparse.ArgumentParser]) -> None:
         commands.plan,
         "memory, FLOPs and time of a run, without weights, data or its devices",
         """\
-        example:  segr1 plan configs/paper/rl_cod_3b.yaml --arch configs/arch/qwen2.5-vl-3b.json --device h100 --devices 8
-                  segr1 plan configs/paper/rl_cod_3b.yaml batch=64 micro_batches=1 eval_batch=64 --arch FILE --topology v5e:8x8
+        example:  segr1 plan configs/paper/rl_cod_3b.yaml
+                  segr1 plan configs/paper/rl_cod_3b.yaml hardware.kind=h200 hardware.hosts=2 batch=32
+                  segr1 plan configs/ours/rl_cod_7b_v5e.yaml --topology v5e:8x8
         prints:   every buffer per device, what is there at the same time, whether it fits, else the knob that would make it fit,
                   and the phases of a step; exit status 1 where it does not fit
-        compile:  estimates become XLA's own figures, for a TPU topology (needs libtpu) or for fake CPU devices, in minutes""",
+        compile:  estimates become XLA's own figures, for a TPU topology (needs libtpu) or for fake CPU devices, in minutes
+        hardware: the configuration's (keys hardware.kind, .hosts, .chips); the architecture is that in policy.path, else policy.arch""",
     )
     _add_config(plan)
     plan.add_argument(
-        "--device",
-        default="h100",
-        metavar="NAME",
-        help="a100, h100, h200, v5e or v5p (default h100)",
-    )
-    plan.add_argument("--devices", type=int, default=1, metavar="N", help="how many (default 1)")
-    plan.add_argument(
-        "--arch",
-        type=Path,
-        metavar="FILE",
-        help="config.json of the policy (default: the one in policy.path)",
-    )
-    plan.add_argument(
         "--compile",
         action="store_true",
-        help="compile the programs with XLA's CPU compiler for N fake devices",
+        help="compile the programs with XLA's CPU compiler, for as many fake devices",
     )
     plan.add_argument(
         "--topology",

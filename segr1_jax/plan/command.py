@@ -6,11 +6,12 @@ from pathlib import Path
 
 import jax
 
+import segr1_jax
 from segr1_jax.errors import UserError
+from segr1_jax.hardware import Device, device_named
 from segr1_jax.hf.load import read_arch, read_arch_file
 from segr1_jax.plan.buffers import peaks
 from segr1_jax.plan.compiled import topology_devices
-from segr1_jax.plan.devices import Device, device_named
 from segr1_jax.plan.plan import Plan, compile_plan, make_plan
 from segr1_jax.plan.report import verdict
 from segr1_jax.policy.arch import PolicyArch
@@ -18,40 +19,42 @@ from segr1_jax.train.config import RunConfig
 from segr1_jax.train.runtime import is_first
 from segr1_jax.train.start import recorded_start, resolve_start
 
+ARCHITECTURES = Path(segr1_jax.__file__).parents[1] / "configs" / "arch"
 
-def plan_command(
-    config: RunConfig,
-    arch_file: Path | None,
-    device: str,
-    devices: int,
-    *,
-    compile_: bool,
-    topology: str,
-) -> Plan:
-    """The plan of `config` for `devices` of `device`, or for a TPU topology. Touches no accelerator of this machine.
+
+def plan_command(config: RunConfig, *, compile_: bool, topology: str) -> Plan:
+    """The plan of `config` for its `hardware`, or for a TPU topology. Touches no accelerator of this machine.
 
     Raises:
-        UserError: no architecture to be found, an unknown device or topology, a mesh or batch that does not go with it.
+        UserError: no architecture or hardware to be found, an unknown topology, a mesh or batch that does not go with it.
     """
     jax.config.update("jax_platforms", "cpu")
-    arch = read_arch_file(arch_file) if arch_file else _arch_of(config)
+    arch, hardware = _arch_of(config), config.hardware
     if topology:
         return compile_plan(
             config, arch, device_named(topology.partition(":")[0]), topology_devices(topology)
         )
+    device = device_named(hardware.kind)
     if compile_:
-        jax.config.update("jax_num_cpu_devices", devices)
-        return compile_plan(config, arch, device_named(device), jax.devices())
-    return make_plan(config, arch, device_named(device), devices)
+        jax.config.update("jax_num_cpu_devices", hardware.devices)
+        return compile_plan(config, arch, device, jax.devices())
+    return make_plan(config, arch, device, hardware.devices, hosts=hardware.hosts)
 
 
 def _arch_of(config: RunConfig) -> PolicyArch:
-    """The architecture in policy.path, whose weights need not be there."""
-    if not Path(config.policy.path or "missing").is_dir():
-        got = f"policy.path={config.policy.path!r}, which is no directory"
-        remedy = "give a config.json with --arch; configs/arch/ has those of Qwen2.5-VL 3B and 7B"
-        raise UserError("--arch", expected="an architecture", got=got, remedy=remedy)
-    return read_arch(Path(resolve_start(config.policy.path).base))
+    """The architecture in policy.path, whose weights need not be there, else the one that policy.arch names."""
+    if Path(config.policy.path or "missing").is_dir():
+        return read_arch(Path(resolve_start(config.policy.path).base))
+    known = {file.stem: file for file in sorted(ARCHITECTURES.glob("*.json"))}
+    named = config.policy.arch
+    if named in known or Path(named or "missing").is_file():
+        return read_arch_file(known.get(named, Path(named)))
+    raise UserError(
+        "policy.arch",
+        expected=f"{' or '.join(known) or 'a config.json'}, or policy.path to be a directory",
+        got=f"{named!r}, and policy.path={config.policy.path!r} is not there",
+        remedy="name an architecture or the config.json of one",
+    )
 
 
 def plan_before_training(config: RunConfig) -> None:
@@ -65,9 +68,8 @@ def plan_before_training(config: RunConfig) -> None:
     if limit is None:
         return
     at_hand = Device(device.device_kind, limit, math.nan, math.nan, jax_share=1.0)
-    plan = make_plan(
-        config, read_arch(Path(recorded_start(config).base)), at_hand, jax.device_count()
-    )
+    arch = read_arch(Path(recorded_start(config).base))
+    plan = make_plan(config, arch, at_hand, jax.device_count(), hosts=jax.process_count())
     if is_first():
         print(f"plan: {verdict(plan)}", file=sys.stderr)
     counted = max(peaks([buffer for buffer in plan.buffers if not buffer.temporary]).values())

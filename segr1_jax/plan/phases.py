@@ -4,12 +4,13 @@ The model is design's: a phase lasts as long as its arithmetic or its memory tra
 sheet's figures. Communication, input and idle time are not in it: a measured step is longer.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import PurePath
 
+from segr1_jax.hardware import DEVICES, Device
 from segr1_jax.plan.buffers import parts, shard_bytes
-from segr1_jax.plan.devices import DEVICES, Device
 from segr1_jax.plan.programs import Programs
 from segr1_jax.policy.params import TOWER
 
@@ -109,5 +110,7 @@ def sam2_seconds(programs: Programs, device: Device) -> float | None:
     return frames / (speed * device.flops / DEVICES["a100"].flops * reward.sidecars)
 
 
-def _seconds(device: Device, flops: float, moved: float) -> float:
+def _seconds(device: Device, flops: float, moved: float) -> float | None:
+    if math.isnan(device.flops):
+        return None
     return max(flops / (device.flops * MATMUL_SHARE), moved / (device.bandwidth * BANDWIDTH_SHARE))

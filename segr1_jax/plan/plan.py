@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 import jax
 from jax.sharding import AbstractMesh, Mesh
 
+from segr1_jax.hardware import Device
 from segr1_jax.plan.buffers import Buffer, ledger, peaks
 from segr1_jax.plan.compiled import Compiled, compile_program
-from segr1_jax.plan.devices import Device
 from segr1_jax.plan.estimate import Estimate
 from segr1_jax.plan.fit import find_fit
 from segr1_jax.plan.gathers import gather_faults
@@ -57,7 +57,13 @@ class Plan:
 
 
 def make_plan(
-    config: RunConfig, arch: PolicyArch, device: Device, devices: int, *, remedy: bool = True
+    config: RunConfig,
+    arch: PolicyArch,
+    device: Device,
+    devices: int,
+    *,
+    hosts: int = 1,
+    remedy: bool = True,
 ) -> Plan:
     """Plan by tracing alone. With `remedy`, a run that does not fit is planned again with other knobs until it does.
 
@@ -65,14 +71,14 @@ def make_plan(
         UserError: a mesh or batch that the devices cannot share.
     """
     mesh = AbstractMesh(mesh_shape(config.mesh, devices), AXES, axis_types=AXIS_TYPES)
-    plan = _plan(Programs(config, arch, mesh), device)
+    plan = _plan(Programs(config, arch, mesh, hosts), device)
     if plan.fits or not remedy:
         return plan
     change = find_fit(
         config,
         arch,
         devices,
-        lambda other: make_plan(other, arch, device, devices, remedy=False).fits,
+        lambda other: make_plan(other, arch, device, devices, hosts=hosts, remedy=False).fits,
     )
     return dataclasses.replace(plan, remedy=change)
 
@@ -82,7 +88,8 @@ def compile_plan(
 ) -> Plan:
     """Plan by compiling every program for `devices`: temporaries are the compiler's, buffers and times as in make_plan."""
     mesh: Mesh = make_mesh(config.mesh, devices)
-    programs = Programs(config, arch, mesh)
+    hosts = len({each.process_index for each in devices})
+    programs = Programs(config, arch, mesh, hosts)
     programs.check()
     compiled = [compile_program(program) for program in programs.all()]
     plan = _plan(programs, device, compiled)

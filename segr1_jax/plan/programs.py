@@ -23,6 +23,7 @@ from segr1_jax.prompt.vision import VisionSettings
 from segr1_jax.prompt.windows import join_windows
 from segr1_jax.train.config import RunConfig
 from segr1_jax.train.engine import Engine, make_engine
+from segr1_jax.train.mesh import check_tensor_groups
 from segr1_jax.types import Frame, Prompt
 from segr1_jax.update import TrainBatch
 
@@ -39,22 +40,26 @@ class Program:
 
 @dataclass(frozen=True, eq=False)
 class Programs:
-    """A run on `mesh`, without values. Trees below are ShapeDtypeStructs with shardings; their shapes are global."""
+    """A run on `mesh` of `hosts` processes, without values. Trees below are ShapeDtypeStructs with shardings; their shapes are global."""
 
     config: RunConfig
     arch: PolicyArch
     mesh: Mesh | AbstractMesh
+    hosts: int = 1
 
     @functools.cached_property
     def engine(self) -> Engine:
         return make_engine(self.config, self.arch, self.mesh, builder=None)
 
     def check(self) -> None:
-        """Raise UserError where the batch does not split over the mesh."""
+        """Raise UserError where a run would: a batch or a tensor group does not go with the mesh."""
         config = self.config
         self.engine.placement.check_sizes(
             batch=config.batch // config.micro_batches, eval_batch=config.eval_batch
         )
+        # make_mesh lays devices host by host.
+        owners = np.repeat(range(self.hosts), self.mesh.size // self.hosts)
+        check_tensor_groups(self.mesh.shape["tensor"], owners.tolist())
 
     @functools.cached_property
     def state(self):

@@ -70,7 +70,7 @@ def _phases(plan: Plan) -> str:
         f"{tokens.prompts:,} prompt tokens, {tokens.completions:,} completion tokens and {tokens.patches:,} patches a step at their caps; "
         f"seconds at {MATMUL_SHARE:.0%} of the FLOP/s and {BANDWIDTH_SHARE:.0%} of the bandwidth of the data sheet, communication left out."
     )
-    return f"{table(('phase', 'TFLOP per device', 'seconds'), [*rows, ('sum', '', f'{known:.2f}')])}\n\n{note}"
+    return f"{table(('phase', 'TFLOP per device', 'seconds'), [*rows, ('sum', '', f'{known:.2f}' if known else '-')])}\n\n{note}"
 
 
 def _compiled(plan: Plan) -> str:

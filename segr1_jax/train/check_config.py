@@ -6,6 +6,7 @@ from pathlib import Path
 
 from segr1_jax.data.config import DataConfig
 from segr1_jax.errors import UserError
+from segr1_jax.hardware import TPUS
 from segr1_jax.reward.config import RewardConfig
 from segr1_jax.train.config import MeshConfig, RunConfig
 
@@ -59,6 +60,13 @@ def check_rules(config: RunConfig) -> None:
             "sam2_config and sam2_checkpoint both set or both empty",
             got,
             "set both, or neither for the nano SAM2",
+        )
+    if config.hardware.kind in TPUS and "cuda" in config.reward.device:
+        raise _error(
+            "reward.device",
+            f"cpu on hosts of {config.hardware.kind}, which have no GPU",
+            config.reward.device,
+            "set reward.device=cpu, or hardware.kind to what the run is for",
         )
     if config.reward.legacy:
         _check_legacy(config)

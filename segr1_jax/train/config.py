@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from segr1_jax.data.config import DataConfig
 from segr1_jax.errors import UserError
 from segr1_jax.grpo.config import ObjectiveConfig
+from segr1_jax.hardware import HardwareConfig
 from segr1_jax.knobs import knob, require_choice, require_range, section
 from segr1_jax.policy.config import LoraConfig
 from segr1_jax.prompt.config import TASKS, PromptConfig
@@ -20,6 +21,10 @@ class PolicyConfig:
         "",
         "Hugging Face directory (config.json, safetensors, tokenizer) or a run directory to start from",
         path=True,
+    )
+    arch: str = knob(
+        "",
+        "what `segr1 plan` takes where policy.path is not there: a name in configs/arch, or a config.json",
     )
     compute_dtype: str = knob(
         "bfloat16", "float32 or bfloat16; master weights and optimiser stay float32"
@@ -210,6 +215,7 @@ class RunConfig:
     guard: GuardConfig = section(GuardConfig, "updates that are skipped")
     sft: SftConfig = section(SftConfig, "answers made from masks")
     mesh: MeshConfig = section(MeshConfig, "device mesh")
+    hardware: HardwareConfig = section(HardwareConfig, "hardware that a plan reckons with")
     profile: ProfileConfig = section(ProfileConfig, "trace of an ordinary run")
 
     def __post_init__(self):

@@ -4,6 +4,7 @@ Every process holds its own rows of a batch (the slice the data order gives it);
 """
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -63,6 +64,19 @@ def mesh_shape(config: MeshConfig, count: int) -> tuple[int, ...]:
             remedy="set one axis to -1 to take the rest",
         )
     return tuple(sizes)
+
+
+def check_tensor_groups(tensor: int, owners: Sequence[int]) -> None:
+    """Raise UserError unless every tensor group lies in one process; `owners`: each device's, in mesh order."""
+    groups = np.asarray(owners).reshape(-1, tensor)
+    if (groups != groups[:, :1]).any():
+        smallest = min(Counter(owners).values())
+        raise UserError(
+            "mesh.tensor",
+            expected="every tensor group inside one process, which loads whole rows of the batch",
+            got=f"mesh.tensor={tensor} on processes of {smallest} devices",
+            remedy=f"set mesh.tensor to a divisor of {smallest}",
+        )
 
 
 @dataclass(frozen=True)
@@ -127,18 +141,8 @@ class Placement:
     def check_rows(self, **sizes: int) -> None:
         """Raise UserError unless batches of these sizes split evenly, and every process holds rows of its own."""
         self.check_sizes(**sizes)
-        owners = [
-            {device.process_index for device in replicas}
-            for replicas in self.mesh.devices.reshape(self.row_shards, -1)
-        ]
-        if any(len(processes) > 1 for processes in owners):
-            got = "tensor groups across processes"
-            raise UserError(
-                "mesh.tensor",
-                expected="every tensor group inside one process",
-                got=got,
-                remedy="lower mesh.tensor",
-            )
+        owners = [device.process_index for device in self.mesh.devices.flat]
+        check_tensor_groups(self.mesh.shape["tensor"], owners)
 
     def put_rows(self, local: Any) -> Any:
         """This process's rows of every array of a tree, as global arrays split over the mesh."""

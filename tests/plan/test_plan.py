@@ -2,6 +2,7 @@
 
 import json
 import math
+from pathlib import Path
 
 import pytest
 from jax.sharding import AbstractMesh
@@ -9,18 +10,19 @@ from plan.tiny_arch import CONFIG, OVERRIDES
 
 from segr1_jax.cli import main
 from segr1_jax.errors import UserError
-from segr1_jax.plan.command import plan_before_training
+from segr1_jax.hardware import DEVICES, Device, device_named
+from segr1_jax.plan.command import plan_before_training, plan_command
 from segr1_jax.plan.compiled import topology_devices
-from segr1_jax.plan.devices import Device, device_named
 from segr1_jax.plan.fit import changes, find_fit
 from segr1_jax.plan.phases import BANDWIDTH_SHARE, MATMUL_SHARE, decode_bytes
 from segr1_jax.plan.plan import make_plan
 from segr1_jax.plan.programs import Programs
 from segr1_jax.policy.arch import arch_from_config
 from segr1_jax.train.config import RunConfig
-from segr1_jax.train.load_config import override
+from segr1_jax.train.load_config import load_config, override
 from segr1_jax.train.mesh import AXES, AXIS_TYPES
 
+CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("**/*.yaml"))
 ARCH = arch_from_config(CONFIG)
 ONE_DEVICE = AbstractMesh((1, 1, 1), AXES, axis_types=AXIS_TYPES)
 ONE = ("mesh.data=1", "mesh.fsdp=1", "mesh.tensor=1")
@@ -96,9 +98,37 @@ def test_a_batch_that_the_devices_cannot_share_is_refused():
         make_plan(config("mesh.data=1", "mesh.fsdp=-1", "mesh.tensor=1"), ARCH, device(1e12), 16)
 
 
-def test_an_unknown_device_is_refused():
-    with pytest.raises(UserError, match="one of a100, h100, h200, v5e, v5p"):
-        device_named("b9000")
+def test_unknown_hardware_is_refused():
+    with pytest.raises(UserError, match="one of a100, h100, h200, v5e, v5p, cpu"):
+        device_named("")
+    with pytest.raises(UserError, match=r"hardware\.kind: expected one of , a100, h100"):
+        config("hardware.kind=b9000")
+
+
+def test_a_tensor_group_across_hosts_is_refused_as_in_training():
+    """16 hosts of 4 chips: what v5e:8x8 is. Placement.check_rows would refuse it on the devices."""
+    wide = config("mesh.data=1", "mesh.fsdp=8", "mesh.tensor=8", "batch=8", "eval_batch=8")
+    assert make_plan(wide, ARCH, device(1e12), 64).fits
+    with pytest.raises(UserError, match=r"mesh\.tensor=8 on processes of 4 devices"):
+        make_plan(wide, ARCH, device(1e12), 64, hosts=16)
+    narrow = config("mesh.data=1", "mesh.fsdp=16", "mesh.tensor=4", "batch=16", "eval_batch=16")
+    assert make_plan(narrow, ARCH, device(1e12), 64, hosts=16).fits
+
+
+def test_a_sidecar_on_cuda_beside_a_tpu_is_refused():
+    with pytest.raises(UserError, match=r"reward\.device: expected cpu on hosts of v5e"):
+        config("hardware.kind=v5e", "reward.device=cuda")
+
+
+@pytest.mark.parametrize("file", CONFIGS, ids=lambda file: file.stem)
+def test_a_shipped_configuration_plans_without_an_option(file, tmp_path, monkeypatch):
+    """Neither weights nor data are there; the hardware and the architecture are the file's own."""
+    monkeypatch.chdir(tmp_path)
+    shipped = load_config(file)
+    plan = plan_command(shipped, compile_=False, topology="")
+    assert plan.fits
+    assert math.prod(plan.mesh) == shipped.hardware.devices
+    assert shipped.hardware.kind in ("cpu", *DEVICES)
 
 
 def test_a_topology_without_its_compiler_is_refused(monkeypatch):
@@ -114,10 +144,9 @@ def test_the_command_writes_every_figure(tmp_path, capsys):
         "plan",
         str(tmp_path / "run.yaml"),
         *OVERRIDES,
-        "--arch",
-        str(tmp_path / "config.json"),
+        *("hardware.kind=h100", "hardware.chips=8", f"policy.arch={tmp_path / 'config.json'}"),
     ]
-    assert main([*arguments, "--devices", "8", "--json", str(tmp_path / "plan.json")]) == 0
+    assert main([*arguments, "--json", str(tmp_path / "plan.json")]) == 0
     record = json.loads((tmp_path / "plan.json").read_text())
     assert record["fits"]
     assert record["mesh"] == [2, 2, 2]
