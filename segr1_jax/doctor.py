@@ -3,7 +3,6 @@
 import functools
 import importlib.metadata
 import json
-import os
 import shutil
 import subprocess
 import sys
