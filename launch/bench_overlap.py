@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from segr1_jax.reward.client import RewardClient, Stats
+from segr1_jax.reward.gpus import placed_here
 from segr1_jax.train import loop
 from segr1_jax.train.config import RunConfig
 from segr1_jax.train.load_config import load_config
@@ -137,7 +138,9 @@ def main() -> None:
     options = parser.parse_intermixed_args()
     steps = [f"steps={options.steps}", "eval_every=0", f"save_every={options.steps}"]
     config = load_config(options.config, [*steps, *options.overrides])
-    prepare_runtime(deterministic=config.deterministic, memory_share=config.reward.share_of_jax)
+    prepare_runtime(
+        deterministic=config.deterministic, memory_share=placed_here(config.reward).share_of_jax
+    )
     with tempfile.TemporaryDirectory() as folder:
         live_client = Recording(config.reward)
         live_client.kept = []

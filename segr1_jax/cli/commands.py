@@ -9,6 +9,7 @@ from collections import Counter
 from pathlib import Path
 
 from segr1_jax.errors import UserError
+from segr1_jax.reward.gpus import placed_here
 from segr1_jax.train.check_config import check, check_reward_paths, require_fixed_frame
 from segr1_jax.train.config import RunConfig
 from segr1_jax.train.load_config import describe, dump_config, load_config
@@ -243,7 +244,7 @@ def _prepare(config: RunConfig) -> None:
 
     prepare_runtime(
         deterministic=config.deterministic,
-        memory_share=config.reward.share_of_jax,
+        memory_share=placed_here(config.reward).share_of_jax,
         compile_cache=config.compile_cache,
     )
 

@@ -27,7 +27,7 @@ def changes(config: RunConfig, arch: PolicyArch, devices: int) -> Iterator[list[
     yield from ([f"micro_batches={count}"] for count in sorted({*parts[:1], *parts[-1:]}))
     if config.eval_batch > data * fsdp:
         yield [f"eval_batch={data * fsdp}"]
-    if config.reward.share_of_jax and config.reward.gpu_memory > 0.1:
+    if "cuda" in config.reward.device and config.reward.gpu_memory > 0.1:
         yield ["reward.gpu_memory=0.1"]
     for size in (2, 4, 8):
         if size > tensor and devices % size == arch.text.kv_heads % size == 0:

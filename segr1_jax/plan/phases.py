@@ -13,6 +13,7 @@ from segr1_jax.hardware import DEVICES, Device
 from segr1_jax.plan.buffers import parts, shard_bytes
 from segr1_jax.plan.programs import Programs
 from segr1_jax.policy.params import TOWER
+from segr1_jax.reward.config import RewardConfig
 
 MATMUL_SHARE = (
     0.38  # of the peak FLOP/s that large matrix products reach: 380 of an H100's 989 TFLOP/s
@@ -102,12 +103,17 @@ def decode_bytes(programs: Programs) -> float:
 
 def sam2_seconds(programs: Programs, device: Device) -> float | None:
     """Seconds of SAM2 for one step on its GPUs, none of it hidden behind other phases; None where it runs elsewhere or is another."""
-    reward, config = programs.config.reward, programs.config
-    speed = SAM2_FPS.get(PurePath(reward.sam2_config).stem)
-    if speed is None or not reward.device.startswith("cuda"):
+    config, gpus = programs.config, {*sidecars_on(programs).devices} - {"cpu"}
+    speed = SAM2_FPS.get(PurePath(config.reward.sam2_config).stem)
+    if speed is None or not gpus:
         return None
     frames = config.batch * (1 + DECODE_FRAMES * config.rollout.group)
-    return frames / (speed * device.flops / DEVICES["a100"].flops * reward.sidecars)
+    return frames / (speed * device.flops / DEVICES["a100"].flops * len(gpus) * programs.hosts)
+
+
+def sidecars_on(programs: Programs) -> RewardConfig:
+    """The reward's configuration with its sidecars placed on the devices of one host."""
+    return programs.config.reward.placed(programs.mesh.size // programs.hosts)
 
 
 def _seconds(device: Device, flops: float, moved: float) -> float | None:

@@ -13,7 +13,7 @@ from segr1_jax.plan.compiled import Compiled, compile_program
 from segr1_jax.plan.estimate import Estimate
 from segr1_jax.plan.fit import find_fit
 from segr1_jax.plan.gathers import gather_faults
-from segr1_jax.plan.phases import Phase, Tokens, phases, tokens_per_step
+from segr1_jax.plan.phases import Phase, Tokens, phases, sidecars_on, tokens_per_step
 from segr1_jax.plan.programs import Programs
 from segr1_jax.policy.arch import PolicyArch
 from segr1_jax.reward.config import CONTEXTS_SHARE
@@ -102,7 +102,7 @@ def _plan(programs: Programs, device: Device, compiled: Sequence[Compiled] = ())
     estimate, config = Estimate(programs), programs.config
     temporaries = {each.name: each.temporaries for each in compiled} or estimate.temporaries()
     buffers = ledger(programs, temporaries)
-    share = config.reward.share_of_jax if device.jax_share < 1 else None
+    share = sidecars_on(programs).share_of_jax if device.jax_share < 1 else None
     reserved = (
         {}
         if share is None

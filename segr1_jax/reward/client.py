@@ -23,6 +23,7 @@ from segr1_jax.errors import UserError
 from segr1_jax.reward import protocol
 from segr1_jax.reward.channel import Channel
 from segr1_jax.reward.config import RewardConfig
+from segr1_jax.reward.gpus import placed_here
 from segr1_jax.types import Score, ScoreRequest
 
 DIGEST_BYTES = 16
@@ -66,13 +67,14 @@ class _Ticket:
 class RewardClient:
     """Scores masks in sidecar processes. Safe to call from several threads.
 
+    Raises UserError where `config.device` names GPUs that this process does not see.
     `incidents` is the folder for what went wrong (reward.incidents); None keeps nothing.
     """
 
     def __init__(self, config: RewardConfig, incidents: Path | None = None):
         self._channels = [
             Channel(replace(config, sidecars=1, device=device), incidents)
-            for device in config.devices
+            for device in placed_here(config).devices
         ]
         self._numbers = itertools.count(1)
         self._tickets: dict[int, _Ticket] = {}

@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from segr1_jax.errors import UserError
 from segr1_jax.knobs import knob, require_choice, require_range
@@ -43,11 +43,14 @@ class RewardConfig:
         path=True,
     )
     sidecars: int = knob(
-        1, "sidecar processes of each training process; an image always goes to the same one"
+        0,
+        "sidecar processes of each training process; 0 = one for each of `device`. "
+        "An image always goes to the same one",
     )
     device: str = knob(
         "cpu",
-        "torch device: cpu, cuda or cuda:N; with several sidecars a comma-separated list, dealt in turn",
+        "torch devices, dealt to the sidecars in turn: cpu, cuda:N, cuda (every GPU that the "
+        "process sees), or several with commas",
     )
     dtype: str = knob("float32", "float32, or bfloat16 (autocast)")
     threads: int = knob(1, "torch threads of a sidecar")
@@ -92,15 +95,29 @@ class RewardConfig:
         20.0, "seconds without a sign of life until the sidecar is restarted"
     )
 
+    def placed(self, gpus: int) -> "RewardConfig":
+        """The same with `sidecars` and `device` spelt out for a process that sees `gpus` GPUs.
+
+        Example:
+            >>> RewardConfig(device="cuda").placed(2).device
+            'cuda:0,cuda:1'
+        """
+        named = []
+        for name in self.device.split(","):
+            everywhere = [f"cuda:{index}" for index in range(gpus)]
+            named += everywhere if name.strip() == "cuda" else [name.strip()]
+        count = self.sidecars or len(named)
+        dealt = [named[index % len(named)] for index in range(count)]
+        return replace(self, sidecars=count, device=",".join(dealt))
+
     @property
     def devices(self) -> tuple[str, ...]:
-        """The device of each sidecar."""
-        named = [name.strip() for name in self.device.split(",")]
-        return tuple(named[index % len(named)] for index in range(self.sidecars))
+        """The device of each sidecar, once `placed`."""
+        return tuple(self.device.split(","))
 
     @property
     def share_of_jax(self) -> float | None:
-        """The part of a GPU's memory left to JAX where sidecars run on GPUs; None where they do not."""
+        """The part of a GPU's memory left to JAX where sidecars run on GPUs, once `placed`; None where they do not."""
         on_gpus = Counter(name for name in self.devices if name.startswith("cuda"))
         return 1 - CONTEXTS_SHARE - self.gpu_memory * max(on_gpus.values()) if on_gpus else None
 
@@ -121,7 +138,7 @@ class RewardConfig:
         require_range("reward.start_timeout_s", self.start_timeout_s, 1)
         require_range("reward.request_timeout_s", self.request_timeout_s, 1)
         require_range("reward.heartbeat_timeout_s", self.heartbeat_timeout_s, 1)
-        require_range("reward.sidecars", self.sidecars, 1)
+        require_range("reward.sidecars", self.sidecars, 0)
         require_range("reward.decode_batch", self.decode_batch, 0)
         require_range("reward.gpu_memory", self.gpu_memory, 0.01, 0.9)
         if self.share_of_jax is not None:

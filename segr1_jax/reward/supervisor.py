@@ -17,7 +17,9 @@ from segr1_jax.errors import UserError
 from segr1_jax.reward import protocol
 from segr1_jax.reward.config import RewardConfig
 
-STDERR_TAIL_BYTES = 3000
+LAST_BYTES = 3000  # of its output, in messages
+OUTPUT_BYTES = 1 << 16  # of its output, in a file
+MESSAGE_CHARS = 200
 STOP_TIMEOUT_S = 5.0
 STACKS_S = 0.5  # how long a sidecar gets to write its stacks
 STACKS_BYTES = 1 << 16
@@ -34,7 +36,7 @@ class Ending(NamedTuple):
     """How a sidecar ended: the status as `subprocess` gives it, its last lines, whether the kernel killed for want of memory meanwhile."""
 
     status: int
-    last_lines: str
+    output: str
     out_of_memory: bool = False
 
     @property
@@ -46,7 +48,8 @@ class Ending(NamedTuple):
 
     def __str__(self) -> str:
         killer = ", the kernel killed for want of memory" if self.out_of_memory else ""
-        return f"exit status {self.status}{killer}, last lines:\n{self.last_lines or '(none)'}\n"
+        last_lines = self.output[-LAST_BYTES:].strip()
+        return f"exit status {self.status}{killer}, last lines:\n{last_lines or '(none)'}\n"
 
 
 class Sidecar:
@@ -118,9 +121,9 @@ class Sidecar:
             self._process.kill()
             self._process.wait()
         with self._stderr as file:
-            file.seek(max(0, file.seek(0, os.SEEK_END) - STDERR_TAIL_BYTES))
-            tail = file.read().decode(errors="replace").strip()
-        return Ending(self._process.returncode, tail, _oom_kills() > self._oom_kills)
+            file.seek(max(0, file.seek(0, os.SEEK_END) - OUTPUT_BYTES))
+            output = file.read().decode(errors="replace").strip()
+        return Ending(self._process.returncode, output, _oom_kills() > self._oom_kills)
 
     def kill(self) -> Ending:
         """The same for a process that may no longer answer."""
@@ -133,7 +136,7 @@ class Sidecar:
             hello = protocol.unpack_hello(self.socket.recv(protocol.RECORD_BYTES))
         except (OSError, protocol.ProtocolError) as error:
             timed_out = isinstance(error, TimeoutError)
-            got = f"no greeting in {self._config.start_timeout_s:g} s" if timed_out else "its end"
+            got = f"no greeting in {self._config.start_timeout_s:g} s; " if timed_out else ""
             raise self._cannot_start(got, self.kill() if timed_out else self.stop()) from error
         self.socket.setblocking(False)
         ours = protocol.Hello(segr1_jax.__version__, protocol.SAM2_VERSION)
@@ -147,12 +150,33 @@ class Sidecar:
             )
 
     def _cannot_start(self, got: str, ending: Ending) -> UserError:
+        last = ending.output.rpartition("\n")[2].removeprefix("segr1_jax.errors.UserError: ")
+        last = last[:MESSAGE_CHARS] or f"exit status {ending.status}"
+        settings = ", ".join(
+            f"reward.{name}={value}"
+            for name, value in (
+                ("python", self._config.python),
+                ("device", self._config.device),
+                ("sam2_config", self._config.sam2_config),
+                ("sam2_checkpoint", self._config.sam2_checkpoint),
+            )
+            if value
+        )
         return UserError(
             "reward sidecar",
-            expected=f"the SAM2 sidecar to come up ({self._config.python or sys.executable})",
-            got=f"{got}; {ending}",
-            remedy="read its last lines above; check reward.python, reward.sam2_config, reward.sam2_checkpoint and reward.device",
+            expected=f"SAM2 to start with {settings}",
+            got=f"{got}{last}",
+            remedy=f"its whole output is in {_keep(ending.output)}",
         )
+
+
+def _keep(output: str) -> str:
+    """Write `output` to a file of the user's alone, and return its path."""
+    with tempfile.NamedTemporaryFile(
+        "w", prefix="segr1_sidecar_", suffix=".log", delete=False
+    ) as file:
+        file.write(output + "\n")
+    return file.name
 
 
 def _oom_kills() -> int:

@@ -8,6 +8,7 @@ from segr1_jax.data.config import DataConfig
 from segr1_jax.errors import UserError
 from segr1_jax.hardware import TPUS
 from segr1_jax.reward.config import RewardConfig
+from segr1_jax.reward.gpus import placed_here
 from segr1_jax.train.config import MeshConfig, RunConfig
 
 MERGED_PATCH = (
@@ -90,7 +91,8 @@ def check_paths(config: RunConfig) -> None:
 
 
 def check_reward_paths(reward: RewardConfig) -> None:
-    """The files that the sidecar will read exist."""
+    """The files that the sidecar will read and the GPUs that it will use exist."""
+    placed_here(reward)
     if reward.sam2_checkpoint:
         _require_file("reward.sam2_checkpoint", reward.sam2_checkpoint)
     if reward.python and shutil.which(reward.python) is None:

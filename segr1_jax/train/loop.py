@@ -32,6 +32,7 @@ from segr1_jax.train.figures import group_figures, reward_arrays
 from segr1_jax.train.mesh import max_over_processes
 from segr1_jax.train.refill import Group, fill, is_dead, stack
 from segr1_jax.train.run import Run
+from segr1_jax.train.rundir import incidents_of
 from segr1_jax.train.step_guard import check_skips, keep_batch
 from segr1_jax.types import Completion, Example, Frame, Prompt
 from segr1_jax.update import TrainBatch
@@ -50,7 +51,8 @@ def run_sft(config: RunConfig) -> None:
     """Supervised cold start on answers made from masks; the loss is on the answer alone."""
     if show_ended_run(config):
         return
-    with Run(config) as run, RewardClient(config.reward, run.directory.incidents) as client:
+    # SAM2 first: where it cannot start, no run directory is made.
+    with RewardClient(config.reward, incidents_of(config)) as client, Run(config) as run:
         engine = run.engine
         gradient = engine.gradient(answer_loss)
         _evaluate_at_start(run, client)
@@ -89,7 +91,8 @@ def run_grpo(config: RunConfig) -> None:
     """Seg-R1: sample a group of answers per image, reward their masks, step towards the better ones."""
     if show_ended_run(config):
         return
-    with Run(config) as run, RewardClient(config.reward, run.directory.incidents) as client:
+    # SAM2 first: where it cannot start, no run directory is made.
+    with RewardClient(config.reward, incidents_of(config)) as client, Run(config) as run:
         engine = run.engine
         reference = (
             engine.reference_weights(run.initial_params(), run.frozen)

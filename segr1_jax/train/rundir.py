@@ -101,6 +101,11 @@ def best_root(config: RunConfig) -> str:
     return str(RunDir(Path(config.run_dir)).best)
 
 
+def incidents_of(config: RunConfig) -> Path:
+    """The folder of a run's incidents, whether the run directory is there or not."""
+    return RunDir(Path(config.run_dir)).incidents
+
+
 def make_run_dir(config: RunConfig) -> RunDir:
     """Create `config.run_dir` unless it is a run directory already.
 

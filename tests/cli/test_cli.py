@@ -17,7 +17,7 @@ OPTIONS = {  # a knob of a run is a key of the configuration, not a flag: think 
     "score": {"config", "overrides", "answers", "out", "masks"},
     "export": {"config", "overrides", "source", "out", "layout", "overwrite", "check", "adapter"},
     "tiny": {"out", "seed", "frame"},
-    "plan": {"config", "overrides", "device", "devices", "arch", "compile", "topology", "json"},
+    "plan": {"config", "overrides", "compile", "topology", "json"},
     "profile": {"config", "overrides", "steps", "hlo", "peak_flops"},
     "doctor": {"python"},
     "data": {"action", "root", "seed", "json"},

@@ -163,7 +163,9 @@ def _alive(pid: int) -> bool:
 
 
 def test_a_sidecar_that_cannot_start_says_why():
-    with pytest.raises(UserError, match=r"(?s)absent\.pt.*reward\.sam2_checkpoint"):
+    with pytest.raises(
+        UserError, match=r"reward\.sam2_checkpoint=absent\.pt, got absent\.pt: expected SAM2"
+    ):
         RewardClient(RewardConfig(sam2_checkpoint="absent.pt")).start()
     with pytest.raises(UserError, match=r"no/such/python"):
         RewardClient(RewardConfig(python="no/such/python")).start()

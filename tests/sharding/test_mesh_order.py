@@ -2,9 +2,13 @@
 
 from dataclasses import dataclass
 
+import jax
 import pytest
 
-from segr1_jax.train.mesh import host_by_host
+from segr1_jax.errors import UserError
+from segr1_jax.plan.compiled import topology_devices
+from segr1_jax.train.config import MeshConfig
+from segr1_jax.train.mesh import Placement, check_tensor_groups, host_by_host, make_mesh
 
 
 @dataclass(frozen=True)
@@ -39,3 +43,16 @@ def test_a_tensor_group_lies_in_one_host(chips, tensor):
     groups = host_by_host(chips).reshape(-1, tensor)
     assert sorted(chip.id for chip in groups.ravel()) == [chip.id for chip in chips]
     assert all(len({chip.process_index for chip in group}) == 1 for group in groups)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("topology", ["v5e:8x8", "v5e:4x4", "v5p:4x4x4"])
+def test_a_tensor_group_lies_in_one_host_of_a_real_topology(topology):
+    """libtpu knows the hosts of a slice that need not exist; `jax.make_mesh` would be refused."""
+    pytest.importorskip("libtpu", reason="libtpu comes with the extra `tpu`")
+    devices = topology_devices(topology)
+    batch = 4 * len(devices)
+    Placement(make_mesh(MeshConfig(fsdp=-1, tensor=4), devices)).check_rows(batch=batch)
+    torus = jax.make_mesh((len(devices) // 4, 4), ("fsdp", "tensor"), devices=devices)
+    with pytest.raises(UserError, match="inside one process"):
+        check_tensor_groups(4, [device.process_index for device in torus.devices.flat])
