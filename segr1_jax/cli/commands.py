@@ -133,6 +133,7 @@ def plan(options: argparse.Namespace) -> int:
     require_fixed_frame(config)
     from segr1_jax.files import write_atomically
     from segr1_jax.plan.command import plan_command
+    from segr1_jax.plan.plan import Verdict
     from segr1_jax.plan.report import markdown, to_json
     from segr1_jax.train.progress import show_markdown
 
@@ -140,7 +141,7 @@ def plan(options: argparse.Namespace) -> int:
     if options.json:
         write_atomically(options.json, to_json(made))
     show_markdown(markdown(made))
-    return int(not made.fits or bool(made.faults))
+    return int(made.verdict is Verdict.TOO_LARGE or bool(made.faults))
 
 
 def profile(options: argparse.Namespace) -> int:

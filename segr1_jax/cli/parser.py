@@ -240,7 +240,8 @@ def _add_plan(add: Callable[..., argparse.ArgumentParser]) -> None:
         example:  segr1 plan configs/paper/rl_cod_3b.yaml
                   segr1 plan configs/paper/rl_cod_3b.yaml hardware.kind=h200 hardware.hosts=2 batch=32
                   segr1 plan configs/ours/rl_cod_7b_v5e.yaml --topology v5e:8x8
-        prints:   every buffer per device, what is there at the same time, whether it fits, else the knob that would make it fit,
+        prints:   every buffer per device, what is there at the same time, whether it fits, is tight or does not fit, with the
+                  knob that would make it fit, what checkpoints need of disk and hosts,
                   and the phases of a step; exit status 1 where it does not fit
         compile:  estimates become XLA's own figures, for a TPU topology (needs libtpu) or for fake CPU devices, in minutes
         hardware: the configuration's (keys hardware.kind, .hosts, .chips); the architecture is that in policy.path, else policy.arch""",

@@ -74,8 +74,8 @@ def parts(programs: Programs) -> dict[str, float]:
     return (sampled if config.stage == "grpo" else {}) | {"logits chunk": logits}
 
 
-def peaks(buffers: list[Buffer]) -> dict[str, float]:
-    """Moment -> bytes on one device: all that is kept, and the largest of the temporaries."""
+def peaks(buffers: list[Buffer], margin: float = 1.0) -> dict[str, float]:
+    """Moment -> bytes on one device: all that is kept, and `margin` times the largest of the temporaries."""
 
     def sizes(moment: str, temporary: bool) -> list[float]:
         return [
@@ -85,7 +85,7 @@ def peaks(buffers: list[Buffer]) -> dict[str, float]:
         ]
 
     return {
-        moment: sum(sizes(moment, False)) + max(sizes(moment, True), default=0.0)
+        moment: sum(sizes(moment, False)) + margin * max(sizes(moment, True), default=0.0)
         for moment in MOMENTS
     }
 

@@ -64,11 +64,7 @@ class Programs:
     @functools.cached_property
     def state(self):
         """Master weights, optimiser state and counter."""
-        trained = {
-            name: jax.ShapeDtypeStruct(spec.shape, np.float32)
-            for name, spec in self.engine.trained_specs.items()
-        }
-        return _placed(jax.eval_shape(self.engine.init_state, trained), self.engine.state_shardings)
+        return _placed(self.engine.state_shapes, self.engine.state_shardings)
 
     @functools.cached_property
     def frozen(self):

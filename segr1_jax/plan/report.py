@@ -3,29 +3,34 @@
 import dataclasses
 import json
 
+from segr1_jax.plan.buffers import peaks
 from segr1_jax.plan.phases import BANDWIDTH_SHARE, MATMUL_SHARE
-from segr1_jax.plan.plan import Plan
+from segr1_jax.plan.plan import Plan, Verdict
+from segr1_jax.train.disk import DISK_RATE
 
 GB = 1e9
 
 
 def verdict(plan: Plan) -> str:
-    """Fits or not, in one line."""
-    peak = f"{plan.peak[plan.highest] / GB:.1f} GB at the peak ({plan.highest}) of {plan.budget / GB:.1f} GB that JAX may use"
+    """Fits, tight or does not fit, in one line."""
     mesh = " x ".join(str(size) for size in plan.mesh)
-    if plan.fits:
-        return f"fits on {plan.device}, mesh {mesh}: {peak}"
+    line = (
+        f"{plan.verdict} on {plan.device}, mesh {mesh}: {plan.peak[plan.highest] / GB:.1f} to "
+        f"{plan.high / GB:.1f} GB at the peak ({plan.highest}) of {plan.budget / GB:.1f} GB that JAX may use"
+    )
+    if plan.verdict is Verdict.FITS:
+        return line
     remedy = (
         f"would fit with {' '.join(plan.remedy)}"
         if plan.remedy
         else "no single knob was found that makes it fit"
     )
-    return f"does not fit on {plan.device}, mesh {mesh}: {peak}; {remedy}"
+    return f"{line}; {remedy}"
 
 
 def markdown(plan: Plan) -> str:
     """Verdict, buffers, moments, phases, and the compiler's figures where there are some."""
-    parts = [f"**{verdict(plan)}**", _buffers(plan), _moments(plan), _phases(plan)]
+    parts = [f"**{verdict(plan)}**", _buffers(plan), _moments(plan), _phases(plan), _saving(plan)]
     if plan.compiled:
         parts += [_compiled(plan), _faults(plan)]
     return "\n\n".join(parts)
@@ -33,7 +38,11 @@ def markdown(plan: Plan) -> str:
 
 def to_json(plan: Plan) -> str:
     """Every figure of the plan (bytes, FLOPs, seconds per device), without the compiled text."""
-    record = dataclasses.asdict(plan) | {"fits": plan.fits, "highest": plan.highest}
+    record = dataclasses.asdict(plan) | {
+        "verdict": plan.verdict,
+        "highest": plan.highest,
+        "high": plan.high,
+    }
     for each in record["compiled"]:
         del each["text"]
     return json.dumps(record, indent=1) + "\n"
@@ -53,9 +62,13 @@ def _buffers(plan: Plan) -> str:
 
 
 def _moments(plan: Plan) -> str:
+    high = peaks(plan.buffers, plan.margin)
     return table(
-        ("moment", "GB per device", "of budget"),
-        [(k, _gb(v), f"{v / plan.budget:.0%}") for k, v in plan.peak.items()],
+        ("moment", "GB per device", f"temporaries x {plan.margin:g}", "of budget"),
+        [
+            (moment, _gb(size), _gb(high[moment]), f"{high[moment] / plan.budget:.0%}")
+            for moment, size in plan.peak.items()
+        ],
     )
 
 
@@ -71,6 +84,14 @@ def _phases(plan: Plan) -> str:
         f"seconds at {MATMUL_SHARE:.0%} of the FLOP/s and {BANDWIDTH_SHARE:.0%} of the bandwidth of the data sheet, communication left out."
     )
     return f"{table(('phase', 'TFLOP per device', 'seconds'), [*rows, ('sum', '', f'{known:.2f}' if known else '-')])}\n\n{note}"
+
+
+def _saving(plan: Plan) -> str:
+    needs = plan.checkpoint
+    return (
+        f"A checkpoint takes {needs.checkpoint / GB:.1f} GB, all of them {needs.disk / GB:.1f} GB of disk; while one is written, each "
+        f"host holds {needs.host_memory / GB:.1f} GB of it in memory, for about {needs.seconds:.0f} s at {DISK_RATE / GB:g} GB/s a host."
+    )
 
 
 def _compiled(plan: Plan) -> str:

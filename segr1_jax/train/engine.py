@@ -97,6 +97,15 @@ class Engine:
             out_shardings=self.state_shardings,
         )
 
+    @functools.cached_property
+    def state_shapes(self) -> TrainState:
+        """The shapes of a TrainState of this run."""
+        trained = {
+            name: jax.ShapeDtypeStruct(spec.shape, np.float32)
+            for name, spec in self.trained_specs.items()
+        }
+        return self.init_state.eval_shape(trained)
+
     @property
     def rollout_rules(self) -> dict[str, str | None]:
         """How the weights of a rollout lie on the mesh."""

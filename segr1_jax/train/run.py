@@ -27,6 +27,7 @@ from segr1_jax.train.check_config import require_fixed_frame
 from segr1_jax.train.checkpoint import BestWeights, Checkpoints, abstract_state
 from segr1_jax.train.compile_guard import CompileGuard
 from segr1_jax.train.config import RunConfig
+from segr1_jax.train.disk import require_disk
 from segr1_jax.train.engine import make_engine
 from segr1_jax.train.held_out import evaluate_weights
 from segr1_jax.train.mesh import make_mesh, max_over_processes
@@ -67,6 +68,8 @@ class Run:
             config, read_arch(Path(self.start.base)), make_mesh(config.mesh), builder
         )
         self.engine.check_rows()
+        if is_first():
+            require_disk(config, self.engine.state_shapes, jax.process_count())
         self.directory = self._open_directory()
         self.guard, self.timer, self.skipped = CompileGuard(), PhaseTimer(), Skipped()
         self._trace = self._open.enter_context(
@@ -298,10 +301,8 @@ class Run:
 
     def _restore(self):
         engine = self.engine
-        shapes = engine.init_state.eval_shape(
-            {n: jax.ShapeDtypeStruct(s.shape, np.float32) for n, s in engine.trained_specs.items()}
-        )
-        restored = self._checkpoints.restore(abstract_state(shapes, engine.state_shardings))
+        abstract = abstract_state(engine.state_shapes, engine.state_shardings)
+        restored = self._checkpoints.restore(abstract)
         if restored is not None:
             return restored.state, restored.position
         return engine.init_state(self.initial_params() | engine.init_adapters()), 0
