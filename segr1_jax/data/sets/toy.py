@@ -25,10 +25,11 @@ SAMPLES = 4  # per split
 SIZE = 168  # pixels: what the quickstart's policy looks at
 IGNORED = ((0, 0), (20, 0), (20, 20), (0, 20))  # a ReasonSeg region that no metric counts
 JPEG_QUALITY = 95
+OWN = "mine"  # the folder of the manifests
 
 
 def write_toy_sets(root: Path, *, seed: int = 0) -> None:
-    """Write all layouts below `root`, which must not exist or be empty; the same bytes for the same seed."""
+    """Write all layouts, and manifests of images of one's own, below `root`, which must not exist or be empty; the same bytes for the same seed."""
     if root.exists() and any(root.iterdir()):
         raise UserError(
             str(root),
@@ -54,6 +55,8 @@ def write_toy_sets(root: Path, *, seed: int = 0) -> None:
     write_toy_benchmarks(
         root, [_photo(generate(*next(pictures)).image) for _ in range(SAMPLES // 2)]
     )
+    for split in ("train", "held_out"):
+        _write_manifest(root / OWN, split, pictures)
 
 
 def _pictures(seed: int) -> Iterator[tuple[DataConfig, int]]:
@@ -177,6 +180,22 @@ def _write_fcot(folder: Path, pictures: Iterator) -> None:
         folder / "train-00000-of-00001.parquet",
         row_group_size=SAMPLES - 1,
     )
+
+
+def _write_manifest(folder: Path, split: str, pictures: Iterator) -> None:
+    """Images of one's own, as README describes them: a line with image, mask and sentence for each."""
+    for part in ("photos", "masks"):
+        (folder / part).mkdir(parents=True, exist_ok=True)
+    lines = []
+    for _ in range(SAMPLES):
+        config, index = next(pictures)
+        picture = scene(config, index)
+        target, sentence = sentences(picture.masks, picture.colours)[0]
+        line = {"image": f"photos/{index}.jpg", "mask": f"masks/{index}.png"}
+        _save_photo(folder / line["image"], picture.image)
+        _save_mask(folder / line["mask"], picture.masks[target])
+        lines.append(json.dumps(line | {"instruction": sentence}) + "\n")
+    (folder / f"{split}.jsonl").write_text("".join(lines))
 
 
 def _reasoned(example: Example) -> dict[str, str]:
