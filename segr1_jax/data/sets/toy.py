@@ -29,7 +29,7 @@ OWN = "mine"  # the folder of the manifests
 
 
 def write_toy_sets(root: Path, *, seed: int = 0) -> None:
-    """Write all layouts, and manifests of images of one's own, below `root`, which must not exist or be empty; the same bytes for the same seed."""
+    """Write all layouts and a manifest of one's own below `root`, which must not exist or be empty; the same bytes for the same seed."""
     if root.exists() and any(root.iterdir()):
         raise UserError(
             str(root),
