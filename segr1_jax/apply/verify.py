@@ -14,7 +14,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int, UInt8
 
 from segr1_jax.apply import reference_logits
 from segr1_jax.apply.opened import Opened
@@ -22,6 +22,7 @@ from segr1_jax.errors import UserError
 from segr1_jax.grpo.batch import answer_batch
 from segr1_jax.hf.load import stored_dtypes
 from segr1_jax.policy.params import Policy
+from segr1_jax.prompt.build import PromptBuilder
 from segr1_jax.prompt.pixels import patchify
 from segr1_jax.types import Example, Prompt
 
@@ -63,15 +64,7 @@ def verify_export(opened: Opened, directory: Path, python: str) -> float:
     answer = builder.encode_answer(ANSWER)
     rows = opened.engine.placement.row_shards  # the same row for every part of the mesh
     ours = answer_logits(_as_stored(opened, directory), [prompt] * rows, [answer] * rows)[0]
-    ids = np.concatenate([prompt.token_ids, answer])[None].astype(np.int64)
-    side = frame // builder.vision.patch
-    inputs = {
-        "input_ids": ids,
-        "mm_token_type_ids": (ids == builder.tokenizer.image_pad_id).astype(np.int64),
-        "pixel_values": patchify(pixels, builder.vision),
-        "image_grid_thw": np.array([[1, side, side]]),
-    }
-    theirs = _theirs(directory, inputs, python)[len(prompt.token_ids) - 1 : -1]
+    theirs = reference_logits_of(directory, builder, prompt, pixels, answer, python)
     difference = float(np.abs(theirs - ours).max() / np.abs(theirs).max())
     if not difference <= TOLERANCE:
         raise UserError(
@@ -81,6 +74,30 @@ def verify_export(opened: Opened, directory: Path, python: str) -> float:
             remedy="do not use this export; report it with the versions that `segr1 doctor` prints",
         )
     return difference
+
+
+def reference_logits_of(
+    directory: Path,
+    builder: PromptBuilder,
+    prompt: Prompt,
+    frame_HW3: UInt8[np.ndarray, "H W 3"],
+    answer_T: Int[np.ndarray, " T"],
+    python: str,
+    dtype: str = "float32",
+) -> Float[np.ndarray, "T V"]:
+    """transformers' logits that predict each answer token; `frame_HW3` is the prompt's image in its frame.
+
+    Raises UserError where transformers, run by `python`, cannot read `directory`.
+    """
+    ids = np.concatenate([prompt.token_ids, answer_T])[None].astype(np.int64)
+    rows, columns = (side // builder.vision.patch for side in frame_HW3.shape[:2])
+    inputs = {
+        "input_ids": ids,
+        "mm_token_type_ids": (ids == builder.tokenizer.image_pad_id).astype(np.int64),
+        "pixel_values": patchify(frame_HW3, builder.vision),
+        "image_grid_thw": np.array([[1, rows, columns]]),
+    }
+    return _theirs(directory, inputs, python, dtype)[len(prompt.token_ids) - 1 : -1]
 
 
 def _as_stored(opened: Opened, directory: Path) -> Opened:
@@ -113,7 +130,7 @@ def answer_logits(
 
 
 def _theirs(
-    directory: Path, inputs: dict[str, np.ndarray], python: str
+    directory: Path, inputs: dict[str, np.ndarray], python: str, dtype: str
 ) -> Float[np.ndarray, "P V"]:
     with tempfile.TemporaryDirectory() as folder:
         arrays, out = Path(folder) / "inputs.npz", Path(folder) / "logits.npy"
@@ -124,6 +141,7 @@ def _theirs(
             str(directory),
             str(arrays),
             str(out),
+            dtype,
         ]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:

@@ -10,6 +10,22 @@ LEVELS = ("bright", "salient", "camouflaged")
 
 
 @dataclass(frozen=True)
+class LoaderConfig:
+    """How each process loads samples ahead of the step."""
+
+    threads: int = knob(2, "threads that read files and build prompts")
+    ahead_mb: int = knob(
+        2048,
+        "budget in MB for samples that are ready before they are asked for, reckoned with the "
+        "largest image of the set; at most two batches",
+    )
+
+    def __post_init__(self):
+        require_range("loader.threads", self.threads, 1)
+        require_range("loader.ahead_mb", self.ahead_mb, 1)
+
+
+@dataclass(frozen=True)
 class DataConfig:
     """One source of (image, mask, optional sentence)."""
 

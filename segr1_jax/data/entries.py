@@ -1,6 +1,7 @@
 """Samples that are files: names, paths and truths now, pixels when asked for."""
 
 import dataclasses
+import functools
 from pathlib import Path
 
 from PIL import Image
@@ -46,6 +47,10 @@ class FileSource:
     def names(self) -> list[str]:
         return [entry.name for entry in self.entries]
 
+    @functools.cached_property
+    def largest_pixels(self) -> int:
+        return max(map(_pixels, {entry.image for entry in self.entries}), default=0)
+
     def __len__(self) -> int:
         return len(self.entries)
 
@@ -54,6 +59,15 @@ class FileSource:
         image = open_image(entry.image)
         mask, ignore = (None, None) if entry.truth is None else entry.truth.read(*image.shape[:2])
         return Example(index, entry.name, image, mask, entry.instruction, entry.answer, ignore)
+
+
+def _pixels(image: Path) -> int:
+    """From the header; a file that cannot be read has none, and is an error when it is loaded."""
+    try:
+        width, height = upright_size(image, "image")
+    except UserError:
+        return 0
+    return width * height
 
 
 def pictures_by_stem(field: str, folder: Path) -> dict[str, Path]:

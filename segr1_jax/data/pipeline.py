@@ -6,12 +6,33 @@ from typing import Any, NamedTuple
 
 import grain
 
+from segr1_jax.data.config import LoaderConfig
 from segr1_jax.data.order import example_index, process_positions
 from segr1_jax.data.sources import Source
 from segr1_jax.errors import UserError
 from segr1_jax.types import Example, Prompt
 
 MAX_ATTEMPTS = 8  # replacements tried for one position before the set counts as broken
+
+
+PIXEL_BYTES = 4  # RGB, and one of the mask
+
+
+@dataclasses.dataclass(frozen=True)
+class Ahead:
+    """How many threads load, and how many samples may be ready before they are asked for."""
+
+    threads: int = 2
+    samples: int = 1 << 20
+
+
+def ahead_of(config: LoaderConfig, source: Source, prompt_bytes: int) -> Ahead:
+    """What `config` allows for `source`; `prompt_bytes`: the largest prompt, its patches in the main.
+
+    The bound is that of the largest image of the set: sizes are known before files are read.
+    """
+    largest = source.largest_pixels * PIXEL_BYTES + prompt_bytes
+    return Ahead(config.threads, max(1, (config.ahead_mb << 20) // largest))
 
 
 class Sample(NamedTuple):
@@ -46,7 +67,7 @@ def batches(
     batch: int,
     process: int = 0,
     processes: int = 1,
-    threads: int = 2,
+    ahead: Ahead = Ahead(),
     skipped: Skipped | None = None,
 ) -> Iterator[list[Sample]]:
     """Endless batches of this process: from each `batch` consecutive positions (over all processes) its every `processes`-th.
@@ -86,7 +107,7 @@ def batches(
         )
 
     positions = process_positions(start_position, process, processes)
-    return _ahead(positions, load, batch // processes, threads)
+    return _ahead(positions, load, batch // processes, ahead)
 
 
 def sweep(
@@ -96,7 +117,7 @@ def sweep(
     batch: int,
     process: int = 0,
     processes: int = 1,
-    threads: int = 2,
+    ahead: Ahead = Ahead(),
     skipped: Skipped | None = None,
 ) -> Iterator[list[Sample]]:
     """Every example once, in the source's own order, for evaluation; the last batch may be short, bad samples are left out."""
@@ -106,7 +127,7 @@ def sweep(
         positions,
         lambda position: _load(source, build, None, position, position, record),
         batch,
-        threads,
+        ahead,
     )
 
 
@@ -123,7 +144,7 @@ def walk(
     positions: range,
     *,
     batch: int,
-    threads: int = 2,
+    ahead: Ahead = Ahead(),
 ) -> Iterator[list[Sample | Unreadable]]:
     """The examples at `positions` in batches that depend on `positions` alone: bad samples keep their place."""
 
@@ -132,7 +153,7 @@ def walk(
         sample = _load(source, build, None, position, position, record)
         return Unreadable(*next(iter(record.reasons.items()))) if sample is None else sample
 
-    return _ahead(positions, load, batch, threads)
+    return _ahead(positions, load, batch, ahead)
 
 
 def _load(
@@ -152,12 +173,11 @@ def _load(
 
 
 def _ahead(
-    positions: range, load: Callable[[int], Any], batch: int, threads: int
+    positions: range, load: Callable[[int], Any], batch: int, ahead: Ahead
 ) -> Iterator[list[Sample]]:
     """Read `positions` in order, up to two batches ahead; None from `load` leaves the position out."""
-    options = grain.ReadOptions(
-        num_threads=threads, prefetch_buffer_size=2 * batch if threads else 0
-    )
+    most = min(2 * batch, ahead.samples)
+    options = grain.ReadOptions(num_threads=min(ahead.threads, most), prefetch_buffer_size=most)
     loaded = (
         grain.MapDataset.range(positions.start, positions.stop, positions.step)
         .map(load)

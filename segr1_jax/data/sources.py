@@ -22,10 +22,16 @@ PROBLEMS_SHOWN = 5
 
 @runtime_checkable
 class Source(Protocol):
-    """Random access to examples; `example.id` is the index. Item access raises UserError for a bad file."""
+    """Random access to examples; `example.id` is the index. Item access raises UserError for a bad file.
+
+    `largest_pixels` are those of the largest image, without decoding one.
+    """
 
     @property
     def names(self) -> list[str]: ...
+
+    @property
+    def largest_pixels(self) -> int: ...
 
     def __len__(self) -> int: ...
 
@@ -41,6 +47,10 @@ class SyntheticSource:
     @property
     def names(self) -> list[str]:
         return [f"{self.config.level}-{self.config.seed}-{index:06d}" for index in range(len(self))]
+
+    @property
+    def largest_pixels(self) -> int:
+        return self.config.size**2
 
     def __len__(self) -> int:
         return self.config.count
@@ -61,6 +71,10 @@ class Spread:
     @property
     def names(self) -> list[str]:
         return [self.source.names[self._index(index)] for index in range(self.count)]
+
+    @property
+    def largest_pixels(self) -> int:
+        return self.source.largest_pixels
 
     def __len__(self) -> int:
         return self.count

@@ -39,6 +39,12 @@ class PromptBuilder:
         """A builder for the policy directory `directory`. Raises UserError for missing or foreign files."""
         return cls(Tokenizer(directory), read_vision_settings(directory), config)
 
+    @property
+    def prompt_bytes(self) -> int:
+        """Bytes of the float32 patches of the largest image."""
+        pixels = self.config.frame**2 or self.config.max_pixels
+        return pixels * 3 * self.vision.temporal_patch * np.dtype(np.float32).itemsize
+
     def frame_of(self, example: Example) -> Frame:
         """The frame in whose pixels answers about `example` speak: the fixed one, or the image's own."""
         return model_frame(example.frame, self.config, self.vision.unit, example.name)

@@ -185,20 +185,27 @@ def _oom_kills() -> int:
     return next((int(line.split()[1]) for line in lines if line.startswith("oom_kill ")), 0)
 
 
-def _settings(config: RewardConfig, socket_fd: int, region_fd: int) -> str:
-    """The sidecar's command line. The nano SAM2 is always built without post-processing: only its single mask is trained."""
+def model_settings(config: RewardConfig) -> dict[str, str | bool]:
+    """The model of the first sidecar. The nano SAM2 is always built without post-processing: only its single mask is trained."""
     nano = not config.sam2_config
+    return {
+        "config": str(ASSETS / "sam2_nano.yaml") if nano else config.sam2_config,
+        "checkpoint": config.sam2_checkpoint
+        or (str(ASSETS / "sam2_nano.safetensors") if nano else ""),
+        "postprocessing": config.postprocessing and not nano,
+        "device": config.devices[0],
+        "dtype": config.dtype,
+    }
+
+
+def _settings(config: RewardConfig, socket_fd: int, region_fd: int) -> str:
+    """The sidecar's command line."""
     return json.dumps(
-        {
+        model_settings(config)
+        | {
             "socket_fd": socket_fd,
             "region_fd": region_fd,
             "parent_pid": os.getpid(),
-            "config": str(ASSETS / "sam2_nano.yaml") if nano else config.sam2_config,
-            "checkpoint": config.sam2_checkpoint
-            or (str(ASSETS / "sam2_nano.safetensors") if nano else ""),
-            "postprocessing": config.postprocessing and not nano,
-            "device": config.device,
-            "dtype": config.dtype,
             "threads": config.threads,
             "memory_fraction": config.gpu_memory,
             "decode_batch": config.decode_batch,

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from segr1_jax.data.config import DataConfig
+from segr1_jax.data.config import DataConfig, LoaderConfig
 from segr1_jax.errors import UserError
 from segr1_jax.grpo.config import ObjectiveConfig
 from segr1_jax.hardware import HardwareConfig
@@ -207,6 +207,7 @@ class RunConfig:
         default_factory=lambda: DataConfig(count=200, seed=1), metadata={"doc": "held-out data"}
     )
     eval_batch: int = knob(25, "prompts per evaluation batch")
+    loader: LoaderConfig = section(LoaderConfig, "loading ahead")
     prompt: PromptConfig = section(PromptConfig, "prompt and image frame")
     rollout: RolloutConfig = section(RolloutConfig, "sampling")
     reward: RewardConfig = section(RewardConfig, "reward and SAM2 sidecar")

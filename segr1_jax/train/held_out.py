@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 import jax
 import numpy as np
 
-from segr1_jax.data.pipeline import Skipped, sweep
+from segr1_jax.data.pipeline import Skipped, ahead_of, sweep
 from segr1_jax.data.sources import Source
 from segr1_jax.eval.run import Evaluation, Scorer, evaluate
 from segr1_jax.policy.params import Params
@@ -74,6 +74,7 @@ def _equal_batches(
         batch=rows,
         process=jax.process_index(),
         processes=processes,
+        ahead=ahead_of(engine.config.loader, source, engine.builder.prompt_bytes),
         skipped=skipped,
     )
     for _ in range(math.ceil(math.ceil(len(source) / processes) / rows)):

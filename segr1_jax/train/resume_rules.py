@@ -17,6 +17,7 @@ from segr1_jax.train.load_config import flatten
 NOTHING = (
     *("run_dir", "keep", "keep_best", "save_every", "log_every", "checkpoint_dir", "profile"),
     *("compile_cache", "eval_every", "eval_limit", "eval_first", "hardware", "policy.arch"),
+    "loader",
     *(f"reward.{name}" for name in ("python", "sidecars", "gpu_memory", "queue", "cache_dir")),
     *(f"reward.{name}" for name in ("cache_mb", "host_cache_mb", "cache_dir_gb")),
     *(f"reward.{when}_timeout_s" for when in ("start", "request", "heartbeat")),

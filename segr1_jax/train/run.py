@@ -13,7 +13,7 @@ import jax
 import numpy as np
 from jax.typing import DTypeLike
 
-from segr1_jax.data.pipeline import Sample, Skipped, batches
+from segr1_jax.data.pipeline import Sample, Skipped, ahead_of, batches
 from segr1_jax.data.sources import check, limited, open_source
 from segr1_jax.errors import Preempted
 from segr1_jax.eval.run import Evaluation
@@ -139,6 +139,7 @@ class Run:
                 batch=config.batch,
                 process=jax.process_index(),
                 processes=jax.process_count(),
+                ahead=ahead_of(config.loader, self.source, self.engine.builder.prompt_bytes),
                 skipped=self.skipped,
             )
             self.timer.take(steps=1)  # what came before the first step belongs to none

@@ -1,11 +1,16 @@
 import collections
 import itertools
+import time
 
 import numpy as np
 import pytest
+from PIL import Image
 
+from segr1_jax.data.config import DataConfig, LoaderConfig
+from segr1_jax.data.entries import Entry, FileSource
 from segr1_jax.data.order import example_index
-from segr1_jax.data.pipeline import MAX_ATTEMPTS, Skipped, batches, sweep
+from segr1_jax.data.pipeline import MAX_ATTEMPTS, Ahead, Skipped, ahead_of, batches, sweep
+from segr1_jax.data.sources import Spread, SyntheticSource
 from segr1_jax.errors import UserError
 from segr1_jax.types import Example
 
@@ -14,6 +19,8 @@ SIZE = 13
 
 class Numbers:
     """A source of tiny examples, some of them bad."""
+
+    largest_pixels = 1
 
     def __init__(self, bad=()):
         self.bad, self.names = set(bad), [f"number-{i}" for i in range(SIZE)]
@@ -57,10 +64,54 @@ def test_each_epoch_is_a_new_permutation():
     assert epochs[0] != [example_index(6, i, SIZE) for i in range(SIZE)]
 
 
-@pytest.mark.parametrize("threads", [0, 2])
-def test_batches_follow_the_global_order_across_epochs(threads):
+@pytest.mark.parametrize("ahead", [Ahead(), Ahead(threads=4), Ahead(threads=4, samples=1)])
+def test_batches_follow_the_global_order_across_epochs(ahead):
     expected = [(p, example_index(5, p, SIZE)) for p in range(32)]
-    assert flat(read(count=8, threads=threads)) == expected
+    assert flat(read(count=8, ahead=ahead)) == expected
+
+
+class Large(Numbers):
+    """Images of a megapixel; counts those that were read."""
+
+    largest_pixels = 1_000_000
+    read = 0
+
+    def __getitem__(self, index):
+        self.read += 1
+        return super().__getitem__(index)
+
+
+def settled(source) -> int:
+    """How many images have been read once no more are."""
+    before = -1
+    while before != source.read:
+        before = source.read
+        time.sleep(0.2)
+    return before
+
+
+@pytest.mark.parametrize(("budget_mb", "samples"), [(20, 4), (1, 1), (1000, 16)])
+def test_samples_ahead_are_bounded_in_bytes(budget_mb, samples):
+    """4 MB of an image with its mask and one of the prompt; batches of 8, at most two of them ahead."""
+    source, config = Large(), LoaderConfig(threads=3, ahead_mb=budget_mb)
+    ahead = ahead_of(config, source, prompt_bytes=1_000_000)
+    assert min(ahead.samples, 16) == samples
+    stream = batches(source, lambda example: None, seed=5, start_position=0, batch=8, ahead=ahead)
+    for taken in (8, 16, 24):
+        next(stream)
+        assert settled(source) <= taken + samples
+
+
+def test_the_largest_image_is_known_without_decoding_one(tmp_path):
+    entries = []
+    for name, size in (("small", (30, 20)), ("large", (300, 200)), ("broken", (9, 9))):
+        path = tmp_path / f"{name}.png"
+        Image.new("RGB", size).save(path)
+        entries.append(Entry(name, path, None))
+    (tmp_path / "broken.png").write_bytes(b"no picture")
+    assert FileSource(entries).largest_pixels == 300 * 200
+    assert Spread(FileSource(entries), 2).largest_pixels == 300 * 200
+    assert SyntheticSource(DataConfig(size=56)).largest_pixels == 56 * 56
 
 
 def test_any_start_position_continues_the_same_order():
