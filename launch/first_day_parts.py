@@ -93,7 +93,7 @@ def masks(config: RunConfig, examples: list[Example], out: Path) -> tuple[str, s
     return (
         f"IoU of at least {MASK_IOU} with SAM2ImagePredictor on each photo, no mask empty",
         f"{', '.join(f'{overlap:.4f}' for overlap in overlaps)}; the least covers {covered:.1%}",
-        min(overlaps) >= MASK_IOU and covered > 0,
+        bool(min(overlaps) >= MASK_IOU and covered > 0),
     )
 
 

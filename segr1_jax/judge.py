@@ -4,8 +4,9 @@ Two calls, so that other work (reference log-probabilities) fits between them: `
 reference code's reward takes the place of ours (reward/legacy.py).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from jaxtyping import Bool
@@ -16,6 +17,8 @@ from segr1_jax.reward.combine import combine
 from segr1_jax.reward.config import RewardWeights
 from segr1_jax.reward.legacy import legacy_example, legacy_pairs, legacy_score
 from segr1_jax.types import Answer, Example, Frame, ParseStatus, Reward, ScoreRequest
+
+Submitted, Finished = TypeVar("Submitted"), TypeVar("Finished")
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,23 @@ class Pending:
     answers: tuple[Answer | None, ...]
     statuses: tuple[ParseStatus, ...]
     legacy: bool
+
+
+def one_behind(
+    submitted: Iterable[Submitted], finish: Callable[[Submitted], Finished]
+) -> Iterator[Finished]:
+    """`finish` of each item once the next one is there.
+
+    While the sidecar makes the masks of one batch, the policy writes the answers of the next; two
+    batches of images are alive.
+    """
+    waiting: list[Submitted] = []
+    for item in submitted:
+        waiting.append(item)
+        if len(waiting) > 1:
+            yield finish(waiting.pop(0))
+    for item in waiting:
+        yield finish(item)
 
 
 def encode(client: RewardClient, example: Example, *, legacy: bool = False) -> None:

@@ -18,6 +18,7 @@ EDGE_COLOUR = (255, 255, 255)
 BOX_COLOUR = (255, 215, 0)
 POINT_COLOURS = {1: (50, 220, 80), 0: (235, 60, 50)}  # on the object, on the background
 GAP = 4  # white pixels between two pictures
+JPEG_QUALITY = 90
 
 
 def overlay(
@@ -59,6 +60,33 @@ def _edge(mask_HW: Bool[np.ndarray, "H W"], width: int) -> Bool[np.ndarray, "H W
     return mask_HW & ~inside_HW
 
 
+def reduced(
+    image_HW3: UInt8[np.ndarray, "H W 3"],
+    mask_HW: Bool[np.ndarray, "H W"] | None,
+    prompts: Sequence[SamPrompt],
+    side: int,
+) -> tuple[UInt8[np.ndarray, "h w 3"], Bool[np.ndarray, "h w"] | None, list[SamPrompt]]:
+    """Image, mask and prompts at most `side` pixels long, for `overlay`; a smaller image stays as it is."""
+    height, width = image_HW3.shape[:2]
+    scale = side / max(height, width)
+    if scale >= 1:
+        return image_HW3, mask_HW, list(prompts)
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    image = np.asarray(Image.fromarray(image_HW3).resize(size, Image.Resampling.BILINEAR))
+    if mask_HW is not None:
+        mask_HW = np.asarray(Image.fromarray(mask_HW).resize(size, Image.Resampling.NEAREST))
+    ratio = np.array([size[0] / width, size[1] / height], np.float32)
+    moved = [
+        SamPrompt(
+            None if each.box is None else each.box * np.tile(ratio, 2),
+            each.points * ratio,
+            each.labels,
+        )
+        for each in prompts
+    ]
+    return image, mask_HW, moved
+
+
 def panel(
     image_HW3: UInt8[np.ndarray, "H W 3"],
     prediction_HW: Bool[np.ndarray, "H W"] | None,
@@ -69,6 +97,13 @@ def panel(
     pictures = (image_HW3, overlay(image_HW3, prediction_HW, prompts), overlay(image_HW3, truth_HW))
     gap = np.full((len(image_HW3), GAP, 3), 255, np.uint8)
     return np.concatenate([part for picture in pictures for part in (gap, picture)][1:], axis=1)
+
+
+def jpeg(pixels: UInt8[np.ndarray, "H W 3"]) -> bytes:
+    """The content of a JPEG file."""
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "JPEG", quality=JPEG_QUALITY)
+    return buffer.getvalue()
 
 
 def png(pixels: UInt8[np.ndarray, "H W *C"]) -> bytes:

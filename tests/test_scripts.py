@@ -30,16 +30,17 @@ ON_A_RUN = {
     "export_check": ["run", "--images", "8"],
     "paired_gain": ["run", "--last", "1"],
     "processor_distance": ["run", "eval_data.size=112", "--images", "4"],
-    "bench_overlap": [str(CONFIG), *SMALL, "policy.path=tiny", "--steps", "3"],
-    "first_day": [str(CONFIG), *SMALL, "prompt.max_tokens=96", "policy.path=tiny", "--out", "day"],
+    "bench_overlap": [str(CONFIG), *SMALL, "policy.path=tiny", "--steps", "8"],
 }
+FIRST_DAY = [str(CONFIG), *SMALL, "prompt.max_tokens=96", "policy.path=tiny"]
 LONG = {"bench_shared_prefix": ["--rounds", "1"]}
 OTHERS = {
     "bench_reward": "test_the_reward_benchmark",
     "checkpoint_memory": "test_checkpoints_in_and_out",
     "learning_table": "test_the_learning_table",
-    "first_day_parts": "first_day",
-    "reference_masks": "first_day",
+    "first_day": "test_the_first_day_finds_what_it_should",
+    "first_day_parts": "test_the_first_day_finds_what_it_should",
+    "reference_masks": "test_the_first_day_finds_what_it_should",
     "nano_gates": "train_nano_sam2",
     "nano_prompts": "train_nano_sam2",
 }
@@ -108,9 +109,9 @@ def test_a_script_runs_on_a_run(place, script):
 
 @pytest.mark.e2e
 def test_the_first_day_finds_what_it_should(place):
-    done = run(place, "first_day", *ON_A_RUN["first_day"][:-1], "day_two")
+    done = run(place, "first_day", *FIRST_DAY, "--out", "day")
     assert done.returncode == 0, done.stdout
-    page = (place / "day_two" / "first_day.md").read_text()
+    page = (place / "day" / "first_day.md").read_text()
     assert page.count("| ok |") == 4
     assert "FAILED" not in page
 
@@ -119,7 +120,7 @@ def test_the_first_day_finds_what_it_should(place):
 def test_a_part_of_the_first_day_that_fails_is_told_of(place):
     """A SAM2 that is not there: the parts without it pass, the page names the reason."""
     broken = ["reward.sam2_config=absent.yaml", "reward.sam2_checkpoint=tiny/config.json"]
-    done = run(place, "first_day", *ON_A_RUN["first_day"][:-2], *broken, "--out", "broken")
+    done = run(place, "first_day", *FIRST_DAY, *broken, "--out", "broken")
     assert done.returncode == 1
     page = (place / "broken" / "first_day.md").read_text()
     assert page.count("| ok |") == 1

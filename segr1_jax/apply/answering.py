@@ -14,7 +14,7 @@ from segr1_jax.answer import sam_prompts
 from segr1_jax.apply.opened import Opened
 from segr1_jax.apply.resumable import write_lines
 from segr1_jax.data.entries import FileSource
-from segr1_jax.data.pipeline import Sample, Unreadable, walk
+from segr1_jax.data.pipeline import Sample, Unreadable, ahead_of, walk
 from segr1_jax.data.sources import Source
 from segr1_jax.eval.predictions import (
     QUARANTINED,
@@ -22,9 +22,11 @@ from segr1_jax.eval.predictions import (
     Prediction,
     as_records,
     read_predictions,
+    remove_mask,
     write_mask,
 )
-from segr1_jax.judge import AnswerText, Judged, collect, submit
+from segr1_jax.files import make_durable
+from segr1_jax.judge import AnswerText, Judged, Pending, collect, one_behind, submit
 from segr1_jax.reward.client import RewardClient
 from segr1_jax.train.held_out import FILLER, Answerer
 from segr1_jax.types import Example, ParseStatus, Prompt
@@ -49,27 +51,42 @@ class Responder:
             engine, self.opened.rollout_weights, self.rows, engine.builder.build(FILLER)
         )
 
-    def answer(
+    def write(
         self, answerer: Answerer, pairs: Sequence[tuple[Example, Prompt]]
-    ) -> list[tuple[AnswerText, Judged]]:
-        """Texts and masks for up to `rows` examples; images are encoded while the policy writes."""
+    ) -> list[AnswerText]:
+        """Texts for up to `rows` examples; images are encoded while the policy writes."""
         for example, _ in pairs:
             self.client.encode(example.image)
         done = answerer([prompt for _, prompt in pairs])
-        texts = [
+        return [
             AnswerText(example, each.text, each.finished)
             for (example, _), each in zip(pairs, done, strict=True)
         ]
-        return list(zip(texts, self.judge(texts), strict=True))
 
     def judge(self, texts: Sequence[AnswerText]) -> list[Judged]:
-        """Masks for what was answered, at native size. An empty truth is sent along; the scores against it are not used."""
+        """Masks for what was answered, at native size."""
+        return self.collect(self.submit(texts))
+
+    def submit(self, texts: Sequence[AnswerText]) -> Pending:
+        """Have the masks made. An empty truth is sent along; the scores against it are not used."""
         engine = self.opened.engine
         blank = [dataclasses.replace(item, example=_blank(item.example)) for item in texts]
-        pending = submit(
+        return submit(
             self.client, blank, engine.builder.frame_of, engine.config.prompt.task, want_masks=True
         )
-        return collect(self.client, pending, engine.config.reward.weights)
+
+    def collect(self, pending: Pending) -> list[Judged]:
+        """The masks of one `submit`."""
+        return collect(self.client, pending, self.opened.engine.config.reward.weights)
+
+
+@dataclasses.dataclass(frozen=True)
+class Asked:
+    """A batch whose masks are being made: its samples, and the texts of those that could be read."""
+
+    samples: Sequence[Sample | Unreadable]
+    texts: list[AnswerText]
+    pending: Pending
 
 
 def answer_set(
@@ -78,20 +95,24 @@ def answer_set(
     folder: Path,
     identity: dict[str, Any],
     progress: Callable[[int, int], None] = lambda *_: None,
+    show: Callable[[AnswerText, Judged], Path | None] = lambda *_: None,
 ) -> list[Prediction]:
-    """Answer every example of `source` into `folder` (resumable.py) and return all predictions, in its order, in every process."""
+    """Answer every example of `source` into `folder` (resumable.py) and return all predictions, in its order, in every process.
+
+    `show` may write a picture of an answer, and returns its path.
+    """
     photos = _photos(source)
 
-    def lines_from(positions: range) -> Iterator[list[str]]:
-        answerer = responder.answerer()
-        batches = walk(
-            source, responder.opened.engine.builder.build, positions, batch=responder.rows
-        )
-        for samples in itertools.chain(batches, itertools.repeat([])):
-            yield [
-                prediction.line()
-                for prediction in _predict(responder, answerer, samples, folder, photos)
-            ]
+    def lines_from(positions: range, count: int) -> Iterator[list[str]]:
+        asked = _ask(responder, source, positions, count)
+        for batch, judged in one_behind(
+            asked, lambda each: (each, responder.collect(each.pending))
+        ):
+            shown = [show(*pair) for pair in zip(batch.texts, judged, strict=True)]
+            predictions = list(_predict(batch, judged, folder, photos))
+            masks = [folder / each.mask for each in predictions if each.mask]
+            make_durable([*masks, *filter(None, shown)])
+            yield [prediction.line() for prediction in predictions]
 
     return list(
         read_predictions(
@@ -100,18 +121,26 @@ def answer_set(
     )
 
 
+def _ask(responder: Responder, source: Source, positions: range, count: int) -> Iterator[Asked]:
+    """`count` batches, the last ones empty where `positions` are fewer."""
+    builder, config = responder.opened.engine.builder, responder.opened.engine.config
+    answerer = responder.answerer()
+    ahead = ahead_of(config.loader, source, builder.prompt_bytes)
+    batches = walk(source, builder.build, positions, batch=responder.rows, ahead=ahead)
+    for samples in itertools.islice(itertools.chain(batches, itertools.repeat([])), count):
+        readable = [(s.example, s.prompt) for s in samples if isinstance(s, Sample)]
+        texts = responder.write(answerer, readable)
+        yield Asked(samples, texts, responder.submit(texts))
+
+
 def _predict(
-    responder: Responder,
-    answerer: Answerer,
-    samples: Sequence[Sample | Unreadable],
-    folder: Path,
-    photos: Mapping[str, str],
+    batch: Asked, judged: Sequence[Judged], folder: Path, photos: Mapping[str, str]
 ) -> Iterator[Prediction]:
     """One prediction per sample, in order."""
-    pairs = [(sample.example, sample.prompt) for sample in samples if isinstance(sample, Sample)]
-    answered = iter(responder.answer(answerer, pairs))
-    for sample in samples:
+    answered = zip(batch.texts, judged, strict=True)
+    for sample in batch.samples:
         if isinstance(sample, Unreadable):
+            remove_mask(folder, sample.name)
             yield Prediction(sample.name, SKIPPED, photos.get(sample.name), reason=sample.reason)
         else:
             yield as_prediction(*next(answered), folder, photos.get(sample.example.name))
@@ -130,6 +159,8 @@ def as_prediction(item: AnswerText, judged: Judged, folder: Path, photo: str | N
     example, status = item.example, judged.reward.parse.value
     if judged.reward.parse is ParseStatus.OK and judged.mask is None:
         status = QUARANTINED
+    # A batch that was cut short has masks without lines.
+    remove_mask(folder, example.name)
     mask = None if judged.mask is None else write_mask(folder, example.name, judged.mask)
     prompts = as_records(sam_prompts(judged.answer, example.frame)) if judged.answer else ()
     return Prediction(example.name, status, photo, example.instruction, item.text, mask, prompts)

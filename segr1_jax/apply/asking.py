@@ -1,6 +1,5 @@
 """General questions put to the policy, to see that its other abilities are kept: plain chat, generated answers, no SAM2."""
 
-import itertools
 import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -25,14 +24,11 @@ def ask_all(
 ) -> tuple[list[Answered], dict[str, str]]:
     """(every question with its answer, what could not be asked and why), written to `folder` on the way (resumable.py)."""
 
-    def lines_from(positions: range) -> Iterator[list[str]]:
-        answerer = responder.answerer()
-        for start in itertools.count(0, responder.rows):
-            yield _lines(
-                responder,
-                answerer,
-                [questions[position] for position in positions[start : start + responder.rows]],
-            )
+    def lines_from(positions: range, batches: int) -> Iterator[list[str]]:
+        answerer, rows = responder.answerer(), responder.rows
+        for batch in range(batches):
+            chosen = positions[batch * rows : (batch + 1) * rows]
+            yield _lines(responder, answerer, [questions[position] for position in chosen])
 
     path = write_lines(folder, identity, len(questions), responder.rows, lines_from, progress)
     records = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n")[:-1]]

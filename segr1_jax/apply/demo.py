@@ -120,7 +120,7 @@ class Demo:
         engine = self._responder.opened.engine
         settings = {
             "group": 1,
-            "max_tokens": engine.config.rollout.max_tokens,
+            "max_tokens": engine.config.answer_tokens,
             "end_token": engine.builder.tokenizer.eos_id,
         }
 

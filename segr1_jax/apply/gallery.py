@@ -1,5 +1,6 @@
 """The page of an evaluated set: its table, and the samples that say most about the policy."""
 
+import dataclasses
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -8,12 +9,12 @@ import numpy as np
 from segr1_jax.data.sources import Source
 from segr1_jax.eval.figures import ScoredSample
 from segr1_jax.eval.pixels import HALF
-from segr1_jax.eval.predictions import read_map
+from segr1_jax.eval.predictions import Prediction, read_map
 from segr1_jax.eval.protocol import Counted
 from segr1_jax.eval.report import MOST_SAMPLES, ReportSample, write_report
 from segr1_jax.eval.scoring import SetResult
 from segr1_jax.eval.table import Table
-from segr1_jax.types import SamPrompt
+from segr1_jax.types import Example, SamPrompt
 
 PAGE = "report.html"
 
@@ -54,22 +55,29 @@ def _samples(
     folder: Path, source: Source, shown: Sequence[Counted], scored: dict[str, ScoredSample]
 ) -> Iterator[ReportSample]:
     for item in shown:
-        prediction, example = item.prediction, source[item.index]
-        mask_HW = None if prediction.mask is None else read_map(folder / prediction.mask) > HALF
-        if mask_HW is not None and mask_HW.shape != example.image.shape[:2]:
-            mask_HW = None
-        sample = scored[prediction.name]
-        yield ReportSample(
-            prediction.name,
-            prediction.instruction,
-            prediction.answer or "",
-            sample.status,
-            sample.scores.iou,
-            example.image,
-            mask_HW,
-            example.mask,
-            tuple(map(_prompt, prediction.prompts)),
+        example, sample = source[item.index], scored[item.prediction.name]
+        shown = sample_of(folder, item.prediction, example)
+        yield dataclasses.replace(
+            shown, status=sample.status, iou=sample.scores.iou, truth=example.mask
         )
+
+
+def sample_of(folder: Path, prediction: Prediction, example: Example) -> ReportSample:
+    """What the page shows of a prediction whose mask lies in `folder`, without truth and score."""
+    mask_HW = None if prediction.mask is None else read_map(folder / prediction.mask) > HALF
+    if mask_HW is not None and mask_HW.shape != example.image.shape[:2]:
+        mask_HW = None
+    return ReportSample(
+        prediction.name,
+        prediction.instruction,
+        prediction.answer or "",
+        prediction.status,
+        None,
+        example.image,
+        mask_HW,
+        None,
+        tuple(map(_prompt, prediction.prompts)),
+    )
 
 
 def _prompt(record: dict) -> SamPrompt:

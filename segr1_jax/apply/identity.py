@@ -28,7 +28,7 @@ def identity(
         "segr1_jax": __version__,
         "weights": weights_digest(weights),
         "prompt": dataclasses.asdict(config.prompt),
-        "max_tokens": config.rollout.max_tokens,
+        "max_tokens": config.answer_tokens,
         "batch": config.eval_batch,
         "compute_dtype": config.policy.compute_dtype,
         "sam2": {

@@ -22,14 +22,14 @@ def write_lines(
     identity: dict[str, Any],
     total: int,
     rows: int,
-    lines_from: Callable[[range], Iterator[list[str]]],
+    lines_from: Callable[[range, int], Iterator[list[str]]],
     progress: Callable[[int, int], None] = lambda *_: None,
 ) -> Path:
     """Have `total` lines in folder/predictions.jsonl, in order, and return its path once it is there.
 
-    `lines_from` gets this process's positions that are still to be done, and yields one line for each, `rows` at a time; it must go on
-    yielding empty batches, for the processes answer in one program and have equally many. Batches depend on `total`, `rows` and the
-    number of processes alone.
+    `lines_from` gets this process's positions that are still to be done and the number of batches: it yields one line for each
+    position, `rows` at a time, then empty batches, for the processes answer in one program and have equally many. What the lines of
+    a batch name must be on the disk by then. Batches depend on `total`, `rows` and the number of processes alone.
 
     Raises:
         UserError: `folder` holds lines of another `identity`.
@@ -41,16 +41,22 @@ def write_lines(
         batches = math.ceil(math.ceil(total / processes) / rows)
         first = _batches_everywhere(part, rows)
         _cut(part, first * rows)
-        source = lines_from(range(process + first * rows * processes, total, processes))
-        for batch in range(first, batches):
+        left = range(process + first * rows * processes, total, processes)
+        for batch, lines in enumerate(lines_from(left, batches - first), start=first + 1):
             with part.open("a", encoding="utf-8") as file:
-                file.write("".join(next(source)))
-            progress(min((batch + 1) * rows * processes, total), total)
+                file.write("".join(lines))
+            progress(min(batch * rows * processes, total), total)
         wait_for_all("lines written")
         if is_first():
             _merge(folder, processes, total)
         wait_for_all("lines merged")
     return folder / LINES
+
+
+def remove_lines(folder: Path) -> None:
+    """Forget whose lines lie in `folder`, and the lines."""
+    for path in [folder / LINES, *folder.glob(f".{LINES}.*-of-*"), folder / IDENTITY]:
+        path.unlink(missing_ok=True)
 
 
 def _claim(folder: Path, identity: dict[str, Any]) -> None:

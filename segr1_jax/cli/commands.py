@@ -76,6 +76,7 @@ def predict(options: argparse.Namespace) -> int:
         images=options.images,
         instruction=options.instruction,
         count=options.count,
+        overlays=options.overlays,
     )
     counts = Counter(prediction.status for prediction in predictions)
     print(f"wrote {out}: {', '.join(f'{count} {status}' for status, count in counts.items())}")

@@ -95,7 +95,8 @@ def _add_uses(add: Callable[..., argparse.ArgumentParser]) -> None:
         "masks for images",
         """\
         example:  segr1 predict configs/quickstart_grpo.yaml --images photos/ --instruction "the left cat" prompt.max_tokens=128
-        writes:   under --out masks/ and overlays/ with a PNG per image, predictions.jsonl, report.html
+        writes:   under --out masks/ with a PNG and overlays/ with a JPEG per image, predictions.jsonl, report.html;
+                  interrupted, the same command goes on
         without --images: the first held-out images of eval_data
         status:   1 where a file could not be read (it is listed with its reason)""",
     )
@@ -163,6 +164,12 @@ def _add_uses(add: Callable[..., argparse.ArgumentParser]) -> None:
         default=4,
         metavar="N",
         help="without --images: how many held-out images (default 4)",
+    )
+    predict.add_argument(
+        "--overlays",
+        choices=("none", "small", "full"),
+        default="small",
+        help="pictures of the masks on their images: none, of 1024 pixels (default), or full size",
     )
     predict.add_argument(
         "--out",

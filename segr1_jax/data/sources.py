@@ -93,6 +93,35 @@ def limited(source: Source, limit: int) -> Source:
     return Spread(source, limit) if 0 < limit < len(source) else source
 
 
+@dataclasses.dataclass(frozen=True)
+class First:
+    """The first `count` examples of a source."""
+
+    source: Source
+    count: int
+
+    @property
+    def names(self) -> list[str]:
+        return list(self.source.names[: self.count])
+
+    @property
+    def largest_pixels(self) -> int:
+        return self.source.largest_pixels
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> Example:
+        if not 0 <= index < self.count:
+            raise IndexError(index)
+        return self.source[index]
+
+
+def first(source: Source, count: int) -> Source:
+    """At most `count` examples from the beginning of `source`."""
+    return First(source, count) if count < len(source) else source
+
+
 def open_source(config: DataConfig) -> Source:
     """The source that `config` names.
 

@@ -63,11 +63,16 @@ def mask_name(name: str) -> str:
 
 
 def write_mask(folder: Path, name: str, mask_HW: Bool[np.ndarray, "H W"]) -> str:
-    """0 and 255, without loss; returns its path relative to `folder`."""
+    """0 and 255, without loss; returns its path relative to `folder`. To be made durable before a line names it."""
     path = folder / mask_name(name)
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, png(mask_HW.astype(np.uint8) * 255))
+    write_atomically(path, png(mask_HW.astype(np.uint8) * 255), durable=False)
     return mask_name(name)
+
+
+def remove_mask(folder: Path, name: str) -> None:
+    """Delete the mask of a sample, where there is one."""
+    (folder / mask_name(name)).unlink(missing_ok=True)
 
 
 def read_map(path: Path) -> UInt8[np.ndarray, "H W"]:

@@ -9,7 +9,7 @@ import numpy as np
 
 from segr1_jax.data.sources import Source
 from segr1_jax.eval.metrics import EvalRow, aggregate, mean_absolute_error
-from segr1_jax.judge import AnswerText, Judged, collect, submit
+from segr1_jax.judge import AnswerText, Judged, Pending, collect, one_behind, submit
 from segr1_jax.reward.client import RewardClient
 from segr1_jax.reward.config import RewardWeights
 from segr1_jax.types import Completion, Example, Frame, ParseStatus, Prompt
@@ -29,7 +29,17 @@ class Scorer:
 
     def rows(self, texts: Sequence[AnswerText]) -> tuple[list[EvalRow], list[Judged]]:
         """Score each text on its own example. Invalid answers keep the worst values; what the sidecar could not score has no row."""
-        pending = submit(self.client, texts, self.frame_of, self.task, want_masks=True)
+        return self.collect(self.submit(texts))
+
+    def submit(self, texts: Sequence[AnswerText]) -> tuple[Sequence[AnswerText], Pending]:
+        """Have the masks of `texts` made; `collect` gets them."""
+        return texts, submit(self.client, texts, self.frame_of, self.task, want_masks=True)
+
+    def collect(
+        self, submitted: tuple[Sequence[AnswerText], Pending]
+    ) -> tuple[list[EvalRow], list[Judged]]:
+        """What `rows` says of texts that were submitted."""
+        texts, pending = submitted
         judged = collect(self.client, pending, self.weights)
         return [
             _row(text, result)
@@ -86,16 +96,21 @@ def evaluate(
     must bring equally many batches; an empty one still takes part. `total` is the size of the whole set.
     """
     rows, answers = [], []
-    for pairs in batches:
-        for example, _ in pairs:
-            scorer.client.encode(example.image)
-        completions = answer([prompt for _, prompt in pairs])
-        texts = [
-            AnswerText(example, done.text, done.finished)
-            for (example, _), done in zip(pairs, completions, strict=True)
-        ]
-        rows += scorer.rows(texts)[0]
-        answers += [Given(text.example.id, text.text, text.finished) for text in texts]
+
+    def submitted():
+        for pairs in batches:
+            for example, _ in pairs:
+                scorer.client.encode(example.image)
+            completions = answer([prompt for _, prompt in pairs])
+            texts = [
+                AnswerText(example, done.text, done.finished)
+                for (example, _), done in zip(pairs, completions, strict=True)
+            ]
+            answers.extend(Given(text.example.id, text.text, text.finished) for text in texts)
+            yield scorer.submit(texts)
+
+    for found, _ in one_behind(submitted(), scorer.collect):
+        rows += found
     return Evaluation(figures_everywhere(rows, total, sum_over_processes), rows, answers)
 
 

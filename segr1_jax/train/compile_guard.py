@@ -1,6 +1,7 @@
 """Watches compilations, so that a step which recompiles after warm-up is an error that names the argument, and not a mystery."""
 
 import contextlib
+import sys
 import threading
 from collections import Counter
 from collections.abc import Iterator
@@ -8,8 +9,10 @@ from collections.abc import Iterator
 from jax import monitoring
 
 from segr1_jax.errors import UserError
+from segr1_jax.train.runtime import is_first
 from segr1_jax.train.watched import Watched, call_at_hand, difference, signature
 
+SHOWN_S = 10.0  # a compilation that takes longer gets a line of its own
 COMPILE_EVENT = "/jax/core/compile/backend_compile_duration"
 SHOWN_ARGUMENTS = 4
 
@@ -24,11 +27,18 @@ class CompileGuard:
     def __init__(self):
         self._faults: Counter[str] = Counter()
         self._warm = self._expected = False
+        self._programs, self._seconds = 0, 0.0
         self._thread = threading.get_ident()
         monitoring.register_event_duration_secs_listener(self._listen)
 
     def warm(self) -> None:
-        """From now on every compilation counts as a fault (call once every function has run)."""
+        """From now on every compilation counts as a fault (call once every function has run).
+
+        The first call says how long the compiler, or the cache of compiled programs, took.
+        """
+        if not self._warm and is_first():
+            what = f"{self._programs} programs compiled or read in {self._seconds:.0f} s"
+            print(f"warm-up: {what}", file=sys.stderr, flush=True)
         self._warm = True
 
     @contextlib.contextmanager
@@ -60,15 +70,24 @@ class CompileGuard:
     def close(self) -> None:
         monitoring.unregister_event_duration_listener(self._listen)
 
-    def _listen(self, event: str, _seconds: float, fun_name: str = "?", **_) -> None:
+    def _listen(self, event: str, seconds: float, fun_name: str = "?", **_) -> None:
         if (
             event != COMPILE_EVENT or threading.get_ident() != self._thread
         ):  # a checkpoint is written in threads of its own
             return
+        self._count(fun_name, seconds)
         call = call_at_hand()
         cause = _explain(*call) if call and fun_name == f"jit({call[0].name})" else fun_name
         if self._warm and not self._expected:
             self._faults[cause] += 1
+
+    def _count(self, name: str, seconds: float) -> None:
+        if self._warm:
+            return
+        self._programs += 1
+        self._seconds += seconds
+        if seconds > SHOWN_S and is_first():
+            print(f"compiled {name} in {seconds:.0f} s", file=sys.stderr, flush=True)
 
 
 def _explain(function: Watched, arguments: tuple) -> str:

@@ -179,6 +179,9 @@ class RunConfig:
     eval_limit: int = knob(
         0, "held-out samples of an evaluation during training, spread over the set; 0 = all"
     )
+    eval_max_tokens: int = knob(
+        0, "longest answer of an evaluation in tokens; 0 = rollout.max_tokens"
+    )
     eval_first: bool = knob(True, "evaluate before the first step")
     save_every: int = knob(50, "steps between checkpoints")
     keep: int = knob(2, "checkpoints kept: the newest")
@@ -231,8 +234,13 @@ class RunConfig:
             "eval_batch",
         ):
             require_range(name, getattr(self, name), 1)
-        for name in ("seed", "eval_every", "eval_limit", "keep_best"):
+        for name in ("seed", "eval_every", "eval_limit", "eval_max_tokens", "keep_best"):
             require_range(name, getattr(self, name), 0)
+
+    @property
+    def answer_tokens(self) -> int:
+        """The longest answer of an evaluation."""
+        return self.eval_max_tokens or self.rollout.max_tokens
 
     @property
     def updates(self) -> int:

@@ -211,25 +211,27 @@ class Engine:
     @functools.cached_property
     def sample(self):
         """(rollout weights, prompts, key, example ids) -> Samples of the training distribution."""
+        rollout = self.config.rollout
         return self._sampler(
             "sample",
-            group=self.config.rollout.group,
-            temperature=self.config.rollout.temperature,
+            group=rollout.group,
+            max_tokens=rollout.max_tokens,
+            temperature=rollout.temperature,
             greedy=False,
         )
 
     @functools.cached_property
     def answer(self):
         """(rollout weights, prompts, key, example ids) -> the one greedy Sample per prompt, for evaluation."""
-        return self._sampler("answer", group=1, temperature=1.0, greedy=True)
+        tokens = self.config.answer_tokens
+        return self._sampler("answer", group=1, max_tokens=tokens, temperature=1.0, greedy=True)
 
-    def _sampler(self, name: str, *, group: int, temperature: float, greedy: bool):
-        rollout = self.config.rollout
+    def _sampler(self, name: str, *, group: int, max_tokens: int, temperature: float, greedy: bool):
         end = self.builder.tokenizer.eos_id if self.builder else 0  # its value changes no size
         sampler = make_sampler(
             self.policy,
             group=group,
-            max_tokens=rollout.max_tokens,
+            max_tokens=max_tokens,
             end_token=end,
             temperature=temperature,
             greedy=greedy,

@@ -16,7 +16,15 @@ from segr1_jax.train.load_config import flatten
 # Where a run happens, what it writes and how often it is evaluated.
 NOTHING = (
     *("run_dir", "keep", "keep_best", "save_every", "log_every", "checkpoint_dir", "profile"),
-    *("compile_cache", "eval_every", "eval_limit", "eval_first", "hardware", "policy.arch"),
+    *(
+        "compile_cache",
+        "eval_every",
+        "eval_limit",
+        "eval_max_tokens",
+        "eval_first",
+        "hardware",
+        "policy.arch",
+    ),
     "loader",
     *(f"reward.{name}" for name in ("python", "sidecars", "gpu_memory", "queue", "cache_dir")),
     *(f"reward.{name}" for name in ("cache_mb", "host_cache_mb", "cache_dir_gb")),

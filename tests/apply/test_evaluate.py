@@ -3,103 +3,25 @@
 import json
 import math
 import shutil
-from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
+from apply.small_set import BREAKS, COUNT, GOOD, HALF_PAIR, HOSTILE, config_of, contents
 from PIL import Image
-from tiny_run import CONFIG
 
 from segr1_jax.apply import answering
-from segr1_jax.apply import predict as predict_module
 from segr1_jax.apply.evaluate import run_eval
-from segr1_jax.apply.predict import run_predict
 from segr1_jax.apply.rescore import run_rescore
 from segr1_jax.apply.resumable import write_lines
 from segr1_jax.apply.suite import run_suite
-from segr1_jax.data.config import DataConfig
 from segr1_jax.data.sets.toy import write_toy_sets
-from segr1_jax.data.synthetic import generate
 from segr1_jax.errors import UserError
 from segr1_jax.eval.predictions import Prediction, read_predictions, write_mask
 from segr1_jax.eval.protocol import as_the_reference_code
 from segr1_jax.hf.tiny import make_tiny_policy
-from segr1_jax.train.held_out import Answerer
-from segr1_jax.train.load_config import load_config
-from segr1_jax.types import Completion
-
-COUNT, SIDE = 7, 168
-GOOD = "<think>it lies there</think> <bbox>[20,20,150,150]</bbox>, <points>[[84,84]]</points>, <labels>[1]</labels>"
-HOSTILE = "<script>alert(1)</script></textarea>"
-BREAKS = "\u2028\u0085\u2029 \n"  # what other readers of lines take for ends of lines
-HALF_PAIR = "\\\udc80"  # as in names of files that are not UTF-8
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory) -> Path:
-    """A tiny policy, and a set of which one picture is broken and one mask has another size."""
-    folder = tmp_path_factory.mktemp("evaluate")
-    make_tiny_policy(folder / "tiny", seed=0)
-    for part in ("images", "masks"):
-        (folder / part).mkdir()
-    for index in range(COUNT):
-        example = generate(DataConfig(size=SIDE, seed=9), index)
-        Image.fromarray(example.image).save(folder / f"images/{index}.png")
-        Image.fromarray(example.mask).save(folder / f"masks/{index}.png")
-    (folder / "images/2.png").write_bytes(b"no picture")
-    Image.new("1", (9, 9)).save(folder / "masks/4.png")
-    return folder
-
-
-@pytest.fixture
-def scripted(monkeypatch):
-    """Answers by example id instead of a trained policy's: the last is hostile and does not parse."""
-
-    def answer(self, prompts):
-        texts = [HOSTILE if prompt.example_id == COUNT - 1 else GOOD for prompt in prompts]
-        nothing = np.zeros(0, np.int32)
-        return [
-            Completion(p.example_id, 0, nothing, nothing.astype(np.float32), True, t, 0)
-            for p, t in zip(prompts, texts, strict=True)
-        ]
-
-    monkeypatch.setattr(Answerer, "__call__", answer)
-
-
-def config_of(folder: Path, *overrides: str):
-    data = [
-        f"eval_data.{key}"
-        for key in ("kind=folder", f"images={folder / 'images'}", f"masks={folder / 'masks'}")
-    ]
-    return load_config(
-        CONFIG,
-        [
-            *data,
-            "eval_batch=2",
-            "mesh.data=1",
-            "mesh.fsdp=1",
-            f"run_dir={folder / 'run'}",
-            *overrides,
-        ],
-    )
-
-
-@pytest.fixture
-def one_device(monkeypatch):
-    devices = jax.devices()[:1]
-    monkeypatch.setattr(jax, "devices", lambda *_: devices)
-
 
 pytestmark = pytest.mark.usefixtures("one_device")
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {
-        path.relative_to(folder).as_posix(): path.read_bytes()
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
-    }
 
 
 def test_a_corrupt_image_in_the_middle_is_listed_and_counted(folder, scripted, tmp_path):
@@ -172,8 +94,8 @@ def test_parts_of_several_processes_are_one_file(tmp_path, monkeypatch, total, r
         monkeypatch.setattr("segr1_jax.apply.resumable.max_over_processes", lambda value: value)
         batches = []
 
-        def lines_from(positions, batches=batches):
-            while True:
+        def lines_from(positions, count, batches=batches):
+            for _ in range(count):
                 batch, positions = positions[:rows], positions[rows:]
                 batches.append(len(batch))
                 yield [f"{position}\n" for position in batch]
@@ -299,51 +221,3 @@ def test_the_suite_fills_every_table_and_names_what_is_absent(folder, scripted, 
     record = json.loads((tmp_path / "out/tables.json").read_text())
     assert record["tables"][2]["published"]["Seg-R1-7B"][0] == 78.7
     assert run_suite(config, folder / "tiny", tmp_path / "out", "standard") == text
-
-
-def test_predict_mirrors_folders_and_lists_bad_files(folder, scripted, tmp_path, monkeypatch):
-    for name in ("a/cat.png", "a/b/cat.png", "c/cat.png"):
-        (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(folder / "images/0.png", tmp_path / "in" / name)
-    shutil.copy(folder / "images/2.png", tmp_path / "in/a/broken.png")
-    (tmp_path / "in/notes.txt").write_text("no picture")
-    monkeypatch.chdir(tmp_path)
-    given = ["in/a", "in/c/*.png", "in/a/cat.png"]
-    predictions = run_predict(config_of(folder), folder / "tiny", tmp_path / "out", images=given)
-    assert [prediction.status for prediction in predictions] == ["ok", "skipped", "ok", "ok"]
-    lines = [
-        json.loads(line) for line in (tmp_path / "out/predictions.jsonl").read_text().splitlines()
-    ]
-    assert [line["name"] for line in lines] == ["a/b/cat", "a/broken", "a/cat", "c/cat"]
-    assert [line.get("mask") for line in lines] == [
-        "masks/a/b/cat.png",
-        None,
-        "masks/a/cat.png",
-        "masks/c/cat.png",
-    ]
-    assert all(
-        Image.open(tmp_path / "out" / line["mask"]).size == (SIDE, SIDE)
-        for line in lines
-        if "mask" in line
-    )
-    page = (tmp_path / "out/report.html").read_text()
-    assert page.count("<li ") == 4
-    assert lines[1]["reason"].split(":")[0] in page
-    run_predict(config_of(folder), folder / "tiny", tmp_path / "out", images=["in/a/cat.png"])
-    assert [path.name for path in (tmp_path / "out").glob("*/**/*.png")] == [
-        "cat.png",
-        "cat.png",
-    ], "one mask, one overlay"
-    (tmp_path / "eval").mkdir()
-    (tmp_path / "eval/identity.json").touch()
-    with pytest.raises(UserError, match="no folder of an evaluation"):
-        run_predict(config_of(folder), folder / "tiny", tmp_path / "eval", images=["in/a/cat.png"])
-    with pytest.raises(UserError, match=r"nothing\*\.png"):
-        run_predict(config_of(folder), folder / "tiny", tmp_path / "out", images=["nothing*.png"])
-
-
-def test_predictions_of_pictures_of_one_name_have_names_of_their_own(tmp_path):
-    for name in ("cat.jpg", "cat.png", "cat.jpg.png", "dog.png"):
-        Image.new("RGB", (4, 4)).save(tmp_path / name)
-    entries = predict_module._files([str(tmp_path)], None).entries
-    assert [entry.name for entry in entries] == ["cat.jpg", "cat.jpg.png", "cat.png", "dog.png"]

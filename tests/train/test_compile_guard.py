@@ -118,3 +118,14 @@ def test_compilations_of_a_checkpoint_are_no_faults(guard, mesh, tmp_path):
     guard.check()
     jax.jit(jnp.cumsum)(np.ones(5))
     assert guard.after_warm == 1
+
+
+def test_the_warm_up_is_told_once(guard, mesh, capsys):
+    score = Watched("score", lambda weight, batch: weight * batch["tokens"].sum())
+    score(place(mesh, np.float32(2)), batch(mesh))
+    guard.warm()
+    said = capsys.readouterr().err
+    assert said.startswith("warm-up: ")
+    assert int(said.split()[1]) >= 1
+    guard.warm()
+    assert capsys.readouterr().err == ""

@@ -32,6 +32,14 @@ def _compile_quickly(tmp_path_factory):
     jax.config.update("jax_compilation_cache_dir", None)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _heed_interrupts():
+    """A shell starts its background jobs with SIGINT ignored, and what is ignored stays so."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def run_with_signal(monkeypatch, policy, run, number=signal.SIGTERM, *, at: int) -> None:
     """A run that gets a signal while it scores the batch `at` of its evaluations, 0 for none."""
     scored = 0
