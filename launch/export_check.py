@@ -92,7 +92,7 @@ def main() -> int:
         theirs = exported.logits(inputs, answer.token_ids)
         differences.append(np.abs(theirs - logits[: len(theirs)]).max())
         same_texts += np.array_equal(
-            exported.greedy_ids(inputs, config.rollout.max_tokens, suppressed), answer.token_ids
+            exported.greedy_ids(inputs, config.answer_tokens, suppressed), answer.token_ids
         )
     worst = np.max(differences)
     print(

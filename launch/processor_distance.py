@@ -95,7 +95,7 @@ class Answers:
         ]
 
     def _greedy(self, inputs) -> np.ndarray:
-        return self._exported.greedy_ids(inputs, self._config.rollout.max_tokens, self._suppressed)
+        return self._exported.greedy_ids(inputs, self._config.answer_tokens, self._suppressed)
 
     def _text(self, example: Example, ids: np.ndarray) -> AnswerText:
         return AnswerText(

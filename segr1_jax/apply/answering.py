@@ -82,11 +82,14 @@ class Responder:
 
 @dataclasses.dataclass(frozen=True)
 class Asked:
-    """A batch whose masks are being made: its samples, and the texts of those that could be read."""
+    """A batch whose masks are being made: texts, and in their places the samples that cannot be read."""
 
-    samples: Sequence[Sample | Unreadable]
-    texts: list[AnswerText]
+    entries: list[AnswerText | Unreadable]
     pending: Pending
+
+    @property
+    def texts(self) -> list[AnswerText]:
+        return [each for each in self.entries if isinstance(each, AnswerText)]
 
 
 def answer_set(
@@ -104,15 +107,16 @@ def answer_set(
     photos = _photos(source)
 
     def lines_from(positions: range, count: int) -> Iterator[list[str]]:
-        asked = _ask(responder, source, positions, count)
-        for batch, judged in one_behind(
-            asked, lambda each: (each, responder.collect(each.pending))
-        ):
-            shown = [show(*pair) for pair in zip(batch.texts, judged, strict=True)]
-            predictions = list(_predict(batch, judged, folder, photos))
-            masks = [folder / each.mask for each in predictions if each.mask]
-            make_durable([*masks, *filter(None, shown)])
-            yield [prediction.line() for prediction in predictions]
+        return one_behind(_ask(responder, source, positions, count), finished)
+
+    # All of it inside `one_behind`: what is done with a batch here must not outlive it there.
+    def finished(batch: Asked) -> list[str]:
+        judged = responder.collect(batch.pending)
+        shown = [show(*pair) for pair in zip(batch.texts, judged, strict=True)]
+        predictions = list(_predict(batch, judged, folder, photos))
+        masks = [folder / each.mask for each in predictions if each.mask]
+        make_durable([*masks, *filter(None, shown)])
+        return [prediction.line() for prediction in predictions]
 
     return list(
         read_predictions(
@@ -130,28 +134,31 @@ def _ask(responder: Responder, source: Source, positions: range, count: int) -> 
     for samples in itertools.islice(itertools.chain(batches, itertools.repeat([])), count):
         readable = [(s.example, s.prompt) for s in samples if isinstance(s, Sample)]
         texts = responder.write(answerer, readable)
-        yield Asked(samples, texts, responder.submit(texts))
+        left = iter(texts)
+        entries = [each if isinstance(each, Unreadable) else next(left) for each in samples]
+        yield Asked(entries, responder.submit(texts))
 
 
 def _predict(
     batch: Asked, judged: Sequence[Judged], folder: Path, photos: Mapping[str, str]
 ) -> Iterator[Prediction]:
     """One prediction per sample, in order."""
-    answered = zip(batch.texts, judged, strict=True)
-    for sample in batch.samples:
-        if isinstance(sample, Unreadable):
-            remove_mask(folder, sample.name)
-            yield Prediction(sample.name, SKIPPED, photos.get(sample.name), reason=sample.reason)
+    results = iter(judged)
+    for entry in batch.entries:
+        if isinstance(entry, Unreadable):
+            remove_mask(folder, entry.name)
+            yield Prediction(entry.name, SKIPPED, photos.get(entry.name), reason=entry.reason)
         else:
-            yield as_prediction(*next(answered), folder, photos.get(sample.example.name))
+            yield as_prediction(entry, next(results), folder, photos.get(entry.example.name))
 
 
 def _photos(source: Source) -> dict[str, str]:
     """Name -> its image below the folder that all images of the set share."""
     if not isinstance(source, FileSource):
         return {}
-    folder = os.path.commonpath([entry.image.parent for entry in source.entries])
-    return {entry.name: entry.image.relative_to(folder).as_posix() for entry in source.entries}
+    images = {entry.name: entry.image.absolute() for entry in source.entries}
+    folder = os.path.commonpath([image.parent for image in images.values()])
+    return {name: image.relative_to(folder).as_posix() for name, image in images.items()}
 
 
 def as_prediction(item: AnswerText, judged: Judged, folder: Path, photo: str | None) -> Prediction:

@@ -105,7 +105,7 @@ def script(config: RunConfig) -> str:
         sam2_import=sam2_import,
         sam2_build=sam2_build,
         frame=config.prompt.frame,
-        max_tokens=config.rollout.max_tokens,
+        max_tokens=config.answer_tokens,
     )
 
 

@@ -40,7 +40,7 @@ def identity(
         "data": {
             name: value for name, value in dataclasses.asdict(data).items() if name not in PATHS
         },
-        "names": hashlib.blake2b("\n".join(names).encode()).hexdigest()[:DIGITS],
+        "names": _text_digest("\n".join(names)),
     }
 
 
@@ -68,6 +68,11 @@ def _odd_strides(axes: int) -> list[int]:
     return [
         pow(2654435761, axis + 1, 2**32) for axis in range(axes)
     ]  # Knuth's multiplier: neighbours get far-apart factors
+
+
+def _text_digest(text: str) -> str:
+    """A hash of any text, also with half a surrogate pair (names of files have some)."""
+    return hashlib.blake2b(text.encode("utf-8", "backslashreplace")).hexdigest()[:DIGITS]
 
 
 def _file_digest(path: str) -> str:

@@ -1,30 +1,25 @@
 """`segr1 predict`: masks, overlays and lines of text for images."""
 
 import functools
-import glob
 import json
-import os
-import shutil
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
-
-from PIL import Image
 
 from segr1_jax.answer import sam_prompts
 from segr1_jax.apply.answering import answer_set
 from segr1_jax.apply.evaluate import responding
 from segr1_jax.apply.gallery import sample_of
 from segr1_jax.apply.identity import identity
+from segr1_jax.apply.pictures import named_pictures
 from segr1_jax.apply.resumable import IDENTITY, remove_lines
-from segr1_jax.data.entries import Entry, FileSource
-from segr1_jax.data.sources import Source, first, open_source
+from segr1_jax.data.config import DataConfig
+from segr1_jax.data.entries import FileSource
+from segr1_jax.data.sources import First, Source, first, open_source
 from segr1_jax.errors import UserError
 from segr1_jax.eval.predictions import (
     LINES,
     MASKS,
-    SKIPPED,
     Prediction,
     mask_name,
     read_predictions,
@@ -65,14 +60,17 @@ def run_predict(
     Raises:
         UserError: no picture to be found, or `out` holds an evaluation.
     """
-    found = _files(images, instruction) if images else first(open_source(config.eval_data), count)
+    if images:
+        written = (out / MASKS, out / OVERLAY_FOLDER)
+        found = named_pictures(images, instruction, but=written)
+    else:
+        found = first(open_source(config.eval_data), count)
+    call = {"command": COMMAND, "images": _marks(found), "overlays": overlays}
     _require_own(out)
     with responding(config, source) as responder, Progress(COMMAND, len(found)) as progress:
-        opened = responder.opened
-        mine = identity(
-            opened.engine.config, opened.rollout_weights, config.eval_data, _marks(found)
-        )
-        mine |= {"command": COMMAND, "instruction": instruction, "overlays": overlays}
+        data = DataConfig() if images else config.eval_data
+        weights = responder.opened.rollout_weights
+        mine = identity(responder.opened.engine.config, weights, data, found.names) | call
         if is_first():
             _remove_others(out, mine)
         wait_for_all("earlier predictions removed")
@@ -106,33 +104,55 @@ def _owner(out: Path) -> dict[str, Any]:
         return {}
 
 
-def _marks(source: Source) -> list[str]:
-    """The names of the samples, with size and time of change where they are files."""
+def _marks(source: Source) -> list[list[Any]]:
+    """What tells samples apart: the name; of a file also path, sentence, size and time of change.
+
+    A hash of the contents would read tens of gigabytes before the first answer.
+    """
+    if isinstance(source, First):
+        return _marks(source.source)[: source.count]
     if not isinstance(source, FileSource):
-        return list(source.names)
-    stats = [entry.image.stat() for entry in source.entries]
+        return [[name] for name in source.names]
     return [
-        f"{name} {stat.st_size} {stat.st_mtime_ns}"
-        for name, stat in zip(source.names, stats, strict=True)
+        [entry.name, str(entry.image.absolute()), entry.instruction, *_size_and_time(entry.image)]
+        for entry in source.entries
     ]
 
 
+def _size_and_time(path: Path) -> tuple[int, int]:
+    try:
+        found = path.stat()
+    except OSError:
+        return -1, -1  # listed with the reason when it is read
+    return found.st_size, found.st_mtime_ns
+
+
 def _remove_others(out: Path, mine: dict[str, Any]) -> None:
-    """Delete what another call left: a mask that stays would pass for one of this call."""
-    out.mkdir(parents=True, exist_ok=True)
+    """Delete what another call left: a mask that stays would pass for one of this call.
+
+    Only files that the other call named go, for others may lie beside them. The names come from its
+    identity: pictures of a batch that was cut short have no line.
+    """
     owner = _owner(out)
     # As resumable.py writes and compares it.
     if owner == json.loads(json.dumps(mine)):
         return
-    if owner:
-        # Pictures of a batch that was cut short have no line: the folders go as a whole.
-        for folder in (MASKS, OVERLAY_FOLDER):
-            shutil.rmtree(out / folder, ignore_errors=True)
-    elif (out / LINES).is_file():
-        # Of a version without an identity; other pictures may lie here too.
-        for prediction in read_predictions(out / LINES):
-            remove_mask(out, prediction.name)
+    named = owner.get("images")
+    names = [name for name, *_ in named] if named else _names_in_lines(out)
+    # Lines go first and the identity last. Killed in between, the other call must not find lines
+    # without masks, and this one must still know whose pictures these are.
     remove_lines(out)
+    for name in names:
+        remove_mask(out, name)
+        _overlay_path(out, name).unlink(missing_ok=True)
+    (out / PAGE).unlink(missing_ok=True)
+    (out / IDENTITY).unlink(missing_ok=True)
+
+
+def _names_in_lines(out: Path) -> list[str]:
+    """The names that a version without identities left."""
+    lines = out / LINES
+    return [prediction.name for prediction in read_predictions(lines)] if lines.is_file() else []
 
 
 def _overlay_path(out: Path, name: str) -> Path:
@@ -154,46 +174,11 @@ def _write_overlay(out: Path, side: int | None, item: AnswerText, judged: Judged
 
 def _shown(out: Path, source: Source, predictions: Sequence[Prediction]) -> Iterator[ReportSample]:
     for index, prediction in enumerate(predictions[:MOST_SAMPLES]):
-        if prediction.status == SKIPPED:
-            yield ReportSample(
-                prediction.name, None, "", SKIPPED, None, None, None, None, reason=prediction.reason
-            )
-        else:
-            yield sample_of(out, prediction, source[index])
-
-
-def _files(images: Sequence[str], instruction: str | None) -> FileSource:
-    """The pictures that files, folders and patterns name, each once. Raises UserError for one that names nothing."""
-    paths = list(dict.fromkeys(path for named in images for path in _named(named)))
-    shared = Path(os.path.commonpath([path.parent.absolute() for path in paths]))
-    names = [path.absolute().relative_to(shared).with_suffix("").as_posix() for path in paths]
-    counts = Counter(names)
-    if max(counts.values()) > 1:  # cat.jpg and cat.png
-        names = [f"{name}{path.suffix}" for name, path in zip(names, paths, strict=True)]
-    return FileSource(
-        [Entry(name, path, None, instruction) for name, path in zip(names, paths, strict=True)]
-    )
-
-
-def _named(named: str) -> list[Path]:
-    path = Path(named)
-    if path.is_dir():
-        suffixes = Image.registered_extensions()
-        found = sorted(
-            each for each in path.rglob("*") if each.suffix.lower() in suffixes and each.is_file()
-        )
-    elif path.is_file():
-        found = [path]
-    else:
-        found = sorted(
-            Path(match) for match in glob.glob(named, recursive=True) if Path(match).is_file()
-        )
-    if not found:
-        got = f"no picture in {named}" if path.is_dir() else f"{named} (missing)"
-        raise UserError(
-            "--images",
-            expected="files, folders or patterns",
-            got=got,
-            remedy="give paths from the working directory",
-        )
-    return found
+        name, status, reason = prediction.name, prediction.status, prediction.reason
+        if reason is None:
+            try:
+                yield sample_of(out, prediction, source[index])
+                continue
+            except UserError as error:  # a file that went, or changed, after its answer
+                reason = str(error)
+        yield ReportSample(name, None, "", status, None, None, None, None, reason=reason)

@@ -54,8 +54,8 @@ def write_lines(
 
 
 def remove_lines(folder: Path) -> None:
-    """Forget whose lines lie in `folder`, and the lines."""
-    for path in [folder / LINES, *folder.glob(f".{LINES}.*-of-*"), folder / IDENTITY]:
+    """Delete the lines in `folder`, those of an interrupted call included."""
+    for path in [folder / LINES, *folder.glob(f".{LINES}.*-of-*")]:
         path.unlink(missing_ok=True)
 
 

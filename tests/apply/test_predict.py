@@ -10,7 +10,7 @@ from apply.small_set import COUNT, SIDE, config_of, contents
 from PIL import Image
 
 from segr1_jax.apply import answering
-from segr1_jax.apply import predict as predict_module
+from segr1_jax.apply.pictures import named_pictures
 from segr1_jax.apply.predict import run_predict
 from segr1_jax.errors import UserError
 from segr1_jax.judge import one_behind
@@ -63,7 +63,7 @@ def test_predict_mirrors_folders_and_lists_bad_files(folder, scripted, tmp_path,
 def test_predictions_of_pictures_of_one_name_have_names_of_their_own(tmp_path):
     for name in ("cat.jpg", "cat.png", "cat.jpg.png", "dog.png"):
         Image.new("RGB", (4, 4)).save(tmp_path / name)
-    entries = predict_module._files([str(tmp_path)], None).entries
+    entries = named_pictures([str(tmp_path)], None).entries
     assert [entry.name for entry in entries] == ["cat.jpg", "cat.jpg.png", "cat.png", "dog.png"]
 
 
