@@ -4,6 +4,7 @@ import dataclasses
 import itertools
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,8 @@ from segr1_jax.judge import AnswerText, Judged, Pending, collect, one_behind, su
 from segr1_jax.reward.client import RewardClient
 from segr1_jax.train.held_out import FILLER, Answerer
 from segr1_jax.types import Example, ParseStatus, Prompt
+
+DRAWERS = 8  # threads that draw and write the pictures of a batch
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,7 +85,7 @@ class Responder:
 
 @dataclasses.dataclass(frozen=True)
 class Asked:
-    """A batch whose masks are being made: texts, and in their places the samples that cannot be read."""
+    """A batch whose masks are being made; samples that cannot be read keep their places."""
 
     entries: list[AnswerText | Unreadable]
     pending: Pending
@@ -102,17 +105,20 @@ def answer_set(
 ) -> list[Prediction]:
     """Answer every example of `source` into `folder` (resumable.py) and return all predictions, in its order, in every process.
 
-    `show` may write a picture of an answer, and returns its path.
+    `show` may write a picture of an answer, and returns its path. Several threads call it.
     """
     photos = _photos(source)
 
     def lines_from(positions: range, count: int) -> Iterator[list[str]]:
         return one_behind(_ask(responder, source, positions, count), finished)
 
-    # All of it inside `one_behind`: what is done with a batch here must not outlive it there.
+    # Masks end here: a caller of `one_behind` that kept them would keep a third batch alive.
     def finished(batch: Asked) -> list[str]:
         judged = responder.collect(batch.pending)
-        shown = [show(*pair) for pair in zip(batch.texts, judged, strict=True)]
+        # The policy waits for the pictures, which take as long as its answers where one thread
+        # draws those of large photos.
+        with ThreadPoolExecutor(DRAWERS) as pool:
+            shown = list(pool.map(show, batch.texts, judged))
         predictions = list(_predict(batch, judged, folder, photos))
         masks = [folder / each.mask for each in predictions if each.mask]
         make_durable([*masks, *filter(None, shown)])

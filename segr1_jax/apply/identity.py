@@ -34,6 +34,7 @@ def identity(
         "sam2": {
             "weights": _file_digest(reward.sam2_checkpoint),
             "config": Path(reward.sam2_config).name or "nano",
+            "dtype": reward.dtype,
         },
         "postprocessing": reward.postprocessing,
         "max_side": reward.max_side,

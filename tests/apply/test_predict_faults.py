@@ -83,6 +83,17 @@ def test_pictures_are_told_apart_by_their_folder(folder, tmp_path):
     assert contents(tmp_path / "out") != contents(tmp_path / "out_a")
 
 
+def test_masks_of_another_precision_are_made_again(folder, tmp_path, monkeypatch):
+    answer, calls = Answerer.__call__, []
+    monkeypatch.setattr(
+        Answerer, "__call__", lambda self, some: calls.append(1) or answer(self, some)
+    )
+    for dtype in ("float32", "bfloat16", "bfloat16"):
+        config, images = config_of(folder, f"reward.dtype={dtype}"), [str(folder / "images/0.png")]
+        run_predict(config, folder / "tiny", tmp_path / "out", images=images)
+    assert len(calls) == 2
+
+
 def test_a_missing_picture_is_listed(folder, tmp_path):
     shutil.copy(folder / "images/0.png", tmp_path / "there.png")
     shutil.copy(folder / "masks/0.png", tmp_path / "mask.png")

@@ -68,6 +68,16 @@ def test_what_fits_without_its_margin_alone_is_tight(roomy):
     assert make_plan(config(*ONE), ARCH, device(high), 1).verdict == "fits"
 
 
+def test_the_cap_of_an_evaluation_is_planned():
+    def tokens(*overrides: str) -> tuple[int, ...]:
+        programs = Programs(config(*ONE, *overrides), ARCH, ONE_DEVICE)
+        calls = (programs.sample, programs.answer)
+        return tuple(call.function.eval_shape(*call.arguments).tokens.shape[-1] for call in calls)
+
+    assert tokens() == (12, 12)
+    assert tokens("eval_max_tokens=5") == (12, 5)
+
+
 def test_one_knob_alone_is_tried_before_several_together():
     known = list(changes(config(*ONE), ARCH, 1))
     assert known[:3] == [
