@@ -32,7 +32,7 @@ from segr1_jax.reward.client import RewardClient
 from segr1_jax.train.held_out import FILLER, Answerer
 from segr1_jax.types import Example, ParseStatus, Prompt
 
-DRAWERS = 8  # threads that draw and write the pictures of a batch
+WRITERS = 8  # threads that make and write the masks and pictures of a batch
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,11 +115,11 @@ def answer_set(
     # Masks end here: a caller of `one_behind` that kept them would keep a third batch alive.
     def finished(batch: Asked) -> list[str]:
         judged = responder.collect(batch.pending)
-        # The policy waits for the pictures, which take as long as its answers where one thread
-        # draws those of large photos.
-        with ThreadPoolExecutor(DRAWERS) as pool:
+        # The policy waits for masks and pictures, which take as long as its answers where one
+        # thread makes those of large photos.
+        with ThreadPoolExecutor(WRITERS) as pool:
             shown = list(pool.map(show, batch.texts, judged))
-        predictions = list(_predict(batch, judged, folder, photos))
+            predictions = list(_predict(batch, judged, folder, photos, pool))
         masks = [folder / each.mask for each in predictions if each.mask]
         make_durable([*masks, *filter(None, shown)])
         return [prediction.line() for prediction in predictions]
@@ -146,16 +146,21 @@ def _ask(responder: Responder, source: Source, positions: range, count: int) -> 
 
 
 def _predict(
-    batch: Asked, judged: Sequence[Judged], folder: Path, photos: Mapping[str, str]
+    batch: Asked,
+    judged: Sequence[Judged],
+    folder: Path,
+    photos: Mapping[str, str],
+    pool: ThreadPoolExecutor,
 ) -> Iterator[Prediction]:
     """One prediction per sample, in order."""
-    results = iter(judged)
+    named = [photos.get(text.example.name) for text in batch.texts]
+    made = pool.map(as_prediction, batch.texts, judged, itertools.repeat(folder), named)
     for entry in batch.entries:
         if isinstance(entry, Unreadable):
             remove_mask(folder, entry.name)
             yield Prediction(entry.name, SKIPPED, photos.get(entry.name), reason=entry.reason)
         else:
-            yield as_prediction(entry, next(results), folder, photos.get(entry.example.name))
+            yield next(made)
 
 
 def _photos(source: Source) -> dict[str, str]:
