@@ -1,14 +1,15 @@
 """What transformers computes from an exported directory. Runs alone under an interpreter that has torch: imports nothing of this package.
 
-python reference_logits.py DIRECTORY INPUTS.npz OUT.npy
+python reference_logits.py DIRECTORY INPUTS.npz OUT.npy DTYPE
 
-INPUTS holds the arguments of the model's forward; OUT gets the float32 logits [P, V] of its one sequence.
+INPUTS holds the arguments of the model's forward; it computes in DTYPE (float32 or bfloat16), on the
+CPU. OUT gets the logits [B, P, V] as float32.
 """
 
 import sys
 
 
-def main(directory: str, inputs: str, out: str) -> None:
+def main(directory: str, inputs: str, out: str, dtype: str) -> None:
     import inspect
 
     import numpy as np
@@ -18,14 +19,14 @@ def main(directory: str, inputs: str, out: str) -> None:
     with np.load(inputs) as arrays:
         arguments = {name: torch.from_numpy(arrays[name]) for name in arrays}
     model = Qwen2_5_VLForConditionalGeneration.from_pretrained(
-        directory, dtype=torch.float32
+        directory, dtype=getattr(torch, dtype)
     ).eval()
     known = inspect.signature(
         model.forward
     ).parameters  # transformers 4 has no mm_token_type_ids: it finds the images by their ids
     arguments = {name: value for name, value in arguments.items() if name in known}
     with torch.no_grad():
-        np.save(out, model(**arguments).logits[0].float().numpy())
+        np.save(out, model(**arguments).logits.float().numpy())
 
 
 if __name__ == "__main__":

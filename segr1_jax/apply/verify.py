@@ -1,6 +1,6 @@
 """Does transformers compute from an exported directory what we compute from the weights in memory? One noise image, one answer, all logits.
 
-Shape legend: B prompts; T answer tokens; V vocabulary.
+Shape legend: B prompts; P prompt and answer tokens; T answer tokens; V vocabulary.
 """
 
 import dataclasses
@@ -71,7 +71,7 @@ def verify_export(opened: Opened, directory: Path, python: str) -> float:
         "pixel_values": patchify(pixels, builder.vision),
         "image_grid_thw": np.array([[1, side, side]]),
     }
-    theirs = _theirs(directory, inputs, python)[len(prompt.token_ids) - 1 : -1]
+    theirs = transformers_logits(directory, inputs, python)[0, len(prompt.token_ids) - 1 : -1]
     difference = float(np.abs(theirs - ours).max() / np.abs(theirs).max())
     if not difference <= TOLERANCE:
         raise UserError(
@@ -112,9 +112,14 @@ def answer_logits(
     return np.asarray(logits(opened.params, on_mesh, batch.tokens, batch.mask))[:, 0]
 
 
-def _theirs(
-    directory: Path, inputs: dict[str, np.ndarray], python: str
-) -> Float[np.ndarray, "P V"]:
+def transformers_logits(
+    directory: Path, inputs: dict[str, np.ndarray], python: str, dtype: str = "float32"
+) -> Float[np.ndarray, "B P V"]:
+    """Logits of transformers, run by `python` on the CPU, for the `inputs` of its forward.
+
+    Raises:
+        UserError: it cannot read the directory, or fails.
+    """
     with tempfile.TemporaryDirectory() as folder:
         arrays, out = Path(folder) / "inputs.npz", Path(folder) / "logits.npy"
         np.savez(arrays, **inputs)
@@ -124,6 +129,7 @@ def _theirs(
             str(directory),
             str(arrays),
             str(out),
+            dtype,
         ]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:

@@ -1,0 +1,133 @@
+"""The first thing to run with real weights and a GPU: does this machine compute what it should?
+
+    .venv/bin/python launch/first_day.py configs/ours/rl_cod_3b_one_gpu.yaml --out first_day \\
+        policy.path=DIR reward.sam2_config=CONFIG reward.sam2_checkpoint=FILE [--photos a.jpg b.jpg]
+
+Parts, in this order: versions and device; logprobs against transformers in bfloat16; masks of the
+sidecar against SAM2ImagePredictor; two GRPO steps, with peak device memory beside the plan's; the
+checkpoint restored. Each part is a process of its own, which frees the device and writes its result
+before the next begins; one that crashes is a line of the result. What needs torch runs under
+reward.python, with transformers (on the CPU) and sam2.
+
+OUT/first_day.md is one page to paste into an issue; OUT/PART.log holds what a part printed. Exit
+status 1 where a part failed. Without a data set: data.kind=synthetic eval_data.kind=synthetic.
+"""
+
+import argparse
+import datetime
+import importlib
+import json
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from first_day_parts.request import FAILED, Request, Row
+
+from segr1_jax.errors import UserError
+from segr1_jax.files import write_atomically
+from segr1_jax.train.check_config import check, require_fixed_frame
+from segr1_jax.train.load_config import load_config
+
+PARTS = ("environment", "parity", "masks", "training", "restored")
+USER_FAULT = 2
+LONGEST_REASON = 300
+
+
+def main() -> int:
+    options = _options()
+    try:
+        config = load_config(options.config, options.overrides)
+        if options.part:
+            request = Request(
+                config, options.config, options.overrides, options.photos, options.run
+            )
+            _write_rows(options.out, options.part, request)
+            return 0
+        check(config)
+        require_fixed_frame(config)
+    except UserError as error:
+        print(f"first_day: {error}", file=sys.stderr)
+        return USER_FAULT
+    return _run_all(options)
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("config", type=Path, help="a configuration of the stage grpo")
+    parser.add_argument("overrides", nargs="*", help="key=value")
+    parser.add_argument(
+        "--photos", type=Path, nargs="+", default=[], help="default: four of eval_data"
+    )
+    parser.add_argument("--out", type=Path, default=Path("first_day"))
+    parser.add_argument("--part", choices=PARTS, help=argparse.SUPPRESS)
+    parser.add_argument("--run", type=Path, help=argparse.SUPPRESS)
+    return parser.parse_intermixed_args()
+
+
+def _run_all(options: argparse.Namespace) -> int:
+    """Every part in turn; the page is written anew after each."""
+    options.out.mkdir(parents=True, exist_ok=True)
+    rows: list[Row] = []
+    # Checkpoints go beside the page, on a disk that the user chose, and are removed at the end.
+    with tempfile.TemporaryDirectory(dir=options.out, prefix="run.") as folder:
+        for part in PARTS:
+            began = time.monotonic()
+            rows += _run_part(part, options, Path(folder) / "grpo")
+            write_atomically(options.out / "first_day.md", _page(options, rows))
+            print(f"first_day: {part}, {time.monotonic() - began:.0f} s", file=sys.stderr)
+    print(_page(options, rows))
+    return int(any(row.verdict == FAILED for row in rows))
+
+
+def _run_part(part: str, options: argparse.Namespace, run: Path) -> list[Row]:
+    found = options.out / f"{part}.json"
+    found.unlink(missing_ok=True)
+    command = [sys.executable, __file__, str(options.config), *options.overrides]
+    command += ["--part", part, "--out", str(options.out), "--run", str(run)]
+    if options.photos:
+        command += ["--photos", *map(str, options.photos)]
+    log = options.out / f"{part}.log"
+    with log.open("w") as file:
+        status = subprocess.run(command, stdout=file, stderr=subprocess.STDOUT).returncode
+    if status:
+        return [Row(part, "to run to its end", _reason(status, log), FAILED)]
+    return [Row(**row) for row in json.loads(found.read_text())]
+
+
+def _reason(status: int, log: Path) -> str:
+    """Why a part ended early, in one line."""
+    lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
+    last = lines[-1].strip()[:LONGEST_REASON] if lines else "it printed nothing"
+    ending = f"killed by {signal.Signals(-status).name}" if status < 0 else f"exit status {status}"
+    return f"{ending}: {last} (whole: {log})"
+
+
+def _write_rows(out: Path, part: str, request: Request) -> None:
+    rows = importlib.import_module(f"first_day_parts.{part}").measure(request)
+    write_atomically(out / f"{part}.json", json.dumps([row._asdict() for row in rows], indent=1))
+
+
+def _page(options: argparse.Namespace, rows: list[Row]) -> str:
+    """The result so far as markdown."""
+    hardware = next((row.measured for row in rows if row.part == "device"), "not known")
+    lines = [
+        "# First day of segr1_jax",
+        "",
+        f"- date: {datetime.date.today().isoformat()}",
+        f"- hardware: {hardware}",
+        f"- configuration: `{' '.join([str(options.config), *options.overrides])}`",
+        "",
+        "| part | expected | measured | verdict |",
+        "|---|---|---|---|",
+    ]
+    lines += [f"| {' | '.join(cell.replace('|', '/') for cell in row)} |" for row in rows]
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
