@@ -7,14 +7,13 @@ import jax
 from first_day_parts.request import Request, Row, verdict
 
 from segr1_jax.doctor import examine
-from segr1_jax.train.runtime import prepare_runtime
 
 GPU_QUERY = ("nvidia-smi", "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader")
 
 
 def measure(request: Request) -> list[Row]:
     """A row of versions, a row of hardware."""
-    prepare_runtime(deterministic=request.config.deterministic)
+    request.prepare_jax()
     checks = examine(request.config.reward.python)
     faults = [f"{check.name}: {check.found}" for check in checks if check.status == "fail"]
     versions = ", ".join(f"{check.name} {check.found}" for check in checks)
@@ -31,5 +30,5 @@ def _hardware() -> str:
     parts += [f"{limit / 1e9:.1f} GB each for JAX"] if limit else []
     if shutil.which("nvidia-smi"):
         found = subprocess.run(GPU_QUERY, capture_output=True, text=True, check=True).stdout
-        parts.append(f"driver: {'; '.join(found.split(chr(10))).strip('; ')}")
+        parts.append(f"driver: {'; '.join(found.splitlines())}")
     return ", ".join(parts)

@@ -41,11 +41,18 @@ def measure(request: Request) -> list[Row]:
     )
     with RewardClient(config) as client:
         ours = [score.mask for score in client.collect(client.submit(requests))]
-    ious = [iou(*pair) for pair in zip(ours, _reference(config, requests), strict=True)]
+    return [compare(ours, _reference(config, requests), config)]
+
+
+def compare(
+    ours: list[Bool[np.ndarray, "_ _"]], theirs: list[Bool[np.ndarray, "_ _"]], config: RewardConfig
+) -> Row:
+    """Masks of the same photos, one by one."""
+    ious = [iou(*pair) for pair in zip(ours, theirs, strict=True)]
     least = LEAST[config.dtype]
     what = f"masks against SAM2ImagePredictor, {config.dtype} on {config.device}"
     measured = ", ".join(f"{value:.4f}" for value in ious)
-    return [Row(what, f"IoU at least {least:g} per photo", measured, verdict(min(ious) >= least))]
+    return Row(what, f"IoU at least {least:g} per photo", measured, verdict(min(ious) >= least))
 
 
 def _reference(config: RewardConfig, requests: list[ScoreRequest]) -> list[Bool[np.ndarray, "H W"]]:

@@ -20,7 +20,6 @@ from segr1_jax.errors import UserError
 from segr1_jax.grpo.batch import answer_batch
 from segr1_jax.prompt.pixels import patchify, stretch
 from segr1_jax.train.load_config import override
-from segr1_jax.train.runtime import prepare_runtime
 from segr1_jax.types import Example, Frame, Prompt
 
 MOST = 2.0  # the ratio of two distances of a few hundred tokens each
@@ -29,7 +28,7 @@ MOST = 2.0  # the ratio of two distances of a few hundred tokens each
 def measure(request: Request) -> list[Row]:
     """One row: the two distances."""
     config = override(request.config, ["policy.compute_dtype=bfloat16"])
-    prepare_runtime(deterministic=config.deterministic, compile_cache=config.compile_cache)
+    request.prepare_jax()
     opened = open_policy(config, Path(config.policy.path))
     _require_reference(opened, config.reward.python)
     examples, builder = request.examples(), opened.engine.builder
@@ -41,12 +40,21 @@ def measure(request: Request) -> list[Row]:
     theirs_BT, exact_BT = (
         _their_logprobs(opened, inputs, answer_T, dtype) for dtype in ("bfloat16", "float32")
     )
+    return [compare(ours_BT, theirs_BT, exact_BT)]
+
+
+def compare(
+    ours_BT: Float[np.ndarray, "B T"],
+    theirs_BT: Float[np.ndarray, "B T"],
+    exact_BT: Float[np.ndarray, "B T"],
+) -> Row:
+    """Ours and transformers' logprobs in bfloat16 against transformers' in float32."""
     ours, theirs = (_rms(values_BT - exact_BT) for values_BT in (ours_BT, theirs_BT))
-    what = f"parity: logprobs of {ours_BT.size} tokens about {len(prompts)} photos"
+    what = f"parity: logprobs of {ours_BT.size} tokens about {len(ours_BT)} photos"
     expected = f"at most {MOST:g} times transformers' bfloat16 distance to float32, {theirs:.2e}"
     apart = np.abs(ours_BT - theirs_BT).max()
     measured = f"{ours:.2e} ({ours / theirs:.2f} times); largest from its bfloat16 {apart:.2e}"
-    return [Row(what, expected, measured, verdict(ours <= MOST * theirs))]
+    return Row(what, expected, measured, verdict(ours <= MOST * theirs))
 
 
 def _require_reference(opened: Opened, python: str) -> None:

@@ -32,6 +32,16 @@ class Request:
     photos: list[Path]
     run: Path
 
+    def prepare_jax(self) -> None:
+        """Settle what must be before JAX starts, as the commands of `segr1` do."""
+        from segr1_jax.train.runtime import prepare_runtime
+
+        prepare_runtime(
+            deterministic=self.config.deterministic,
+            memory_share=self.config.reward.share_of_jax,
+            compile_cache=self.config.compile_cache,
+        )
+
     def examples(self) -> list[Example]:
         """The photos without sentence or mask, so that all prompts are equally long."""
         source = limited(open_source(self.config.eval_data), PHOTOS)

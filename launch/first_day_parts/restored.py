@@ -9,7 +9,6 @@ from first_day_parts.training import overrides
 from segr1_jax.errors import UserError
 from segr1_jax.train.load_config import load_config
 from segr1_jax.train.run import Run
-from segr1_jax.train.runtime import prepare_runtime
 
 
 def measure(request: Request) -> list[Row]:
@@ -20,11 +19,7 @@ def measure(request: Request) -> list[Row]:
             "checkpoint", expected="one of the two steps", got="none", remedy="see training.log"
         )
     config = load_config(request.file, overrides(request))
-    prepare_runtime(
-        deterministic=config.deterministic,
-        memory_share=config.reward.share_of_jax,
-        compile_cache=config.compile_cache,
-    )
+    request.prepare_jax()
     with Run(config) as run:
         step, found = run.first_step, digests(run.state, run.position)
     saved = json.loads(file.read_text())

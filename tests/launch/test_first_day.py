@@ -1,7 +1,7 @@
 """launch/first_day.py at toy size on the CPU: the whole road, and a part that cannot run."""
 
-import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,8 +11,15 @@ import pytest
 from PIL import Image
 
 from segr1_jax.hf.tiny import make_tiny_policy
+from segr1_jax.reward.config import RewardConfig
+
+sys.path.append(str(Path(__file__).parents[2] / "launch"))
+from first_day_parts import masks, parity
+from first_day_parts.digests import digests
+from first_day_parts.request import FAILED, OK
 
 ROOT = Path(__file__).parents[2]
+PARTS = ("parity", "masks", "training", "restored")
 CONFIG = ROOT / "configs" / "quickstart_grpo.yaml"
 SMALL = [
     *("batch=4", "micro_batches=2", "eval_batch=4", "prompt.frame=84", "prompt.max_tokens=48"),
@@ -59,3 +66,56 @@ def test_every_part_passes(policy, tmp_path):
     assert "4 photos" in page[2][0]
     assert page[3][2] == "1.0000, 1.0000, 1.0000, 1.0000"
     assert not list(tmp_path.glob("run.*"))
+
+
+def test_a_part_that_fails_is_a_line_and_the_next_one_runs(policy, tmp_path):
+    broken = tmp_path / "broken"
+    shutil.copytree(policy, broken)
+    weights = broken / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:100_000])
+    done = first_day(tmp_path / "out", f"policy.path={broken}", "--photos", *photos(tmp_path))
+    assert done.returncode == 1
+    page = rows(tmp_path / "out")
+    assert [row[0].split()[0] for row in page] == ["environment", "device", *PARTS]
+    assert [row[-1] for row in page] == ["ok", "ok", "failed", "ok", "failed", "failed"]
+    assert "model.safetensors" in page[2][2]
+    assert "Traceback" not in done.stderr
+
+
+def test_a_mistake_is_one_sentence_before_anything_runs(tmp_path):
+    done = first_day(tmp_path / "out", "policy.path=nowhere")
+    assert done.returncode == 2
+    assert "policy.path: expected a directory" in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_wrong_model_is_further_from_float32_than_rounding_is():
+    exact = -np.random.default_rng(0).random((4, 62))
+    rounded = exact + 0.01 * np.random.default_rng(1).standard_normal(exact.shape)
+    again = exact + 0.01 * np.random.default_rng(2).standard_normal(exact.shape)
+    assert parity.compare(again, rounded, exact).verdict == OK
+    # One token of sixteen is off by a tenth.
+    again[:, ::16] += 0.1
+    assert parity.compare(again, rounded, exact).verdict == FAILED
+    again[:] = np.nan
+    assert parity.compare(again, rounded, exact).verdict == FAILED
+
+
+def test_one_bad_mask_of_four_fails():
+    good = [np.tri(40, dtype=bool)] * 4
+    assert masks.compare(good, good, RewardConfig()).verdict == OK
+    shifted = [*good[:3], np.tri(40, k=-2, dtype=bool)]
+    assert masks.compare(shifted, good, RewardConfig(dtype="bfloat16")).verdict == FAILED
+
+
+def test_digests_tell_one_bit_and_the_type():
+    state = {"w": np.zeros(3, np.float32), "n": np.int32(2)}
+    before = digests(state, 8)
+    assert before == digests(state | {"w": np.zeros(3, np.float32)}, 8)
+    for other in (
+        {"w": np.float32([0, -0.0, 0])},
+        {"w": np.zeros(3, np.int32)},
+        {"n": np.int32(3)},
+    ):
+        assert before != digests(state | other, 8)
