@@ -1,11 +1,12 @@
 """Logprobs of an answer about each photo, ours in bfloat16 against transformers' of the same ids.
 
 Both round to bfloat16, in different places, so neither is the truth: what is compared is how far
-each is from transformers in float32.
+each is from transformers in float32. Ours are those of training, its attention kernel included.
 
 Shape legend: B photos; P prompt tokens; T answer tokens; V vocabulary.
 """
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from segr1_jax.apply.opened import Opened, open_policy
 from segr1_jax.apply.verify import obstacle, transformers_logits
 from segr1_jax.errors import UserError
 from segr1_jax.grpo.batch import answer_batch
+from segr1_jax.policy.attention import Attention
 from segr1_jax.prompt.pixels import patchify, stretch
 from segr1_jax.train.load_config import override
 from segr1_jax.types import Example, Frame, Prompt
@@ -73,7 +75,9 @@ def _require_reference(opened: Opened, python: str) -> None:
 def _our_logprobs(
     opened: Opened, prompts: list[Prompt], answer_T: Int[np.ndarray, " T"]
 ) -> Float[np.ndarray, "B T"]:
-    engine = opened.engine
+    attention = Attention(opened.engine.config.policy.attention)
+    policy = dataclasses.replace(opened.engine.policy, attention=attention)
+    engine = dataclasses.replace(opened.engine, policy=policy)
     # Every part of the mesh gets the same number of rows.
     rows = prompts * engine.placement.row_shards
     on_mesh, _ = engine.put_prompts(rows)

@@ -79,19 +79,25 @@ def _steps(run: Path) -> Row:
 
 
 def _memory(config: RunConfig, host_peak: int) -> Row:
-    """What a device held at most; a CPU does not tell, and its process holds more than arrays."""
     device = jax.local_devices()[0]
     stats = device.memory_stats() or {}
     limit = stats.get("bytes_limit", math.inf)
     plan = _plan(config, Device(device.device_kind, limit, math.nan, math.nan, jax_share=1.0))
-    planned = plan.peak[plan.highest]
-    expected = f"at most {OF_PLAN:.2f} times the plan's {planned / 1e9:.2f} GB ({plan.highest})"
-    peak = stats.get("peak_bytes_in_use")
+    return compare(plan.peak[plan.highest], plan.highest, stats.get("peak_bytes_in_use"), host_peak)
+
+
+def compare(planned: float, moment: str, peak: int | None, host_peak: int) -> Row:
+    """What a device held at most, in bytes.
+
+    A CPU does not tell (None), and the memory of its process holds more than arrays.
+    """
+    expected = f"at most {OF_PLAN:.2f} times the plan's {planned / 1e9:.2f} GB ({moment})"
     if peak is None:
-        measured = f"{host_peak / 1e9:.2f} GB of host memory"
-        return Row("memory of the steps", expected, measured, NOT_COMPARED)
-    measured = f"{peak / 1e9:.2f} GB ({peak / planned:.2f} times)"
-    return Row("memory of the steps", expected, measured, verdict(peak <= OF_PLAN * planned))
+        measured, found = f"{host_peak / 1e9:.2f} GB of host memory", NOT_COMPARED
+    else:
+        measured = f"{peak / 1e9:.2f} GB ({peak / planned:.2f} times)"
+        found = verdict(peak <= OF_PLAN * planned)
+    return Row("memory of the steps", expected, measured, found)
 
 
 def _plan(config: RunConfig, device: Device) -> Plan:

@@ -14,9 +14,9 @@ from segr1_jax.hf.tiny import make_tiny_policy
 from segr1_jax.reward.config import RewardConfig
 
 sys.path.append(str(Path(__file__).parents[2] / "launch"))
-from first_day_parts import masks, parity
+from first_day_parts import masks, parity, training
 from first_day_parts.digests import digests
-from first_day_parts.request import FAILED, OK
+from first_day_parts.request import FAILED, NOT_COMPARED, OK
 
 ROOT = Path(__file__).parents[2]
 PARTS = ("parity", "masks", "training", "restored")
@@ -33,9 +33,10 @@ def policy(tmp_path_factory):
     return make_tiny_policy(tmp_path_factory.mktemp("policy") / "tiny", frame=84)
 
 
-def first_day(out: Path, *words: str) -> subprocess.CompletedProcess:
+def first_day(out: Path, *words: str, **variables: str) -> subprocess.CompletedProcess:
     # One device: a mesh of eight takes much longer to compile for.
     environment = os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
+    environment |= variables
     command = [sys.executable, "launch/first_day.py", str(CONFIG), *SMALL, *words]
     return subprocess.run(
         [*command, "--out", str(out)], cwd=ROOT, env=environment, capture_output=True, text=True
@@ -58,8 +59,12 @@ def photos(folder: Path) -> list[str]:
 
 
 def test_every_part_passes(policy, tmp_path):
-    done = first_day(tmp_path, f"policy.path={policy}", "--photos", *photos(tmp_path))
+    words = [f"policy.path={policy}", "--photos", *photos(tmp_path)]
+    (tmp_path / "nvidia-smi").write_text("#!/bin/sh\necho 'NVIDIA H100, 580.159, 81559 MiB'\n")
+    (tmp_path / "nvidia-smi").chmod(0o755)
+    done = first_day(tmp_path, *words, PATH=f"{tmp_path}:{os.environ['PATH']}")
     assert done.returncode == 0, done.stdout + done.stderr
+    assert "- hardware: 1 x cpu, driver: NVIDIA H100, 580.159, 81559 MiB" in done.stdout
     page = rows(tmp_path)
     assert done.stdout.startswith("# First day of segr1_jax")
     assert [row[-1] for row in page] == ["ok", "ok", "ok", "ok", "ok", "not compared", "ok"]
@@ -100,6 +105,22 @@ def test_a_wrong_model_is_further_from_float32_than_rounding_is():
     assert parity.compare(again, rounded, exact).verdict == FAILED
     again[:] = np.nan
     assert parity.compare(again, rounded, exact).verdict == FAILED
+
+
+def test_a_device_that_held_more_than_planned_fails():
+    assert training.compare(9e9, "update", int(11e9), 0).verdict == OK
+    assert training.compare(9e9, "update", int(13e9), 0).verdict == FAILED
+    assert training.compare(9e9, "update", None, int(13e9)).verdict == NOT_COMPARED
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not Path("/dev/nvidia0").exists(), reason="no NVIDIA GPU on this machine")
+def test_every_part_passes_on_a_gpu(policy, tmp_path):
+    on_gpu = ["policy.compute_dtype=bfloat16", "reward.device=cuda", "reward.dtype=bfloat16"]
+    done = first_day(tmp_path, f"policy.path={policy}", *on_gpu, JAX_PLATFORMS="cuda")
+    page = rows(tmp_path)
+    # The arrays of a policy this small are less than what XLA sets aside for itself.
+    assert all(row[-1] == "ok" for row in page if row[0] != "memory of the steps"), done.stdout
 
 
 def test_one_bad_mask_of_four_fails():
