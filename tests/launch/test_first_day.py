@@ -128,6 +128,8 @@ def test_one_bad_mask_of_four_fails():
     assert masks.compare(good, good, RewardConfig()).verdict == OK
     shifted = [*good[:3], np.tri(40, k=-2, dtype=bool)]
     assert masks.compare(shifted, good, RewardConfig(dtype="bfloat16")).verdict == FAILED
+    empty = [np.zeros((40, 40), bool)] * 4
+    assert masks.compare(empty, empty, RewardConfig()).verdict == FAILED
 
 
 def test_digests_tell_one_bit_and_the_type():
