@@ -27,7 +27,7 @@ OF_PLAN = 1 / 0.75  # plan/estimate.py: its largest moment was 0.75 times a comp
 
 
 def overrides(request: Request) -> list[str]:
-    """The configuration of the two steps: one save, one short evaluation, in a new run directory."""
+    """The configuration of the two steps: one save, one short evaluation, a new run directory."""
     run = request.run
     return [
         *request.overrides,

@@ -70,7 +70,8 @@ def test_every_script_has_its_test():
 
 
 @pytest.mark.parametrize(
-    "script", ["bench_overlap", "bench_reward", "bench_shared_prefix", "compile_depth"]
+    "script",
+    ["bench_overlap", "bench_reward", "bench_shared_prefix", "compile_depth", "learning_table"],
 )
 def test_arguments_of_slow_ones(script):
     assert "usage:" in run(script, "--help")
