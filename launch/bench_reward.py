@@ -1,6 +1,6 @@
 """How much faster is the reward of a group than the reference procedure? Both in one run on the same images, answers and weights.
 
-    python launch/bench_reward.py ../shared/bench/reference_reward.py [--threads 1] [--rounds 3]
+    python launch/bench_reward.py ../shared/bench/reference_reward.py [--threads 1] [--rounds 3] [--answers 8]
 
 A group is 8 answers of 2 boxes, 2 points in each, about one image of 756 x 756 pixels; the model is SAM2.1 tiny with random weights,
 float32, on the CPU. The reference sets the image anew for every box; ours goes through the sidecar with an empty cache (cold), then once
@@ -29,7 +29,7 @@ from segr1_jax.types import Answer, Example, Score, ScoreRequest
 
 SAM2 = "configs/sam2.1/sam2.1_hiera_t.yaml"
 SIDE = 756
-ANSWERS, BOXES, POINTS = 8, 2, 2
+BOXES, POINTS = 2, 2
 WANTED_RATIOS = {"cold": 10, "warm": 30}
 TOLERANCE = 1e-9  # of the S-measure; IoUs are equal
 
@@ -44,10 +44,10 @@ class CountingPredictor(SAM2ImagePredictor):
         super().set_image(image)
 
 
-def random_answers(example: Example, rng: np.random.Generator) -> list[Answer]:
+def random_answers(example: Example, rng: np.random.Generator, count: int) -> list[Answer]:
     """Answers whose boxes are at least a tenth of a side wide, each with its points inside."""
     answers = []
-    for _ in range(ANSWERS):
+    for _ in range(count):
         corner_B2 = rng.integers(0, SIDE // 2, (BOXES, 2))
         size_B2 = rng.integers(SIDE // 10, SIDE // 2, (BOXES, 2))
         points_BK2 = corner_B2[:, None] + (
@@ -88,11 +88,11 @@ def agree(ours: list[Score], theirs: list[tuple[float, float]]) -> bool:
 
 
 def run_round(
-    index: int, client: RewardClient, predictor: CountingPredictor, score_group
+    index: int, answers: int, client: RewardClient, predictor: CountingPredictor, score_group
 ) -> tuple[list[float], bool]:
     """Seconds of the reference, of ours cold and of ours warm, on an image not seen before; and whether all scores agree."""
     example = generate(DataConfig(size=SIDE), index)
-    answers = random_answers(example, np.random.default_rng(index))
+    answers = random_answers(example, np.random.default_rng(index), answers)
     requests = [
         ScoreRequest(example.image, example.mask, sam_prompts(answer, example.frame))
         for answer in answers
@@ -115,6 +115,7 @@ def main() -> int:
     parser.add_argument("reference", type=Path)
     parser.add_argument("--threads", type=int, default=1, help="torch threads of either side")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--answers", type=int, default=8, help="of a group")
     options = parser.parse_args()
     score_group = load_reference(options.reference)
     torch.set_num_threads(options.threads)
@@ -127,7 +128,7 @@ def main() -> int:
             RewardConfig(sam2_config=SAM2, sam2_checkpoint=str(weights), threads=options.threads)
         ) as client:
             for index in range(options.rounds):
-                times, agreed = run_round(index, client, predictor, score_group)
+                times, agreed = run_round(index, options.answers, client, predictor, score_group)
                 print(
                     "round {}: reference {:.2f} s, cold {:.2f} s, warm {:.2f} s".format(
                         index, *times

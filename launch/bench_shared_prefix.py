@@ -1,6 +1,6 @@
 """What sharing a group's prefix saves in the update, and what chunks save in the vocabulary projection.
 
-    .venv/bin/python launch/bench_shared_prefix.py [--rounds 2]
+    .venv/bin/python launch/bench_shared_prefix.py [--rounds 2] [--side 756] [--answers 8] [--tokens 128]
 
 One gradient step of a random policy (8k vocabulary, 90 M weights in tower and layers, 756 x 756 image = 729 image tokens) on a group of 8
 answers of 128 tokens: the shared prefix, `[1, 8, 128]`, against the same function called with `[8, 1, 128]`, prompt and image eight times.
@@ -28,7 +28,7 @@ from segr1_jax.prompt.windows import join_windows
 from segr1_jax.types import Frame, Prompt
 
 IMAGE = 8000  # token ids: of an image slot, and those around it
-GROUP, COMPLETION, TEXT, SIDE = 8, 128, 60, 756
+TEXT = 60  # tokens of the prompt beside those of the image
 VISION = VisionSettings(
     patch=14, temporal_patch=2, merge=2, window=112, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25)
 )
@@ -67,14 +67,14 @@ def make_policy() -> Policy:
     )
 
 
-def make_prompt(rng: np.random.Generator) -> PromptBatch:
+def make_prompt(rng: np.random.Generator, side: int) -> PromptBatch:
     """A noise image between random text."""
-    image = rng.integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8)
-    slots = [IMAGE] * VISION.image_tokens(SIDE, SIDE)
+    image = rng.integers(0, 256, (side, side, 3), dtype=np.uint8)
+    slots = [IMAGE] * VISION.image_tokens(side, side)
     tokens = np.array(
         [*rng.integers(0, IMAGE, TEXT // 2), *slots, *rng.integers(0, IMAGE, TEXT // 2)], np.int32
     )
-    grid = SIDE // VISION.unit
+    grid = side // VISION.unit
     positions, next_position = mrope_positions(tokens, [(grid, grid)], IMAGE)
     windows = join_windows([image], VISION)
     image_index = np.full(len(tokens), -1, np.int32)
@@ -89,8 +89,8 @@ def make_prompt(rng: np.random.Generator) -> PromptBatch:
         patch_positions=windows.patch_positions,
         patch_mask=windows.patch_mask,
         window_image=windows.window_image,
-        model_frame=Frame(SIDE, SIDE),
-        native_frame=Frame(SIDE, SIDE),
+        model_frame=Frame(side, side),
+        native_frame=Frame(side, side),
     )
     return jax.tree.map(jnp.asarray, stack_prompts([prompt], len(tokens)))
 
@@ -104,18 +104,19 @@ def gradient_of(policy: Policy):
     return jax.jit(jax.grad(loss))
 
 
-def compare_updates(rounds: int) -> None:
+def compare_updates(options: argparse.Namespace) -> None:
     """Time, FLOPs and gradients of the shared against the repeated prefix."""
+    group, side = options.answers, options.side
     rng, policy = np.random.default_rng(0), make_policy()
-    params, prompts, gradient = policy.init(0), make_prompt(rng), gradient_of(policy)
-    tokens = jnp.asarray(rng.integers(0, IMAGE, (1, GROUP, COMPLETION)), jnp.int32)
-    repeated = jax.tree.map(lambda x: jnp.repeat(x, GROUP, axis=0), prompts)
+    params, prompts, gradient = policy.init(0), make_prompt(rng, side), gradient_of(policy)
+    tokens = jnp.asarray(rng.integers(0, IMAGE, (1, group, options.tokens)), jnp.int32)
+    repeated = jax.tree.map(lambda x: jnp.repeat(x, group, axis=0), prompts)
     calls = {
         "shared": (params, prompts, tokens),
-        "repeated": (params, repeated, tokens.reshape(GROUP, 1, COMPLETION)),
+        "repeated": (params, repeated, tokens.reshape(group, 1, options.tokens)),
     }
     seconds, gradients = {name: [] for name in calls}, {}
-    for _ in range(rounds + 1):  # the first compiles
+    for _ in range(options.rounds + 1):  # the first compiles
         for name, arguments in calls.items():
             began = time.perf_counter()
             gradients[name] = jax.block_until_ready(gradient(*arguments))
@@ -128,7 +129,7 @@ def compare_updates(rounds: int) -> None:
     took = {name: statistics.median(times[1:]) for name, times in seconds.items()}
     body = sum(x.size for name, x in params.items() if name != "embed")
     print(
-        f"{body / 1e6:.0f} M weights in tower and layers, {VISION.image_tokens(SIDE, SIDE)} image tokens"
+        f"{body / 1e6:.0f} M weights in tower and layers, {VISION.image_tokens(side, side)} image tokens"
     )
     for name in calls:
         print(f"{name:<9} {took[name]:7.2f} s  {flops[name] / 1e12:6.2f} TFLOP")
@@ -144,23 +145,23 @@ def _distance(a: jax.Array, b: jax.Array) -> float:
     return float(jnp.linalg.norm(a - b) / jnp.linalg.norm(b))
 
 
-def compare_losses() -> None:
+def compare_losses(group: int, tokens: int) -> None:
     """Temporary memory of the loss alone, in chunks of 16 positions and with all logits at once."""
+    shape = (1, group, tokens)
     for name, argnums in (("states", 0), ("states and projection", (0, 1))):
-        chunks, full = (_loss_memory(chunk, argnums) / 1e6 for chunk in (16, COMPLETION))
+        chunks, full = (_loss_memory(shape, chunk, argnums) / 1e6 for chunk in (16, tokens))
         print(
             f"loss, gradient of {name}: {chunks:.0f} MB in chunks, {full:.0f} MB with full logits: {full / chunks:.1f} times less"
         )
 
 
-def _loss_memory(chunk: int, argnums: int | tuple[int, ...]) -> int:
+def _loss_memory(shape: tuple[int, ...], chunk: int, argnums: int | tuple[int, ...]) -> int:
     def loss(states, kernel, tokens):
         mask = jnp.ones(tokens.shape, bool)
         return score_states(
             states, kernel, tokens, mask, banned=(IMAGE,), temperature=1.0, chunk=chunk
         ).logprobs.mean()
 
-    shape = (1, GROUP, COMPLETION)
     arguments = (
         jax.ShapeDtypeStruct((*shape, HIDDEN), jnp.float32),
         jax.ShapeDtypeStruct((HIDDEN, VOCABULARY), jnp.float32),
@@ -180,9 +181,12 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--side", type=int, default=756, help="of the image, in pixels")
+    parser.add_argument("--answers", type=int, default=8, help="of the group")
+    parser.add_argument("--tokens", type=int, default=128, help="of an answer")
     options = parser.parse_args()
-    compare_losses()
-    compare_updates(options.rounds)
+    compare_losses(options.answers, options.tokens)
+    compare_updates(options)
 
 
 if __name__ == "__main__":

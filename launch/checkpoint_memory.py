@@ -1,6 +1,6 @@
 """A random checkpoint in the real shapes of Qwen2.5-VL-3B, in and out: how much host memory it takes, and is every byte there again?
 
-    .venv/bin/python launch/checkpoint_memory.py make  /tmp/three_b
+    .venv/bin/python launch/checkpoint_memory.py make  /tmp/three_b [--arch config.json]
     .venv/bin/python launch/checkpoint_memory.py trip  /tmp/three_b /tmp/three_b_out --devices 8
     .venv/bin/python launch/checkpoint_memory.py open  /tmp/three_b_out
 
@@ -92,7 +92,7 @@ def anonymous_bytes() -> int:
     return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("RssAnon"))
 
 
-def make(out: Path) -> None:
+def make(out: Path, config: str) -> None:
     """Names and shapes from transformers on the meta device, values from numpy, one shard in memory at a time."""
     import ml_dtypes
     import numpy as np
@@ -101,7 +101,7 @@ def make(out: Path) -> None:
     from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
     out.mkdir(parents=True)
-    (out / "config.json").write_text(json.dumps(HUB_CONFIG, indent=2) + "\n")
+    (out / "config.json").write_text(config)
     with torch.device("meta"):
         model = Qwen2_5_VLForConditionalGeneration(Qwen2_5_VLConfig.from_pretrained(out))
     shapes = {name: tuple(weight.shape) for name, weight in model.named_parameters()}
@@ -207,9 +207,11 @@ def main() -> None:
     parser.add_argument("stage", choices=("make", "trip", "open"))
     parser.add_argument("directories", type=Path, nargs="+")
     parser.add_argument("--devices", type=int, default=8)
+    parser.add_argument("--arch", type=Path, help="make: config.json of a policy other than the 3B")
     options = parser.parse_args()
     if options.stage == "make":
-        make(options.directories[0])
+        hub = json.dumps(HUB_CONFIG, indent=2) + "\n"
+        make(options.directories[0], options.arch.read_text() if options.arch else hub)
     elif options.stage == "trip":
         trip(*options.directories, options.devices)
     else:

@@ -1,158 +1,141 @@
-"""Does everything work on this machine with these weights? What to run first, before a run that is paid for.
+"""The first thing to run with real weights and a GPU: does this machine compute what it should?
 
-    .venv/bin/python launch/first_day.py configs/ours/rl_cod_3b_one_gpu.yaml [key=value ...] \\
-        [--photos a.jpg b.jpg c.jpg d.jpg] [--out runs/first_day]
+    .venv/bin/python launch/first_day.py configs/ours/rl_cod_3b_one_gpu.yaml [--synthetic] \\
+        policy.path=DIR reward.sam2_config=CONFIG reward.sam2_checkpoint=FILE [--photos a.jpg b.jpg]
 
-It needs weights alone, no data set: without --photos it takes four synthetic pictures, and it trains on more of them. Each part is
-a process of its own, so one that fails is told of and the next one runs: the policy against transformers, masks against
-SAM2ImagePredictor, a training step, a second one from the checkpoint of the first, and the memory beside that of `segr1 plan`.
-OUT/first_day.md is a page to paste into an issue. Exit status 1 where a part failed.
+Parts, in this order: versions and device; logprobs against transformers in bfloat16; masks of the
+sidecar against SAM2ImagePredictor; two GRPO steps, with peak device memory beside the plan's; the
+checkpoint restored. Each part is a process of its own, which frees the device and writes its result
+before the next begins; one that crashes is a line of the result. What needs torch runs under
+reward.python, with transformers (on the CPU) and sam2.
+
+OUT/first_day.md is one page to paste into an issue; OUT/PART.log holds what a part printed. Exit
+status 1 where a part failed. --synthetic needs no data set: it trains on drawn pictures.
 """
 
 import argparse
 import datetime
+import importlib
 import json
-import os
+import signal
 import subprocess
 import sys
+import tempfile
+import time
 from pathlib import Path
 
-import numpy as np
+from first_day_parts.request import FAILED, Request, Row
 
-from segr1_jax.data.config import DataConfig
-from segr1_jax.data.images import open_image
-from segr1_jax.data.synthetic import generate
-from segr1_jax.doctor import examine, report
 from segr1_jax.errors import UserError
-from segr1_jax.reward.gpus import placed_here
-from segr1_jax.train.config import RunConfig
+from segr1_jax.files import write_atomically
+from segr1_jax.train.check_config import check, require_fixed_frame
 from segr1_jax.train.load_config import load_config
-from segr1_jax.types import Example
 
-PARTS = ("policy", "masks", "first step", "second step")
-PHOTOS = 4
-# Steps, evaluations and data are replaced: two steps on pictures that every machine can draw.
-SHORT = (
-    *("data.kind=synthetic", "data.part=all", "data.hold_out=0", "data.count=400", "data.seed=0"),
-    *("eval_data.kind=synthetic", "eval_data.part=all", "eval_data.hold_out=0"),
-    *("eval_data.seed=1", "eval_first=false", "eval_every=0", "save_every=1", "keep=2"),
-    *("optimizer.schedule=constant", "optimizer.warmup_steps=0", "keep_best=0"),
-)
-
-
-def _examples(photos: list[Path], side: int) -> list[Example]:
-    if not photos:
-        config = DataConfig(size=side, count=PHOTOS, seed=2)
-        return [generate(config, index) for index in range(PHOTOS)]
-    images = [open_image(path) for path in photos]
-    return [
-        Example(index, path.stem, image, np.ones(image.shape[:2], bool))
-        for index, (path, image) in enumerate(zip(photos, images, strict=True))
-    ]
-
-
-def _short(path: Path, overrides: list[str]) -> RunConfig:
-    """The configuration of the two steps: the user's, for a while and on synthetic pictures of its frame."""
-    chosen = load_config(path, overrides)
-    side = chosen.prompt.frame
-    sizes = [f"data.size={side}", f"eval_data.size={side}", f"eval_data.count={chosen.eval_batch}"]
-    return load_config(path, [*overrides, *SHORT, *sizes])
-
-
-def _run_part(options: argparse.Namespace) -> int:
-    """One part, in this process; its line goes to OUT."""
-    # Only a part may start JAX: it takes the GPU's memory.
-    import first_day_parts
-
-    from segr1_jax.train.runtime import prepare_runtime
-
-    config = _short(options.config, options.overrides)
-    share = placed_here(config.reward).share_of_jax
-    prepare_runtime(deterministic=config.deterministic, memory_share=share)
-    examples = _examples(options.photos, config.prompt.frame)
-    expected, measured, passed = first_day_parts.PARTS[options.part](config, examples, options.out)
-    line = {"expected": expected, "measured": measured, "passed": passed}
-    (options.out / f"{options.part}.json").write_text(json.dumps(line))
-    return 0
-
-
-def _child(part: str, options: argparse.Namespace) -> dict:
-    """What one part found; a part that ends without a word has failed with its last line."""
-    line = options.out / f"{part}.json"
-    line.unlink(missing_ok=True)
-    log = options.out / f"{part}.log"
-    command = [sys.executable, __file__, "--part", part, *sys.argv[1:]]
-    with log.open("w") as file:
-        subprocess.run(command, stdout=file, stderr=subprocess.STDOUT, check=False, env=os.environ)
-    if line.is_file():
-        return json.loads(line.read_text())
-    last = (log.read_text().strip().splitlines() or ["nothing was printed"])[-1][:200]
-    return {"expected": "to end", "measured": f"{last} (whole output: {log})", "passed": False}
-
-
-def _page(options: argparse.Namespace, lines: dict[str, dict]) -> str:
-    query = ["nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"]
-    try:
-        hardware = subprocess.run(query, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        hardware = "no NVIDIA GPU"
-    python = load_config(options.config, options.overrides).reward.python
-    rows = [
-        f"| {part} | {line['expected']} | {line['measured']} | {'ok' if line['passed'] else 'FAILED'} |"
-        for part, line in lines.items()
-    ]
-    return "\n".join(
-        [
-            f"# First day, {datetime.date.today()}",
-            "",
-            f"{hardware}; `{' '.join([str(options.config), *options.overrides])}`",
-            "",
-            "| part | expected | measured | |",
-            "|---|---|---|---|",
-            *rows,
-            "",
-            "```",
-            report(examine(python)),
-            "```",
-            "",
-        ]
-    )
+PARTS = ("environment", "parity", "masks", "training", "restored")
+USER_FAULT = 2
+LONGEST_REASON = 300
+# Few pictures: the closing report scores an answer about each of the first 400.
+SYNTHETIC = [
+    *("data.kind=synthetic", "data.part=all", "data.seed=0", "data.count=64"),
+    *("eval_data.kind=synthetic", "eval_data.part=all", "eval_data.seed=1"),
+]
 
 
 def main() -> int:
+    options = _options()
+    try:
+        config = load_config(options.config, options.overrides)
+        if options.part:
+            request = Request(
+                config, options.config, options.overrides, options.photos, options.run
+            )
+            _write_rows(options.out, options.part, request)
+            return 0
+        check(config)
+        require_fixed_frame(config)
+    except UserError as error:
+        print(f"first_day: {error}", file=sys.stderr)
+        return USER_FAULT
+    return _run_all(options)
+
+
+def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("config", type=Path)
-    parser.add_argument("overrides", nargs="*", metavar="key=value")
-    parser.add_argument("--photos", type=Path, nargs="+", default=[])
-    parser.add_argument("--out", type=Path, default=Path("runs/first_day"))
+    parser.add_argument("config", type=Path, help="a configuration of the stage grpo")
+    parser.add_argument("overrides", nargs="*", help="key=value")
+    parser.add_argument(
+        "--photos", type=Path, nargs="+", default=[], help="default: four of eval_data"
+    )
+    parser.add_argument("--synthetic", action="store_true", help="drawn pictures in place of data")
+    parser.add_argument("--out", type=Path, default=Path("first_day"))
     parser.add_argument("--part", choices=PARTS, help=argparse.SUPPRESS)
-    options = parser.parse_args()
+    parser.add_argument("--run", type=Path, help=argparse.SUPPRESS)
+    options = parser.parse_intermixed_args()
+    options.overrides += SYNTHETIC if options.synthetic else []
+    return options
+
+
+def _run_all(options: argparse.Namespace) -> int:
+    """Every part in turn; the page is written anew after each."""
     options.out.mkdir(parents=True, exist_ok=True)
-    if options.part:
-        return _run_part(options)
-    _short(options.config, options.overrides)
-    if (options.out / "run").exists():
-        raise UserError(
-            "--out",
-            expected="a folder without an earlier run",
-            got=str(options.out / "run"),
-            remedy="remove it, or choose another",
-        )
-    lines = {}
-    for part in PARTS:
-        print(f"first day: {part} ...", end=" ", flush=True)
-        lines[part] = _child(part, options)
-        print("ok" if lines[part]["passed"] else f"FAILED: {lines[part]['measured']}", flush=True)
-    page = options.out / "first_day.md"
-    page.write_text(_page(options, lines))
-    print(f"wrote {page}")
-    return int(not all(line["passed"] for line in lines.values()))
+    rows: list[Row] = []
+    # Checkpoints go beside the page, on a disk that the user chose, and are removed at the end.
+    with tempfile.TemporaryDirectory(dir=options.out, prefix="run.") as folder:
+        for part in PARTS:
+            began = time.monotonic()
+            rows += _run_part(part, options, Path(folder) / "grpo")
+            write_atomically(options.out / "first_day.md", _page(options, rows))
+            print(f"first_day: {part}, {time.monotonic() - began:.0f} s", file=sys.stderr)
+    print(_page(options, rows))
+    return int(any(row.verdict == FAILED for row in rows))
+
+
+def _run_part(part: str, options: argparse.Namespace, run: Path) -> list[Row]:
+    found = options.out / f"{part}.json"
+    found.unlink(missing_ok=True)
+    command = [sys.executable, __file__, str(options.config), *options.overrides]
+    command += ["--part", part, "--out", str(options.out), "--run", str(run)]
+    if options.photos:
+        command += ["--photos", *map(str, options.photos)]
+    log = options.out / f"{part}.log"
+    with log.open("w") as file:
+        status = subprocess.run(command, stdout=file, stderr=subprocess.STDOUT).returncode
+    if status:
+        return [Row(part, "to run to its end", _reason(status, log), FAILED)]
+    return [Row(**row) for row in json.loads(found.read_text())]
+
+
+def _reason(status: int, log: Path) -> str:
+    """Why a part ended early, in one line."""
+    lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
+    last = lines[-1].strip()[:LONGEST_REASON] if lines else "it printed nothing"
+    ending = f"killed by {signal.Signals(-status).name}" if status < 0 else f"exit status {status}"
+    return f"{ending}: {last} (whole: {log})"
+
+
+def _write_rows(out: Path, part: str, request: Request) -> None:
+    rows = importlib.import_module(f"first_day_parts.{part}").measure(request)
+    write_atomically(out / f"{part}.json", json.dumps([row._asdict() for row in rows], indent=1))
+
+
+def _page(options: argparse.Namespace, rows: list[Row]) -> str:
+    """The result so far as markdown."""
+    hardware = next((row.measured for row in rows if row.part == "device"), "not known")
+    lines = [
+        "# First day of segr1_jax",
+        "",
+        f"- date: {datetime.date.today().isoformat()}",
+        f"- hardware: {hardware}",
+        f"- configuration: `{' '.join([str(options.config), *options.overrides])}`",
+        "",
+        "| part | expected | measured | verdict |",
+        "|---|---|---|---|",
+    ]
+    lines += [f"| {' | '.join(cell.replace('|', '/') for cell in row)} |" for row in rows]
+    return "\n".join(lines) + "\n"
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except UserError as error:
-        sys.exit(f"first_day: {error}")
+    sys.exit(main())

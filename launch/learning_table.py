@@ -1,6 +1,6 @@
 """The learning benchmark: for each seed SFT, GRPO from it, and SFT continued on the images GRPO sees; then one table.
 
-    .venv/bin/python launch/learning_table.py --seeds 0 1 2
+    .venv/bin/python launch/learning_table.py [key=value for all runs, such as steps=20] --seeds 0 1 2
 
 Everything lands in runs/learning; running it again goes on where it stopped. The configurations are the quickstart's, with
 another seed for weights, data order and sampling. The held-out set is the same 200 images for all.
@@ -36,13 +36,14 @@ def curve(run: Path) -> str:
     )
 
 
-def run_seed(out: Path, seed: int) -> dict[str, dict[str, float]]:
+def run_seed(out: Path, seed: int, overrides: list[str]) -> dict[str, dict[str, float]]:
     """Train all three policies of one seed; returns the rows of its table."""
-    grpo = load_config(GRPO)
+    grpo = load_config(GRPO, overrides)
     if not (out / "tiny").exists():
         segr1("tiny", str(out / "tiny"), "--seed", str(seed))
-    segr1("sft", SFT, f"run_dir={out}/sft", f"policy.path={out}/tiny", f"seed={seed}")
-    segr1("train", GRPO, f"run_dir={out}/grpo", f"policy.path={out}/sft", f"seed={seed}")
+    common = [f"seed={seed}", *overrides]
+    segr1("sft", SFT, f"run_dir={out}/sft", f"policy.path={out}/tiny", *common)
+    segr1("train", GRPO, f"run_dir={out}/grpo", f"policy.path={out}/sft", *common)
     same_images = [f"data.{field}={getattr(grpo.data, field)}" for field in ("count", "seed")]
     length = [
         f"steps={grpo.steps}",
@@ -55,7 +56,7 @@ def run_seed(out: Path, seed: int) -> dict[str, dict[str, float]]:
         SFT,
         f"run_dir={out}/sft_continued",
         f"policy.path={out}/sft",
-        f"seed={seed}",
+        *common,
         *same_images,
         *length,
     )
@@ -83,13 +84,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument("overrides", nargs="*", help="key=value")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--out", type=Path, default=Path("runs/learning"))
-    options = parser.parse_args()
+    options = parser.parse_intermixed_args()
     parts = []
     for seed in options.seeds:
         out = options.out / f"seed_{seed}"
-        rows = run_seed(out, seed)
+        rows = run_seed(out, seed, options.overrides)
         curves = "\n".join(
             f"- {name}: {curve(out / name)}" for name in ("sft", "grpo", "sft_continued")
         )

@@ -1,11 +1,12 @@
 """Does `segr1 plan` tell the memory that a run takes? A random policy of 141 M parameters, planned with XLA's CPU compiler and then run.
 
-    .venv/bin/python launch/plan_against_run.py [--steps 2]
+    .venv/bin/python launch/plan_against_run.py [--steps 2] [--arch config.json] [key=value ...]
 
 The plan and the run are processes of their own; the run finds the compiled programs in a cache that the plan fills, so that no compiler
 adds to its memory. It makes whole GRPO steps through Engine (sample, reference, gradient over micro-batches, update) with random rewards.
 Printed: the plan's largest moment, the largest anonymous memory of the run above its start, and their ratio; exit status 1 where they
-are more than 20 % apart. Linux only.
+are more than 20 % apart. A smaller policy (--arch) or batch takes less time, and tells less: what a process needs besides arrays
+then counts. Linux only.
 """
 
 import argparse
@@ -15,6 +16,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from pathlib import Path
 
 import checkpoint_memory
 
@@ -50,19 +52,21 @@ CONFIG = (
 )
 
 
-def programs():
+def programs(options: argparse.Namespace):
     """The run's programs on this machine's CPU."""
+    from segr1_jax.hf.load import read_arch_file
     from segr1_jax.plan.programs import Programs
     from segr1_jax.policy.arch import arch_from_config
     from segr1_jax.train.config import RunConfig
     from segr1_jax.train.load_config import override
     from segr1_jax.train.mesh import make_mesh
 
-    config = override(RunConfig(), OVERRIDES)
-    return Programs(config, arch_from_config(CONFIG), make_mesh(config.mesh))
+    config = override(RunConfig(), [*OVERRIDES, *options.overrides])
+    arch = read_arch_file(options.arch) if options.arch else arch_from_config(CONFIG)
+    return Programs(config, arch, make_mesh(config.mesh))
 
 
-def planned() -> dict:
+def planned(options: argparse.Namespace) -> dict:
     """Moment -> bytes, with temporaries as the compiler counts them."""
     import math
 
@@ -71,20 +75,20 @@ def planned() -> dict:
     from segr1_jax.hardware import Device
     from segr1_jax.plan.plan import compile_plan
 
-    this = programs()
+    this = programs(options)
     return compile_plan(
         this.config, this.arch, Device("cpu", math.inf, math.nan, math.nan, 1.0), jax.devices()
     ).peak
 
 
-def measured(steps: int) -> int:
-    """The largest anonymous memory of `steps` training steps above that of a process that has only imported what it needs."""
+def measured(options: argparse.Namespace) -> int:
+    """The largest anonymous memory of the steps above that of a process that only has its imports."""
     import jax
 
-    this = programs()
+    this = programs(options)
     jax.block_until_ready(this.engine.step_key(0))
     with checkpoint_memory.AnonymousMemory() as memory:
-        _train(this, steps)
+        _train(this, options.steps)
     return memory.peak
 
 
@@ -134,14 +138,16 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument("overrides", nargs="*", help="key=value")
     parser.add_argument("--steps", type=int, default=2)
+    parser.add_argument("--arch", type=Path, help="config.json of another policy")
     parser.add_argument("--only", choices=("planned", "measured"), help=argparse.SUPPRESS)
-    options = parser.parse_args()
+    options = parser.parse_intermixed_args()
     if options.only:
-        print(json.dumps(planned() if options.only == "planned" else measured(options.steps)))
+        print(json.dumps({"planned": planned, "measured": measured}[options.only](options)))
         return 0
     with tempfile.TemporaryDirectory() as cache:
-        peak, used = (_child(part, options.steps, cache) for part in ("planned", "measured"))
+        peak, used = (_child(part, cache) for part in ("planned", "measured"))
     moment = max(peak, key=peak.get)
     print(
         "plan     " + ", ".join(f"{name} {size / 1e9:.2f}" for name, size in peak.items()) + " GB"
@@ -154,15 +160,18 @@ def main() -> int:
     return int(abs(peak[moment] / used - 1) > BOUND)
 
 
-def _child(part: str, steps: int, cache: str):
-    """One part in a process whose programs go through `cache`, and whose freed memory goes back to the system at once."""
+def _child(part: str, cache: str):
+    """One part in a process of its own, under the same arguments.
+
+    Its programs go through `cache`, and its freed memory goes back to the system at once.
+    """
     variables = {
         "JAX_PLATFORMS": "cpu",
         "JAX_COMPILATION_CACHE_DIR": cache,
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     }
     variables |= {"MALLOC_MMAP_THRESHOLD_": "1000000"}
-    arguments = [sys.executable, __file__, "--only", part, "--steps", str(steps)]
+    arguments = [sys.executable, *sys.argv, "--only", part]
     return json.loads(
         subprocess.run(
             arguments, env=os.environ | variables, check=True, stdout=subprocess.PIPE

@@ -1,15 +1,15 @@
 """What transformers computes from an exported directory. Runs alone under an interpreter that has torch: imports nothing of this package.
 
-python reference_logits.py DIRECTORY INPUTS.npz OUT.npy [DTYPE]
+python reference_logits.py DIRECTORY INPUTS.npz OUT.npy DTYPE
 
-DTYPE is torch's name of the dtype to compute in, float32 by default. INPUTS holds the arguments of
-the model's forward; OUT gets the float32 logits [P, V] of its one sequence.
+INPUTS holds the arguments of the model's forward; it computes in DTYPE (float32 or bfloat16), on the
+CPU. OUT gets the logits [B, P, V] as float32.
 """
 
 import sys
 
 
-def main(directory: str, inputs: str, out: str, dtype: str = "float32") -> None:
+def main(directory: str, inputs: str, out: str, dtype: str) -> None:
     import inspect
 
     import numpy as np
@@ -25,10 +25,10 @@ def main(directory: str, inputs: str, out: str, dtype: str = "float32") -> None:
         model.forward
     ).parameters  # transformers 4 has no mm_token_type_ids: it finds the images by their ids
     arguments = {name: value for name, value in arguments.items() if name in known}
+    if "pixel_values" in arguments:
+        arguments["pixel_values"] = arguments["pixel_values"].to(model.dtype)
     with torch.no_grad():
-        if "pixel_values" in arguments:
-            arguments["pixel_values"] = arguments["pixel_values"].to(model.dtype)
-        np.save(out, model(**arguments).logits[0].float().numpy())
+        np.save(out, model(**arguments).logits.float().numpy())
 
 
 if __name__ == "__main__":

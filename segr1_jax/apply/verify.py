@@ -1,6 +1,6 @@
 """Does transformers compute from an exported directory what we compute from the weights in memory? One noise image, one answer, all logits.
 
-Shape legend: B prompts; T answer tokens; V vocabulary.
+Shape legend: B prompts; P prompt and answer tokens; T answer tokens; V vocabulary.
 """
 
 import dataclasses
@@ -14,7 +14,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float
 
 from segr1_jax.apply import reference_logits
 from segr1_jax.apply.opened import Opened
@@ -22,7 +22,6 @@ from segr1_jax.errors import UserError
 from segr1_jax.grpo.batch import answer_batch
 from segr1_jax.hf.load import stored_dtypes
 from segr1_jax.policy.params import Policy
-from segr1_jax.prompt.build import PromptBuilder
 from segr1_jax.prompt.pixels import patchify
 from segr1_jax.types import Example, Prompt
 
@@ -64,7 +63,15 @@ def verify_export(opened: Opened, directory: Path, python: str) -> float:
     answer = builder.encode_answer(ANSWER)
     rows = opened.engine.placement.row_shards  # the same row for every part of the mesh
     ours = answer_logits(_as_stored(opened, directory), [prompt] * rows, [answer] * rows)[0]
-    theirs = reference_logits_of(directory, builder, prompt, pixels, answer, python)
+    ids = np.concatenate([prompt.token_ids, answer])[None].astype(np.int64)
+    side = frame // builder.vision.patch
+    inputs = {
+        "input_ids": ids,
+        "mm_token_type_ids": (ids == builder.tokenizer.image_pad_id).astype(np.int64),
+        "pixel_values": patchify(pixels, builder.vision),
+        "image_grid_thw": np.array([[1, side, side]]),
+    }
+    theirs = transformers_logits(directory, inputs, python)[0, len(prompt.token_ids) - 1 : -1]
     difference = float(np.abs(theirs - ours).max() / np.abs(theirs).max())
     if not difference <= TOLERANCE:
         raise UserError(
@@ -74,30 +81,6 @@ def verify_export(opened: Opened, directory: Path, python: str) -> float:
             remedy="do not use this export; report it with the versions that `segr1 doctor` prints",
         )
     return difference
-
-
-def reference_logits_of(
-    directory: Path,
-    builder: PromptBuilder,
-    prompt: Prompt,
-    frame_HW3: UInt8[np.ndarray, "H W 3"],
-    answer_T: Int[np.ndarray, " T"],
-    python: str,
-    dtype: str = "float32",
-) -> Float[np.ndarray, "T V"]:
-    """transformers' logits that predict each answer token; `frame_HW3` is the prompt's image in its frame.
-
-    Raises UserError where transformers, run by `python`, cannot read `directory`.
-    """
-    ids = np.concatenate([prompt.token_ids, answer_T])[None].astype(np.int64)
-    rows, columns = (side // builder.vision.patch for side in frame_HW3.shape[:2])
-    inputs = {
-        "input_ids": ids,
-        "mm_token_type_ids": (ids == builder.tokenizer.image_pad_id).astype(np.int64),
-        "pixel_values": patchify(frame_HW3, builder.vision),
-        "image_grid_thw": np.array([[1, rows, columns]]),
-    }
-    return _theirs(directory, inputs, python, dtype)[len(prompt.token_ids) - 1 : -1]
 
 
 def _as_stored(opened: Opened, directory: Path) -> Opened:
@@ -129,9 +112,14 @@ def answer_logits(
     return np.asarray(logits(opened.params, on_mesh, batch.tokens, batch.mask))[:, 0]
 
 
-def _theirs(
-    directory: Path, inputs: dict[str, np.ndarray], python: str, dtype: str
-) -> Float[np.ndarray, "P V"]:
+def transformers_logits(
+    directory: Path, inputs: dict[str, np.ndarray], python: str, dtype: str = "float32"
+) -> Float[np.ndarray, "B P V"]:
+    """Logits of transformers, run by `python` on the CPU, for the `inputs` of its forward.
+
+    Raises:
+        UserError: it cannot read the directory, or fails.
+    """
     with tempfile.TemporaryDirectory() as folder:
         arrays, out = Path(folder) / "inputs.npz", Path(folder) / "logits.npy"
         np.savez(arrays, **inputs)
