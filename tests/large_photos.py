@@ -10,7 +10,6 @@ import numpy as np
 from PIL import Image
 
 SIDE = (3000, 2000)  # pixels: 6 megapixels
-COUNT = 300
 FILES = 10  # different ones; the others are hard links
 WATCH = """
 import json, sys, threading, time
@@ -31,12 +30,12 @@ print("peak", json.dumps(peak / 1e6))
 """
 
 
-def make_photos(folder: Path) -> None:
-    """Write COUNT photos and masks to images/ and masks/."""
+def make_photos(folder: Path, count: int = 300) -> None:
+    """Write `count` photos and masks to images/ and masks/."""
     rng = np.random.default_rng(0)
     for name in ("images", "masks"):
         (folder / name).mkdir()
-    for index in range(COUNT):
+    for index in range(count):
         image, mask = folder / f"images/{index:04d}.jpg", folder / f"masks/{index:04d}.png"
         if index >= FILES:
             os.link(folder / f"images/{index % FILES:04d}.jpg", image)
