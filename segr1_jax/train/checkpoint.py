@@ -6,9 +6,11 @@ position  the next position in the global data order
 config    the configuration that made them
 
 They may lie on a local disk or in an object store (`gs://bucket/run`): Orbax commits a step either way.
+Each step holds checksums of its files (checksums.py), which a restore verifies.
 """
 
 import contextlib
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -19,9 +21,11 @@ import orbax.checkpoint as ocp
 from etils import epath
 from jax.sharding import Sharding
 from orbax.checkpoint.checkpoint_managers import preservation_policy as policies
+from orbax.checkpoint.options import AsyncOptions
 
 from segr1_jax.errors import UserError
 from segr1_jax.policy.params import Params
+from segr1_jax.train.checksums import damaged_files, require_undamaged, write_checksums
 from segr1_jax.update import TrainState
 
 IOU = "iou"
@@ -72,17 +76,46 @@ class Checkpoints:
         with _naming_last_good_step(self._manager):
             self._manager.wait_until_finished()
 
-    def restore(self, abstract: TrainState) -> Restored | None:
-        """The newest checkpoint, placed as `abstract` (ShapeDtypeStructs with shardings) says; None in a fresh run."""
+    def restore(self, abstract: TrainState, *, check: str = "stop") -> Restored | None:
+        """The newest checkpoint, placed as `abstract` (ShapeDtypeStructs with shardings) says; None in a fresh run.
+
+        `check` is the run's checkpoint_check. Raises UserError where a step is damaged, unless an
+        earlier one may stand in for it; the damaged steps are deleted then, for the run makes them
+        again.
+        """
         if self.latest is None:
             return None
+        step = self.latest if check == "off" else self._undamaged(check)
+        restored = self._restore(step, abstract)
+        for later in [found for found in self._manager.all_steps() if found > step]:
+            self._manager.delete(later)
+        return restored
+
+    def _undamaged(self, check: str) -> int:
+        """The newest step whose files are as written, or the newest of all where `check` is stop."""
+        steps = sorted(self._manager.all_steps(), reverse=True)
+        for step, before in zip(steps, [*steps[1:], None], strict=True):
+            path = self._manager.directory / str(step)
+            if check == "stop" or before is None:
+                require_undamaged(path, remedy=_remedy(check, before))
+                return step
+            if not (bad := damaged_files(path)):
+                return step
+            if jax.process_index() == 0:
+                lost = (
+                    f"{path}: step {step} is damaged ({', '.join(bad[:3])}); trying step {before}"
+                )
+                print(lost, file=sys.stderr)
+        raise AssertionError("a directory with a newest step holds steps")
+
+    def _restore(self, step: int, abstract: TrainState) -> Restored:
         items = ocp.args.Composite(
             params=ocp.args.StandardRestore(abstract.params),
             train=ocp.args.StandardRestore(_all_but_params(abstract)),
             position=ocp.args.JsonRestore(),
         )
-        with _naming_damage(self._manager.directory / str(self.latest)):
-            found = self._manager.restore(self.latest, args=items)
+        with _naming_damage(self._manager.directory / str(step)):
+            found = self._manager.restore(step, args=items)
         return Restored(
             TrainState(found["params"], **found["train"]), found["position"]["position"]
         )
@@ -131,10 +164,30 @@ class BestWeights:
 
 def _manager(directory: epath.PathLike, policy: Any, **options: Any) -> ocp.CheckpointManager:
     """`policy` is one of Orbax's preservation policies: which steps stay."""
+    directory = epath.Path(directory).resolve()
+    # Orbax calls it when all items of a step are there and before it commits the step.
+    finish = AsyncOptions(post_finalization_callback=lambda: _add_checksums(directory))
     options = ocp.CheckpointManagerOptions(
-        preservation_policy=policy, create=True, enable_async_checkpointing=True, **options
+        preservation_policy=policy,
+        create=True,
+        enable_async_checkpointing=True,
+        async_options=finish,
+        **options,
     )
-    return ocp.CheckpointManager(epath.Path(directory).resolve(), options=options)
+    return ocp.CheckpointManager(directory, options=options)
+
+
+def _add_checksums(directory: epath.Path) -> None:
+    """Write the checksums of the step under `directory` that is not committed yet."""
+    if jax.process_index() == 0:
+        for partial in ocp.utils.tmp_checkpoints(directory):
+            write_checksums(partial.get())
+
+
+def _remedy(check: str, before: int | None) -> str:
+    if before is None:
+        return "copy the checkpoint again; there is no step before it"
+    return f"copy it again, or go on from step {before} with checkpoint_check=step_before"
 
 
 @contextlib.contextmanager
@@ -196,6 +249,7 @@ def restore_params(
             remedy=remedy,
         )
     item = directory / str(step) / "params"
+    require_undamaged(item.parent, item.name, remedy="copy it again, or name another step")
     handler = ocp.PyTreeCheckpointHandler()
     with _naming_damage(item.parent):
         held = handler.metadata(item).tree

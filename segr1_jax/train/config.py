@@ -194,6 +194,11 @@ class RunConfig:
         "where checkpoints go: a folder, or an object store such as gs://bucket/run; empty = in run_dir",
         path=True,
     )
+    checkpoint_check: str = knob(
+        "stop",
+        "where a checkpoint to resume from fails its checksums: stop, step_before (go on from an "
+        "earlier one) or off (not verified)",
+    )
     compile_cache: str = knob(
         "",
         "folder of compiled programs; several hosts need one that all see, since the first process "
@@ -224,6 +229,7 @@ class RunConfig:
 
     def __post_init__(self):
         require_choice("stage", self.stage, ("sft", "grpo"))
+        require_choice("checkpoint_check", self.checkpoint_check, ("stop", "step_before", "off"))
         for name in (
             "steps",
             "batch",

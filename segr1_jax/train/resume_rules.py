@@ -17,6 +17,7 @@ from segr1_jax.train.load_config import flatten
 NOTHING = (
     *("run_dir", "keep", "keep_best", "save_every", "log_every", "checkpoint_dir", "profile"),
     *(
+        "checkpoint_check",
         "compile_cache",
         "eval_every",
         "eval_limit",

@@ -303,7 +303,7 @@ class Run:
     def _restore(self):
         engine = self.engine
         abstract = abstract_state(engine.state_shapes, engine.state_shardings)
-        restored = self._checkpoints.restore(abstract)
+        restored = self._checkpoints.restore(abstract, check=self.config.checkpoint_check)
         if restored is not None:
             return restored.state, restored.position
         return engine.init_state(self.initial_params() | engine.init_adapters()), 0
