@@ -1,11 +1,12 @@
 """Writing files so that a reader, or a run killed half-way, never sees half of one."""
 
 import contextlib
+import errno
 import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -13,6 +14,31 @@ from typing import Any, BinaryIO
 from segr1_jax.errors import UserError
 
 SYNC_THREADS = 8
+# What a file system says where the user must act. Anything else, such as ENOENT, may be a bug here.
+STORAGE_FAULTS = (
+    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO),
+    *(errno.ESTALE, errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG),
+)
+
+
+@contextlib.contextmanager
+def naming_storage_faults(place: str, kept: Callable[[], str] = lambda: "") -> Iterator[None]:
+    """Turn a full, read-only or failing file system into a UserError.
+
+    `place` stands for the file where the system names none; `kept` says what is whole after it.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in STORAGE_FAULTS:
+            raise
+        raise UserError(
+            str(error.filename or place),
+            expected="a file system that takes it",
+            got=error.strerror or str(error),
+            remedy="look at the space and the rights there"
+            + (f"; {text}" if (text := kept()) else ""),
+        ) from error
 
 
 def write_atomically(path: Path, content: str | bytes, *, durable: bool = True) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from segr1_jax.cli.parser import build_parser
 from segr1_jax.errors import Preempted, UserError
+from segr1_jax.files import naming_storage_faults
 
 USER_FAULT = 2  # exit status when the input, the configuration or the installation is at fault
 
@@ -14,7 +15,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one subcommand and return the exit status. A fault the user can mend is one message on stderr, without a traceback."""
     options = parse(arguments)
     try:
-        return options.run(options)
+        with naming_storage_faults("the file system"):
+            return options.run(options)
     except UserError as error:
         return _fail(str(error))
     except Preempted as stop:

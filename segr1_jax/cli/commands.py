@@ -217,12 +217,19 @@ def show_config(options: argparse.Namespace) -> int:
 
 def _run_stage(options: argparse.Namespace, stage: str) -> int:
     config = _stage_config(options, stage)
+    from segr1_jax.files import naming_storage_faults
     from segr1_jax.plan.command import plan_before_training
+    from segr1_jax.train.checkpoint import last_good_step
     from segr1_jax.train.loop import run_grpo, run_sft
+    from segr1_jax.train.rundir import checkpoint_root
     from segr1_jax.train.runtime import end_together
 
     _prepare(config)
-    with end_together():
+    checkpoints = checkpoint_root(config)
+    with (
+        end_together(),
+        naming_storage_faults(config.run_dir, kept=lambda: last_good_step(checkpoints)),
+    ):
         plan_before_training(config)
         {"sft": run_sft, "grpo": run_grpo}[stage](config)
     return 0

@@ -195,14 +195,8 @@ def _naming_last_good_step(manager: ocp.CheckpointManager) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        good = max(ocp.utils.checkpoint_steps(manager.directory), default=None)
-        kept = (
-            "no step is saved yet"
-            if good is None
-            else f"step {good} is whole and the same command goes on from it"
-        )
         got = f"{type(error).__name__}: {str(error)[:500]}"
-        remedy = f"look at the space and the rights there; {kept}"
+        remedy = f"look at the space and the rights there; {last_good_step(manager.directory)}"
         raise UserError(
             str(manager.directory), expected="a checkpoint to be written", got=got, remedy=remedy
         ) from error
@@ -220,6 +214,14 @@ def latest_step(directory: epath.PathLike) -> int | None:
     """The newest finished checkpoint under `directory`; None where there is none."""
     directory = epath.Path(directory)
     return max(ocp.utils.checkpoint_steps(directory), default=None) if directory.is_dir() else None
+
+
+def last_good_step(directory: epath.PathLike) -> str:
+    """What a message says of the run that stopped: where the same command goes on."""
+    step = latest_step(directory)
+    if step is None:
+        return "no step is saved yet"
+    return f"step {step} is whole and the same command goes on from it"
 
 
 def newest_step(directory: epath.PathLike) -> int:

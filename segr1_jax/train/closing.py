@@ -69,8 +69,9 @@ def closing_report(run: Run, client: RewardClient) -> None:
         text = f"# {run.directory.path.name}\n\n{markdown_table(rows)}\n" + (
             f"\n{skipped}" if skipped else ""
         )
-        write_atomically(run.directory.report, text)
         _write_page(run, client, last, figures_table("Held-out set", rows, note=skipped))
+        # Last: this file is the sign that the run has ended.
+        write_atomically(run.directory.report, text)
         show_markdown(text)
     wait_for_all("closing report")
 

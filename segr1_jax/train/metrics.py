@@ -5,7 +5,7 @@ import json
 import math
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -16,11 +16,15 @@ from segr1_jax.files import write_atomically
 from segr1_jax.train.rundir import RunDir
 from segr1_jax.train.tensorboard import cut_events
 
+NOT_FINITE = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
 OTHER = "other"  # host work in no named phase
 
 
 class MetricsWriter:
     """Appends one JSON line per call to metrics.jsonl (sorted keys, flushed) and the same numbers to TensorBoard.
+
+    Both are written at once: a full disk raises OSError here. (tensorboardX's own writer has a thread
+    that dies of it, and blocks its caller once its queue is full.)
 
     `start_step` is the restored step: whatever the run wrote after it is cut, so a killed run and an uninterrupted one leave the
     same lines. 0 means that nothing was restored: all earlier lines go. Use it as a context manager.
@@ -31,34 +35,38 @@ class MetricsWriter:
     """
 
     def __init__(self, run: RunDir, start_step: int = 0):
-        from tensorboardX import (
-            SummaryWriter,
-        )  # imported here: it is slow, and no reader of configurations needs it
+        # Imported here: it is slow, and no reader of configurations needs it.
+        from tensorboardX.event_file_writer import EventsWriter
 
         _cut_lines(run, start_step)
         cut_events(run.tensorboard, start_step)
         self._lines = run.metrics.open("a")
-        self._board = SummaryWriter(
-            str(run.tensorboard), filename_suffix=f".from_step_{start_step}"
-        )
+        run.tensorboard.mkdir(exist_ok=True)
+        self._board = EventsWriter(str(run.tensorboard / "events"), f".from_step_{start_step}")
 
     def write(self, step: int, figures: Mapping[str, Any]) -> None:
         """Log numbers (Python, numpy or jax scalars) under names such as `train/reward`."""
+        from tensorboardX.summary import scalar
+
         numbers = {name: _number(value) for name, value in figures.items()}
-        self._lines.write(
-            json.dumps(
-                {"step": step} | {name: _json(value) for name, value in numbers.items()},
-                sort_keys=True,
-            )
-            + "\n"
-        )
+        self._lines.write(_line({"step": step} | numbers))
         self._lines.flush()
-        for name, value in numbers.items():
-            self._board.add_scalar(name, value, step)
+        self._show(step, [scalar(name, value) for name, value in numbers.items()])
 
     def image(self, step: int, name: str, image_HW3: UInt8[np.ndarray, "H W 3"]) -> None:
         """Show an RGB image in TensorBoard."""
-        self._board.add_image(name, image_HW3, step, dataformats="HWC")
+        from tensorboardX.summary import image
+
+        self._show(step, [image(name, image_HW3, dataformats="HWC")])
+
+    def _show(self, step: int, summaries: Sequence[Any]) -> None:
+        from tensorboardX.proto.event_pb2 import Event
+        from tensorboardX.proto.summary_pb2 import Summary
+
+        values = [value for summary in summaries for value in summary.value]
+        event = Event(wall_time=time.time(), step=step, summary=Summary(value=values))
+        self._board.write_event(event)
+        self._board.flush()
 
     def close(self) -> None:
         self._lines.close()
@@ -72,11 +80,15 @@ class MetricsWriter:
 
 
 def read_metrics(run: RunDir) -> list[dict[str, Any]]:
-    """The lines of metrics.jsonl in order; a last line cut short by a kill is left out."""
+    """The lines of metrics.jsonl in order; a last line cut short by a kill is left out.
+
+    Figures that are not finite, which JSON cannot hold as numbers, are numbers again.
+    """
     if not run.metrics.exists():
         return []
     whole = run.metrics.read_text().rpartition("\n")[0]
-    return [json.loads(line) for line in whole.splitlines()]
+    lines = map(json.loads, whole.splitlines())
+    return [{name: NOT_FINITE.get(value, value) for name, value in line.items()} for line in lines]
 
 
 class PhaseTimer:
@@ -124,7 +136,12 @@ class PhaseTimer:
 
 def _cut_lines(run: RunDir, start_step: int) -> None:
     kept = [line for line in read_metrics(run) if start_step > 0 and line["step"] <= start_step]
-    write_atomically(run.metrics, "".join(json.dumps(line, sort_keys=True) + "\n" for line in kept))
+    write_atomically(run.metrics, "".join(map(_line, kept)))
+
+
+def _line(figures: Mapping[str, int | float]) -> str:
+    values = {name: _json(value) for name, value in figures.items()}
+    return json.dumps(values, sort_keys=True) + "\n"
 
 
 def _number(value: Any) -> int | float:
@@ -132,5 +149,5 @@ def _number(value: Any) -> int | float:
 
 
 def _json(value: int | float) -> int | float | str:
-    """JSON has no NaN: `float()` reads these words back."""
+    """JSON has no NaN: read_metrics reads these words back."""
     return value if math.isfinite(value) else str(value)

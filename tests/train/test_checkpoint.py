@@ -1,13 +1,11 @@
 """Checkpoints: which are kept, and what a disk that is full leaves behind."""
 
-import contextlib
-import resource
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from full_disk import SMALL_FILE, no_room_for_more_than
 from tiny_run import CONFIG
 
 from segr1_jax.errors import UserError
@@ -24,8 +22,6 @@ from segr1_jax.train.mesh import Placement, make_mesh
 from segr1_jax.train.start import resolve_start
 from segr1_jax.update import TrainState, init_state
 
-SMALL_FILE = 20_000  # bytes; the weights below take 400,000
-
 
 def state(step: int) -> TrainState:
     weights = {"w": jnp.array(np.random.default_rng(step).normal(size=100_000), jnp.float32)}
@@ -35,17 +31,6 @@ def state(step: int) -> TrainState:
 def save_and_wait(checkpoints: Checkpoints, step: int) -> None:
     checkpoints.save(state(step), 8 * step, {})
     checkpoints.wait()
-
-
-@contextlib.contextmanager
-def no_room_for_more_than(size: int):
-    """Every file of this process ends at `size` bytes, as on a disk without space."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def test_the_newest_are_kept(tmp_path):

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from full_disk import SMALL_FILE, no_room_for_more_than
 
 from segr1_jax.errors import UserError
 from segr1_jax.train.config import RunConfig
@@ -28,6 +29,9 @@ def open_run_dir(config: RunConfig) -> RunDir:
 @pytest.fixture
 def run(tmp_path):
     return open_run_dir(RunConfig(run_dir=str(tmp_path / "run")))
+
+
+NOISE = np.random.default_rng(0).integers(0, 256, (64, 64, 3)).astype(np.uint8)
 
 
 def _board_steps(run) -> list[int]:
@@ -90,6 +94,27 @@ def test_resume_cuts_lines_and_events_after_the_restored_step(run):
     assert [line["step"] for line in read_metrics(run)] == [1, 2, 3, 4]
     assert _board_steps(run) == [1, 2, 3, 4]
     assert all(json.loads(line) for line in run.metrics.read_text().splitlines())
+
+
+def test_figures_that_are_not_finite_are_read_back_as_numbers(run):
+    figures = {"loss": math.nan, "kl": math.inf, "grad_norm": -math.inf, "reward": 0.5}
+    with MetricsWriter(run) as writer:
+        writer.write(1, figures)
+    with MetricsWriter(run, start_step=1):
+        line = read_metrics(run)[0]
+    assert math.isnan(line.pop("loss"))
+    assert line == {"step": 1, "kl": math.inf, "grad_norm": -math.inf, "reward": 0.5}
+    strict = json.loads(run.metrics.read_text(), parse_constant=pytest.fail)
+    assert strict["loss"] == "nan", "JSON has no NaN"
+
+
+def test_a_full_disk_is_met_at_the_write(run):
+    """A background writer would die without a word and block the run once its queue is full."""
+    with MetricsWriter(run) as writer:
+        for step in range(1, 5):
+            writer.image(step, "noise", NOISE)
+        with pytest.raises(OSError, match="File too large"), no_room_for_more_than(SMALL_FILE):
+            writer.image(5, "noise", NOISE)
 
 
 def test_nothing_restored_starts_clean(run):
