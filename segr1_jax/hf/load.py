@@ -5,12 +5,12 @@ host never holds more than a few pieces beside the arrays themselves. Everything
 """
 
 import functools
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import ml_dtypes
 import numpy as np
 from jax.sharding import Sharding
 from jax.typing import ArrayLike, DTypeLike
@@ -28,6 +28,7 @@ from segr1_jax.hf.keys import (
     to_ours,
 )
 from segr1_jax.hf.tensors import StoredTensor, open_checkpoint
+from segr1_jax.json_fields import read_object
 from segr1_jax.policy.arch import PolicyArch, arch_from_config
 from segr1_jax.policy.params import STACKED, Params, Policy, WeightSpec
 
@@ -47,19 +48,7 @@ def read_arch(directory: Path) -> PolicyArch:
 
 def read_arch_file(file: Path) -> PolicyArch:
     """The architecture in a config.json, whatever the file is called."""
-    try:
-        config = json.loads(Path(file).read_text())
-    except OSError as error:
-        raise UserError(
-            str(file), expected="a config.json", got=str(error), remedy="correct the path"
-        ) from None
-    except json.JSONDecodeError as error:
-        raise UserError(
-            str(file),
-            expected="valid JSON",
-            got=str(error),
-            remedy="copy or download the file again",
-        ) from None
+    config = read_object(file, remedy="correct the path, or copy or download the file again")
     return arch_from_config(config, str(file))
 
 
@@ -128,7 +117,7 @@ class _Weight:
     def __init__(
         self, name: str, spec: WeightSpec, key: Key, layout: str, stored: Mapping[str, StoredTensor]
     ):
-        self.shape, self._key = spec.shape, key
+        self.shape, self._key, self._name = spec.shape, key, name
         names = (
             [stored_name(key, layout, layer) for layer in range(spec.shape[0])]
             if name.startswith(STACKED)
@@ -152,7 +141,18 @@ class _Weight:
         step = max(1, PIECE_BYTES // max(1, row_bytes))
         for first in range(start, stop, step):
             rows = slice(first, min(first + step, stop))
-            yield first - start, self._read((rows, *index[1:]), dtype)
+            yield first - start, self._finite(self._read((rows, *index[1:]), dtype))
+
+    def _finite(self, rows: np.ndarray) -> np.ndarray:
+        if not _all_finite(rows):
+            files = sorted({str(tensor.file) for tensor in self._layers or [self._whole]})
+            raise UserError(
+                ", ".join(files),
+                expected="finite weights",
+                got=f"values in {self._name} that are not finite",
+                remedy="copy or download the file again, or take an earlier checkpoint",
+            )
+        return rows
 
     def _read(self, index: Slices, dtype: DTypeLike) -> np.ndarray:
         if self._whole is not None:
@@ -162,6 +162,14 @@ class _Weight:
         for row, layer in enumerate(layers):
             out[row] = layer
         return out
+
+
+def _all_finite(values: np.ndarray) -> bool:
+    if values.dtype != ml_dtypes.bfloat16:
+        return bool(np.isfinite(values).all())
+    # ml_dtypes converts value by value; NaN and infinity are the values with all exponent bits set.
+    exponent = np.uint16(0x7F80)
+    return not ((values.view(np.uint16) & exponent) == exponent).any()
 
 
 def _place(weight: _Weight, sharding: Sharding, dtype: DTypeLike) -> jax.Array:

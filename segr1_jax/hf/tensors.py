@@ -4,13 +4,17 @@ numpy's `get_slice` of the safetensors package cannot read BF16, so the header i
 """
 
 import json
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import ml_dtypes
 import numpy as np
 
 from segr1_jax.errors import UserError
+from segr1_jax.json_fields import read_object
 
 DTYPES = {
     "F32": np.dtype(np.float32),
@@ -20,6 +24,7 @@ DTYPES = {
 MAX_HEADER = 100 * 2**20
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
+AGAIN = "copy or download the file again"
 
 
 @dataclass(frozen=True)
@@ -34,6 +39,11 @@ class StoredTensor:
     def view(self) -> np.ndarray:
         return np.memmap(self.file, self.dtype, mode="r", offset=self.offset, shape=self.shape)
 
+    @property
+    def end(self) -> int:
+        """The byte after it in its file."""
+        return self.offset + self.dtype.itemsize * math.prod(self.shape)
+
 
 def open_checkpoint(directory: Path) -> dict[str, StoredTensor]:
     """All tensors of a Hugging Face directory, sharded or not.
@@ -42,18 +52,7 @@ def open_checkpoint(directory: Path) -> dict[str, StoredTensor]:
         UserError: no weights, a missing or truncated shard, a header that is not safetensors.
     """
     index = directory / INDEX
-    if index.exists():
-        try:
-            names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
-        except (json.JSONDecodeError, KeyError) as error:
-            raise UserError(
-                str(index),
-                expected="a safetensors index",
-                got=repr(error),
-                remedy="copy or download the file again",
-            ) from None
-    else:
-        names = [SINGLE]
+    names = _shards(index) if index.exists() else [SINGLE]
     tensors: dict[str, StoredTensor] = {}
     for name in names:
         for key, tensor in read_header(directory / name).items():
@@ -81,43 +80,62 @@ def read_header(file: Path) -> dict[str, StoredTensor]:
     with file.open("rb") as stream:
         length = int.from_bytes(stream.read(8), "little")
         if size < 8 or not 0 < length <= min(MAX_HEADER, size - 8):
-            raise UserError(
-                str(file),
-                expected="a safetensors header",
-                got=f"a header length of {length} in {size} bytes",
-                remedy="copy or download the file again",
-            )
+            got = f"a header length of {length} in {size} bytes"
+            raise _broken(file, "a safetensors header", got)
         try:
             header = json.loads(stream.read(length))
-        except (json.JSONDecodeError, UnicodeDecodeError):
-            raise UserError(
-                str(file),
-                expected="a JSON header",
-                got="something else",
-                remedy="copy or download the file again",
-            ) from None
-    return {
-        name: _stored(file, name, fields, 8 + length, size)
-        for name, fields in header.items()
-        if name != "__metadata__"
-    }
+        except (ValueError, RecursionError):
+            raise _broken(file, "a JSON header", "something else") from None
+    if not isinstance(header, dict):
+        raise _broken(file, "a JSON object as header", f"a {type(header).__name__}")
+    start, entries = 8 + length, {k: v for k, v in header.items() if k != "__metadata__"}
+    tensors = {name: _stored(file, name, fields, start) for name, fields in entries.items()}
+    _check_coverage(file, tensors, start, size)
+    return tensors
 
 
-def _stored(file: Path, name: str, fields: dict, start: int, size: int) -> StoredTensor:
-    if fields["dtype"] not in DTYPES:
+def _shards(index: Path) -> list[str]:
+    """The files that an index names, all of them beside it."""
+    files = read_object(index, remedy=AGAIN).get("weight_map")
+    if not isinstance(files, dict):
+        raise _broken(index, "weight_map, from tensors to files", repr(files)[:80])
+    for name in files.values():
+        if not isinstance(name, str) or Path(name).name != name:
+            raise _broken(index, "names of files beside it", repr(name)[:80])
+    return sorted(set(files.values()))
+
+
+def _stored(file: Path, name: str, fields: Any, start: int) -> StoredTensor:
+    match fields:
+        case {"dtype": str(code), "shape": list(shape), "data_offsets": [int(begin), int(end)]}:
+            pass
+        case _:
+            raise _broken(file, f"{name} with dtype, shape and data_offsets", repr(fields)[:80])
+    if code not in DTYPES:
         raise UserError(
             f"{file}: {name}",
             expected=f"one of {', '.join(DTYPES)}",
-            got=fields["dtype"],
+            got=code,
             remedy="convert the checkpoint to BF16 or F32",
         )
-    dtype, shape = DTYPES[fields["dtype"]], tuple(fields["shape"])
-    begin, end = fields["data_offsets"]
-    if end - begin != dtype.itemsize * int(np.prod(shape)) or start + end > size:
-        raise UserError(
-            f"{file}: {name}",
-            expected=f"{shape} {fields['dtype']} inside {size} bytes",
-            got=f"bytes {begin} to {end}",
-            remedy="the file is cut short: copy or download it again",
-        )
-    return StoredTensor(file, dtype, shape, start + begin)
+    if not all(type(size) is int and size >= 0 for size in shape):
+        raise _broken(file, f"a shape of {name}", str(shape))
+    if begin < 0 or end - begin != DTYPES[code].itemsize * math.prod(shape):
+        raise _broken(file, f"{name} as {shape} {code}", f"bytes {begin} to {end}")
+    return StoredTensor(file, DTYPES[code], tuple(shape), start + begin)
+
+
+def _check_coverage(file: Path, tensors: Mapping[str, StoredTensor], start: int, size: int) -> None:
+    """Tensors fill a file without holes and without overlaps (the rule of the safetensors format)."""
+    end = start
+    for name, tensor in sorted(tensors.items(), key=lambda item: (item[1].offset, item[1].end)):
+        if tensor.offset != end:
+            got = f"{name} at byte {tensor.offset}"
+            raise _broken(file, f"tensors side by side, the next at byte {end}", got)
+        end = tensor.end
+    if end != size:
+        raise _broken(file, f"a file of {end} bytes, where its last tensor ends", f"{size} bytes")
+
+
+def _broken(file: Path, expected: str, got: str) -> UserError:
+    return UserError(str(file), expected=expected, got=got, remedy=AGAIN)

@@ -5,8 +5,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from segr1_jax.errors import UserError
+from segr1_jax.json_fields import Fields
 
 ARCHITECTURE = "Qwen2_5_VLForConditionalGeneration"
+REMEDY = "restore the checkpoint's own config.json"
 
 
 @dataclass(frozen=True)
@@ -86,63 +88,57 @@ def arch_from_config(config: Mapping[str, Any], where: str = "config.json") -> P
             got=str(names),
             remedy="start from a Qwen2.5-VL checkpoint",
         )
-    text = {**config, **config.get("text_config", {})}
-    try:
-        arch = PolicyArch(
-            _vision(config["vision_config"]), _text(config, text), *_token_ids(config, text)
-        )
-    except KeyError as error:
-        raise UserError(
-            where,
-            expected=f"a field {error}",
-            got="none",
-            remedy="restore the checkpoint's own config.json",
-        ) from None
+    outer = Fields(config, where, REMEDY)
+    text = outer.section("text_config", default={}).over(outer)
+    vision = outer.section("vision_config")
+    arch = PolicyArch(_vision(vision), _text(outer, text), *_token_ids(outer.over(text)))
     _check(arch, where)
-    _check_variants(text, config["vision_config"], where)
+    _check_variants(text, vision, where)
     return arch
 
 
-def _vision(fields: Mapping[str, Any]) -> VisionArch:
+def _vision(fields: Fields) -> VisionArch:
     return VisionArch(
-        depth=fields["depth"],
-        hidden=fields["hidden_size"],
-        intermediate=fields["intermediate_size"],
-        heads=fields["num_heads"],
-        out_hidden=fields["out_hidden_size"],
-        in_channels=fields.get("in_channels", fields.get("in_chans", 3)),
-        patch=fields["patch_size"],
-        temporal_patch=fields.get("temporal_patch_size", 2),
-        merge=fields["spatial_merge_size"],
-        window=fields["window_size"],
-        full_layers=tuple(fields["fullatt_block_indexes"]),
+        depth=fields.size("depth"),
+        hidden=fields.size("hidden_size"),
+        intermediate=fields.size("intermediate_size"),
+        heads=fields.size("num_heads"),
+        out_hidden=fields.size("out_hidden_size"),
+        in_channels=fields.size("in_channels", "in_chans", default=3),
+        patch=fields.size("patch_size"),
+        temporal_patch=fields.size("temporal_patch_size", default=2),
+        merge=fields.size("spatial_merge_size"),
+        window=fields.size("window_size"),
+        full_layers=fields.sizes("fullatt_block_indexes"),
     )
 
 
-def _text(config: Mapping[str, Any], text: Mapping[str, Any]) -> TextArch:
-    rope = text.get("rope_parameters") or text.get("rope_scaling") or {}
-    theta = rope.get("rope_theta", text.get("rope_theta"))
-    if theta is None:
-        raise KeyError("rope_theta")
+def _text(config: Fields, text: Fields) -> TextArch:
+    rope = _rope(text)
+    hidden, heads = text.size("hidden_size"), text.size("num_attention_heads")
     return TextArch(
-        layers=text["num_hidden_layers"],
-        hidden=text["hidden_size"],
-        intermediate=text["intermediate_size"],
-        heads=text["num_attention_heads"],
-        kv_heads=text["num_key_value_heads"],
-        head_dim=text.get("head_dim") or text["hidden_size"] // text["num_attention_heads"],
-        vocab=text["vocab_size"],
-        rope_theta=float(theta),
-        mrope_section=tuple(rope["mrope_section"]),
-        norm_eps=text["rms_norm_eps"],
+        layers=text.size("num_hidden_layers"),
+        hidden=hidden,
+        intermediate=text.size("intermediate_size"),
+        heads=heads,
+        kv_heads=text.size("num_key_value_heads"),
+        head_dim=text.size("head_dim") if text.get("head_dim") else hidden // heads,
+        vocab=text.size("vocab_size"),
+        rope_theta=rope.over(text).number("rope_theta"),
+        mrope_section=rope.sizes("mrope_section", 3),
+        norm_eps=text.number("rms_norm_eps"),
         tied_head=bool(config.get("tie_word_embeddings", text.get("tie_word_embeddings", False))),
     )
 
 
-def _token_ids(config: Mapping[str, Any], text: Mapping[str, Any]) -> tuple[int | None, ...]:
+def _rope(text: Fields) -> Fields:
+    name = "rope_parameters" if text.get("rope_parameters") else "rope_scaling"
+    return text.section(name) if text.get(name) else text.section("no rope", default={})
+
+
+def _token_ids(fields: Fields) -> tuple[int | None, ...]:
     names = ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id")
-    required = tuple(config[name] if name in config else text[name] for name in names)
-    return (*required, config.get("vision_token_id"))
+    return (*map(fields.index, names), fields.index("vision_token_id", default=None))
 
 
 def _check(arch: PolicyArch, where: str) -> None:
@@ -172,10 +168,10 @@ def _check(arch: PolicyArch, where: str) -> None:
     _require(rules, where)
 
 
-def _check_variants(text: Mapping[str, Any], vision: Mapping[str, Any], where: str) -> None:
+def _check_variants(text: Fields, vision: Fields, where: str) -> None:
     """What the published models do not use and the policy does not compute: better an error than another model's numbers."""
-    rope = text.get("rope_parameters") or text.get("rope_scaling") or {}
-    kinds = {rope[name] for name in ("type", "rope_type") if name in rope}
+    rope = _rope(text)
+    kinds = {str(rope.get(name)) for name in ("type", "rope_type") if rope.get(name)}
     rules = [
         (kinds <= {"mrope", "default"}, "rope of type mrope or default", sorted(kinds)),
         (text.get("hidden_act", "silu") == "silu", "hidden_act silu", text.get("hidden_act")),
@@ -196,5 +192,5 @@ def _require(rules: list[tuple[bool, str, Any]], where: str) -> None:
                 where,
                 expected=expected,
                 got=str(got),
-                remedy="restore the checkpoint's own config.json",
+                remedy=REMEDY,
             )

@@ -1,11 +1,12 @@
 """The numbers of a policy directory that decide how an image becomes patches (config.json, preprocessor_config.json)."""
 
 import dataclasses
-import json
 from pathlib import Path
-from typing import Any
 
 from segr1_jax.errors import UserError
+from segr1_jax.json_fields import Fields, read_object
+
+REMEDY = "point policy.path at the whole directory of a Qwen2.5-VL checkpoint"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,43 +34,26 @@ def read_vision_settings(directory: str | Path) -> VisionSettings:
     """Read the settings of a Hugging Face policy directory. Raises UserError naming the file and the field."""
     directory = Path(directory)
     config, processor = directory / "config.json", directory / "preprocessor_config.json"
-    vision, pixels = _field(_read(config), "vision_config", config), _read(processor)
-    settings = VisionSettings(
-        patch=_field(vision, "patch_size", config),
-        temporal_patch=_field(vision, "temporal_patch_size", config),
-        merge=_field(vision, "spatial_merge_size", config),
-        window=_field(vision, "window_size", config),
-        mean=tuple(_field(pixels, "image_mean", processor)),
-        std=tuple(_field(pixels, "image_std", processor)),
+    vision = Fields(read_object(config, remedy=REMEDY), str(config), REMEDY).section(
+        "vision_config"
     )
+    pixels = Fields(read_object(processor, remedy=REMEDY), str(processor), REMEDY)
+    settings = VisionSettings(
+        patch=vision.size("patch_size"),
+        temporal_patch=vision.size("temporal_patch_size"),
+        merge=vision.size("spatial_merge_size"),
+        window=vision.size("window_size"),
+        mean=pixels.numbers("image_mean", 3),
+        std=pixels.numbers("image_std", 3),
+    )
+    if min(settings.std) <= 0:
+        got = str(list(settings.std))
+        raise UserError(str(processor), expected="image_std above 0", got=got, remedy=REMEDY)
     if settings.window % settings.unit:
         raise UserError(
             str(config),
             expected=f"window_size, a multiple of {settings.unit}",
             got=str(settings.window),
-            remedy="mend the file",
+            remedy=REMEDY,
         )
     return settings
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(
-            str(path),
-            expected="a JSON file",
-            got=str(error),
-            remedy="point policy.path at a Hugging Face directory",
-        ) from error
-
-
-def _field(record: dict[str, Any], name: str, path: Path) -> Any:
-    if name not in record:
-        raise UserError(
-            str(path),
-            expected=f"the field {name}",
-            got="none",
-            remedy="use the files of a Qwen2.5-VL checkpoint",
-        )
-    return record[name]
