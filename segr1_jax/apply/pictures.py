@@ -6,10 +6,9 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from PIL import Image
-
 from segr1_jax.data.entries import Entry, FileSource
 from segr1_jax.errors import UserError
+from segr1_jax.picture_files import suffixes
 
 
 def named_pictures(
@@ -35,9 +34,9 @@ def named_pictures(
 def _paths(named: str, but: Sequence[Path]) -> list[Path]:
     path = Path(named)
     if path.is_dir():
-        suffixes = Image.registered_extensions()
+        known = suffixes()
         found = sorted(
-            each for each in path.rglob("*") if each.suffix.lower() in suffixes and each.is_file()
+            each for each in path.rglob("*") if each.suffix.lower() in known and each.is_file()
         )
     elif path.is_file():
         found = [path]

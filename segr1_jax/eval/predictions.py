@@ -1,7 +1,6 @@
 """A finished evaluation as files: one line per sample, one lossless mask per answer. Answering writes them, scoring reads them."""
 
 import dataclasses
-import io
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -9,10 +8,10 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, UInt8
-from PIL import Image
 
 from segr1_jax.errors import UserError
 from segr1_jax.files import json_line, write_atomically
+from segr1_jax.picture_files import opened
 from segr1_jax.types import SamPrompt
 from segr1_jax.viz import png
 
@@ -76,22 +75,22 @@ def remove_mask(folder: Path, name: str) -> None:
 
 
 def read_map(path: Path) -> UInt8[np.ndarray, "H W"]:
-    """A grey prediction of 8 bits, a mask or a soft map."""
-    try:
-        with Image.open(io.BytesIO(path.read_bytes())) as image:
-            values_HW = np.asarray(image.convert("L"))
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        got = (
-            "no such file"
-            if isinstance(error, FileNotFoundError)
-            else f"{type(error).__name__}: {error}"
-        )
-        raise UserError(
-            str(path), expected="a grey picture", got=got, remedy="write it again"
-        ) from error
-    return (
-        values_HW * np.uint8(255) if values_HW.max(initial=0) <= 1 else values_HW
-    )  # a mask of 0 and 1
+    """A grey prediction of 8 bits, a mask or a soft map; 16 bits are scaled to them, colour becomes grey."""
+    with opened(path, "grey") as image:
+        deep = image.mode.startswith("I;16")
+        # Pillow reads grey PNGs of 16 bits as mode I in older releases.
+        deep = deep or (image.mode == "I" and image.format == "PNG")
+        if image.mode in ("I", "F") and not deep:
+            raise UserError(
+                str(path),
+                expected="a grey picture of 8 or 16 bits",
+                got=f"mode {image.mode}",
+                remedy="write it again with values from 0 to 255",
+            )
+        values_HW = np.asarray(image if deep else image.convert("L"))
+    if values_HW.max(initial=0) <= 1:  # a mask of 0 and 1
+        return values_HW.astype(np.uint8) * np.uint8(255)
+    return np.round(values_HW / 257).astype(np.uint8) if deep else values_HW
 
 
 def are_predictions(path: Path) -> bool:
