@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from segr1_jax.errors import UserError
 from segr1_jax.reward import protocol
 from segr1_jax.reward.config import RewardConfig
 from segr1_jax.reward.incidents import Incidents, describe
@@ -22,11 +21,7 @@ POLL_MS = 200  # how often deadlines are looked at
 LONGEST_TICK_S = 1.0  # more than this between two looks, and the trainer itself was stopped or suspended: that is nobody's silence
 FAULTS_TO_QUARANTINE = 2  # the request was in work when the sidecar failed by itself
 DEATHS_TO_QUARANTINE = 6  # or ended for whatever reason: some killers of memory hogs leave no trace that tells them from a person
-# Ended sidecars and failed starts in a row, after which the run ends; any reply begins the count anew, so that a long run
-# survives any number of kills. More than the answers on one image: should it be the image, each of
-# them brings a sidecar down.
-RESTARTS_WITHOUT_REPLY = 20
-FIRST_BACKOFF_S, LONGEST_BACKOFF_S = 0.5, 30.0  # between failed starts, doubled after each
+RESTARTS_WITHOUT_REPLY = 20  # more than the answers on one image: should it be the image, each of them brings a sidecar down
 
 log = logging.getLogger(__name__)
 
@@ -88,7 +83,6 @@ class Keeper:
         """End the sidecar; unanswered requests stay so."""
         with self.changed:
             self._closing = True
-            self.changed.notify_all()
         if self._thread.ident is not None:
             self._thread.join()
 
@@ -122,7 +116,7 @@ class Keeper:
             self._bring_up()
             while (failure := self._listen()) is not None:
                 self._bury(failure)
-                self._bring_up_again()
+                self._bring_up()
         except Exception as error:  # noqa: BLE001 (handed over to whoever waits)
             self._failure = error
         finally:
@@ -142,31 +136,8 @@ class Keeper:
             self._flush()
             self.changed.notify_all()
 
-    def _bring_up_again(self) -> None:
-        """Replace a sidecar. The first one started with this configuration, so a start that fails is retried, not blamed on it."""
-        backoff = FIRST_BACKOFF_S
-        while not self._closing:
-            try:
-                return self._bring_up()
-            except UserError as error:
-                log.warning("%s; starting another in %g s", error, backoff)
-                self._count_restart(f"did not start: {error}")
-            with self.changed:
-                self.changed.wait_for(lambda: self._closing, backoff)
-            backoff = min(2 * backoff, LONGEST_BACKOFF_S)
-
-    def _count_restart(self, reason: str) -> None:
-        self.restarts += 1
-        self._silent_restarts += 1
-        if self._silent_restarts > RESTARTS_WITHOUT_REPLY:
-            raise SidecarLost(
-                f"{self._silent_restarts} sidecars in a row answered nothing; the last {reason}"
-            )
-
     def _listen(self) -> Failure | None:
         """Take replies until the sidecar fails, or until close, for None."""
-        if self._sidecar is None:  # closed while it was to be replaced
-            return None
         poller = select.poll()
         poller.register(self._sidecar.socket, select.POLLIN)
         looked_at, beats = time.monotonic(), -1
@@ -243,10 +214,15 @@ class Keeper:
         at_fault = (
             ending.own_fault if failure.request_at_fault is None else failure.request_at_fault
         )
+        self.restarts += 1
+        self._silent_restarts += 1
         log.warning(
             "the reward sidecar %s (%s); starting another", failure.reason, str(ending).strip()
         )
-        self._count_restart(f"{failure.reason}: {ending}")
+        if self._silent_restarts > RESTARTS_WITHOUT_REPLY:
+            raise SidecarLost(
+                f"{self._silent_restarts} sidecars in a row answered nothing; the last {failure.reason}: {ending}"
+            )
         with self.changed:
             job = self._jobs.get(protocol.get_working(self._region))
             protocol.set_working(self._region, 0)

@@ -11,12 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from segr1_jax.errors import UserError
-from segr1_jax.reward import keeper, protocol
+from segr1_jax.reward import protocol
 from segr1_jax.reward.client import RewardClient
 from segr1_jax.reward.config import RewardConfig
 from segr1_jax.reward.incidents import MAX_FILES, Incidents
-from segr1_jax.reward.keeper import SidecarLost
 from segr1_jax.reward.protocol import Kind, Request
 from segr1_jax.reward.supervisor import Ending
 from segr1_jax.types import ScoreStatus
@@ -70,45 +68,6 @@ def test_who_is_killed_from_outside_in_the_same_request_is_not_quarantined(
         totals = client.stats().totals
     assert [s.status for s in scores] == [ScoreStatus.OK] * 3
     assert (totals["quarantined"], totals["restarts"]) == (0, 3)
-
-
-STARTS = """
-marks = {marks!r}
-open(os.path.join(marks, str(os.getpid())), "w").close()
-if len(os.listdir(marks)) in {killed}:
-    os.kill(os.getpid(), signal.SIGKILL)
-def when(size): pass
-"""
-
-
-def test_a_sidecar_that_dies_while_it_starts_again_is_started_once_more(
-    requests, sabotage, tmp_path
-):
-    (tmp_path / "marks").mkdir()
-    sabotage(STARTS.format(marks=str(tmp_path / "marks"), killed=(2, 3)))
-    with RewardClient(RewardConfig()) as client:
-        os.kill(client.sidecar_pids[0], signal.SIGKILL)
-        scores = client.collect(client.submit(requests[:2]))
-        totals = client.stats().totals
-    assert [score.status for score in scores] == [ScoreStatus.OK] * 2
-    assert (totals["restarts"], totals["quarantined"]) == (3, 0)
-
-
-def test_a_first_start_that_fails_blames_the_configuration(sabotage, tmp_path):
-    (tmp_path / "marks").mkdir()
-    sabotage(STARTS.format(marks=str(tmp_path / "marks"), killed=(1,)))
-    with pytest.raises(UserError, match=r"SAM2 to start with .*reward\.device"):
-        RewardClient(RewardConfig()).__enter__()
-
-
-def test_starts_that_go_on_failing_end_the_run(requests, sabotage, tmp_path, monkeypatch):
-    monkeypatch.setattr(keeper, "RESTARTS_WITHOUT_REPLY", 2)
-    (tmp_path / "marks").mkdir()
-    sabotage(STARTS.format(marks=str(tmp_path / "marks"), killed=tuple(range(2, 99))))
-    with RewardClient(RewardConfig()) as client:
-        os.kill(client.sidecar_pids[0], signal.SIGKILL)
-        with pytest.raises(SidecarLost, match="3 sidecars in a row"):
-            client.collect(client.submit(requests[:1]))
 
 
 def test_a_stuck_request_is_named_with_the_stacks_of_both_sides(requests, sabotage, tmp_path):

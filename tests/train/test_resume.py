@@ -28,8 +28,7 @@ from training_runs import (
 from segr1_jax.hf.tiny import make_tiny_policy
 
 STAGES = [("sft", "quickstart_sft.yaml", "tiny"), ("train", "quickstart_grpo.yaml", "sft")]
-KILLS, SIDECAR_KILLS = 20, 30
-SECONDS_BETWEEN_KILLS = 6.0  # at most; a sidecar takes about as long to start
+KILLS = 20
 PREEMPTED = 143  # 128 + SIGTERM, as schedulers know it
 SECONDS_TO_FIRST_STEP = 15.0  # about; half of the kills fall into this
 
@@ -121,28 +120,6 @@ def test_killed_twenty_times(folder):
         kill(process)
     finish(words(run.name), folder)
     assert_same_end(run, folder / "many_whole")
-
-
-def test_sidecars_killed_thirty_times(folder):
-    """At random moments, starts included."""
-
-    def words(run: str) -> list[str]:
-        steps = ("steps=60", "save_every=60", "eval_every=60")
-        return words_of("train", "quickstart_grpo.yaml", "sft", run, *steps)
-
-    finish(words("kept_whole"), folder)
-    run, rng = folder / "sidecars_killed", random.Random(0)
-    process, killed = start(words(run.name), folder), 0
-    while killed < SIDECAR_KILLS:
-        time.sleep(rng.uniform(0, SECONDS_BETWEEN_KILLS))
-        for pid in map(int, sidecars_of(process.pid)):
-            # The first start may blame the configuration: it is left alone.
-            if last_step(run) >= 1:
-                os.kill(pid, signal.SIGKILL)
-                killed += 1
-        assert process.poll() is None, f"the run ended after {killed} kills"
-    assert process.wait(DEADLINE_S) == 0
-    assert_same_end(run, folder / "kept_whole")
 
 
 def assert_close_end(ours, whole):
