@@ -17,7 +17,11 @@ from segr1_jax.reward.protocol import ProtocolError, Reply, Request
 from segr1_jax.reward.supervisor import POLL_MS, CannotStart, Sidecar, Ticks
 
 FAULTS_TO_QUARANTINE = 2  # the request was in work when the sidecar failed by itself
+DAMAGES_TO_QUARANTINE = 3  # blocks written anew that often are damaged again: the memory is bad
 DEATHS_TO_QUARANTINE = 6  # or ended for whatever reason: some killers of memory hogs leave no trace that tells them from a person
+# Of the start-up encode, before a request counts as stuck: SAM2-L takes 18 s on a free CPU thread
+# and 46 s on a busy one, and out of memory it is encoded twice.
+ENCODES_TO_DEADLINE = 5
 # The budget of restarts, full again with every answer: a run survives any number of kills between
 # which it makes progress, and a broken host ends it after about three minutes of pauses.
 RESTARTS_WITHOUT_REPLY = 40
@@ -32,12 +36,17 @@ class SidecarLost(RuntimeError):
 
 @dataclass
 class Job:
-    """A request on its way. `done` gets its reply, or None for quarantine, with the keeper's lock held."""
+    """A request on its way, with the keeper's lock held in both calls.
+
+    `done` gets its reply, or None for quarantine; `write_anew` writes the request's blocks again.
+    """
 
     request: Request
     done: Callable[[Reply | None], None]
+    write_anew: Callable[[], None]
     faults: int = 0
     deaths: int = 0
+    damages: int = 0
 
 
 class Failure(NamedTuple):
@@ -59,6 +68,7 @@ class Keeper:
         self.changed = threading.Condition()
         self.restarts = 0
         self.quarantined = 0
+        self.damaged = 0
         self._config, self._region_fd, self._region = config, region_fd, region
         self._incidents = Incidents(incidents)
         self._jobs: dict[int, Job] = {}  # unanswered, oldest first
@@ -197,13 +207,38 @@ class Keeper:
         if not record:
             return False
         reply = protocol.unpack_reply(record)
-        job = self._jobs.pop(reply.seq, None)
+        job = self._jobs.get(reply.seq)
         if job is None:
             raise ProtocolError(f"reply to request {reply.seq}, which is not in flight")
         self._unanswered_s = self._silent_restarts = 0
+        if reply.note:
+            self._incidents.note(reply.note)
+        if reply.damaged or not self._is_intact(job.request, reply):
+            self._ask_again(job)
+            return True
+        del self._jobs[reply.seq]
         job.done(reply)
         self.changed.notify_all()
         return True
+
+    def _is_intact(self, request: Request, reply: Reply) -> bool:
+        if not request.result_at:
+            return True
+        size = protocol.packed_bytes(request.result_height, request.result_width)
+        block = self._region[request.result_at : request.result_at + size]
+        return protocol.checksum(block) == reply.result_sum
+
+    def _ask_again(self, job: Job) -> None:
+        """Write a damaged request's blocks anew and send it once more."""
+        self.damaged += 1
+        job.damages += 1
+        what = f"{describe(job.request)} had a damaged block in shared memory"
+        if job.damages >= DAMAGES_TO_QUARANTINE:
+            self._quarantine(job, f"{what} {job.damages} times")
+            return
+        log.warning("%s; it is written anew", what)
+        job.write_anew()
+        self._unsent.append(job.request.seq)
 
     def _flush(self) -> None:
         """Send what the socket takes now; the rest goes after the next reply, or to the next sidecar."""
@@ -219,10 +254,11 @@ class Keeper:
             return
 
     def _missed_deadline(self) -> str:
-        if self._jobs and self._unanswered_s > self._config.request_timeout_s:
-            return (
-                f"did not answer in {self._config.request_timeout_s:g} s (reward.request_timeout_s)"
-            )
+        # Each answer begins the count anew: waiting in line behind others is not counted.
+        encodes_s = ENCODES_TO_DEADLINE * self._sidecar.encode_s
+        deadline_s = max(self._config.request_timeout_s, encodes_s)
+        if self._jobs and self._unanswered_s > deadline_s:
+            return f"did not answer in {deadline_s:g} s (reward.request_timeout_s)"
         if self._silent_s > self._config.heartbeat_timeout_s:
             return f"gave no sign of life for {self._config.heartbeat_timeout_s:g} s (reward.heartbeat_timeout_s)"
         return ""

@@ -180,7 +180,8 @@ class Sidecar:
             raise self._cannot_start("", ending, ending.own_fault) from error
         self.socket.setblocking(False)
         ours = protocol.Hello(segr1_jax.__version__, protocol.SAM2_VERSION)
-        if hello != ours:
+        self.encode_s = hello.encode_s
+        if hello._replace(encode_s=0.0) != ours:
             self.stop()
             blame = partial(
                 UserError,

@@ -22,8 +22,8 @@ from segr1_jax.hf.tiny import make_tiny_policy
 
 BLOWS = 30
 SEEDS = (0,)
-LONGEST_START_S = 3.0  # every second blow falls into this
-LONGEST_LIFE_S = 5.0
+LONGEST_START_S = 2.0  # every second blow falls into this
+LONGEST_LIFE_S = 3.0
 
 pytestmark = pytest.mark.chaos
 
@@ -40,7 +40,7 @@ def folder(tmp_path_factory):
 
 
 def words(run: str) -> list[str]:
-    rest = ("steps=30", "eval_every=15", "save_every=15", "optimizer.warmup_steps=2")
+    rest = ("steps=24", "eval_every=12", "save_every=12", "optimizer.warmup_steps=2")
     quick = "reward.heartbeat_timeout_s=2"
     return command(
         "train", "quickstart_grpo.yaml", f"run_dir={run}", "policy.path=sft", quick, *rest
