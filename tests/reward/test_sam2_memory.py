@@ -183,8 +183,9 @@ def test_an_image_that_does_not_fit_beside_the_cached_ones_moves_them_away(model
     cache = EmbeddingCache("cpu", 1 << 24, 1 << 24)
     _, region = protocol.create_region(1 << 16)
     server = Server(sam2, region, cache, 1024)
+    zeros = protocol.checksum(bytes(40 * 40 * 3))
     requests = [
-        Request(Kind.ENCODE, seq, bytes([seq]) * 16, 64, 0, 0, 0, 40, 40, 0, 0, 0, 0)
+        Request(Kind.ENCODE, seq, bytes([seq]) * 16, 64, 0, 0, 0, 40, 40, 0, 0, 0, 0, zeros)
         for seq in (1, 2)
     ]
     assert server.answer(requests[0]).retries == 0
