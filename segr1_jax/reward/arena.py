@@ -5,7 +5,7 @@ import mmap
 from collections import OrderedDict
 from collections.abc import Hashable
 
-from segr1_jax.reward.protocol import HEADER_BYTES
+from segr1_jax.reward.protocol import HEADER_BYTES, checksum
 
 IDLE_BYTES = 64 << 20  # images sent ahead wait here for their scores
 STEP = 64  # blocks start at multiples of a cache line
@@ -26,6 +26,7 @@ class Arena:
         ]  # (offset, length), by offset, never adjacent
         self._length: dict[int, int] = {}
         self._users: dict[int, int] = {}
+        self._sum: dict[int, int] = {}
         self._by_key: dict[Hashable, int] = {}
         self._key: dict[int, Hashable] = {}
         self._idle: OrderedDict[int, None] = OrderedDict()
@@ -41,9 +42,19 @@ class Arena:
         if offset is None:
             return None
         self._region[offset : offset + len(view)] = view
+        self._sum[offset] = checksum(view)
         if key is not None:
             self._by_key[key], self._key[offset] = offset, key
         return offset
+
+    def checksum(self, offset: int) -> int:
+        """Of the bytes that `put` was given for this block."""
+        return self._sum[offset]
+
+    def write_anew(self, offset: int, data) -> None:
+        """Write a held block's bytes again: the other side found them damaged."""
+        view = memoryview(data).cast("B")
+        self._region[offset : offset + len(view)] = view
 
     def reserve(self, size: int) -> int | None:
         """The offset of `size` bytes to be written by the other side, held until `release`; None while there is no room."""
@@ -90,6 +101,7 @@ class Arena:
     def _give_back(self, offset: int) -> None:
         length = self._length.pop(offset)
         del self._users[offset]
+        self._sum.pop(offset, None)
         if (key := self._key.pop(offset, None)) is not None:
             del self._by_key[key]
         index = bisect.bisect(self._free, (offset,))

@@ -59,7 +59,9 @@ class Channel:
             if self._keeper.in_flight < self._config.queue:
                 at = self._arena.put(np.ascontiguousarray(image), digest)
                 if at is not None:
-                    self._post(Kind.ENCODE, image.shape[:2], digest, [at], lambda reply: None)
+                    self._post(
+                        Kind.ENCODE, image.shape[:2], digest, [at], [image], lambda reply: None
+                    )
 
     def score(
         self,
@@ -95,6 +97,7 @@ class Channel:
                 size,
                 image_digest,
                 blocks,
+                [request.image, request.mask, prompts],
                 read,
                 prompts=(len(request.prompts), len(prompts)),
             )
@@ -111,6 +114,7 @@ class Channel:
             return self._totals + Counter(
                 restarts=keeper.restarts,
                 quarantined=keeper.quarantined,
+                damaged=keeper.damaged,
                 queue_depth=keeper.in_flight,
             )
 
@@ -145,6 +149,7 @@ class Channel:
         size,
         digest: bytes,
         blocks: list[int],
+        contents: list,
         answer: Callable,
         prompts: tuple[int, int] = (0, 0),
     ) -> None:
@@ -160,7 +165,13 @@ class Channel:
             *size,
             *size,
             *prompts,
+            *map(self._arena.checksum, blocks[: len(contents)]),
         )
+
+        def write_anew() -> None:
+            for offset, content in zip(blocks, contents, strict=False):  # a result has no content
+                content = content if isinstance(content, bytes) else np.ascontiguousarray(content)
+                self._arena.write_anew(offset, content)
 
         def done(reply: Reply | None) -> None:
             answer(reply)
@@ -169,7 +180,7 @@ class Channel:
             if reply is not None:
                 self._count(kind, reply)
 
-        self._keeper.post(Job(request, done))
+        self._keeper.post(Job(request, done, write_anew))
 
     def _count(self, kind: Kind, reply: Reply) -> None:
         self._totals["scores"] += kind is Kind.SCORE

@@ -37,7 +37,7 @@ class Stats:
     at_s: float
 
     def figures_since(self, before: "Stats") -> dict[str, float]:
-        """What happened between two moments, in the units of the metrics; restarts and quarantined count from the start."""
+        """What happened between two moments, in the units of the metrics; restarts, quarantined and damaged count from the start."""
         now, then = self.totals, before.totals
         done = Counter({name: now[name] - then[name] for name in now})
         return {
@@ -52,6 +52,7 @@ class Stats:
             "retries": done["retries"],
             "restarts": now["restarts"],
             "quarantined": now["quarantined"],
+            "damaged": now["damaged"],
             "queue_depth": now["queue_depth"],
         }
 

@@ -89,7 +89,9 @@ class RewardConfig:
         120.0, "seconds until a sidecar that does not come up is an error"
     )
     request_timeout_s: float = knob(
-        60.0, "seconds until an unanswered request restarts the sidecar"
+        60.0,
+        "seconds until an unanswered request restarts the sidecar; at least five times what its "
+        "encode at start-up took",
     )
     heartbeat_timeout_s: float = knob(
         20.0, "seconds without a sign of life until the sidecar is restarted"

@@ -27,11 +27,12 @@ class Incidents:
         self._folder = folder
 
     def quarantine(self, request: Request, region: mmap.mmap, obituary: str) -> None:
-        """Keep a request that killed the sidecar twice: image, mask, prompts and the sidecar's last words, as one .npz.
+        """Keep a request that is left out: image, mask, prompts and why (`obituary`), as one .npz.
 
         `numpy.load` reads it; `protocol.unpack_prompts(prompts.tobytes(), count)` gives its prompts.
         """
-        log.error("%s killed the reward sidecar twice and is left out", describe(request))
+        reason = obituary.partition("\n")[0]
+        log.error("%s is left out of its group: %s", describe(request), reason)
         pixels = request.height * request.width
 
         def block(offset: int, length: int) -> np.ndarray:
@@ -69,6 +70,11 @@ class Incidents:
             what,
             path or f"\nsidecar:\n{sidecar_stacks}\ntrainer:\n{ours}",
         )
+
+    def note(self, text: str) -> None:
+        """Log and keep a line that a sidecar sent with a reply."""
+        log.warning("reward sidecar: %s", text)
+        self._write("notes", ".txt", f"{text}\n".encode())
 
     def _write(self, kind: str, suffix: str, content: bytes) -> Path | None:
         if self._folder is None:

@@ -4,7 +4,6 @@ import logging
 import mmap
 import select
 import threading
-import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,13 +14,18 @@ from segr1_jax.reward import protocol
 from segr1_jax.reward.config import RewardConfig
 from segr1_jax.reward.incidents import Incidents, describe
 from segr1_jax.reward.protocol import ProtocolError, Reply, Request
-from segr1_jax.reward.supervisor import Sidecar
+from segr1_jax.reward.supervisor import POLL_MS, CannotStart, Sidecar, Ticks
 
-POLL_MS = 200  # how often deadlines are looked at
-LONGEST_TICK_S = 1.0  # more than this between two looks, and the trainer itself was stopped or suspended: that is nobody's silence
 FAULTS_TO_QUARANTINE = 2  # the request was in work when the sidecar failed by itself
+DAMAGES_TO_QUARANTINE = 3  # blocks written anew that often are damaged again: the memory is bad
 DEATHS_TO_QUARANTINE = 6  # or ended for whatever reason: some killers of memory hogs leave no trace that tells them from a person
-RESTARTS_WITHOUT_REPLY = 20  # more than the answers on one image: should it be the image, each of them brings a sidecar down
+# Of the start-up encode, before a request counts as stuck: SAM2-L takes 18 s on a free CPU thread
+# and 46 s on a busy one, and out of memory it is encoded twice.
+ENCODES_TO_DEADLINE = 5
+# The budget of restarts, full again with every answer: a run survives any number of kills between
+# which it makes progress, and a broken host ends it after about three minutes of pauses.
+RESTARTS_WITHOUT_REPLY = 40
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 5.0  # before a restart; doubled until the next answer
 
 log = logging.getLogger(__name__)
 
@@ -32,12 +36,17 @@ class SidecarLost(RuntimeError):
 
 @dataclass
 class Job:
-    """A request on its way. `done` gets its reply, or None for quarantine, with the keeper's lock held."""
+    """A request on its way, with the keeper's lock held in both calls.
+
+    `done` gets its reply, or None for quarantine; `write_anew` writes the request's blocks again.
+    """
 
     request: Request
     done: Callable[[Reply | None], None]
+    write_anew: Callable[[], None]
     faults: int = 0
     deaths: int = 0
+    damages: int = 0
 
 
 class Failure(NamedTuple):
@@ -59,13 +68,14 @@ class Keeper:
         self.changed = threading.Condition()
         self.restarts = 0
         self.quarantined = 0
+        self.damaged = 0
         self._config, self._region_fd, self._region = config, region_fd, region
         self._incidents = Incidents(incidents)
         self._jobs: dict[int, Job] = {}  # unanswered, oldest first
         self._unsent: deque[int] = deque()
         self._sidecar: Sidecar | None = None
         self._failure: Exception | None = None
-        self._closing = False
+        self._closing = self._was_up = False
         self._unanswered_s = self._silent_s = 0.0
         self._silent_restarts = 0
         self._thread = threading.Thread(target=self._run, name="segr1-reward-keeper", daemon=True)
@@ -83,6 +93,7 @@ class Keeper:
         """End the sidecar; unanswered requests stay so."""
         with self.changed:
             self._closing = True
+            self.changed.notify_all()
         if self._thread.ident is not None:
             self._thread.join()
 
@@ -113,10 +124,8 @@ class Keeper:
 
     def _run(self) -> None:
         try:
-            self._bring_up()
-            while (failure := self._listen()) is not None:
+            while self._bring_up() and (failure := self._listen()) is not None:
                 self._bury(failure)
-                self._bring_up()
         except Exception as error:  # noqa: BLE001 (handed over to whoever waits)
             self._failure = error
         finally:
@@ -126,24 +135,57 @@ class Keeper:
                 self._failure = self._failure or SidecarLost("the reward client is closed")
                 self.changed.notify_all()
 
-    def _bring_up(self) -> None:
-        sidecar = Sidecar(self._config, self._region_fd)
+    def _bring_up(self) -> bool:
+        """Start sidecars until one is up; False once the client closes.
+
+        Raises:
+            UserError: the first one failed by itself: the configuration may be wrong.
+            SidecarLost: the budget of restarts is spent.
+        """
+        while not self._closing:
+            try:
+                sidecar = Sidecar(self._config, self._region_fd, lambda: self._closing)
+            except CannotStart as error:
+                if error.own_fault and not self._was_up:
+                    raise error.blame() from error
+                if not self._closing:
+                    self._count_restart(f"did not start: {error}")
+                continue
+            self._hand_over(sidecar)
+            return True
+        return False
+
+    def _hand_over(self, sidecar: Sidecar) -> None:
+        """Send the unanswered requests to a new sidecar."""
         with self.changed:
-            self._sidecar = sidecar
+            self._sidecar, self._was_up = sidecar, True
             self._unanswered_s = self._silent_s = 0.0
             # What was in work when a sidecar died goes last: whatever happens to it again costs the others nothing.
             self._unsent = deque(sorted(self._jobs, key=lambda seq: (self._jobs[seq].deaths, seq)))
             self._flush()
             self.changed.notify_all()
 
+    def _count_restart(self, reason: str) -> None:
+        """Log a loss and pause before the next start, unless the budget of restarts is spent."""
+        self.restarts += 1
+        self._silent_restarts += 1
+        if self._silent_restarts > RESTARTS_WITHOUT_REPLY:
+            raise SidecarLost(
+                f"{self._silent_restarts} sidecars in a row answered nothing; the last {reason}"
+            )
+        log.warning("the reward sidecar %s; starting another", reason)
+        pause_s = min(FIRST_PAUSE_S * 2 ** (self._silent_restarts - 1), LONGEST_PAUSE_S)
+        with self.changed:
+            self.changed.wait_for(lambda: self._closing, pause_s)
+
     def _listen(self) -> Failure | None:
         """Take replies until the sidecar fails, or until close, for None."""
         poller = select.poll()
         poller.register(self._sidecar.socket, select.POLLIN)
-        looked_at, beats = time.monotonic(), -1
+        ticks, beats = Ticks(), -1
         while True:
             readable = poller.poll(POLL_MS)
-            looked_at, tick = time.monotonic(), min(time.monotonic() - looked_at, LONGEST_TICK_S)
+            tick = ticks.next()
             with self.changed:
                 if self._closing:
                     return None
@@ -165,13 +207,38 @@ class Keeper:
         if not record:
             return False
         reply = protocol.unpack_reply(record)
-        job = self._jobs.pop(reply.seq, None)
+        job = self._jobs.get(reply.seq)
         if job is None:
             raise ProtocolError(f"reply to request {reply.seq}, which is not in flight")
         self._unanswered_s = self._silent_restarts = 0
+        if reply.note:
+            self._incidents.note(reply.note)
+        if reply.damaged or not self._is_intact(job.request, reply):
+            self._ask_again(job)
+            return True
+        del self._jobs[reply.seq]
         job.done(reply)
         self.changed.notify_all()
         return True
+
+    def _is_intact(self, request: Request, reply: Reply) -> bool:
+        if not request.result_at:
+            return True
+        size = protocol.packed_bytes(request.result_height, request.result_width)
+        block = self._region[request.result_at : request.result_at + size]
+        return protocol.checksum(block) == reply.result_sum
+
+    def _ask_again(self, job: Job) -> None:
+        """Write a damaged request's blocks anew and send it once more."""
+        self.damaged += 1
+        job.damages += 1
+        what = f"{describe(job.request)} had a damaged block in shared memory"
+        if job.damages >= DAMAGES_TO_QUARANTINE:
+            self._quarantine(job, f"{what} {job.damages} times")
+            return
+        log.warning("%s; it is written anew", what)
+        job.write_anew()
+        self._unsent.append(job.request.seq)
 
     def _flush(self) -> None:
         """Send what the socket takes now; the rest goes after the next reply, or to the next sidecar."""
@@ -187,10 +254,11 @@ class Keeper:
             return
 
     def _missed_deadline(self) -> str:
-        if self._jobs and self._unanswered_s > self._config.request_timeout_s:
-            return (
-                f"did not answer in {self._config.request_timeout_s:g} s (reward.request_timeout_s)"
-            )
+        # Each answer begins the count anew: waiting in line behind others is not counted.
+        encodes_s = ENCODES_TO_DEADLINE * self._sidecar.encode_s
+        deadline_s = max(self._config.request_timeout_s, encodes_s)
+        if self._jobs and self._unanswered_s > deadline_s:
+            return f"did not answer in {deadline_s:g} s (reward.request_timeout_s)"
         if self._silent_s > self._config.heartbeat_timeout_s:
             return f"gave no sign of life for {self._config.heartbeat_timeout_s:g} s (reward.heartbeat_timeout_s)"
         return ""
@@ -214,15 +282,6 @@ class Keeper:
         at_fault = (
             ending.own_fault if failure.request_at_fault is None else failure.request_at_fault
         )
-        self.restarts += 1
-        self._silent_restarts += 1
-        log.warning(
-            "the reward sidecar %s (%s); starting another", failure.reason, str(ending).strip()
-        )
-        if self._silent_restarts > RESTARTS_WITHOUT_REPLY:
-            raise SidecarLost(
-                f"{self._silent_restarts} sidecars in a row answered nothing; the last {failure.reason}: {ending}"
-            )
         with self.changed:
             job = self._jobs.get(protocol.get_working(self._region))
             protocol.set_working(self._region, 0)
@@ -231,6 +290,7 @@ class Keeper:
                 job.faults += at_fault
                 if job.faults >= FAULTS_TO_QUARANTINE or job.deaths >= DEATHS_TO_QUARANTINE:
                     self._quarantine(job, str(ending))
+        self._count_restart(f"{failure.reason} ({str(ending).strip()})")
 
     def _quarantine(self, job: Job, obituary: str) -> None:
         self._incidents.quarantine(job.request, self._region, obituary)

@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import hashlib
+import io
+import json
 import os
-import sys
+import struct
 import tempfile
+import zlib
 from collections import OrderedDict
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
+import torchvision
 
 from segr1_jax.reward.sam2_model import Embedding
+
+RECOUNT = 1 / 64  # of the budget
+_SUM = struct.Struct("<I")
 
 
 class Tier:
@@ -97,50 +105,78 @@ class EmbeddingFiles:
     """Embeddings on disk, for sets that are gone through more than once where encoding is slow (hosts without a GPU).
 
     One folder per `fingerprint` of model, device and versions: an embedding is never read by anything that would compute another.
-    Several sidecars may share a folder: files appear whole, under their content's name. The longest unread go first.
+    Several sidecars may share a folder: files appear whole, under their content's name, with a checksum in front. The longest unread
+    go first. Where the disk fails, `note` gets one line and the files are used no more.
+
+    How many sidecars share the folder is not known to any (hosts may share it too), so each counts the folder anew whenever it has
+    itself written RECOUNT of the budget: every further sidecar may exceed the budget by that share, for as long.
     """
 
-    def __init__(self, folder: Path, fingerprint: str, budget: int):
-        self._folder, self._budget = folder / fingerprint, budget
+    def __init__(self, folder: Path, fingerprint: str, budget: int, note: Callable[[str], None]):
+        self._folder, self._budget, self._note = folder / fingerprint, budget, note
         self._folder.mkdir(parents=True, exist_ok=True)
-        self._held = sum(size for _, size, _ in self._listing())
+        self._uncounted = 0  # bytes written since the folder was last counted
+        self._is_on = True
 
     def read(self, digest: bytes) -> Embedding | None:
-        """The embedding in host memory, or None; a damaged file is named, removed and computed anew."""
+        """The embedding in host memory, or None; a damaged file is noted, removed and computed anew."""
         path = self._path(digest)
+        if not self._is_on:
+            return None
         try:
-            held = torch.load(path, map_location="cpu", weights_only=True)
+            content = path.read_bytes()
+            if _sum(digest, content[_SUM.size :]) != content[: _SUM.size]:
+                self._note(f"embedding {path.name} is damaged; it is made anew")
+                path.unlink(missing_ok=True)
+                return None
             os.utime(path)
-            return Embedding(tuple(held["features"]), tuple(held["size"]))
         except FileNotFoundError:
             return None
-        except Exception as error:  # noqa: BLE001 (torch.load names no class for what a damaged file may raise)
-            print(
-                f"embedding {path} is damaged ({type(error).__name__}: {error}); it is made anew",
-                file=sys.stderr,
-                flush=True,
-            )
-            path.unlink(missing_ok=True)
+        except OSError as error:
+            self._switch_off(error)
             return None
+        held = torch.load(io.BytesIO(content[_SUM.size :]), map_location="cpu", weights_only=True)
+        return Embedding(tuple(held["features"]), tuple(held["size"]))
 
     def write(self, digest: bytes, embedding: Embedding) -> None:
         """Store it under a temporary name, then rename."""
-        on_host = embedding.to("cpu")
+        if not self._is_on:
+            return
+        on_host, payload = embedding.to("cpu"), io.BytesIO()
+        torch.save({"features": list(on_host.features), "size": list(on_host.size)}, payload)
+        content = payload.getvalue()
+        try:
+            self._store(self._path(digest), _sum(digest, content) + content)
+            self._uncounted += _SUM.size + len(content)
+            if self._uncounted > self._budget * RECOUNT:
+                self._trim()
+        except OSError as error:
+            self._switch_off(error)
+
+    def _store(self, path: Path, content: bytes) -> None:
+        # The temporary file is removed even where closing it fails, as on a full disk.
         with tempfile.NamedTemporaryFile(dir=self._folder, delete=False) as file:
-            torch.save({"features": list(on_host.features), "size": list(on_host.size)}, file)
-        os.replace(file.name, self._path(digest))
-        self._held += self._path(digest).stat().st_size
-        if self._held > self._budget:
-            self._trim()
+            temporary = Path(file.name)
+            try:
+                file.write(content)
+                file.flush()
+                os.replace(temporary, path)
+            except OSError:
+                temporary.unlink(missing_ok=True)
+                raise
+
+    def _switch_off(self, error: OSError) -> None:
+        self._is_on = False
+        self._note(f"reward.cache_dir is off until the next start: {error.strerror or error}")
 
     def _trim(self) -> None:
         listing = sorted(self._listing())
-        self._held = sum(size for _, size, _ in listing)
+        held, self._uncounted = sum(size for _, size, _ in listing), 0
         for _, size, path in listing:
-            if self._held <= self._budget:
+            if held <= self._budget:
                 return
             path.unlink(missing_ok=True)
-            self._held -= size
+            held -= size
 
     def _listing(self) -> list[tuple[float, int, Path]]:
         """(last read, bytes, path) of every file."""
@@ -157,9 +193,24 @@ class EmbeddingFiles:
         return self._folder / f"{digest.hex()}.pt"
 
 
-def fingerprint(model: torch.nn.Module, *facts: str) -> str:
-    """Hash of a model's weights and of `facts` that its results depend on (device, dtype, versions)."""
+def _sum(digest: bytes, content: bytes) -> bytes:
+    """CRC-32 of a file's content and of the image it belongs to."""
+    return _SUM.pack(zlib.crc32(content, zlib.crc32(digest)))
+
+
+def platform_facts(device: torch.device, threads: int) -> tuple[str, ...]:
+    """What decides the last bits of an embedding besides the model: kernels and order of sums."""
+    versions = (torch.__version__, torchvision.__version__)
+    if device.type == "cuda":
+        name = torch.cuda.get_device_name(device)
+        return *versions, name, str(torch.backends.cudnn.version())
+    return *versions, "cpu", torch.backends.cpu.get_cpu_capability(), str(threads)
+
+
+def fingerprint(model: torch.nn.Module, tree: dict, *facts: str) -> str:
+    """Hash of a model's weights, of its resolved YAML and of `facts` that its results depend on."""
     found = hashlib.blake2b(repr(facts).encode(), digest_size=12)
+    found.update(json.dumps(tree, sort_keys=True, default=str).encode())
     for name, tensor in sorted(model.state_dict().items()):
         found.update(name.encode())
         found.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())

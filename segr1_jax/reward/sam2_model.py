@@ -208,14 +208,20 @@ def build_model(
     Raises:
         UserError: no such file, a `_target_` that is no class of the sam2 package, or weights that do not fit.
     """
-    tree = _read_config(config)
-    if postprocessing:
-        tree.setdefault("sam_mask_decoder_extra_args", {}).update(STABILITY_OVERRIDES)
+    tree = model_tree(config, postprocessing=postprocessing)
     _check_targets(tree, str(config))
     model = instantiate(OmegaConf.create(tree), _recursive_=True)
     if checkpoint is not None:
         _load_weights(model, Path(checkpoint))
     return model.eval().requires_grad_(False)
+
+
+def model_tree(config: str | Path, *, postprocessing: bool) -> dict:
+    """The resolved YAML of a model, with the overrides that `build_model` applies."""
+    tree = _read_config(config)
+    if postprocessing:
+        tree.setdefault("sam_mask_decoder_extra_args", {}).update(STABILITY_OVERRIDES)
+    return tree
 
 
 def _read_config(config: str | Path) -> dict:

@@ -18,6 +18,7 @@ import socket
 import sys
 import threading
 import time
+from collections import deque
 from pathlib import Path
 from typing import NamedTuple
 
@@ -53,11 +54,32 @@ class Settings(NamedTuple):
     cache_dir_bytes: int
 
 
+class Notes:
+    """Lines for the trainer's log; they leave with the next reply."""
+
+    def __init__(self):
+        self._lines: deque[str] = deque()
+
+    def add(self, line: str) -> None:
+        """Keep a line until `take`, and write it to stderr."""
+        print(line, file=sys.stderr, flush=True)
+        self._lines.append(line)
+
+    def take(self) -> str:
+        """The oldest line, or an empty one."""
+        return self._lines.popleft() if self._lines else ""
+
+
+class DamagedBlock(Exception):
+    """A block of the region does not have the checksum that its request gives."""
+
+
 class Server:
     """Answers requests; a reply depends on its request's bytes alone, never on what else is cached or queued."""
 
-    def __init__(self, sam2, region, cache, max_side: int):
+    def __init__(self, sam2, region, cache, max_side: int, notes: Notes | None = None):
         self._sam2, self._region, self._cache, self._max_side = sam2, region, cache, max_side
+        self._notes = notes or Notes()
         self._bytes = np.frombuffer(region, np.uint8)
 
     def serve(self, sock: socket.socket) -> None:
@@ -65,7 +87,11 @@ class Server:
         while record := sock.recv(protocol.RECORD_BYTES * 2):
             request = protocol.unpack_request(record, len(self._region))
             protocol.set_working(self._region, request.seq)
-            reply = protocol.pack_reply(self.answer(request))
+            try:
+                reply = self.answer(request)
+            except DamagedBlock:
+                reply = Reply(request.seq, 0.0, 0.0, 0.0, 0.0, damaged=True)
+            reply = protocol.pack_reply(reply._replace(note=self._notes.take()))
             protocol.set_working(self._region, 0)
             sock.send(reply)
 
@@ -92,28 +118,43 @@ class Server:
         encode_ms = 0.0
         if embedding is None:
             embedding = self._sam2.encode(
-                self._block(request.image_at, request.height, request.width, 3).copy()
+                self._checked(request.image_sum, request.image_at, request.height, request.width, 3)
             )
             self._cache.put(request.digest, embedding)
             encode_ms = (time.perf_counter() - began) * 1e3
-        scores = self._score(request, embedding) if request.kind is Kind.SCORE else (0.0, 0.0)
+        scores = self._score(request, embedding) if request.kind is Kind.SCORE else (0.0, 0.0, 0)
         total_ms = (time.perf_counter() - began) * 1e3
-        return Reply(request.seq, *scores, encode_ms=encode_ms, decode_ms=total_ms - encode_ms)
+        *figures, result_sum = scores
+        times_ms = (encode_ms, total_ms - encode_ms)
+        return Reply(request.seq, *figures, *times_ms, result_sum=result_sum)
 
-    def _score(self, request: Request, embedding) -> tuple[float, float]:
-        block = self._block(request.prompts_at, request.prompts_bytes).tobytes()
+    def _score(self, request: Request, embedding) -> tuple[float, float, int]:
+        """IoU, S-measure and the checksum of the mask that was written."""
+        block = self._checked(
+            request.prompts_sum, request.prompts_at, request.prompts_bytes
+        ).tobytes()
         prompts = protocol.unpack_prompts(block, request.prompts)
         size = capped_size((request.height, request.width), self._max_side)
         truth = resize_nearest(
-            self._block(request.mask_at, request.height, request.width) != 0, size
+            self._checked(request.mask_sum, request.mask_at, request.height, request.width) != 0,
+            size,
         )
         mask = self._sam2.decode(embedding, prompts, size)
+        result_sum = 0
         if request.result_at:
             packed = np.packbits(
                 resize_nearest(mask, (request.result_height, request.result_width))
             )
             self._block(request.result_at, packed.size)[:] = packed
-        return iou(mask, truth), s_measure(mask, truth)
+            result_sum = protocol.checksum(packed)
+        return iou(mask, truth), s_measure(mask, truth), result_sum
+
+    def _checked(self, expected_sum: int, offset: int, *shape: int) -> np.ndarray:
+        """A copy of a block, which nobody changes after its checksum is verified."""
+        block = self._block(offset, *shape).copy()
+        if protocol.checksum(block) != expected_sum:
+            raise DamagedBlock
+        return block
 
     def _block(self, offset: int, *shape: int) -> np.ndarray:
         return self._bytes[offset : offset + int(np.prod(shape))].reshape(shape)
@@ -125,10 +166,15 @@ def main() -> None:
     faulthandler.register(signal.SIGUSR1, all_threads=True)
     sock = socket.socket(fileno=settings.socket_fd)
     region = protocol.open_region(settings.region_fd)
-    sam2, cache = _load(settings)
+    notes = Notes()
+    sam2, cache = _load(settings, notes)
+    began = time.perf_counter()
+    sam2.encode(np.zeros((sam2.model.image_size, sam2.model.image_size, 3), np.uint8))
+    encode_s = time.perf_counter() - began
     threading.Thread(target=_beat, args=(region,), name="heartbeat", daemon=True).start()
-    sock.send(protocol.pack_hello(Hello(__version__, importlib.metadata.version("sam2"))))
-    Server(sam2, region, cache, settings.max_side).serve(sock)
+    hello = Hello(__version__, importlib.metadata.version("sam2"), encode_s=encode_s)
+    sock.send(protocol.pack_hello(hello))
+    Server(sam2, region, cache, settings.max_side, notes).serve(sock)
 
 
 def _beat(region) -> None:
@@ -148,7 +194,7 @@ def _die_with_parent(parent_pid: int) -> None:
         signal.signal(request, signal.SIG_IGN)
 
 
-def _load(settings: Settings):
+def _load(settings: Settings, notes: Notes):
     import torch
 
     from segr1_jax.reward.sam2_embeddings import EmbeddingCache
@@ -164,8 +210,9 @@ def _load(settings: Settings):
         settings.config, settings.checkpoint or None, postprocessing=settings.postprocessing
     )
     sam2 = Sam2(model, settings.device, settings.dtype, settings.decode_batch)
+    files = _files(settings, sam2, notes)
     return sam2, EmbeddingCache(
-        settings.device, settings.cache_bytes, settings.host_cache_bytes, _files(settings, sam2)
+        settings.device, settings.cache_bytes, settings.host_cache_bytes, files
     )
 
 
@@ -179,18 +226,21 @@ def _limit_memory(settings: Settings) -> None:
         torch.cuda.set_per_process_memory_fraction(settings.memory_fraction, device.index or 0)
 
 
-def _files(settings: Settings, sam2):
-    import torch
-
-    from segr1_jax.reward.sam2_embeddings import EmbeddingFiles, fingerprint
+def _files(settings: Settings, sam2, notes: Notes):
+    from segr1_jax.reward.sam2_embeddings import EmbeddingFiles, fingerprint, platform_facts
+    from segr1_jax.reward.sam2_model import model_tree
 
     if not settings.cache_dir:
         return None
-    device = torch.cuda.get_device_name(sam2.device) if sam2.device.type == "cuda" else "cpu"
     mark = fingerprint(
-        sam2.model, settings.dtype, device, torch.__version__, importlib.metadata.version("sam2")
+        sam2.model,
+        model_tree(settings.config, postprocessing=settings.postprocessing),
+        settings.dtype,
+        *platform_facts(sam2.device, settings.threads),
+        __version__,
+        importlib.metadata.version("sam2"),
     )
-    return EmbeddingFiles(Path(settings.cache_dir), mark, settings.cache_dir_bytes)
+    return EmbeddingFiles(Path(settings.cache_dir), mark, settings.cache_dir_bytes, notes.add)
 
 
 if __name__ == "__main__":

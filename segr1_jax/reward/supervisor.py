@@ -3,12 +3,15 @@
 import importlib.util
 import json
 import os
+import select
 import signal
 import socket
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,6 +20,9 @@ from segr1_jax.errors import UserError
 from segr1_jax.reward import protocol
 from segr1_jax.reward.config import RewardConfig
 
+POLL_MS = 200  # between two looks at a sidecar
+# A longer pause between two looks means that the trainer itself was stopped or suspended.
+LONGEST_TICK_S = 1.0
 LAST_BYTES = 3000  # of its output, in messages
 OUTPUT_BYTES = 1 << 16  # of its output, in a file
 MESSAGE_CHARS = 200
@@ -30,6 +36,31 @@ FROM_OUTSIDE = {
     -signal.SIGHUP,
 }  # exit statuses that somebody else has caused
 ASSETS = Path(__file__).parent / "assets"
+
+
+class CannotStart(RuntimeError):
+    """A sidecar did not come up.
+
+    `own_fault` is False where somebody else ended or stopped it; `blame` makes the error for the
+    user where the configuration is the cause.
+    """
+
+    def __init__(self, got: str, own_fault: bool, blame: Callable[[], UserError]):
+        super().__init__(got)
+        self.own_fault, self.blame = own_fault, blame
+
+
+class Ticks:
+    """Time between two looks, without the time in which this process was itself suspended."""
+
+    def __init__(self):
+        self._looked_at = time.monotonic()
+
+    def next(self) -> float:
+        """Seconds since the last call, at most LONGEST_TICK_S."""
+        now = time.monotonic()
+        tick, self._looked_at = min(now - self._looked_at, LONGEST_TICK_S), now
+        return tick
 
 
 class Ending(NamedTuple):
@@ -53,9 +84,15 @@ class Ending(NamedTuple):
 
 
 class Sidecar:
-    """A running sidecar and our end of its socket. To be made by a thread that outlives it: the kernel kills it with that thread."""
+    """A running sidecar and our end of its socket. To be made by a thread that outlives it: the kernel kills it with that thread.
 
-    def __init__(self, config: RewardConfig, region_fd: int):
+    `closing` ends the wait for a start that nobody needs any more.
+
+    Raises:
+        CannotStart: it ended, was stopped or did not greet in time.
+    """
+
+    def __init__(self, config: RewardConfig, region_fd: int, closing: Callable[[], bool]):
         self._config = config
         self._oom_kills = _oom_kills()
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 (closed in stop)
@@ -78,13 +115,17 @@ class Sidecar:
                 )
             except OSError as error:
                 self.socket.close()
-                raise UserError(
+                self._stderr.close()
+                got = f"{command[0]}: {error}"
+                blame = partial(
+                    UserError,
                     "reward.python",
                     expected="a Python interpreter",
-                    got=f"{command[0]}: {error}",
+                    got=got,
                     remedy="set its full path",
-                ) from error
-        self._shake_hands()
+                )
+                raise CannotStart(got, True, blame) from error
+        self._shake_hands(closing)
 
     @property
     def pid(self) -> int:
@@ -130,26 +171,46 @@ class Sidecar:
         self._process.kill()
         return self.stop()
 
-    def _shake_hands(self) -> None:
-        self.socket.settimeout(self._config.start_timeout_s)
+    def _shake_hands(self, closing: Callable[[], bool]) -> None:
+        self._wait_for_greeting(closing)
         try:
             hello = protocol.unpack_hello(self.socket.recv(protocol.RECORD_BYTES))
         except (OSError, protocol.ProtocolError) as error:
-            timed_out = isinstance(error, TimeoutError)
-            got = f"no greeting in {self._config.start_timeout_s:g} s; " if timed_out else ""
-            raise self._cannot_start(got, self.kill() if timed_out else self.stop()) from error
+            ending = self.stop()
+            raise self._cannot_start("", ending, ending.own_fault) from error
         self.socket.setblocking(False)
         ours = protocol.Hello(segr1_jax.__version__, protocol.SAM2_VERSION)
-        if hello != ours:
+        self.encode_s = hello.encode_s
+        if hello._replace(encode_s=0.0) != ours:
             self.stop()
-            raise UserError(
+            blame = partial(
+                UserError,
                 "reward sidecar",
                 expected=f"versions {ours._asdict()}",
                 got=f"{hello._asdict()}",
                 remedy="install the same segr1_jax and the pinned sam2 for reward.python",
             )
+            raise CannotStart(f"versions {hello._asdict()}", True, blame)
 
-    def _cannot_start(self, got: str, ending: Ending) -> UserError:
+    def _wait_for_greeting(self, closing: Callable[[], bool]) -> None:
+        config, ticks, waited_s, stopped_s = self._config, Ticks(), 0.0, 0.0
+        poller = select.poll()
+        poller.register(self.socket, select.POLLIN)
+        while not poller.poll(POLL_MS):
+            tick = ticks.next()
+            waited_s += tick
+            stopped_s = stopped_s + tick if self.is_stopped else 0.0
+            if stopped_s > config.heartbeat_timeout_s or closing():
+                raise self._cannot_start("a stopped process; ", self.kill(), own_fault=False)
+            if waited_s > config.start_timeout_s:
+                got = f"no greeting in {config.start_timeout_s:g} s (reward.start_timeout_s); "
+                raise self._cannot_start(got, self.kill(), own_fault=True)
+
+    def _cannot_start(self, got: str, ending: Ending, own_fault: bool) -> CannotStart:
+        blame = partial(self._misconfigured, got, ending)
+        return CannotStart(f"{got}{str(ending).strip()}", own_fault, blame)
+
+    def _misconfigured(self, got: str, ending: Ending) -> UserError:
         last = ending.output.rpartition("\n")[2].removeprefix("segr1_jax.errors.UserError: ")
         last = last[:MESSAGE_CHARS] or f"exit status {ending.status}"
         settings = ", ".join(

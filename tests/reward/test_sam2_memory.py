@@ -1,17 +1,27 @@
 """Embeddings kept and dropped, and what happens where the device's memory does not suffice (its allocator replaced by a strict one)."""
 
 import itertools
+import json
+import os
 
 import numpy as np
 import pytest
 import torch
 from random_prompts import random_prompt
 
-from segr1_jax.reward import protocol
+from segr1_jax.reward import protocol, supervisor
+from segr1_jax.reward.config import RewardConfig
 from segr1_jax.reward.protocol import Kind, Request
 from segr1_jax.reward.sam2_embeddings import EmbeddingCache, EmbeddingFiles, Tier, fingerprint
-from segr1_jax.reward.sam2_model import NANO_CHECKPOINT, NANO_CONFIG, Embedding, Sam2, build_model
-from segr1_jax.reward.sidecar import Server
+from segr1_jax.reward.sam2_model import (
+    NANO_CHECKPOINT,
+    NANO_CONFIG,
+    Embedding,
+    Sam2,
+    build_model,
+    model_tree,
+)
+from segr1_jax.reward.sidecar import Notes, Server, Settings, _files
 
 MAP_BYTES = 4 * 16
 
@@ -37,7 +47,7 @@ def test_a_tier_drops_the_oldest_and_never_exceeds_its_budget():
 
 
 def test_what_leaves_the_device_is_found_on_the_host_and_on_disk(tmp_path):
-    files = EmbeddingFiles(tmp_path, "model", 1 << 20)
+    files = EmbeddingFiles(tmp_path, "model", 1 << 20, print)
     cache = EmbeddingCache("cpu", MAP_BYTES, MAP_BYTES, files)
     for digest, value in ((b"a", 1.0), (b"b", 2.0), (b"c", 3.0)):
         cache.put(digest, embedding(value))
@@ -49,16 +59,16 @@ def test_what_leaves_the_device_is_found_on_the_host_and_on_disk(tmp_path):
     cache.leave_device()
     assert cache.get(b"a").features[0].unique().item() == 1.0
     assert EmbeddingCache("cpu", 0).get(b"a") is None
-    later = EmbeddingCache("cpu", MAP_BYTES, 0, EmbeddingFiles(tmp_path, "model", 1 << 20))
+    later = EmbeddingCache("cpu", MAP_BYTES, 0, EmbeddingFiles(tmp_path, "model", 1 << 20, print))
     assert later.get(b"b").size == (8, 8)
-    assert EmbeddingFiles(tmp_path, "another model", 1 << 20).read(b"b") is None
+    assert EmbeddingFiles(tmp_path, "another model", 1 << 20, print).read(b"b") is None
 
 
 def test_files_stay_under_their_budget_and_a_damaged_one_is_made_anew(tmp_path, capsys):
-    one = EmbeddingFiles(tmp_path, "size", 1 << 20)
+    one = EmbeddingFiles(tmp_path, "size", 1 << 20, print)
     one.write(b"a", embedding(0))
     size = next((tmp_path / "size").iterdir()).stat().st_size
-    files = EmbeddingFiles(tmp_path, "model", 3 * size)
+    files = EmbeddingFiles(tmp_path, "model", 3 * size, print)
     for number in range(6):
         files.write(bytes([number]), embedding(number))
     kept = sorted(path.stem for path in (tmp_path / "model").iterdir())
@@ -67,17 +77,81 @@ def test_files_stay_under_their_budget_and_a_damaged_one_is_made_anew(tmp_path, 
     path.write_bytes(path.read_bytes()[: size // 2])
     assert files.read(bytes.fromhex(kept[0])) is None
     assert not path.exists()
-    assert "damaged" in capsys.readouterr().err
+    assert "damaged" in capsys.readouterr().out
 
 
-def test_the_fingerprint_knows_weights_and_facts(model):
-    before = fingerprint(model, "cpu")
-    assert before == fingerprint(model, "cpu") != fingerprint(model, "cuda")
+def test_a_flipped_bit_in_a_file_is_found(tmp_path):
+    notes = []
+    files = EmbeddingFiles(tmp_path, "model", 1 << 20, notes.append)
+    for at in range(0, 2000, 97):
+        files.write(b"a", embedding(1))
+        (path,) = (tmp_path / "model").iterdir()
+        content = bytearray(path.read_bytes())
+        content[at % len(content)] ^= 1
+        path.write_bytes(content)
+        assert files.read(b"a") is None
+        assert not path.exists()
+        assert "damaged" in notes.pop()
+        assert not notes
+
+
+def test_a_file_under_another_name_is_not_used(tmp_path):
+    files = EmbeddingFiles(tmp_path, "model", 1 << 20, lambda note: None)
+    files.write(b"a", embedding(1))
+    (path,) = (tmp_path / "model").iterdir()
+    path.rename(path.with_name(b"b".hex() + ".pt"))
+    assert files.read(b"b") is None
+
+
+def test_a_failed_write_switches_the_files_off_and_leaves_nothing(tmp_path, monkeypatch):
+    notes = []
+    files = EmbeddingFiles(tmp_path, "model", 1 << 20, notes.append)
+    monkeypatch.setattr(os, "replace", lambda *_: (_ for _ in ()).throw(OSError(28, "full")))
+    files.write(b"a", embedding(1))
+    files.write(b"b", embedding(2))
+    assert files.read(b"a") is None
+    assert len(notes) == 1
+    assert "full" in notes[0]
+    assert not list((tmp_path / "model").iterdir())
+
+
+def test_several_sidecars_stay_under_one_budget(tmp_path):
+    one = EmbeddingFiles(tmp_path, "size", 1 << 20, lambda note: None)
+    one.write(b"a", embedding(0))
+    size = next((tmp_path / "size").iterdir()).stat().st_size
+    several = [EmbeddingFiles(tmp_path, "model", 8 * size, lambda note: None) for _ in range(4)]
+    for number in range(32):
+        several[number % 4].write(bytes([number]), embedding(number))
+    assert len(list((tmp_path / "model").iterdir())) == 8
+
+
+def test_the_fingerprint_knows_weights_architecture_and_facts(model):
+    tree = model_tree(NANO_CONFIG, postprocessing=False)
+    before = fingerprint(model, tree, "cpu")
+    assert before == fingerprint(model, tree, "cpu") != fingerprint(model, tree, "cuda")
+    assert fingerprint(model, tree | {"image_size": tree["image_size"] * 2}, "cpu") != before
     first = next(model.parameters())
     with torch.no_grad():
         first.view(-1)[0] += 1e-3
-        assert fingerprint(model, "cpu") != before
+        assert fingerprint(model, tree, "cpu") != before
         first.view(-1)[0] -= 1e-3
+
+
+def test_the_sidecars_folder_depends_on_all_that_changes_an_embedding(model, tmp_path):
+    """Another image_size, dtype or number of threads (sums in another order) has its own folder."""
+    config = RewardConfig(cache_dir=str(tmp_path / "cache"))
+    larger = tmp_path / "larger.yaml"
+    larger.write_text(NANO_CONFIG.read_text().replace("image_size: ", "image_size: 2"))
+    settings = Settings(**json.loads(supervisor._settings(config, 3, 4)))
+    several = (
+        settings,
+        settings._replace(config=str(larger)),
+        settings._replace(dtype="bfloat16"),
+        settings._replace(threads=2),
+    )
+    for one in several:
+        _files(one, Sam2(model), Notes())
+    assert len(list((tmp_path / "cache").iterdir())) == len(several)
 
 
 def test_too_large_a_decode_batch_is_halved_and_the_mask_stays(model, monkeypatch, capsys):
@@ -109,8 +183,9 @@ def test_an_image_that_does_not_fit_beside_the_cached_ones_moves_them_away(model
     cache = EmbeddingCache("cpu", 1 << 24, 1 << 24)
     _, region = protocol.create_region(1 << 16)
     server = Server(sam2, region, cache, 1024)
+    zeros = protocol.checksum(bytes(40 * 40 * 3))
     requests = [
-        Request(Kind.ENCODE, seq, bytes([seq]) * 16, 64, 0, 0, 0, 40, 40, 0, 0, 0, 0)
+        Request(Kind.ENCODE, seq, bytes([seq]) * 16, 64, 0, 0, 0, 40, 40, 0, 0, 0, 0, zeros)
         for seq in (1, 2)
     ]
     assert server.answer(requests[0]).retries == 0

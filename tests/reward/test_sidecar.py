@@ -97,6 +97,7 @@ def test_large_images_are_scored_at_the_cap(requests, sam2):
         *size,
         len(request.prompts),
         blocks[2].nbytes,
+        *(protocol.checksum(block.tobytes()) for block in blocks),
     )
     reply = Server(sam2, region, EmbeddingCache("cpu", 1 << 20), max_side=width // 2).answer(record)
     small = capped_size(size, width // 2)
