@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from segr1_jax.policy.mixed import times
 from segr1_jax.policy.rows import split_rows
 from segr1_jax.policy.sharding import TRAIN_RULES
 
@@ -40,9 +41,7 @@ def tempered_logits(
     temperature: Temperature,
 ) -> Float[Array, "... V"]:
     """Float32 logits over the temperature, -inf at `banned` ids."""
-    logits = jnp.einsum(
-        "...d,dv->...v", states, kernel_DV.astype(states.dtype), preferred_element_type=jnp.float32
-    )
+    logits = times(states, kernel_DV, jnp.float32)
     return logits.at[..., jnp.array(banned, jnp.int32)].set(-jnp.inf) / temperature
 
 
