@@ -42,17 +42,19 @@ def make_sampler(
     temperature: Temperature = 1.0,
     greedy: bool = False,
 ) -> Callable[[Params, PromptBatch, Array, Int[Array, " B"]], Samples]:
-    """A pure function `(params, prompts, key, example_ids) -> Samples`, to be jitted by the caller.
+    """A pure function `(params, prompts, key, positions) -> Samples`, to be jitted by the caller.
 
-    Each token's noise is `fold_in(fold_in(fold_in(key, example id), g), t)`: independent of batch layout, device and process count.
+    Each token's noise is `fold_in(fold_in(fold_in(key, position), g), t)`, with the prompt's position
+    in the global order: independent of batch layout, device and process count, and another one
+    each time that an example comes again.
     `greedy` takes the most likely token and reports its log-probability under the same distribution.
     """
 
     def sample(
-        params: Params, prompts: PromptBatch, key: Array, example_ids: Int[Array, " B"]
+        params: Params, prompts: PromptBatch, key: Array, positions_B: Int[Array, " B"]
     ) -> Samples:
         model = policy.bind(params)
-        keys_BG = _completion_keys(key, example_ids, group)
+        keys_BG = _completion_keys(key, positions_B, group)
         kernel_DV = model.head_kernel()
         states_BD, prefix = model.prefill(prompts)
 
@@ -78,11 +80,11 @@ def make_sampler(
     return sample
 
 
-def _completion_keys(key: Array, example_ids: Int[Array, " B"], group: int) -> Array:
-    def one(example_id, g):
-        return jax.random.fold_in(jax.random.fold_in(key, example_id), g)
+def _completion_keys(key: Array, positions_B: Int[Array, " B"], group: int) -> Array:
+    def one(position, g):
+        return jax.random.fold_in(jax.random.fold_in(key, position), g)
 
-    return jax.vmap(jax.vmap(one, (None, 0)), (0, None))(example_ids, jnp.arange(group))
+    return jax.vmap(jax.vmap(one, (None, 0)), (0, None))(positions_B, jnp.arange(group))
 
 
 def _draw(

@@ -63,7 +63,7 @@ def run_sft(config: RunConfig) -> None:
                 answers = answer_batch(
                     [sample.target for sample in samples], config.rollout.max_tokens
                 )
-                prompts, _ = engine.put_prompts([sample.prompt for sample in samples])
+                prompts = engine.put_prompts([sample.prompt for sample in samples])
                 prompts = engine.with_features(prompts, run.params)
             with run.timer("update"):
                 totals = None
@@ -173,16 +173,18 @@ class Rollout(NamedTuple):
     refilled: int = 0  # groups of this process that took a dead one's place
 
 
-def _roll_out(run: Run, client: RewardClient, step: int, samples: list[Sample]) -> Rollout:
-    """Sample a group of answers per prompt from the current weights."""
+def _roll_out(
+    run: Run, client: RewardClient, step: int, samples: list[Sample], refill: int = 0
+) -> Rollout:
+    """Sample a group of answers per prompt from the current weights; `refill` counts rollouts of a step."""
     engine = run.engine
     _encode(run, client, samples)
     with run.timer("rollout"):
-        prompts, ids = engine.put_prompts([sample.prompt for sample in samples])
+        prompts = engine.put_prompts([sample.prompt for sample in samples])
         prompts = engine.with_features(prompts, run.params)
-        drawn = engine.sample(
-            engine.rollout_weights(run.params), prompts, engine.step_key(step), ids
-        )
+        positions = engine.put_positions([sample.position for sample in samples])
+        key = engine.rollout_key(step, refill)
+        drawn = engine.sample(engine.rollout_weights(run.params), prompts, key, positions)
         groups = engine.completions(drawn, [sample.example.id for sample in samples], step - 1)
     return Rollout(samples, prompts, drawn, groups)
 
@@ -191,13 +193,13 @@ def _refill(run: Run, client: RewardClient, step: int, rollout: Rollout) -> Roll
     """Roll out fresh prompts, up to the bound, while a process has groups that teach nothing; then put the batch together anew."""
     engine, groups = run.engine, _scored_groups(run, client, rollout)
     first = groups
-    for _ in range(run.config.rollout.refill):
+    for number in range(1, run.config.rollout.refill + 1):
         if not max_over_processes(sum(map(is_dead, groups))):
             break
-        samples = run.more()
-        groups = fill(groups, _scored_groups(run, client, _roll_out(run, client, step, samples)))
+        fresh = _roll_out(run, client, step, run.more(), number)
+        groups = fill(groups, _scored_groups(run, client, fresh))
     with run.timer("rollout"):
-        prompts, _ = engine.put_prompts([group.sample.prompt for group in groups])
+        prompts = engine.put_prompts([group.sample.prompt for group in groups])
         prompts = engine.with_features(prompts, run.params)
         drawn = engine.placement.put_rows(stack(groups))
     refilled = sum(new is not old for new, old in zip(groups, first, strict=True))
