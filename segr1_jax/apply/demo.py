@@ -119,7 +119,7 @@ class Demo:
         settings = {
             "group": 1,
             "max_tokens": engine.config.answer_tokens,
-            "end_token": engine.builder.tokenizer.eos_id,
+            "end_tokens": engine.builder.tokenizer.end_ids,
         }
 
         def sample(params, prompts, key, positions, temperature):

@@ -2,14 +2,14 @@
 
 params    the weights that are trained: with those the run started from, enough for evaluation and export, on any mesh
 train     optimiser state, step count, updates skipped
-position  the next position in the global data order
+position  the next position in the global data order, and what each process has counted (tally.py)
 config    the configuration that made them
 
 They may lie on a local disk or in an object store (`gs://bucket/run`): Orbax commits a step either way.
 """
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,6 +33,7 @@ class Restored:
 
     state: TrainState
     position: int
+    tallies: list[dict[str, Any]]
 
 
 class Checkpoints:
@@ -56,12 +57,18 @@ class Checkpoints:
         """The step of the newest complete checkpoint."""
         return self._manager.latest_step()
 
-    def save(self, state: TrainState, position: int, config: dict[str, Any]) -> None:
+    def save(
+        self,
+        state: TrainState,
+        position: int,
+        config: dict[str, Any],
+        tallies: Sequence[dict[str, Any]] = (),
+    ) -> None:
         """Write everything of this step; nothing of it counts until all of it is there."""
         items = ocp.args.Composite(
             params=ocp.args.StandardSave(state.params),
             train=ocp.args.StandardSave(_all_but_params(state)),
-            position=ocp.args.JsonSave({"position": position}),
+            position=ocp.args.JsonSave({"position": position, "processes": [*tallies]}),
             config=ocp.args.JsonSave(config),
         )
         with _naming_last_good_step(self._manager):
@@ -83,8 +90,12 @@ class Checkpoints:
         )
         with _naming_damage(self._manager.directory / str(self.latest)):
             found = self._manager.restore(self.latest, args=items)
+        record = found["position"]
+        # Checkpoints of before have no tallies.
         return Restored(
-            TrainState(found["params"], **found["train"]), found["position"]["position"]
+            TrainState(found["params"], **found["train"]),
+            record["position"],
+            record.get("processes", []),
         )
 
 

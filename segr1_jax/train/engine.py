@@ -227,12 +227,13 @@ class Engine:
         return self._sampler("answer", group=1, max_tokens=tokens, temperature=1.0, greedy=True)
 
     def _sampler(self, name: str, *, group: int, max_tokens: int, temperature: float, greedy: bool):
-        end = self.builder.tokenizer.eos_id if self.builder else 0  # its value changes no size
+        # Their values change no size.
+        ends = self.builder.tokenizer.end_ids if self.builder else (0,)
         sampler = make_sampler(
             self.policy,
             group=group,
             max_tokens=max_tokens,
-            end_token=end,
+            end_tokens=ends,
             temperature=temperature,
             greedy=greedy,
         )
@@ -315,6 +316,8 @@ def make_engine(
 ) -> Engine:
     """The engine of a run: what `segr1 train` calls and `segr1 plan` looks at."""
     lora = config.policy.lora if config.policy.lora.rank else None
+    if builder:
+        arch = arch.knowing(builder.tokenizer.ids)
     policy = Policy(
         arch, compute_dtype(config), config.policy.remat, lora, Attention(config.policy.attention)
     )

@@ -148,9 +148,10 @@ def run_grpo(config: RunConfig) -> None:
                     rollout.samples,
                     _record(run, rollout, judged),
                 )
+            after = client.stats()
+            run.tally.count_requests(after.totals, before.totals)
             figures = {
-                f"sidecar/{name}": value
-                for name, value in client.stats().figures_since(before).items()
+                f"sidecar/{name}": value for name, value in after.figures_since(before).items()
             }
             _close_step(
                 run,
@@ -158,7 +159,7 @@ def run_grpo(config: RunConfig) -> None:
                 step,
                 metrics | group_figures(judged, rollout.groups, rollout.refilled) | figures,
             )
-            _check_quarantine(run, client)
+            _check_quarantine(run)
         closing_report(run, client)
 
 
@@ -274,9 +275,8 @@ def _target_tokens(run: Run, example: Example) -> Int[np.ndarray, " T"]:
     if example.answer is not None:
         side = config.data.answer_side
         seen = Frame(side, side) if side else example.frame
-        return builder.encode_answer(
-            given_answer(example.answer, seen, frame, task=task, name=example.name)
-        )
+        text = given_answer(example.answer, seen, frame, task=task, name=example.name)
+        return _fitting(run, example, builder.encode_answer(text))
     target = target_answer(
         example.mask,
         frame,
@@ -285,7 +285,18 @@ def _target_tokens(run: Run, example: Example) -> Int[np.ndarray, " T"]:
         box_margin=sft.box_margin,
         name=example.name,
     )
-    return builder.encode_answer(render(target, task=task))
+    return _fitting(run, example, builder.encode_answer(render(target, task=task)))
+
+
+def _fitting(run: Run, example: Example, ids_T: Int[np.ndarray, " T"]) -> Int[np.ndarray, " T"]:
+    """`ids_T`, unless they are too many for a completion."""
+    most = run.config.rollout.max_tokens
+    if len(ids_T) > most:
+        expected = f"at most rollout.max_tokens = {most} tokens"
+        remedy = "raise rollout.max_tokens or shorten the answer"
+        where = f"{example.name}: answer"
+        raise UserError(where, expected=expected, got=str(len(ids_T)), remedy=remedy)
+    return ids_T
 
 
 def _submit(
@@ -357,9 +368,9 @@ def _encode(run: Run, client: RewardClient, samples: Sequence[Sample]) -> None:
             judge.encode(client, sample.example, legacy=run.config.reward.legacy)
 
 
-def _check_quarantine(run: Run, client: RewardClient) -> None:
+def _check_quarantine(run: Run) -> None:
     """A few masks that cannot be scored cost their completions; many mean that the sidecar, not the answers, is at fault."""
-    totals = client.stats().totals
+    totals = run.tally.requests
     allowed = max(
         QUARANTINE_SHARE * totals["scores"], QUARANTINE_FLOOR * (run.config.rollout.group + 1)
     )

@@ -126,7 +126,7 @@ def test_sampler_and_scorer_in_bfloat16(arch, prompts):
     policy = Policy(arch, dtype=BF16)
     master = draw_weights(policy)
     copy = jax.tree.map(lambda x: x.astype(BF16), master)
-    sampler = jax.jit(make_sampler(policy, group=4, max_tokens=24, end_token=0))
+    sampler = jax.jit(make_sampler(policy, group=4, max_tokens=24, end_tokens=[0]))
     drawn = sampler(copy, prompts, jax.random.key(0), np.arange(4, dtype=np.int32))
     score = jax.jit(lambda w: score_tokens(policy.bind(w), prompts, drawn.tokens, drawn.mask))
     gap = np.abs(score(master).logprobs - drawn.logprobs)[np.asarray(drawn.mask)]

@@ -15,29 +15,14 @@ from segr1_jax.train import loop
 from segr1_jax.train.watched import observed_by
 
 TWICE = "objective.updates_per_rollout=2"
+pytestmark = pytest.mark.usefixtures("compile_quickly")
+
 LIVE, DEAD, BROKEN = (0.0, 1.0), (1.0, 1.0), (0.0, float("nan"))
 
 
 @pytest.fixture(scope="module")
 def policy(tmp_path_factory):
     return make_tiny_policy(tmp_path_factory.mktemp("runs") / "tiny", seed=1, frame=84)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _compile_quickly(tmp_path_factory):
-    """The runs below share most programs, and compiling them is most of the time."""
-    settings = {
-        "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("xla")),
-        "jax_persistent_cache_min_compile_time_secs": 0.0,
-    }
-    before = {name: getattr(jax.config, name) for name in settings}
-    for name, value in settings.items():
-        jax.config.update(name, value)
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-    for name, value in before.items():
-        jax.config.update(name, value)
 
 
 def test_broken_updates_are_skipped_kept_and_end_the_run(policy, tmp_path, monkeypatch):
