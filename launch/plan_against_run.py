@@ -86,7 +86,7 @@ def measured(options: argparse.Namespace) -> int:
     import jax
 
     this = programs(options)
-    jax.block_until_ready(this.engine.step_key(0))
+    jax.block_until_ready(this.engine.rollout_key(0))
     with checkpoint_memory.AnonymousMemory() as memory:
         _train(this, options.steps)
     return memory.peak
@@ -114,10 +114,8 @@ def _train(this, steps: int) -> None:
     blank = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), this.pixels(config.batch))
     for step in range(steps):
         prompts = engine.placement.put_rows(blank._replace(mask=blank.mask | True))
-        ids = engine.placement.put_rows(np.arange(config.batch, dtype=np.int32))
-        drawn = engine.sample(
-            engine.rollout_weights(state.params), prompts, engine.step_key(step), ids
-        )
+        key, positions = engine.rollout_key(step), engine.put_positions(range(config.batch))
+        drawn = engine.sample(engine.rollout_weights(state.params), prompts, key, positions)
         scored = engine.reference_logprobs(reference, prompts, drawn.tokens, drawn.mask)
         totals = None
         for prompt_rows, drawn_rows, scored_rows in engine.micro_batches((prompts, drawn, scored)):

@@ -99,7 +99,7 @@ class Answers:
 
     def _text(self, example: Example, ids: np.ndarray) -> AnswerText:
         return AnswerText(
-            example, self._tokenizer.decode(ids), finished=self._tokenizer.eos_id in ids
+            example, self._tokenizer.decode(ids), finished=bool({*self._tokenizer.end_ids} & {*ids})
         )
 
 

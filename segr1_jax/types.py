@@ -55,9 +55,9 @@ class Frame:
 class Example:
     """One training or evaluation sample at native size.
 
-    `id` is a stable non-negative integer: the sample's index in its source. Random keys fold it in, so sampling never
-    depends on batch layout. `image` is RGB. `mask` is None when only predicting. `instruction` is the sentence that
-    picks the object, None for "all primary objects"; `answer`, where the set has one, is what the policy should say (text).
+    `id` is a stable non-negative integer: the sample's index in its source. `image` is RGB.
+    `mask` is None when only predicting. `instruction` is the sentence that picks the object, None
+    for "all primary objects"; `answer`, where the set has one, is what the policy should say (text).
     `ignore` marks pixels that no metric of an evaluation counts.
     """
 

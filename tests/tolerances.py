@@ -9,3 +9,8 @@ MAX_BF16_DISTANCE_RATIO = 1.2  # our bfloat16 logits to the float32 truth, over 
 # the two readings counts fully, and a tiny step is short: a whole phase left out is what must show.
 MAX_PHASE_GAP = 0.25
 TOL_GPU_SCORE = 0.03  # IoU and S-measure of one mask, GPU against CPU: pixels on its outline flip, in bfloat16 some more
+# bfloat16 at 4 layers: 8 bits of each state are kept, and other programs round in other places.
+MAX_BF16_SAMPLER_GAP = 0.1  # nats, one token, sampler against scorer; measured 0.05
+MEAN_BF16_SAMPLER_GAP = 0.01  # measured 0.006
+MAX_BF16_GRADIENT_ERROR = 0.06  # of a weight's gradient, relative to float32's; measured 0.04
+MIN_BF16_STEP_COSINE = 0.96  # between the first steps of AdamW; measured 0.983

@@ -80,7 +80,7 @@ def _our_logprobs(
     engine = dataclasses.replace(opened.engine, policy=policy)
     # Every part of the mesh gets the same number of rows.
     rows = prompts * engine.placement.row_shards
-    on_mesh, _ = engine.put_prompts(rows)
+    on_mesh = engine.put_prompts(rows)
     batch = engine.placement.put_rows(answer_batch([answer_T] * len(rows), len(answer_T)))
     weights = opened.rollout_weights
     logprobs = engine.reference_logprobs(weights, on_mesh, batch.tokens, batch.mask)

@@ -1,6 +1,7 @@
 """A trained policy that answers: examples to texts and masks, a whole set to a folder of predictions."""
 
 import dataclasses
+import functools
 import itertools
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,6 +15,7 @@ import numpy as np
 from segr1_jax.answer import sam_prompts
 from segr1_jax.apply.opened import Opened
 from segr1_jax.apply.resumable import write_lines
+from segr1_jax.data.digests import sample_digest
 from segr1_jax.data.entries import FileSource
 from segr1_jax.data.pipeline import Sample, Unreadable, ahead_of, walk
 from segr1_jax.data.sources import Source
@@ -87,6 +89,7 @@ class Responder:
 class Asked:
     """A batch whose masks are being made; samples that cannot be read keep their places."""
 
+    positions: range
     entries: list[AnswerText | Unreadable]
     pending: Pending
 
@@ -119,16 +122,24 @@ def answer_set(
         # thread makes those of large photos.
         with ThreadPoolExecutor(WRITERS) as pool:
             shown = list(pool.map(show, batch.texts, judged))
-            predictions = list(_predict(batch, judged, folder, photos, pool))
+            digests = pool.map(functools.partial(sample_digest, source), batch.positions)
+            made = _predict(batch, judged, folder, photos, pool)
+            predictions = [
+                dataclasses.replace(each, sample=digest)
+                for each, digest in zip(made, digests, strict=True)
+            ]
         masks = [folder / each.mask for each in predictions if each.mask]
         make_durable([*masks, *filter(None, shown)])
         return [prediction.line() for prediction in predictions]
 
-    return list(
-        read_predictions(
-            write_lines(folder, identity, len(source), responder.rows, lines_from, progress)
-        )
-    )
+    names, rows = source.names, responder.rows
+
+    def foreign(position: int, line: bytes) -> str | None:
+        about = f'"sample": "{sample_digest(source, position)}"'.encode()
+        return None if about in line else names[position]
+
+    path = write_lines(folder, identity, len(source), rows, lines_from, progress, foreign)
+    return list(read_predictions(path))
 
 
 def _ask(responder: Responder, source: Source, positions: range, count: int) -> Iterator[Asked]:
@@ -137,12 +148,14 @@ def _ask(responder: Responder, source: Source, positions: range, count: int) -> 
     answerer = responder.answerer()
     ahead = ahead_of(config.loader, source, builder.prompt_bytes)
     batches = walk(source, builder.build, positions, batch=responder.rows, ahead=ahead)
-    for samples in itertools.islice(itertools.chain(batches, itertools.repeat([])), count):
+    filled = itertools.islice(itertools.chain(batches, itertools.repeat([])), count)
+    for number, samples in enumerate(filled):
+        here = positions[number * responder.rows :][: responder.rows]
         readable = [(s.example, s.prompt) for s in samples if isinstance(s, Sample)]
         texts = responder.write(answerer, readable)
         left = iter(texts)
         entries = [each if isinstance(each, Unreadable) else next(left) for each in samples]
-        yield Asked(entries, responder.submit(texts))
+        yield Asked(here, entries, responder.submit(texts))
 
 
 def _predict(

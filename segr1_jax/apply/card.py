@@ -6,6 +6,7 @@ from pathlib import Path
 
 from segr1_jax.policy.params import Policy
 from segr1_jax.prompt.text import messages
+from segr1_jax.prompt.tokenizer import Tokenizer
 from segr1_jax.train.config import RunConfig
 from segr1_jax.train.resume_rules import config_hash
 from segr1_jax.train.rundir import RunDir
@@ -116,14 +117,15 @@ def conversations(config: RunConfig) -> str:
 
 
 def generation_config(base: Path, policy: Policy) -> str:
-    """The base's generation config made greedy: no penalty on repeated digits, and none of the tokens that our sampler bans."""
+    """The base's generation config made greedy: no penalty on repeated digits, none of the tokens that
+    our sampler bans, and the ends of an answer that it knows.
+    """
     file = base / "generation_config.json"
     kept = json.loads(file.read_text()) if file.is_file() else {}
     kept = {name: value for name, value in kept.items() if name not in SAMPLING}
-    return (
-        json.dumps(
-            kept | {"do_sample": False, "suppress_tokens": list(policy.arch.never_sampled)},
-            indent=2,
-        )
-        + "\n"
-    )
+    ours = {
+        "do_sample": False,
+        "eos_token_id": list(Tokenizer(base).end_ids),
+        "suppress_tokens": list(policy.arch.never_sampled),
+    }
+    return json.dumps(kept | ours, indent=2) + "\n"

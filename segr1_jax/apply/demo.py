@@ -105,14 +105,12 @@ class Demo:
 
     def _sampled(self, prompt: Prompt, temperature: float) -> Completion:
         engine = self._responder.opened.engine
-        on_mesh, ids = engine.put_prompts(
-            [prompt, *[self._greedy.filler] * (self._responder.rows - 1)]
-        )
-        key = engine.step_key(self._count)
-        samples = self._tempered(
-            self._responder.opened.rollout_weights, on_mesh, key, ids, jnp.float32(temperature)
-        )
-        return engine.completions(samples, [prompt.example_id] * self._responder.rows, 0)[0][0]
+        rows = self._responder.rows
+        on_mesh = engine.put_prompts([prompt, *[self._greedy.filler] * (rows - 1)])
+        key, positions = engine.rollout_key(self._count), engine.put_positions(range(rows))
+        weights, chosen = self._responder.opened.rollout_weights, jnp.float32(temperature)
+        samples = self._tempered(weights, on_mesh, key, positions, chosen)
+        return engine.completions(samples, [prompt.example_id] * rows, 0)[0][0]
 
     @functools.cached_property
     def _tempered(self):
@@ -121,12 +119,12 @@ class Demo:
         settings = {
             "group": 1,
             "max_tokens": engine.config.answer_tokens,
-            "end_token": engine.builder.tokenizer.eos_id,
+            "end_tokens": engine.builder.tokenizer.end_ids,
         }
 
-        def sample(params, prompts, key, ids, temperature):
+        def sample(params, prompts, key, positions, temperature):
             return make_sampler(engine.policy, temperature=temperature, **settings)(
-                params, prompts, key, ids
+                params, prompts, key, positions
             )
 
         return jax.jit(sample)

@@ -71,8 +71,7 @@ def evaluate_set(
 ) -> SetResult | None:
     """Answer and score one set into `folder`; the first process alone scores, and has the result."""
     title = set_title(data)
-    opened = responder.opened
-    mine = identity(opened.engine.config, opened.rollout_weights, data, source.names)
+    mine = identity(responder.opened, data, source.names)
     predictions = answer_set(
         responder,
         source,

@@ -1,4 +1,7 @@
-"""Whose predictions these are: what the bytes of an answer depend on, without times, hosts or paths."""
+"""Whose predictions these are: what the bytes of an answer depend on, without times, hosts or paths.
+
+What depends on a sample alone stands in the line of its answer (data/digests.py).
+"""
 
 import dataclasses
 import hashlib
@@ -11,37 +14,43 @@ import jax.numpy as jnp
 from jaxtyping import Array, Shaped, UInt32
 
 from segr1_jax import __version__
+from segr1_jax.apply.opened import Opened
 from segr1_jax.data.config import DataConfig
+from segr1_jax.data.digests import file_digest, text_digest
 from segr1_jax.policy.params import Params
-from segr1_jax.train.config import RunConfig
 
 DIGITS = 16
 PATHS = ("root", "images", "masks", "ids", "manifest")  # where a set lies is not what it is
 
 
-def identity(
-    config: RunConfig, weights: Params, data: DataConfig, names: Sequence[str]
-) -> dict[str, Any]:
-    """Version, weights, prompt, answer length, batch, compute dtype, SAM2, and the set with the names of its samples."""
+def identity(opened: Opened, data: DataConfig, names: Sequence[str]) -> dict[str, Any]:
+    """Version, policy, prompt, answer length, batch, compute dtype, SAM2, and the set with the names of its samples."""
+    config = opened.engine.config
     reward = config.reward
     return {
         "segr1_jax": __version__,
-        "weights": weights_digest(weights),
+        "weights": weights_digest(opened.rollout_weights),
+        "policy": _policy_digest(opened),
+        "platform": jax.default_backend(),
         "prompt": dataclasses.asdict(config.prompt),
         "max_tokens": config.answer_tokens,
         "batch": config.eval_batch,
         "compute_dtype": config.policy.compute_dtype,
         "sam2": {
-            "weights": _file_digest(reward.sam2_checkpoint),
-            "config": Path(reward.sam2_config).name or "nano",
+            "weights": _weights_of_sam2(reward.sam2_checkpoint),
+            "config": _sam2_config(reward.sam2_config),
             "dtype": reward.dtype,
+            "devices": sorted(
+                {name.strip().partition(":")[0] for name in reward.device.split(",")}
+            ),
+            "decode_batch": reward.decode_batch,
         },
         "postprocessing": reward.postprocessing,
         "max_side": reward.max_side,
         "data": {
             name: value for name, value in dataclasses.asdict(data).items() if name not in PATHS
         },
-        "names": _text_digest("\n".join(names)),
+        "names": text_digest("\n".join(names)),
     }
 
 
@@ -71,13 +80,20 @@ def _odd_strides(axes: int) -> list[int]:
     ]  # Knuth's multiplier: neighbours get far-apart factors
 
 
-def _text_digest(text: str) -> str:
-    """A hash of any text, also with half a surrogate pair (names of files have some)."""
-    return hashlib.blake2b(text.encode("utf-8", "backslashreplace")).hexdigest()[:DIGITS]
+def _policy_digest(opened: Opened) -> str:
+    """What of a policy is not in its weights: sizes, tokenizer, how pictures are normalised, what ends an answer."""
+    engine, tokenizer = opened.engine, Path(opened.start.base) / "tokenizer.json"
+    ends = engine.builder.tokenizer.end_ids
+    parts = engine.policy.arch, file_digest(tokenizer), engine.builder.vision, ends
+    return text_digest(repr(parts))
 
 
-def _file_digest(path: str) -> str:
-    if not path:
+def _sam2_config(config: str) -> str:
+    """The contents of a file; a name where the file is inside the sam2 package."""
+    if not config:
         return "nano"
-    with Path(path).open("rb") as file:
-        return hashlib.file_digest(file, "blake2b").hexdigest()[:DIGITS]
+    return file_digest(Path(config)) if Path(config).is_file() else Path(config).name
+
+
+def _weights_of_sam2(path: str) -> str:
+    return file_digest(Path(path)) if path else "nano"

@@ -37,8 +37,9 @@ def open_policy(config: RunConfig, source: Path) -> Opened:
         UserError: `source` is neither, or holds no finished checkpoint.
     """
     start = resolve_start(source)
-    policy = Policy(read_arch(Path(start.base)), compute_dtype(config))
     builder = PromptBuilder.from_directory(start.base, config.prompt)
+    arch = read_arch(Path(start.base)).knowing(builder.tokenizer.ids)
+    policy = Policy(arch, compute_dtype(config))
     engine = Engine(
         config,
         Placement(make_mesh(config.mesh)),

@@ -69,8 +69,7 @@ def run_predict(
     _require_own(out)
     with responding(config, source) as responder, Progress(COMMAND, len(found)) as progress:
         data = DataConfig() if images else config.eval_data
-        weights = responder.opened.rollout_weights
-        mine = identity(responder.opened.engine.config, weights, data, found.names) | call
+        mine = identity(responder.opened, data, found.names) | call
         if is_first():
             _remove_others(out, mine)
         wait_for_all("earlier predictions removed")

@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from segr1_jax.train.mesh import max_over_processes
 from segr1_jax.train.runtime import is_first, wait_for_all
 
 IDENTITY = "identity.json"
+READERS = 8  # threads that compare lines with their samples
 
 
 def write_lines(
@@ -24,6 +26,7 @@ def write_lines(
     rows: int,
     lines_from: Callable[[range, int], Iterator[list[str]]],
     progress: Callable[[int, int], None] = lambda *_: None,
+    foreign: Callable[[int, bytes], str | None] = lambda *_: None,
 ) -> Path:
     """Have `total` lines in folder/predictions.jsonl, in order, and return its path once it is there.
 
@@ -31,10 +34,14 @@ def write_lines(
     position, `rows` at a time, then empty batches, for the processes answer in one program and have equally many. What the lines of
     a batch name must be on the disk by then. Batches depend on `total`, `rows` and the number of processes alone.
 
+    `foreign` gets a position and the line that an earlier call left for it, and names the sample
+    there if the line is about another. Threads call it.
+
     Raises:
-        UserError: `folder` holds lines of another `identity`.
+        UserError: `folder` holds lines of another `identity`, or foreign ones.
     """
     _claim(folder, identity)
+    _require_own_lines(folder, foreign)
     if not (folder / LINES).is_file():
         process, processes = jax.process_index(), jax.process_count()
         part = _part(folder, process, processes)
@@ -79,6 +86,30 @@ def _claim(folder: Path, identity: dict[str, Any]) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         write_atomically(path, content)
     wait_for_all("identity written")
+
+
+def _require_own_lines(folder: Path, foreign: Callable[[int, bytes], str | None]) -> None:
+    """All processes look at lines of their own, and raise together."""
+    with ThreadPoolExecutor(READERS) as pool:
+        found = [name for name in pool.map(foreign, *_lines_here(folder)) if name is not None]
+    if count := max_over_processes(len(found)):
+        first = f", the first {found[0]}" if found else ""
+        raise UserError(
+            str(folder),
+            expected="answers to the samples of this set",
+            got=f"{count} to other samples{first}",
+            remedy="choose another folder with --out, or delete this one",
+        )
+
+
+def _lines_here(folder: Path) -> tuple[list[int], list[bytes]]:
+    """Positions of this process that have a line, and the lines. One cut short by a kill is left out."""
+    process, processes = jax.process_index(), jax.process_count()
+    whole = folder / LINES
+    path = whole if whole.is_file() else _part(folder, process, processes)
+    lines = path.read_bytes().split(b"\n")[:-1] if path.is_file() else []
+    own = lines[process::processes] if path == whole else lines
+    return [process + number * processes for number in range(len(own))], own
 
 
 def _part(folder: Path, process: int, processes: int) -> Path:

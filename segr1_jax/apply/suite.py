@@ -53,7 +53,7 @@ def run_suite(config: RunConfig, source: Path, out: Path, protocol: str) -> str:
     tables = [filled(table, ours, TITLES) for table in suite_tables()]
     if not is_first():
         return ""
-    about = identity(config, responder.opened.rollout_weights, DataConfig(), [])
+    about = identity(responder.opened, DataConfig(), [])
     record = {
         "policy": about,
         "protocol": protocol,
@@ -100,13 +100,8 @@ def _benchmark(
         questions = read_benchmark(root, name)
     except UserError as error:
         return SuiteCell({}, absent=_absent(root, error))
-    opened = responder.opened
-    about = identity(
-        opened.engine.config,
-        opened.rollout_weights,
-        DataConfig(),
-        [question.name for question in questions],
-    )
+    asked = [repr((each.name, request(each), each.picture)) for each in questions]
+    about = identity(responder.opened, DataConfig(), asked)
     heard = lambda done, total: progress.update(f"{TITLES[name]}: asked", done, total)  # noqa: E731
     answered, faults = ask_all(responder, questions, folder, about, heard)
     asked = [item for item in answered if item.text is not None]

@@ -99,7 +99,7 @@ def answer_logits(
 ) -> Float[np.ndarray, "B T V"]:
     """Logits that predict each token of one answer per prompt, unmasked and untempered; answers are padded to the longest."""
     engine = opened.engine
-    on_mesh, _ = engine.put_prompts(prompts)
+    on_mesh = engine.put_prompts(prompts)
     batch = answer_batch(answers, max(len(answer) for answer in answers))
 
     @jax.jit

@@ -1,7 +1,8 @@
 """Examples loaded and prompts built ahead of the step, by threads, from any integer position."""
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import grain
@@ -36,17 +37,21 @@ def ahead_of(config: LoaderConfig, source: Source, prompt_bytes: int) -> Ahead:
 
 
 class Sample(NamedTuple):
-    """A loaded example at its global position, its prompt and, where the stage has targets, what it should be answered."""
+    """A loaded example at its global position, its prompt and, where the stage has targets, what it should be answered.
+
+    `replaces` are the bad samples that it stands in for: name -> what was wrong.
+    """
 
     position: int
     example: Example
     prompt: Prompt
     target: Any = None
+    replaces: Mapping[str, str] = MappingProxyType({})
 
 
 @dataclasses.dataclass
 class Skipped:
-    """Bad samples met so far in this process: name -> what was wrong. The run lists them at its end."""
+    """Bad samples met so far: name -> what was wrong. The run lists them at its end."""
 
     reasons: dict[str, str] = dataclasses.field(default_factory=dict)
 
@@ -68,14 +73,14 @@ def batches(
     process: int = 0,
     processes: int = 1,
     ahead: Ahead = Ahead(),
-    skipped: Skipped | None = None,
 ) -> Iterator[list[Sample]]:
     """Endless batches of this process: from each `batch` consecutive positions (over all processes) its every `processes`-th.
 
     The order is `order.example_index`; begin at any position, with any number of processes, and the global order is the same. A
-    sample whose file, prompt or `target` raises UserError is recorded in `skipped` and replaced as `example_index` says; other
-    positions are not touched. Raises UserError if `batch` is no multiple of `processes`, or where MAX_ATTEMPTS replacements fail in a
-    row.
+    sample whose file, prompt or `target` raises UserError is replaced as `example_index` says, and
+    recorded in what replaces it, for threads read ahead of what is used; other positions are not
+    touched. Raises UserError if `batch` is no multiple of `processes`, or where MAX_ATTEMPTS
+    replacements fail in a row.
     """
     if batch % processes:
         raise UserError(
@@ -84,9 +89,9 @@ def batches(
             got=str(batch),
             remedy="change batch",
         )
-    record = Skipped() if skipped is None else skipped
 
     def load(position: int) -> Sample:
+        record = Skipped()
         for attempt in range(MAX_ATTEMPTS):
             sample = _load(
                 source,
@@ -97,7 +102,7 @@ def batches(
                 record,
             )
             if sample is not None:
-                return sample
+                return sample._replace(replaces=record.reasons)
         last = list(record.reasons.values())[-1]
         raise UserError(
             "data",

@@ -70,7 +70,7 @@ class Spread:
 
     @property
     def names(self) -> list[str]:
-        return [self.source.names[self._index(index)] for index in range(self.count)]
+        return [self.source.names[self.origin(index)] for index in range(self.count)]
 
     @property
     def largest_pixels(self) -> int:
@@ -82,9 +82,10 @@ class Spread:
     def __getitem__(self, index: int) -> Example:
         if not 0 <= index < self.count:
             raise IndexError(index)
-        return dataclasses.replace(self.source[self._index(index)], id=index)
+        return dataclasses.replace(self.source[self.origin(index)], id=index)
 
-    def _index(self, index: int) -> int:
+    def origin(self, index: int) -> int:
+        """Its index in the source."""
         return index * len(self.source) // self.count
 
 
@@ -115,6 +116,10 @@ class First:
         if not 0 <= index < self.count:
             raise IndexError(index)
         return self.source[index]
+
+    def origin(self, index: int) -> int:
+        """Its index in the source."""
+        return index
 
 
 def first(source: Source, count: int) -> Source:

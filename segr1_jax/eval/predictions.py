@@ -26,6 +26,7 @@ class Prediction:
     Attributes:
         status: of the answer: a ParseStatus value, "quarantined" where the sidecar failed on it, "skipped" where the sample cannot be read.
         reason: why it was skipped.
+        sample: a hash of what it is about (data/digests.py).
         photo: the image's file, below the folder that holds all images of the set; None where there are no files.
         mask: of the answer, relative to the folder of the file; None without a parsed answer.
         prompts: boxes and points in native pixels.
@@ -39,6 +40,7 @@ class Prediction:
     mask: str | None = None
     prompts: tuple[dict[str, Any], ...] = ()
     reason: str | None = None
+    sample: str | None = None
 
     def line(self) -> str:
         """One JSON line, the same for the same content."""

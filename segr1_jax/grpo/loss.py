@@ -71,8 +71,6 @@ def grpo_loss(
     per_token = -(clipped_surrogate(ratio, batch.advantages, **bounds) - objective.beta * penalty)
     value = AGGREGATIONS[objective.aggregation](per_token, batch.mask, batch.weight)
     means = {
-        "kl": completion_mean(k3(logprobs, batch.reference_logprobs), batch.mask, batch.weight),
-        "kl_k1": completion_mean(k1(logprobs, batch.reference_logprobs), batch.mask, batch.weight),
         "entropy": completion_mean(entropy, batch.mask, batch.weight),
         "clip_fraction": token_mean(
             is_clipped(ratio, batch.advantages, **bounds).astype(jnp.float32),
@@ -80,6 +78,10 @@ def grpo_loss(
             batch.weight,
         ),
     }
+    # Without the penalty no reference is kept, and what stands in its place is the sampler's.
+    for name, estimate in (("kl", k3), ("kl_k1", k1)) if objective.beta else ():
+        distance = estimate(logprobs, batch.reference_logprobs)
+        means[name] = completion_mean(distance, batch.mask, batch.weight)
     gap = jnp.abs(logprobs - batch.sampler_logprobs)
     maxima = {
         "sampler_gap": jnp.max(jnp.where(batch.mask, gap, 0.0)),

@@ -1,6 +1,7 @@
 """The architecture of a Qwen2.5-VL policy, read from `config.json` alone (flat and nested forms)."""
 
-from collections.abc import Mapping
+import dataclasses
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,10 +61,18 @@ class PolicyArch:
     vision_start_token: int
     vision_end_token: int
     vision_pad_token: int | None
+    unknown_ids: tuple[int, ...] = ()
+
+    def knowing(self, ids: Collection[int]) -> "PolicyArch":
+        """The same for a tokenizer with these ids: vocabularies are padded beyond it."""
+        unknown = tuple(token for token in range(self.text.vocab) if token not in ids)
+        return dataclasses.replace(self, unknown_ids=unknown)
 
     @property
     def never_sampled(self) -> tuple[int, ...]:
-        """Vision special ids: a completion that held one would break the next forward pass, so their logits are masked."""
+        """Ids whose logits are masked: the vision special ids, for a completion that held one would break the next forward pass, and
+        those that the tokenizer lacks, for no text shows them.
+        """
         ids = (
             self.image_token,
             self.video_token,
@@ -71,7 +80,7 @@ class PolicyArch:
             self.vision_end_token,
             self.vision_pad_token,
         )
-        return tuple(sorted({token for token in ids if token is not None}))
+        return tuple(sorted({token for token in ids if token is not None} | {*self.unknown_ids}))
 
 
 def arch_from_config(config: Mapping[str, Any], where: str = "config.json") -> PolicyArch:

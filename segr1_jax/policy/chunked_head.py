@@ -16,8 +16,10 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+from segr1_jax.policy.mixed import times
 from segr1_jax.policy.rows import split_rows
 from segr1_jax.policy.sharding import TRAIN_RULES
 
@@ -40,9 +42,7 @@ def tempered_logits(
     temperature: Temperature,
 ) -> Float[Array, "... V"]:
     """Float32 logits over the temperature, -inf at `banned` ids."""
-    logits = jnp.einsum(
-        "...d,dv->...v", states, kernel_DV.astype(states.dtype), preferred_element_type=jnp.float32
-    )
+    logits = times(states, kernel_DV, jnp.float32)
     return logits.at[..., jnp.array(banned, jnp.int32)].set(-jnp.inf) / temperature
 
 
@@ -110,6 +110,8 @@ def _backward(head: Head, kept, cotangents):
         kernel_DV.reshape(D, S, L) if S > 1 else kernel_DV
     )  # an axis of size 1 would cost a copy: it unsettles the compiler's layouts
 
+    allowed_V = _allowed(V, head.banned)
+
     def one(index, gradients):
         states_gradient_BGTD, kernel_gradient = gradients
         start = jnp.minimum(index * width, L - width)  # the last block may overlap the one before
@@ -126,9 +128,7 @@ def _backward(head: Head, kept, cotangents):
         )
         p_BGTK = jnp.exp(logits_BGTK / head.temperature - total_BGT[..., None])
         slope_BGTK = slope_BGT[..., None] * ((id_K == tokens_BGT[..., None]) - p_BGTK)
-        slope_BGTK = jnp.where(_allowed(id_K, head.banned), slope_BGTK, 0.0).astype(
-            states_BGTD.dtype
-        )
+        slope_BGTK = jnp.where(allowed_V[id_K], slope_BGTK, 0.0).astype(states_BGTD.dtype)
         states_gradient_BGTD += jnp.einsum(
             "bgtk,dk->bgtd",
             jnp.where(new_K, slope_BGTK, 0),
@@ -157,8 +157,10 @@ def _backward(head: Head, kept, cotangents):
 chunked_logprobs.defvjp(_forward_keeping, _backward, symbolic_zeros=True)
 
 
-def _allowed(ids: Int[Array, "..."], banned: Sequence[int]) -> Bool[Array, "..."]:
-    return (ids[..., None] != jnp.array(banned, jnp.int32)).all(axis=-1)
+def _allowed(vocabulary: int, banned: Sequence[int]) -> Bool[Array, " V"]:
+    allowed_V = np.ones(vocabulary, bool)
+    allowed_V[list(banned)] = False
+    return jnp.asarray(allowed_V)
 
 
 def _shares(vocabulary: int) -> int:

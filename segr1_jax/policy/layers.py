@@ -12,6 +12,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from segr1_jax.policy.config import LoraConfig
+from segr1_jax.policy.mixed import spread, times
 
 Axes = tuple[str | None, ...]
 
@@ -53,14 +54,12 @@ class Linear(nnx.Module):
         self.lora_b = constant(0.0, (lora.rank, size_out), (None, axes[1])) if lora else None
 
     def __call__(self, x: Float[Array, "... I"]) -> Float[Array, "... O"]:
-        y = x @ self.kernel[...].astype(x.dtype)
+        y = times(x, self.kernel[...])
         if self.bias is not None:
-            y = y + self.bias[...].astype(x.dtype)
+            y = y + spread(self.bias[...], y)
         if self.lora_scale is None:
             return y
-        return y + self.lora_scale * (
-            (x @ self.lora_a[...].astype(x.dtype)) @ self.lora_b[...].astype(x.dtype)
-        )
+        return y + self.lora_scale * times(times(x, self.lora_a[...]), self.lora_b[...])
 
 
 class RMSNorm(nnx.Module):
@@ -73,7 +72,7 @@ class RMSNorm(nnx.Module):
     def __call__(self, x: Float[Array, "... D"]) -> Float[Array, "... D"]:
         x32 = x.astype(jnp.float32)
         normed = x32 * jax.lax.rsqrt(jnp.mean(x32 * x32, axis=-1, keepdims=True) + self.eps)
-        return self.scale[...].astype(x.dtype) * normed.astype(x.dtype)
+        return spread(self.scale[...], x) * normed.astype(x.dtype)
 
 
 class GatedMLP(nnx.Module):

@@ -18,6 +18,7 @@ from jaxtyping import Array, Bool, Float, Int
 from segr1_jax.policy.arch import VisionArch
 from segr1_jax.policy.attention import Attention, KeyValues, attend
 from segr1_jax.policy.layers import GatedMLP, Linear, RMSNorm, Rotary, rotary_from_angles, weight
+from segr1_jax.policy.mixed import times
 from segr1_jax.policy.stack import scan_layers, stacked
 
 ROPE_THETA = 10000.0
@@ -108,9 +109,7 @@ class VisionTower(nnx.Module):
     def __call__(self, images: Images, dtype: DTypeLike) -> Float[Array, "B M D"]:
         """Merged features, row = window * S / merge^2 + unit; rows of padded slots hold finite garbage that nothing reads."""
         B, W, S, V = images.patches.shape
-        x_BND = images.patches.reshape(B, W * S, V).astype(dtype) @ self.patch_embed[...].astype(
-            dtype
-        )
+        x_BND = times(images.patches.reshape(B, W * S, V).astype(dtype), self.patch_embed[...])
         rotary_BNC = self._rotary(images.positions.reshape(B, W * S, 2))
         is_full_L = jnp.isin(
             jnp.arange(self.arch.depth), jnp.array(self.arch.full_layers, jnp.int32)

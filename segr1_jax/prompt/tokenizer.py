@@ -1,5 +1,7 @@
 """A thin, torch-free view of a Hugging Face fast tokenizer: text to ids and back, and the special ids by name."""
 
+import json
+from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +24,10 @@ VISION_TOKENS = (
 class Tokenizer:
     """The tokenizer of a policy directory (`tokenizer.json`).
 
-    `eos_id` ends a turn, `image_pad_id` marks image slots. Raises UserError where the file is missing, unreadable or lacks one of them.
+    `end_ids` end an answer: that of END_OF_TURN, which ends the answers that we teach, then what else
+    `generation_config.json`, where there is one, names. `ids` are all that stand for text, and
+    `image_pad_id` marks image slots. Raises UserError where a file is missing, unreadable or lacks
+    one of them.
     """
 
     def __init__(self, directory: str | Path):
@@ -46,23 +51,25 @@ class Tokenizer:
         self._path = path
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()
-        self.eos_id = self._special(END_OF_TURN)
+        self.ids = frozenset(self._tokenizer.get_vocab(with_added_tokens=True).values())
+        end = self._special(END_OF_TURN)
+        others = _end_ids(Path(directory) / "generation_config.json", self.ids)
+        self.end_ids = (end, *(other for other in others if other != end))
         self.image_pad_id = self._special("<|image_pad|>")
         self.special_tokens = tuple(
             token.content
             for token in self._tokenizer.get_added_tokens_decoder().values()
             if token.special
         )
-        self.vocab_size = self._tokenizer.get_vocab_size(with_added_tokens=True)
 
     def encode(self, text: str) -> Int[np.ndarray, " P"]:
         """Token ids (int32) of `text`; special tokens written out in it become their ids, none are added."""
         return np.asarray(self._tokenizer.encode(text, add_special_tokens=False).ids, np.int32)
 
     def decode(self, ids: Int[np.ndarray, " T"]) -> str:
-        """Text of `ids`. The end of a turn is dropped; any other special token shows, for no answer may hold one."""
+        """Text of `ids`. What ends an answer is dropped; any other special token shows, for no answer may hold one."""
         return self._tokenizer.decode(
-            [int(i) for i in ids if i != self.eos_id], skip_special_tokens=False
+            [int(i) for i in ids if i not in self.end_ids], skip_special_tokens=False
         )
 
     def _special(self, token: str) -> int:
@@ -75,3 +82,19 @@ class Tokenizer:
                 remedy="use a Qwen2.5-VL tokenizer",
             )
         return index
+
+
+def _end_ids(file: Path, known: Collection[int]) -> list[int]:
+    """`eos_token_id` of a generation config, a number or a list of them; none where it has none."""
+    if not file.is_file():
+        return []
+    try:
+        found = json.loads(file.read_text(encoding="utf-8")).get("eos_token_id")
+        ends = [] if found is None else found if isinstance(found, list) else [found]
+        if all(type(end) is int and end in known for end in ends):
+            return ends
+        got = f"eos_token_id {found!r}"
+    except (OSError, ValueError, AttributeError) as error:
+        got = str(error)
+    expected, remedy = "JSON with ids of the tokenizer", "restore the checkpoint's own file"
+    raise UserError(str(file), expected=expected, got=got, remedy=remedy)

@@ -3,7 +3,7 @@
 Shape legend: B prompts; G completions per prompt; T longest completion; D hidden; L layers; K key/value heads; C head size.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
@@ -38,21 +38,24 @@ def make_sampler(
     *,
     group: int,
     max_tokens: int,
-    end_token: int,
+    end_tokens: Sequence[int],
     temperature: Temperature = 1.0,
     greedy: bool = False,
 ) -> Callable[[Params, PromptBatch, Array, Int[Array, " B"]], Samples]:
-    """A pure function `(params, prompts, key, example_ids) -> Samples`, to be jitted by the caller.
+    """A pure function `(params, prompts, key, positions) -> Samples`, to be jitted by the caller.
 
-    Each token's noise is `fold_in(fold_in(fold_in(key, example id), g), t)`: independent of batch layout, device and process count.
-    `greedy` takes the most likely token and reports its log-probability under the same distribution.
+    Each token's noise is `fold_in(fold_in(fold_in(key, position), g), t)`, with the prompt's position
+    in the global order: independent of batch layout, device and process count, and another one
+    each time that an example comes again.
+    The first of `end_tokens` also fills what lies behind the end of a completion. `greedy` takes
+    the most likely token and reports its log-probability under the same distribution.
     """
 
     def sample(
-        params: Params, prompts: PromptBatch, key: Array, example_ids: Int[Array, " B"]
+        params: Params, prompts: PromptBatch, key: Array, positions_B: Int[Array, " B"]
     ) -> Samples:
         model = policy.bind(params)
-        keys_BG = _completion_keys(key, example_ids, group)
+        keys_BG = _completion_keys(key, positions_B, group)
         kernel_DV = model.head_kernel()
         states_BD, prefix = model.prefill(prompts)
 
@@ -65,24 +68,24 @@ def make_sampler(
 
         def advance(loop: _Loop) -> _Loop:
             tokens, logprobs = choose(loop.states, loop.step)
-            samples = _append(loop.samples, loop.step, tokens, logprobs, end_token)
+            samples = _append(loop.samples, loop.step, tokens, logprobs, end_tokens)
             states, cache = model.decode(tokens, loop.step, prompts, prefix, loop.cache)
             return _Loop(loop.step + 1, states, cache, samples)
 
         def unfinished(loop: _Loop):
             return (loop.step < max_tokens) & ~jnp.all(loop.samples.finished)
 
-        start = _start(model, states_BD, prefix, group, max_tokens, end_token)
+        start = _start(model, states_BD, prefix, group, max_tokens, end_tokens[0])
         return jax.lax.while_loop(unfinished, advance, start).samples
 
     return sample
 
 
-def _completion_keys(key: Array, example_ids: Int[Array, " B"], group: int) -> Array:
-    def one(example_id, g):
-        return jax.random.fold_in(jax.random.fold_in(key, example_id), g)
+def _completion_keys(key: Array, positions_B: Int[Array, " B"], group: int) -> Array:
+    def one(position, g):
+        return jax.random.fold_in(jax.random.fold_in(key, position), g)
 
-    return jax.vmap(jax.vmap(one, (None, 0)), (0, None))(example_ids, jnp.arange(group))
+    return jax.vmap(jax.vmap(one, (None, 0)), (0, None))(positions_B, jnp.arange(group))
 
 
 def _draw(
@@ -94,14 +97,15 @@ def _draw(
     return jax.vmap(jax.vmap(one))(keys_BG, logp_BGV)
 
 
-def _append(samples: Samples, step, tokens_BG, logprobs_BG, end_token: int) -> Samples:
+def _append(samples: Samples, step, tokens_BG, logprobs_BG, end_tokens: Sequence[int]) -> Samples:
     """Write token `step`; completions that had finished stay as they are."""
     alive_BG = ~samples.finished
+    ends_BG = jnp.isin(tokens_BG, jnp.array(end_tokens, jnp.int32))
     return Samples(
-        tokens=samples.tokens.at[:, :, step].set(jnp.where(alive_BG, tokens_BG, end_token)),
+        tokens=samples.tokens.at[:, :, step].set(jnp.where(alive_BG, tokens_BG, end_tokens[0])),
         logprobs=samples.logprobs.at[:, :, step].set(jnp.where(alive_BG, logprobs_BG, 0.0)),
         mask=samples.mask.at[:, :, step].set(alive_BG),
-        finished=samples.finished | (tokens_BG == end_token),
+        finished=samples.finished | ends_BG,
     )
 
 

@@ -2,7 +2,7 @@
 
 params    the weights that are trained: with those the run started from, enough for evaluation and export, on any mesh
 train     optimiser state, step count, updates skipped
-position  the next position in the global data order
+position  the next position in the global data order, and what each process has counted (tally.py)
 config    the configuration that made them
 
 They may lie on a local disk or in an object store (`gs://bucket/run`): Orbax commits a step either way.
@@ -11,7 +11,7 @@ Each step holds checksums of its files (checksums.py), which a restore verifies.
 
 import contextlib
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,6 +37,7 @@ class Restored:
 
     state: TrainState
     position: int
+    tallies: list[dict[str, Any]]
 
 
 class Checkpoints:
@@ -60,12 +61,18 @@ class Checkpoints:
         """The step of the newest complete checkpoint."""
         return self._manager.latest_step()
 
-    def save(self, state: TrainState, position: int, config: dict[str, Any]) -> None:
+    def save(
+        self,
+        state: TrainState,
+        position: int,
+        config: dict[str, Any],
+        tallies: Sequence[dict[str, Any]] = (),
+    ) -> None:
         """Write everything of this step; nothing of it counts until all of it is there."""
         items = ocp.args.Composite(
             params=ocp.args.StandardSave(state.params),
             train=ocp.args.StandardSave(_all_but_params(state)),
-            position=ocp.args.JsonSave({"position": position}),
+            position=ocp.args.JsonSave({"position": position, "processes": [*tallies]}),
             config=ocp.args.JsonSave(config),
         )
         with _naming_last_good_step(self._manager):
@@ -116,8 +123,12 @@ class Checkpoints:
         )
         with _naming_damage(self._manager.directory / str(step)):
             found = self._manager.restore(step, args=items)
+        record = found["position"]
+        # Checkpoints of before have no tallies.
         return Restored(
-            TrainState(found["params"], **found["train"]), found["position"]["position"]
+            TrainState(found["params"], **found["train"]),
+            record["position"],
+            record.get("processes", []),
         )
 
 

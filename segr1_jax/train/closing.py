@@ -63,9 +63,8 @@ def closing_report(run: Run, client: RewardClient) -> None:
     rows = _rows(run, client, last)
     if is_first():
         _save_panels(run, client, last)
-        skipped = "".join(
-            f"- skipped {name}: {reason}\n" for name, reason in run.skipped.reasons.items()
-        )
+        reasons = run.tally.skipped.reasons | run.unreadable.reasons
+        skipped = "".join(f"- skipped {name}: {reason}\n" for name, reason in reasons.items())
         text = f"# {run.directory.path.name}\n\n{markdown_table(rows)}\n" + (
             f"\n{skipped}" if skipped else ""
         )
@@ -149,7 +148,7 @@ def _training_examples(run: Run) -> Callable[[], Iterator[Example]] | None:
             try:
                 example = run.source[index]
             except UserError as error:
-                run.skipped.add(run.source.names[index], error)
+                run.unreadable.add(run.source.names[index], error)
                 continue
             if example.mask is not None:
                 yield example

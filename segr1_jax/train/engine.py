@@ -210,7 +210,7 @@ class Engine:
 
     @functools.cached_property
     def sample(self):
-        """(rollout weights, prompts, key, example ids) -> Samples of the training distribution."""
+        """(rollout weights, prompts, key, positions) -> Samples of the training distribution."""
         rollout = self.config.rollout
         return self._sampler(
             "sample",
@@ -222,17 +222,18 @@ class Engine:
 
     @functools.cached_property
     def answer(self):
-        """(rollout weights, prompts, key, example ids) -> the one greedy Sample per prompt, for evaluation."""
+        """(rollout weights, prompts, key, positions) -> the one greedy Sample per prompt, for evaluation."""
         tokens = self.config.answer_tokens
         return self._sampler("answer", group=1, max_tokens=tokens, temperature=1.0, greedy=True)
 
     def _sampler(self, name: str, *, group: int, max_tokens: int, temperature: float, greedy: bool):
-        end = self.builder.tokenizer.eos_id if self.builder else 0  # its value changes no size
+        # Their values change no size.
+        ends = self.builder.tokenizer.end_ids if self.builder else (0,)
         sampler = make_sampler(
             self.policy,
             group=group,
             max_tokens=max_tokens,
-            end_token=end,
+            end_tokens=ends,
             temperature=temperature,
             greedy=greedy,
         )
@@ -259,17 +260,20 @@ class Engine:
 
         return Watched(name, on_mesh, out_shardings=out_shardings, **jit_options)
 
-    def step_key(self, step: int) -> jax.Array:
-        """The random key of one training step."""
-        return _step_key(self.config.seed, step)
+    def rollout_key(self, step: int, refill: int = 0) -> jax.Array:
+        """The random key of one rollout of a training step: the first, or its refill of this number."""
+        return _rollout_key(self.config.seed, step, refill)
 
-    def put_prompts(self, prompts: Sequence[Prompt]) -> tuple[PromptBatch, jax.Array]:
-        """This process's prompts as part of the global batch, and the example ids beside them."""
-        ids = np.array([prompt.example_id for prompt in prompts], np.int32)
+    def put_prompts(self, prompts: Sequence[Prompt]) -> PromptBatch:
+        """This process's prompts as part of the global batch."""
         windows = self._window_capacity(prompts)
         return self.placement.put_rows(
-            (stack_prompts(prompts, self.config.prompt.max_tokens, windows), ids)
+            stack_prompts(prompts, self.config.prompt.max_tokens, windows)
         )
+
+    def put_positions(self, positions: Sequence[int]) -> jax.Array:
+        """Where the prompts of this process stand in the global order, for the sampler's keys."""
+        return self.placement.put_rows(np.array(positions, np.int32))
 
     def _window_capacity(self, prompts: Sequence[Prompt]) -> int | None:
         """None for the fixed frame; else the bucket of the most windows that a prompt of any process has."""
@@ -303,8 +307,8 @@ class Accumulation:
 
 
 @jax.jit
-def _step_key(seed, step) -> jax.Array:
-    return jax.random.fold_in(jax.random.key(seed), step)
+def _rollout_key(seed, step, refill) -> jax.Array:
+    return jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), step), refill)
 
 
 def make_engine(
@@ -312,6 +316,8 @@ def make_engine(
 ) -> Engine:
     """The engine of a run: what `segr1 train` calls and `segr1 plan` looks at."""
     lora = config.policy.lora if config.policy.lora.rank else None
+    if builder:
+        arch = arch.knowing(builder.tokenizer.ids)
     policy = Policy(
         arch, compute_dtype(config), config.policy.remat, lora, Attention(config.policy.attention)
     )

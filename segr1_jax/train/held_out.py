@@ -57,8 +57,10 @@ class Answerer:
 
     def __call__(self, prompts: Sequence[Prompt]) -> list[Completion]:
         padded = [*prompts, *[self.filler] * (self.rows - len(prompts))]
-        on_mesh, ids = self.engine.put_prompts(padded)
-        samples = self.engine.answer(self.weights, on_mesh, self.engine.step_key(0), ids)
+        on_mesh = self.engine.put_prompts(padded)
+        # Greedy: the keys are without effect.
+        key, positions = self.engine.rollout_key(0), self.engine.put_positions(range(self.rows))
+        samples = self.engine.answer(self.weights, on_mesh, key, positions)
         groups = self.engine.completions(samples, [prompt.example_id for prompt in padded], 0)
         return [group[0] for group in groups][: len(prompts)]
 

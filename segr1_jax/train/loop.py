@@ -63,7 +63,7 @@ def run_sft(config: RunConfig) -> None:
                 answers = answer_batch(
                     [sample.target for sample in samples], config.rollout.max_tokens
                 )
-                prompts, _ = engine.put_prompts([sample.prompt for sample in samples])
+                prompts = engine.put_prompts([sample.prompt for sample in samples])
                 prompts = engine.with_features(prompts, run.params)
             with run.timer("update"):
                 totals = None
@@ -148,9 +148,10 @@ def run_grpo(config: RunConfig) -> None:
                     rollout.samples,
                     _record(run, rollout, judged),
                 )
+            after = client.stats()
+            run.tally.count_requests(after.totals, before.totals)
             figures = {
-                f"sidecar/{name}": value
-                for name, value in client.stats().figures_since(before).items()
+                f"sidecar/{name}": value for name, value in after.figures_since(before).items()
             }
             _close_step(
                 run,
@@ -158,7 +159,7 @@ def run_grpo(config: RunConfig) -> None:
                 step,
                 metrics | group_figures(judged, rollout.groups, rollout.refilled) | figures,
             )
-            _check_quarantine(run, client)
+            _check_quarantine(run)
         closing_report(run, client)
 
 
@@ -173,16 +174,18 @@ class Rollout(NamedTuple):
     refilled: int = 0  # groups of this process that took a dead one's place
 
 
-def _roll_out(run: Run, client: RewardClient, step: int, samples: list[Sample]) -> Rollout:
-    """Sample a group of answers per prompt from the current weights."""
+def _roll_out(
+    run: Run, client: RewardClient, step: int, samples: list[Sample], refill: int = 0
+) -> Rollout:
+    """Sample a group of answers per prompt from the current weights; `refill` counts rollouts of a step."""
     engine = run.engine
     _encode(run, client, samples)
     with run.timer("rollout"):
-        prompts, ids = engine.put_prompts([sample.prompt for sample in samples])
+        prompts = engine.put_prompts([sample.prompt for sample in samples])
         prompts = engine.with_features(prompts, run.params)
-        drawn = engine.sample(
-            engine.rollout_weights(run.params), prompts, engine.step_key(step), ids
-        )
+        positions = engine.put_positions([sample.position for sample in samples])
+        key = engine.rollout_key(step, refill)
+        drawn = engine.sample(engine.rollout_weights(run.params), prompts, key, positions)
         groups = engine.completions(drawn, [sample.example.id for sample in samples], step - 1)
     return Rollout(samples, prompts, drawn, groups)
 
@@ -191,13 +194,13 @@ def _refill(run: Run, client: RewardClient, step: int, rollout: Rollout) -> Roll
     """Roll out fresh prompts, up to the bound, while a process has groups that teach nothing; then put the batch together anew."""
     engine, groups = run.engine, _scored_groups(run, client, rollout)
     first = groups
-    for _ in range(run.config.rollout.refill):
+    for number in range(1, run.config.rollout.refill + 1):
         if not max_over_processes(sum(map(is_dead, groups))):
             break
-        samples = run.more()
-        groups = fill(groups, _scored_groups(run, client, _roll_out(run, client, step, samples)))
+        fresh = _roll_out(run, client, step, run.more(), number)
+        groups = fill(groups, _scored_groups(run, client, fresh))
     with run.timer("rollout"):
-        prompts, _ = engine.put_prompts([group.sample.prompt for group in groups])
+        prompts = engine.put_prompts([group.sample.prompt for group in groups])
         prompts = engine.with_features(prompts, run.params)
         drawn = engine.placement.put_rows(stack(groups))
     refilled = sum(new is not old for new, old in zip(groups, first, strict=True))
@@ -272,9 +275,8 @@ def _target_tokens(run: Run, example: Example) -> Int[np.ndarray, " T"]:
     if example.answer is not None:
         side = config.data.answer_side
         seen = Frame(side, side) if side else example.frame
-        return builder.encode_answer(
-            given_answer(example.answer, seen, frame, task=task, name=example.name)
-        )
+        text = given_answer(example.answer, seen, frame, task=task, name=example.name)
+        return _fitting(run, example, builder.encode_answer(text))
     target = target_answer(
         example.mask,
         frame,
@@ -283,7 +285,18 @@ def _target_tokens(run: Run, example: Example) -> Int[np.ndarray, " T"]:
         box_margin=sft.box_margin,
         name=example.name,
     )
-    return builder.encode_answer(render(target, task=task))
+    return _fitting(run, example, builder.encode_answer(render(target, task=task)))
+
+
+def _fitting(run: Run, example: Example, ids_T: Int[np.ndarray, " T"]) -> Int[np.ndarray, " T"]:
+    """`ids_T`, unless they are too many for a completion."""
+    most = run.config.rollout.max_tokens
+    if len(ids_T) > most:
+        expected = f"at most rollout.max_tokens = {most} tokens"
+        remedy = "raise rollout.max_tokens or shorten the answer"
+        where = f"{example.name}: answer"
+        raise UserError(where, expected=expected, got=str(len(ids_T)), remedy=remedy)
+    return ids_T
 
 
 def _submit(
@@ -355,9 +368,9 @@ def _encode(run: Run, client: RewardClient, samples: Sequence[Sample]) -> None:
             judge.encode(client, sample.example, legacy=run.config.reward.legacy)
 
 
-def _check_quarantine(run: Run, client: RewardClient) -> None:
+def _check_quarantine(run: Run) -> None:
     """A few masks that cannot be scored cost their completions; many mean that the sidecar, not the answers, is at fault."""
-    totals = client.stats().totals
+    totals = run.tally.requests
     allowed = max(
         QUARANTINE_SHARE * totals["scores"], QUARANTINE_FLOOR * (run.config.rollout.group + 1)
     )

@@ -3,6 +3,10 @@
 Every process fills its own holes from its own fresh prompts, so no image crosses hosts; whether there is another round, all decide
 together. The data order stays the global one: a step simply uses up more of it. Only which fresh group fills which hole depends on how
 many processes there are.
+
+Live groups that are left over once a process has no hole are dropped. No later round of the step
+could use them: that process has no hole any more, and those of others are not its to fill. In a
+later step they would be answers of an older policy, which the loss takes for those of its own.
 """
 
 from collections.abc import Sequence

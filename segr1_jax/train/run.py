@@ -30,7 +30,7 @@ from segr1_jax.train.config import RunConfig
 from segr1_jax.train.disk import require_disk
 from segr1_jax.train.engine import make_engine
 from segr1_jax.train.held_out import evaluate_weights
-from segr1_jax.train.mesh import make_mesh, max_over_processes
+from segr1_jax.train.mesh import make_mesh, max_over_processes, sum_over_processes
 from segr1_jax.train.metrics import MetricsWriter, PhaseTimer, read_metrics
 from segr1_jax.train.preemption import Preemption
 from segr1_jax.train.progress import Progress
@@ -45,6 +45,7 @@ from segr1_jax.train.rundir import (
 from segr1_jax.train.runtime import is_first, wait_for_all
 from segr1_jax.train.start import record_start, recorded_start
 from segr1_jax.train.step_trace import StepTrace
+from segr1_jax.train.tally import Tally
 from segr1_jax.train.watched import announce_step
 from segr1_jax.types import Example, Prompt
 
@@ -71,7 +72,10 @@ class Run:
         if is_first():
             require_disk(config, self.engine.state_shapes, jax.process_count())
         self.directory = self._open_directory()
-        self.guard, self.timer, self.skipped = CompileGuard(), PhaseTimer(), Skipped()
+        self.guard, self.timer = CompileGuard(), PhaseTimer()
+        # Of training and of what is read beside it (held-out set, baselines): the former is a
+        # metric, and the latter is found again by whoever reads again.
+        self.tally, self.unreadable = Tally(), Skipped()
         self._trace = self._open.enter_context(
             StepTrace(config.profile.steps, self.directory.profile, self.timer)
         )
@@ -140,13 +144,13 @@ class Run:
                 process=jax.process_index(),
                 processes=jax.process_count(),
                 ahead=ahead_of(config.loader, self.source, self.engine.builder.prompt_bytes),
-                skipped=self.skipped,
             )
             self.timer.take(steps=1)  # what came before the first step belongs to none
             for step in range(self.first_step + 1, config.steps + 1):
                 announce_step(step)
                 with self._trace(step):
                     batch = self._take_batch()
+                    self.tally.use(batch)
                     self._at_last_step = step == config.steps
                     yield step, batch
 
@@ -159,7 +163,9 @@ class Run:
     def more(self) -> list[Sample]:
         """Further samples for the step at hand, the next in the order; they count as used."""
         self.position += self.config.batch
-        return self._take_batch()
+        batch = self._take_batch()
+        self.tally.use(batch)
+        return batch
 
     def _take_batch(self) -> list[Sample]:
         with self.timer("input"):
@@ -174,12 +180,16 @@ class Run:
                 step,
                 figures
                 | self.timer.take(step - self._logged)
-                | {"position": self.position, "skipped": len(self.skipped)},
+                | {"position": self.position, "skipped": self._skipped()},
             )
             self._logged = step
         self._progress.update(
             step, {name: float(figures[name]) for name in SHOWN if name in figures}
         )
+
+    def _skipped(self) -> int:
+        """Bad samples of training so far, over all processes."""
+        return int(sum_over_processes(np.array([len(self.tally.skipped)]))[0])
 
     def is_due(self, step: int, every: int) -> bool:
         """True every `every` steps and at the last; 0 means only at the last."""
@@ -191,7 +201,8 @@ class Run:
             return
         # Orbax compiles small programs that cut replicated arrays into what it writes.
         with self.timer("save"), self.guard.expecting():
-            self._checkpoints.save(self.state, self.position, dataclasses.asdict(self.config))
+            config, tallies = dataclasses.asdict(self.config), self.tally.gathered()
+            self._checkpoints.save(self.state, self.position, config, tallies)
         self._saved = step
 
     def wait_saved(self) -> None:
@@ -224,7 +235,7 @@ class Run:
                 weights,
                 self.held_out,
                 client,
-                self.skipped,
+                self.unreadable,
                 between=lambda: self.stop_if_asked(step),
             )
         rows = "".join(
@@ -305,6 +316,7 @@ class Run:
         abstract = abstract_state(engine.state_shapes, engine.state_shardings)
         restored = self._checkpoints.restore(abstract, check=self.config.checkpoint_check)
         if restored is not None:
+            self.tally.restore(restored.tallies)
             return restored.state, restored.position
         return engine.init_state(self.initial_params() | engine.init_adapters()), 0
 

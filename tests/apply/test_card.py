@@ -17,6 +17,7 @@ from segr1_jax.data.synthetic import generate
 from segr1_jax.hf.load import read_arch
 from segr1_jax.hf.tiny import make_tiny_policy
 from segr1_jax.policy.params import Policy
+from segr1_jax.prompt.tokenizer import END_OF_TURN, Tokenizer
 from segr1_jax.reward.sam2_model import NANO_CHECKPOINT, NANO_CONFIG
 
 ROOT = Path(__file__).parents[2]
@@ -136,9 +137,10 @@ def test_generation_is_greedy_without_penalty_and_without_banned_tokens(tmp_path
         "eos_token_id": [7, 8],
     }
     (tmp_path / "tiny/generation_config.json").write_text(json.dumps(published))
+    end = int(Tokenizer(tmp_path / "tiny").encode(END_OF_TURN)[0])
     written = json.loads(generation_config(tmp_path / "tiny", policy))
     assert written == {
         "do_sample": False,
-        "eos_token_id": [7, 8],
+        "eos_token_id": [end, 7, 8],
         "suppress_tokens": list(policy.arch.never_sampled),
     }

@@ -42,7 +42,7 @@ def test_company_changes_no_answer(opened, examples):
     engine = opened.engine
     answerer = Answerer(engine, opened.rollout_weights, 8, engine.builder.build(FILLER))
     prompts = [engine.builder.build(example) for example in examples]
-    assert [engine.put_prompts([prompt] * 8)[0].images.mask.shape[1] for prompt in prompts] == [
+    assert [engine.put_prompts([prompt] * 8).images.mask.shape[1] for prompt in prompts] == [
         12,
         2,
     ]

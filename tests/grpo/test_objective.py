@@ -88,6 +88,13 @@ def test_grpo_loss_by_hand():
     assert loss.means["loss"] == loss.objective
 
 
+def test_without_a_reference_there_is_no_kl():
+    """Nothing is logged rather than the distance to the sampler."""
+    loss = loss_of(everywhere(-0.1), make_batch(), ObjectiveConfig(beta=0.0))
+    assert {"kl", "kl_k1"}.isdisjoint(loss.means)
+    assert {"kl", "kl_k1"} <= loss_of(everywhere(-0.1), make_batch(), PAPER).means.keys()
+
+
 def test_grpo_gradient_by_hand():
     """d loss / d logp of a real token = weight / length * (-A + beta (1 - r)), r = exp(reference - logp)."""
     gradient = jax.grad(lambda lp: loss_of(lp, make_batch(), PAPER).objective.total)(

@@ -128,6 +128,6 @@ def test_bad_arguments_are_named_and_leave_nothing(tmp_path):
 def test_vocabulary_fits_the_config(directory):
     config = json.loads((directory / "config.json").read_text())
     tokenizer = PromptBuilder.from_directory(directory, PromptConfig(frame=168)).tokenizer
-    assert config["vocab_size"] == tokenizer.vocab_size
-    assert config["eos_token_id"] == tokenizer.eos_id
+    assert config["vocab_size"] == len(tokenizer.ids)
+    assert (config["eos_token_id"],) == tokenizer.end_ids
     assert config["image_token_id"] == tokenizer.image_pad_id

@@ -73,7 +73,7 @@ def test_bytes_are_those_of_the_arrays_that_a_run_makes(overrides):
 def test_bytes_of_completions_are_those_that_the_sampler_makes():
     plan = programs()
     drawn = plan.engine.sample(
-        *make(plan.sample.arguments[:2]), plan.engine.step_key(1), make(plan.sample.arguments[3])
+        *make(plan.sample.arguments[:2]), plan.engine.rollout_key(1), make(plan.sample.arguments[3])
     )
     counted = next(buffer.bytes for buffer in ledger(plan, {}) if buffer.name == "completions")
     assert counted == device_bytes(drawn)

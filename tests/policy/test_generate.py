@@ -135,7 +135,9 @@ def test_greedy_answers_equal_generate(make_pair, prompts):
     oracle, policy, params = make_pair(
         gain=2.0
     )  # reacts so much to the text that greedy answers do not run in circles
-    sampler = jax.jit(make_sampler(policy, group=1, max_tokens=STEPS, end_token=EOS, greedy=True))
+    sampler = jax.jit(
+        make_sampler(policy, group=1, max_tokens=STEPS, end_tokens=[EOS], greedy=True)
+    )
     capacity = max(len(prompt.token_ids) for prompt in prompts)
     samples = jax.tree.map(
         np.asarray,

@@ -91,7 +91,9 @@ def test_padding_of_completions_changes_nothing(pair, prompts, completions):
 def test_greedy_decoding_takes_the_likeliest_token(pair, prompts):
     oracle, policy, params = pair
     steps = 12
-    sampler = jax.jit(make_sampler(policy, group=1, max_tokens=steps, end_token=EOS, greedy=True))
+    sampler = jax.jit(
+        make_sampler(policy, group=1, max_tokens=steps, end_tokens=[EOS], greedy=True)
+    )
     ours = sampler(
         params, batch_of(prompts, capacity=48), jax.random.key(0), jnp.arange(len(prompts))
     )
@@ -107,7 +109,9 @@ def test_greedy_decoding_takes_the_likeliest_token(pair, prompts):
 
 def test_sampler_logprobs_are_the_scorers(pair, prompts):
     _, policy, params = pair
-    sampler = jax.jit(make_sampler(policy, group=G, max_tokens=9, end_token=EOS, temperature=0.8))
+    sampler = jax.jit(
+        make_sampler(policy, group=G, max_tokens=9, end_tokens=[EOS], temperature=0.8)
+    )
     batch, ids = batch_of(prompts, capacity=48), jnp.array([5, 0, 11])
     samples = sampler(params, batch, jax.random.key(3), ids)
     score = jax.jit(lambda p, b, t, m: score_tokens(policy.bind(p), b, t, m, temperature=0.8))

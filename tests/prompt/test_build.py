@@ -57,7 +57,7 @@ def test_image_slots_point_at_their_windows(tokenizer, vision):
 def test_answers_end_the_turn(tokenizer, vision):
     builder = PromptBuilder(tokenizer, vision, PromptConfig(frame=168))
     ids = builder.encode_answer("<think>a</think>")
-    assert ids[-1] == tokenizer.eos_id
+    assert ids[-1] == tokenizer.end_ids[0]
     assert tokenizer.decode(ids) == "<think>a</think>"
 
 

@@ -72,8 +72,11 @@ def run(
         directory, engine.policy, engine.placement.weights(engine.policy.specs, TRAIN_RULES)
     )
 
-    prompts, ids = engine.put_prompts([sample.prompt for sample in samples])
-    drawn = engine.sample(engine.rollout_weights(params), prompts, engine.step_key(1), ids)
+    prompts = engine.put_prompts([sample.prompt for sample in samples])
+    positions = engine.put_positions([sample.position for sample in samples])
+    key = engine.rollout_key(1)
+    drawn = engine.sample(engine.rollout_weights(params), prompts, key, positions)
+    ids = engine.placement.put_rows(np.array([s.example.id for s in samples], np.int32))
     reference = engine.reference_logprobs(
         engine.reference_weights(params, {}), prompts, drawn.tokens, drawn.mask
     )
@@ -91,9 +94,6 @@ def run(
         totals = gradient(totals, params, {}, micro)
     state, metrics = engine.update(engine.init_state(params), totals, 1)
 
-    positions = engine.placement.put_rows(
-        np.array([sample.position for sample in samples], np.int32)
-    )
     arrays = {
         "positions": positions,
         "ids": ids,

@@ -185,7 +185,7 @@ def _gradient(policy, trained, frozen, batch):
 
 def test_rollout_uses_the_adapters(adapted, batch):
     engine, frozen, _, moved = adapted
-    sampler = jax.jit(make_sampler(engine.policy, group=2, max_tokens=6, end_token=EOS))
+    sampler = jax.jit(make_sampler(engine.policy, group=2, max_tokens=6, end_tokens=[EOS]))
     samples = sampler(
         frozen | moved, batch.prompts, jax.random.key(1), np.arange(B, dtype=np.int32)
     )

@@ -1,41 +1,28 @@
 """Skipped updates, several updates per rollout and refilled groups in whole tiny runs, and over an interruption."""
 
 import gc
+from collections import defaultdict
 
 import jax
 import numpy as np
 import pytest
-from tiny_run import BATCH, checkpoint, equal, metrics, train
+from tiny_run import BATCH, checkpoint, equal, metrics, script_rewards, small_config, train
 from tolerances import TOL_COMPLEX
 
 from segr1_jax.errors import UserError
 from segr1_jax.hf.tiny import make_tiny_policy
+from segr1_jax.train import loop
 from segr1_jax.train.watched import observed_by
 
 TWICE = "objective.updates_per_rollout=2"
+pytestmark = pytest.mark.usefixtures("compile_quickly")
+
 LIVE, DEAD, BROKEN = (0.0, 1.0), (1.0, 1.0), (0.0, float("nan"))
 
 
 @pytest.fixture(scope="module")
 def policy(tmp_path_factory):
     return make_tiny_policy(tmp_path_factory.mktemp("runs") / "tiny", seed=1, frame=84)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _compile_quickly(tmp_path_factory):
-    """The runs below share most programs, and compiling them is most of the time."""
-    settings = {
-        "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("xla")),
-        "jax_persistent_cache_min_compile_time_secs": 0.0,
-    }
-    before = {name: getattr(jax.config, name) for name in settings}
-    for name, value in settings.items():
-        jax.config.update(name, value)
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-    for name, value in before.items():
-        jax.config.update(name, value)
 
 
 def test_broken_updates_are_skipped_kept_and_end_the_run(policy, tmp_path, monkeypatch):
@@ -116,6 +103,23 @@ def test_refill_and_several_updates_over_an_interruption(policy, tmp_path, monke
     train(monkeypatch, policy, cut, refill_script(), *options)
     assert metrics(cut) == lines
     assert equal(checkpoint(cut, 4)["params"], last["params"])
+
+
+def test_an_example_that_comes_again_gets_other_answers(policy, tmp_path, monkeypatch):
+    """Twice in a batch, and twice more in the refill of its dead groups: four groups, all different."""
+    found = defaultdict(list)
+
+    def record(run, client, samples, groups):
+        for sample, group in zip(samples, groups, strict=True):
+            found[sample.example.id].append(tuple(c.token_ids.tobytes() for c in group))
+        return samples
+
+    script_rewards(monkeypatch, lambda position: DEAD if position < BATCH else LIVE)
+    monkeypatch.setattr(loop, "_submit", record)
+    options = ("steps=1", "data.count=4", "rollout.refill=1", "rollout.max_tokens=8")
+    loop.run_grpo(small_config(policy, tmp_path / "run", *options))
+    assert [len(groups) for groups in found.values()] == [4] * 4
+    assert all(len(set(groups)) == 4 for groups in found.values())
 
 
 class ArraysBesideGradients:
