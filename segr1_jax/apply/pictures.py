@@ -6,9 +6,8 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from PIL import Image
-
 from segr1_jax.data.entries import Entry, FileSource
+from segr1_jax.data.formats import picture_suffixes
 from segr1_jax.errors import UserError
 
 
@@ -35,7 +34,7 @@ def named_pictures(
 def _paths(named: str, but: Sequence[Path]) -> list[Path]:
     path = Path(named)
     if path.is_dir():
-        suffixes = Image.registered_extensions()
+        suffixes = picture_suffixes()
         found = sorted(
             each for each in path.rglob("*") if each.suffix.lower() in suffixes and each.is_file()
         )

@@ -3,26 +3,15 @@
 Shape legend: H W the upright image in pixels, after EXIF orientation.
 """
 
-import io
-import struct
-import zlib
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Bool, UInt8
 from PIL import Image, ImageOps
 
+from segr1_jax.data.formats import opened
 from segr1_jax.errors import UserError
 
-_UNREADABLE = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    EOFError,
-    struct.error,
-    zlib.error,
-    Image.DecompressionBombError,
-)
 _SWAPPED = (5, 6, 7, 8)  # EXIF orientations that exchange width and height
 _ORIENTATION = 0x0112
 
@@ -78,12 +67,9 @@ def open_mask(path: Path, height: int, width: int) -> Bool[np.ndarray, "H W"]:
 
 def upright_size(path: Path, kind: str) -> tuple[int, int]:
     """(width, height) of the upright picture, from the file's header alone."""
-    try:
-        with Image.open(path) as image:
-            width, height = image.size
-            swapped = image.getexif().get(_ORIENTATION) in _SWAPPED
-    except _UNREADABLE as error:
-        raise _unreadable(path, kind, error) from error
+    with opened(path, kind) as image:
+        width, height = image.size
+        swapped = image.getexif().get(_ORIENTATION) in _SWAPPED
     return (height, width) if swapped else (width, height)
 
 
@@ -108,22 +94,5 @@ def _laid_on(ground: str, image: Image.Image) -> Image.Image:
 
 
 def _open(path: Path, kind: str, content: bytes | None = None) -> Image.Image:
-    try:
-        with Image.open(path if content is None else io.BytesIO(content)) as image:
-            return ImageOps.exif_transpose(image)
-    except _UNREADABLE as error:
-        raise _unreadable(path, kind, error) from error
-
-
-def _unreadable(path: Path, kind: str, error: Exception) -> UserError:
-    got = (
-        "no such file"
-        if isinstance(error, FileNotFoundError)
-        else f"{type(error).__name__}: {error}"
-    )
-    return UserError(
-        str(path),
-        expected=f"a readable {kind} file",
-        got=got,
-        remedy="replace the file or leave it out",
-    )
+    with opened(path, kind, content) as image:
+        return ImageOps.exif_transpose(image)

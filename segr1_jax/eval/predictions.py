@@ -1,7 +1,6 @@
 """A finished evaluation as files: one line per sample, one lossless mask per answer. Answering writes them, scoring reads them."""
 
 import dataclasses
-import io
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -9,8 +8,8 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, UInt8
-from PIL import Image
 
+from segr1_jax.data.formats import opened
 from segr1_jax.errors import UserError
 from segr1_jax.files import json_line, write_atomically
 from segr1_jax.types import SamPrompt
@@ -77,18 +76,8 @@ def remove_mask(folder: Path, name: str) -> None:
 
 def read_map(path: Path) -> UInt8[np.ndarray, "H W"]:
     """A grey prediction of 8 bits, a mask or a soft map."""
-    try:
-        with Image.open(io.BytesIO(path.read_bytes())) as image:
-            values_HW = np.asarray(image.convert("L"))
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        got = (
-            "no such file"
-            if isinstance(error, FileNotFoundError)
-            else f"{type(error).__name__}: {error}"
-        )
-        raise UserError(
-            str(path), expected="a grey picture", got=got, remedy="write it again"
-        ) from error
+    with opened(path, "prediction") as image:
+        values_HW = np.asarray(image.convert("L"))
     return (
         values_HW * np.uint8(255) if values_HW.max(initial=0) <= 1 else values_HW
     )  # a mask of 0 and 1
