@@ -1,4 +1,7 @@
-"""The numbers of a policy directory that decide how an image becomes patches (config.json, preprocessor_config.json)."""
+"""The numbers of a policy directory that decide how an image becomes patches.
+
+They stand in config.json and in the processor's file.
+"""
 
 import dataclasses
 import json
@@ -32,8 +35,9 @@ class VisionSettings:
 def read_vision_settings(directory: str | Path) -> VisionSettings:
     """Read the settings of a Hugging Face policy directory. Raises UserError naming the file and the field."""
     directory = Path(directory)
-    config, processor = directory / "config.json", directory / "preprocessor_config.json"
-    vision, pixels = _field(_read(config), "vision_config", config), _read(processor)
+    config = directory / "config.json"
+    vision = _field(_read(config), "vision_config", config)
+    processor, pixels = _image_processor(directory)
     settings = VisionSettings(
         patch=_field(vision, "patch_size", config),
         temporal_patch=_field(vision, "temporal_patch_size", config),
@@ -50,6 +54,14 @@ def read_vision_settings(directory: str | Path) -> VisionSettings:
             remedy="mend the file",
         )
     return settings
+
+
+def _image_processor(directory: Path) -> tuple[Path, dict[str, Any]]:
+    """The image processor's settings and their file; transformers 5 writes one file for both."""
+    own, joint = directory / "preprocessor_config.json", directory / "processor_config.json"
+    if joint.is_file() and not own.is_file():
+        return joint, _field(_read(joint), "image_processor", joint)
+    return own, _read(own)
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -251,7 +251,7 @@ def _with_tied_head(config):
         (cut_file, "cut short"),
         (huge_header, "header"),
         (remove_weights, "no such file"),
-        (other_architecture, "Llama"),
+        (other_architecture, "config.json: model_type: expected qwen2_5_vl, got llama"),
         (bad_json, "valid JSON"),
     ],
 )
