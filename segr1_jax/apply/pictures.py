@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from segr1_jax.data.entries import Entry, FileSource
+from segr1_jax.data.formats import picture_suffixes
 from segr1_jax.errors import UserError
-from segr1_jax.picture_files import suffixes
 
 
 def named_pictures(
@@ -34,7 +34,7 @@ def named_pictures(
 def _paths(named: str, but: Sequence[Path]) -> list[Path]:
     path = Path(named)
     if path.is_dir():
-        known = suffixes()
+        known = picture_suffixes()
         found = sorted(
             each for each in path.rglob("*") if each.suffix.lower() in known and each.is_file()
         )

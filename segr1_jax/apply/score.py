@@ -2,7 +2,7 @@
 
 import itertools
 import json
-import os
+import tempfile
 from collections import Counter, deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -210,8 +210,8 @@ def _check_places(answers: Path, out: Path, masks: Path | None) -> None:
         try:
             if folder is not None:
                 folder.mkdir(parents=True, exist_ok=True)
-                if not os.access(folder, os.W_OK):
-                    raise PermissionError(f"{folder} cannot be written")
+                # The mode does not tell: root may write anywhere, but not in /proc.
+                tempfile.TemporaryFile(dir=folder).close()
         except OSError as error:
             raise UserError(
                 option,

@@ -34,11 +34,11 @@ def run_suite(config: RunConfig, source: Path, out: Path, protocol: str) -> str:
     its reason.
     """
     root = Path(config.eval_data.root)
-    if not root.is_dir():
+    if not config.eval_data.root or not root.is_dir():
         raise UserError(
             "eval_data.root",
             expected="the folder of all sets",
-            got=repr(str(root)),
+            got=repr(config.eval_data.root),
             remedy="`segr1 data check` shows one",
         )
     ours: dict[tuple[str, str], SuiteCell] = {}
@@ -50,6 +50,13 @@ def run_suite(config: RunConfig, source: Path, out: Path, protocol: str) -> str:
                 ours[name, split] = measure(
                     responder, root, name, split, folder, protocol, progress
                 )
+    if all(cell.absent for cell in ours.values()):
+        raise UserError(
+            "eval_data.root",
+            expected="the folder of all sets",
+            got=f"{root}, which holds none of them",
+            remedy="`segr1 data check` says what is missing",
+        )
     tables = [filled(table, ours, TITLES) for table in suite_tables()]
     if not is_first():
         return ""

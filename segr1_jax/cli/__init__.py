@@ -1,6 +1,8 @@
 """The `segr1` command."""
 
 import argparse
+import os
+import select
 import sys
 from collections.abc import Sequence
 
@@ -9,6 +11,8 @@ from segr1_jax.errors import Preempted, UserError
 from segr1_jax.files import naming_storage_faults
 
 USER_FAULT = 2  # exit status when the input, the configuration or the installation is at fault
+STDOUT = 1  # file descriptor
+CLOSED_OUTPUT = 141  # as shells report a command that SIGPIPE ended
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -16,7 +20,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parse(arguments)
     try:
         with naming_storage_faults("the file system"):
-            return options.run(options)
+            status = options.run(options)
+        # Here and not at exit, where a closed pipe could only be complained of.
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:
+        if not _output_is_closed():
+            raise
+        return CLOSED_OUTPUT
     except UserError as error:
         return _fail(str(error))
     except Preempted as stop:
@@ -50,6 +61,16 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     if rest:
         options.overrides = [*options.overrides, *rest]
     return options
+
+
+def _output_is_closed() -> bool:
+    """Whether the reader of stdout has gone, as `head` does; then what is buffered is dropped."""
+    output = select.poll()
+    output.register(STDOUT, 0)
+    closed = any(event & select.POLLERR for _, event in output.poll(0))
+    if closed:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), STDOUT)
+    return closed
 
 
 def _fail(message: str, status: int = USER_FAULT) -> int:

@@ -64,6 +64,7 @@ def _rescore(options: argparse.Namespace) -> int:
 
 
 def predict(options: argparse.Namespace) -> int:
+    _require_positive("--count", options.count)
     config, source = _config_and_source(options)
     out = options.out or Path(config.run_dir) / "samples" / "predict"
     from segr1_jax.apply.predict import run_predict
@@ -148,10 +149,7 @@ def plan(options: argparse.Namespace) -> int:
 def profile(options: argparse.Namespace) -> int:
     config = load_config(options.config, options.overrides)
     check(config)
-    if options.steps < 1:
-        raise UserError(
-            "--steps", expected="at least 1", got=str(options.steps), remedy="change it"
-        )
+    _require_positive("--steps", options.steps)
     from segr1_jax.files import write_atomically
     from segr1_jax.profile.command import profile_command
     from segr1_jax.profile.report import markdown, to_json
@@ -246,6 +244,11 @@ def _stage_config(options: argparse.Namespace, stage: str) -> RunConfig:
         )
     check(config)
     return config
+
+
+def _require_positive(option: str, value: int) -> None:
+    if value < 1:
+        raise UserError(option, expected="at least 1", got=str(value), remedy="change it")
 
 
 def _prepare(config: RunConfig) -> None:

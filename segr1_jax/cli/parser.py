@@ -309,7 +309,7 @@ def _add_data(add: Callable[..., argparse.ArgumentParser]) -> None:
         example:  segr1 data check /data/segmentation      every set and split, counts beside the published ones, every problem
                   segr1 data toy runs/toy                  all layouts at toy size, to try an evaluation with
         writes:   nothing (check); the folder (toy)
-        next:     segr1 eval CONFIG --suite paper data.root=/data/segmentation""",
+        next:     segr1 eval CONFIG --suite paper eval_data.root=/data/segmentation""",
     )
     data.add_argument("action", choices=("check", "toy"))
     data.add_argument(

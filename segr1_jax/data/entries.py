@@ -4,8 +4,7 @@ import dataclasses
 import functools
 from pathlib import Path
 
-from PIL import Image
-
+from segr1_jax.data.formats import picture_suffixes
 from segr1_jax.data.images import open_image, upright_size
 from segr1_jax.data.truth import Truth
 from segr1_jax.errors import UserError
@@ -82,7 +81,7 @@ def pictures_by_stem(field: str, folder: Path) -> dict[str, Path]:
             got=repr(str(folder)),
             remedy="set it to the folder that holds the files",
         )
-    suffixes = Image.registered_extensions()
+    suffixes = picture_suffixes()
     found: dict[str, Path] = {}
     for path in sorted(folder.iterdir()):
         if path.suffix.lower() not in suffixes or path.name.startswith("."):

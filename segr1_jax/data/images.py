@@ -9,8 +9,8 @@ import numpy as np
 from jaxtyping import Bool, UInt8
 from PIL import Image, ImageOps
 
+from segr1_jax.data.formats import opened
 from segr1_jax.errors import UserError
-from segr1_jax.picture_files import opened
 
 _SWAPPED = (5, 6, 7, 8)  # EXIF orientations that exchange width and height
 _ORIENTATION = 0x0112

@@ -71,4 +71,16 @@ def _problem(
         ),
         None,
     )
-    return other and f"{record[other]!r} for {other!r}"
+    if other:
+        return f"{record[other]!r} for {other!r}"
+    halved = (name for name, value in record.items() if value and not _encodable(value))
+    return next((f"half a surrogate pair in {name!r}" for name in halved), None)
+
+
+def _encodable(text: str) -> bool:
+    """Whether UTF-8 can hold it, as file names and tokenizers need; JSON's escapes can do more."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, UInt8
 
+from segr1_jax.data.formats import opened
 from segr1_jax.errors import UserError
 from segr1_jax.files import json_line, write_atomically
-from segr1_jax.picture_files import opened
 from segr1_jax.types import SamPrompt
 from segr1_jax.viz import png
 

@@ -134,7 +134,8 @@ def _check_coverage(file: Path, tensors: Mapping[str, StoredTensor], start: int,
             raise _broken(file, f"tensors side by side, the next at byte {end}", got)
         end = tensor.end
     if end != size:
-        raise _broken(file, f"a file of {end} bytes, where its last tensor ends", f"{size} bytes")
+        got = f"{size}: it is cut short" if size < end else str(size)
+        raise _broken(file, f"{end} bytes, where its last tensor ends", got)
 
 
 def _broken(file: Path, expected: str, got: str) -> UserError:

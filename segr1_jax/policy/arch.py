@@ -8,7 +8,7 @@ from typing import Any
 from segr1_jax.errors import UserError
 from segr1_jax.json_fields import Fields
 
-ARCHITECTURE = "Qwen2_5_VLForConditionalGeneration"
+MODEL_TYPE = "qwen2_5_vl"
 REMEDY = "restore the checkpoint's own config.json"
 
 
@@ -89,12 +89,11 @@ def arch_from_config(config: Mapping[str, Any], where: str = "config.json") -> P
     Raises:
         UserError: another architecture, a missing field, or sizes that contradict each other.
     """
-    names = config.get("architectures") or [config.get("model_type")]
-    if config.get("model_type") != "qwen2_5_vl":
+    if config.get("model_type") != MODEL_TYPE:
         raise UserError(
-            where,
-            expected=f"a {ARCHITECTURE} model",
-            got=str(names),
+            f"{where}: model_type",
+            expected=MODEL_TYPE,
+            got=str(config.get("model_type")),
             remedy="start from a Qwen2.5-VL checkpoint",
         )
     outer = Fields(config, where, REMEDY)

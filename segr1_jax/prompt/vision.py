@@ -1,4 +1,7 @@
-"""The numbers of a policy directory that decide how an image becomes patches (config.json, preprocessor_config.json)."""
+"""The numbers of a policy directory that decide how an image becomes patches.
+
+They stand in config.json and in the processor's file.
+"""
 
 import dataclasses
 from pathlib import Path
@@ -33,11 +36,11 @@ class VisionSettings:
 def read_vision_settings(directory: str | Path) -> VisionSettings:
     """Read the settings of a Hugging Face policy directory. Raises UserError naming the file and the field."""
     directory = Path(directory)
-    config, processor = directory / "config.json", directory / "preprocessor_config.json"
+    config = directory / "config.json"
     vision = Fields(read_object(config, remedy=REMEDY), str(config), REMEDY).section(
         "vision_config"
     )
-    pixels = Fields(read_object(processor, remedy=REMEDY), str(processor), REMEDY)
+    processor, pixels = _image_processor(directory)
     settings = VisionSettings(
         patch=vision.size("patch_size"),
         temporal_patch=vision.size("temporal_patch_size"),
@@ -57,3 +60,12 @@ def read_vision_settings(directory: str | Path) -> VisionSettings:
             remedy=REMEDY,
         )
     return settings
+
+
+def _image_processor(directory: Path) -> tuple[Path, Fields]:
+    """The image processor's settings and their file; transformers 5 writes one file for both."""
+    own, joint = directory / "preprocessor_config.json", directory / "processor_config.json"
+    if joint.is_file() and not own.is_file():
+        fields = Fields(read_object(joint, remedy=REMEDY), str(joint), REMEDY)
+        return joint, fields.section("image_processor")
+    return own, Fields(read_object(own, remedy=REMEDY), str(own), REMEDY)

@@ -5,8 +5,9 @@ checked against the type of its default, so an error names the source (file or c
 """
 
 import dataclasses
-import difflib
+import io
 import json
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,17 @@ from omegaconf.errors import OmegaConfBaseException
 from segr1_jax.errors import UserError
 from segr1_jax.train.check_config import check_rules
 from segr1_jax.train.config import RunConfig
+from segr1_jax.train.unknown_keys import unknown_key
+
+WARMUP = "optimizer.warmup_steps"
+LARGEST = sys.float_info.max
+MOST_BYTES = 2**16  # of a file: the worst of this size take PyYAML 4 s; ours have 3 kB
+_MALFORMED = (
+    yaml.YAMLError,
+    OmegaConfBaseException,
+    # What PyYAML raises for values that contradict their tag, and for deep nesting.
+    *(ValueError, TypeError, KeyError, AttributeError, RecursionError),
+)
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
@@ -44,9 +56,26 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
 
 def override(config: RunConfig, overrides: Sequence[str]) -> RunConfig:
     """`config` under `key=value` overrides, checked. Raises UserError as load_config does."""
-    config = _apply(config, _read_overrides(overrides), "command line")
-    check_rules(config)
-    return config
+    changed = _apply(config, _read_overrides(overrides), "command line")
+    if not any(_key(text) == WARMUP for text in overrides):
+        changed = _with_fitting_warmup(config, changed)
+    check_rules(changed)
+    return changed
+
+
+def _with_fitting_warmup(before: RunConfig, config: RunConfig) -> RunConfig:
+    """`config`, its warm-up scaled where overrides made the run of `before` shorter than that."""
+    warmup, updates = config.optimizer.warmup_steps, config.updates
+    if not updates <= warmup < before.updates:
+        return config
+    scaled = warmup * updates // before.updates
+    print(
+        f"{WARMUP} is {scaled} instead of {warmup}: the run has {updates} updates "
+        f"instead of {before.updates}.",
+        file=sys.stderr,
+    )
+    optimizer = dataclasses.replace(config.optimizer, warmup_steps=scaled)
+    return dataclasses.replace(config, optimizer=optimizer)
 
 
 def dump_config(config: RunConfig) -> str:
@@ -99,23 +128,19 @@ def _knobs(config: Any, prefix: str = "") -> Iterator[tuple[str, Any, str]]:
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
+    text = _read_text(path)
     try:
-        tree = OmegaConf.load(path)
-    except FileNotFoundError:
-        raise UserError(
-            str(path),
-            expected="a YAML configuration file or a run directory",
-            got="no such file",
-            remedy="see configs/",
-        ) from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, OmegaConfBaseException) as error:
+        _refuse_aliases(path, text)
+        tree = OmegaConf.to_container(OmegaConf.load(io.StringIO(text)), resolve=False)
+    except UserError:
+        raise
+    except _MALFORMED as error:
         raise UserError(
             str(path),
             expected="a YAML configuration file",
             got=_one_line(error),
             remedy="mend the file",
         ) from error
-    tree = OmegaConf.to_container(tree, resolve=False)
     if not isinstance(tree, dict):
         raise UserError(
             str(path),
@@ -126,24 +151,82 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     return tree
 
 
+def _read_text(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            content = file.read(MOST_BYTES + 1)
+        text = content.decode()
+    except FileNotFoundError:
+        raise UserError(
+            str(path),
+            expected="a YAML configuration file or a run directory",
+            got="no such file",
+            remedy="see configs/",
+        ) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(
+            str(path),
+            expected="a YAML configuration file",
+            got=_one_line(error),
+            remedy="mend the file",
+        ) from error
+    if len(content) > MOST_BYTES:
+        raise UserError(
+            str(path),
+            expected=f"a YAML configuration file of at most {MOST_BYTES // 1024} kB",
+            got="a larger one",
+            remedy="give the configuration itself",
+        )
+    return text
+
+
+def _refuse_aliases(path: Path, text: str) -> None:
+    """A few nested aliases expand to gigabytes, and no configuration needs one."""
+    for event in yaml.parse(text):
+        if isinstance(event, yaml.AliasEvent):
+            raise UserError(
+                f"{path}:{event.start_mark.line + 1}",
+                expected="plain values",
+                got=f"the alias *{event.anchor}",
+                remedy="write the value itself",
+            )
+
+
 def _read_overrides(overrides: Sequence[str]) -> dict[str, Any]:
     for text in overrides:
-        if not text.partition("=")[1] or not text.partition("=")[0].strip():
+        if not text.partition("=")[1] or not _key(text):
             raise UserError(
                 "command line",
                 expected="key=value",
                 got=repr(text),
                 remedy="write for example steps=100",
             )
+    texts = {key for key, value in flatten(RunConfig()).items() if isinstance(value, str)}
+    literal = [_literal(text) if _key(text) in texts else text for text in overrides]
     try:
-        return OmegaConf.to_container(OmegaConf.from_dotlist(list(overrides)), resolve=False)
-    except (yaml.YAMLError, OmegaConfBaseException) as error:
+        return OmegaConf.to_container(OmegaConf.from_dotlist(literal), resolve=False)
+    except _MALFORMED as error:
         raise UserError(
             "command line",
             expected="key=value with a YAML value",
             got=_one_line(error),
             remedy="quote the value",
         ) from error
+
+
+def _key(override: str) -> str:
+    return override.partition("=")[0].strip()
+
+
+def _literal(override: str) -> str:
+    """An override whose value YAML reads as the text it is: `#` starts no comment, 12 is no number.
+
+    A value in quotes is YAML already.
+    """
+    value = override.partition("=")[2]
+    if len(value) > 1 and value[0] == value[-1] and value[0] in "'\"":
+        return override
+    return f"{_key(override)}={json.dumps(value, ensure_ascii=False)}"
 
 
 def _apply(config: Any, tree: dict[str, Any], source: str, prefix: str = "") -> Any:
@@ -153,7 +236,8 @@ def _apply(config: Any, tree: dict[str, Any], source: str, prefix: str = "") -> 
     for name, value in tree.items():
         key = f"{prefix}{name}"
         if name not in names:
-            raise _unknown_key(source, key, names, prefix)
+            docs = {full: doc for full, _, doc in _knobs(RunConfig())}
+            raise unknown_key(source, key, names, docs)
         old = getattr(config, name)
         if not dataclasses.is_dataclass(old):
             changes[name] = _typed(value, type(old), f"{source}: {key}")
@@ -185,6 +269,13 @@ def _typed(value: Any, kind: type, where: str) -> Any:
             got=value,
             remedy="interpolation is off: write the value itself",
         )
+    if type(value) in (int, float) and not -LARGEST <= value <= LARGEST:
+        raise UserError(
+            where,
+            expected="a finite number",
+            got=f"{value!r:.40}",
+            remedy="change the value",
+        )
     if kind is float and type(value) is int:
         return float(value)
     if type(value) is not kind:
@@ -193,24 +284,6 @@ def _typed(value: Any, kind: type, where: str) -> Any:
             where, expected=kind.__name__, got=f"{value!r} ({type(value).__name__})", remedy=remedy
         )
     return value
-
-
-def _unknown_key(source: str, key: str, siblings: Sequence[str], prefix: str) -> UserError:
-    near = [
-        prefix + name for name in difflib.get_close_matches(key.removeprefix(prefix), siblings, n=1)
-    ]
-    everywhere = list(flatten(RunConfig()))
-    near = near or [
-        full for full in everywhere if full.rpartition(".")[2] == key.rpartition(".")[2]
-    ]
-    near = near or difflib.get_close_matches(key, everywhere, n=1, cutoff=0.4)
-    remedy = f"did you mean {near[0]}? " if near else ""
-    return UserError(
-        source,
-        expected="a known key",
-        got=repr(key),
-        remedy=f"{remedy}`segr1 config` lists every key",
-    )
 
 
 def _one_line(error: Exception) -> str:

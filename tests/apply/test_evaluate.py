@@ -3,6 +3,7 @@
 import json
 import math
 import shutil
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -15,6 +16,7 @@ from segr1_jax.apply.evaluate import run_eval
 from segr1_jax.apply.rescore import run_rescore
 from segr1_jax.apply.resumable import write_lines
 from segr1_jax.apply.suite import run_suite
+from segr1_jax.data.entries import Entry, FileSource
 from segr1_jax.data.sets.toy import write_toy_sets
 from segr1_jax.errors import UserError
 from segr1_jax.eval.predictions import Prediction, read_predictions, write_mask
@@ -198,6 +200,20 @@ def test_choices_of_the_reference_code():
     assert all(
         item.prediction.name == str(item.index) for item in (*foreground, *referring, *reasoning)
     )
+
+
+def test_photos_of_relative_and_absolute_paths_share_a_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    entries = [Entry("a", Path("x/a.png"), None), Entry("b", tmp_path / "b.png", None)]
+    assert answering._photos(FileSource(entries)) == {"a": "x/a.png", "b": "b.png"}
+
+
+def test_a_suite_without_any_set_is_refused(folder, tmp_path):
+    (tmp_path / "empty").mkdir()
+    for root in ("", tmp_path / "absent", tmp_path / "empty"):
+        config = config_of(folder, f"eval_data.root={root}")
+        with pytest.raises(UserError, match=r"eval_data\.root: expected the folder of all sets"):
+            run_suite(config, folder / "tiny", tmp_path / "out", "standard")
 
 
 @pytest.mark.slow

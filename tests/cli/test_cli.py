@@ -80,6 +80,13 @@ def test_help_shows_an_example_that_parses(name):
         (["eval", "CONFIG"], "run_dir"),
         (["predict", "CONFIG", "--source", "absent"], "--source"),
         (["predict", "CONFIG", "--source", ".", "--images", "absent.png"], "absent.png (missing)"),
+        (["predict", "CONFIG", "--source", ".", "--count", "-1"], "--count: expected at least 1"),
+        (["profile", "CONFIG", "--steps", "0"], "--steps: expected at least 1"),
+        (["eval", "CONFIG", "--source", ".", "--suite", "paper"], "eval_data.root"),
+        (
+            ["score", "CONFIG", "--answers", "CONFIG", "--out", "/proc/x"],
+            "--out: expected a folder that can be written",
+        ),
         (
             ["score", "CONFIG", "--answers", "absent.jsonl", "--out", "scores.jsonl"],
             "absent.jsonl (missing)",
@@ -124,6 +131,25 @@ def test_config_lists_and_shows(config, capsys):
     assert "optimizer.learning_rate = 1e-06" in capsys.readouterr().out
     assert main(["config", config, "steps=7"]) == 0
     assert "steps: 7" in capsys.readouterr().out
+
+
+def test_help_of_data_names_the_key_of_the_suite():
+    assert "--suite paper eval_data.root=" in _subparsers()["data"].format_help()
+
+
+def test_a_reader_that_has_enough_ends_the_command_quietly():
+    command = f"{sys.executable} -m segr1_jax.cli config | true; exit ${{PIPESTATUS[0]}}"
+    result = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
+    assert (result.returncode, result.stderr) == (141, "")
+
+
+def test_another_broken_pipe_keeps_its_traceback(monkeypatch):
+    def fail():
+        raise BrokenPipeError("of a process of ours")
+
+    monkeypatch.setattr(commands, "describe", fail)
+    with pytest.raises(BrokenPipeError):
+        main(["config"])
 
 
 def test_runs_as_a_module():

@@ -50,6 +50,8 @@ def test_lines_keep_their_numbers_and_separators_inside_texts(tmp_path):
         (b"{", "line 1 column 2"),
         (b'{"image": "\xff"}', "utf-8"),
         (b"[" * 100_000, "recursion"),
+        (GOOD | {"image": "\ud800.png"}, "half a surrogate pair in 'image'"),
+        (GOOD | {"answer": "a\udc80"}, "half a surrogate pair in 'answer'"),
     ],
 )
 def test_a_malformed_line_is_named_with_what_is_wrong(tmp_path, line, words):

@@ -251,8 +251,8 @@ def _with_tied_head(config):
         (cut_file, "cut short"),
         (huge_header, "header"),
         (remove_weights, "no such file"),
-        (other_architecture, "Llama"),
-        (bad_json, "valid JSON"),
+        (other_architecture, "config.json: model_type: expected qwen2_5_vl, got llama"),
+        (bad_json, "a JSON file"),
     ],
 )
 def test_broken_checkpoints_name_the_fault(base, tmp_path, change, words):

@@ -18,6 +18,7 @@ from segr1_jax.train.load_config import (
     load_config,
 )
 from segr1_jax.train.loop import _sft_task
+from segr1_jax.train.unknown_keys import FOREIGN
 from segr1_jax.types import Example
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs").rglob("*.yaml"))
@@ -78,6 +79,15 @@ def test_run_directory_stands_for_its_config(tmp_path):
         ("[1, 2]", ("key: value",)),
         ("steps: [", ("YAML",)),
         ("steps: 1\nsteps: 2", ("YAML", "duplicate")),
+        ("optimizer: {learning_rate: .nan}", ("optimizer.learning_rate", "a finite number")),
+        ("optimizer: {learning_rate: -.inf}", ("optimizer.learning_rate", "a finite number")),
+        ("reward: {gpu_memory: 1e400}", ("reward.gpu_memory", "a finite number")),
+        (f"steps: 1{'0' * 400}", ("steps", "a finite number")),
+        (f"steps: 1{'0' * 5000}", ("run.yaml", "YAML")),
+        ("a: &a [1]\nb: *a", ("run.yaml:2", "the alias *a")),
+        ("[" * 5000, ("run.yaml", "YAML")),
+        ("steps: !!int x", ("run.yaml", "YAML")),
+        (f"run_dir: {'a' * 2**16}", ("run.yaml", "at most 64 kB")),
     ],
 )
 def test_bad_file_names_place_and_remedy(write, text, words):
@@ -92,6 +102,74 @@ def test_bad_file_names_place_and_remedy(write, text, words):
 def test_bad_override(write, override):
     with pytest.raises(UserError, match="command line"):
         load_config(write("steps: 3"), [override])
+
+
+@pytest.mark.parametrize(
+    ("key", "meant"),
+    [
+        ("optimizer.lr", "optimizer.learning_rate"),
+        ("lr", "optimizer.learning_rate"),
+        ("epochs", "steps"),
+        ("output_dir", "run_dir"),
+        ("num_generations", "rollout.group"),
+        ("rollout.num_generations", "rollout.group"),
+        ("per_device_train_batch_size", "batch"),
+    ],
+)
+def test_keys_of_other_trainers_name_ours(write, key, meant):
+    with pytest.raises(UserError, match=rf"got '{key}'\. Remedy: did you mean {meant} \("):
+        load_config(write(""), [f"{key}=1"])
+
+
+def test_every_foreign_name_leads_to_a_key():
+    assert set(FOREIGN.values()) <= set(flatten(RunConfig()))
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        ("", ""),
+        ("runs/a #d", "runs/a #d"),
+        ("12", "12"),
+        ("'12'", "12"),
+        ('"a"', "a"),
+        ("a: [b", "a: [b"),
+        ("C:\\new", "C:\\new"),
+        ("été 😀", "été 😀"),
+    ],
+)
+def test_a_text_on_the_command_line_is_taken_as_it_stands(write, value, text):
+    assert load_config(write("run_dir: other"), [f"run_dir={value}"]).run_dir == text
+
+
+def test_an_empty_value_overrides_a_text_of_the_file(write):
+    path = write("eval_data: {ids: held_out.txt}")
+    assert load_config(path, ["eval_data.ids="]).eval_data.ids == ""
+    with pytest.raises(UserError, match="command line: steps: expected int"):
+        load_config(path, ["steps="])
+
+
+def test_warmup_shrinks_with_a_run_shortened_on_the_command_line(write, capsys):
+    path = write("steps: 140\noptimizer: {warmup_steps: 50}")
+    assert load_config(path, ["steps=51"]).optimizer.warmup_steps == 50
+    assert capsys.readouterr().err == ""
+    assert load_config(path, ["steps=14"]).optimizer.warmup_steps == 5
+    assert capsys.readouterr().err == (
+        "optimizer.warmup_steps is 5 instead of 50: the run has 14 updates instead of 140.\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "overrides"),
+    [
+        ("steps: 5\noptimizer: {warmup_steps: 5}", []),
+        ("steps: 5\noptimizer: {warmup_steps: 5}", ["steps=4"]),
+        ("steps: 5\noptimizer: {warmup_steps: 2}", ["steps=3", "optimizer.warmup_steps=3"]),
+    ],
+)
+def test_a_warmup_that_was_asked_for_is_refused(write, text, overrides):
+    with pytest.raises(UserError, match=r"optimizer\.warmup_steps: expected fewer"):
+        load_config(write(text), overrides)
 
 
 def test_missing_file():
