@@ -9,32 +9,30 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-SAM2_VERSION = "1.1.0"
-TRAINER_PACKAGES = (
-    "jax",
-    "jaxlib",
-    "flax",
-    "optax",
-    "orbax-checkpoint",
-    "grain",
-    "transformers",
-    "tokenizers",
-)
-SIDECAR_PACKAGES = (
-    "torch",
-    "torchvision",
-    "sam2",
-    "numpy",
-    "nvidia-cudnn-cu12",
-    "nvidia-cudnn-cu13",
-)
+from packaging.specifiers import SpecifierSet
+from packaging.utils import canonicalize_name
+
+from segr1_jax.requirements import required
+
+OPTIONAL = ("eval", "demo")  # extras whose packages may be missing
+CUDNN = ("nvidia-cudnn-cu12", "nvidia-cudnn-cu13")
+SETUP = "bash launch/setup.sh cpu (or cuda12, cuda13, tpu)"
+ASK_TIMEOUT_S = 120  # importing torch from a cold network disk
 MIN_PYTHON = (3, 11)
 LOW_MEMORY_GB, LOW_DISK_GB = 4, 10
 ASK_VERSIONS = """
 import importlib.metadata, json, sys
 names = {dist.metadata["Name"].lower(): dist.version for dist in importlib.metadata.distributions()}
 print(json.dumps({"python": sys.version.split()[0]} | {name: names[name] for name in sys.argv[1:] if name in names}))
+"""
+ASK_TORCH = """
+import json, torch
+count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+for index in range(count):
+    torch.ones(2, device=f"cuda:{index}").sum().item()
+print(json.dumps([torch.cuda.get_device_name(index) for index in range(count)]))
 """
 
 
@@ -53,9 +51,13 @@ def examine(sidecar_python: str = "", disk: Path = Path()) -> list[Check]:
     own = _own_versions()
     found = sidecar_python or find_sidecar(own, Path(sys.prefix)) or sys.executable
     checks = [check_python(sys.version_info[:2])]
-    checks += [check_package(name, own) for name in TRAINER_PACKAGES]
+    checks += [check_package(name, own, versions) for name, versions in required().items()]
+    for extra in OPTIONAL:
+        optional = {name: asked for name, asked in required(extra).items() if name in own}
+        checks += [check_package(name, own, asked) for name, asked in optional.items()]
     checks += [check_devices(), check_cudnn(own)]
     checks += check_sidecar(functools.partial(ask_versions, found), found)
+    checks += [check_torch_devices(functools.partial(ask_torch_devices, found), has_gpu())]
     return [*checks, check_memory(), check_disk(shutil.disk_usage(disk).free / 1e9)]
 
 
@@ -91,9 +93,17 @@ def check_python(version: tuple[int, int]) -> Check:
     return Check("python", "ok", found)
 
 
-def check_package(name: str, versions: Mapping[str, str]) -> Check:
+def check_package(name: str, versions: Mapping[str, str], asked: SpecifierSet) -> Check:
+    """`name` is among the installed `versions`, in one of the versions that `asked` allows."""
     if name not in versions:
-        return Check(name, "fail", "missing", "bash launch/setup.sh cpu (or cuda12, cuda13, tpu)")
+        return Check(name, "fail", "missing", SETUP)
+    if not asked.contains(versions[name], prereleases=True):
+        command = "pip install"
+        if name == "sam2":  # its isolated build fetches torch again
+            command = "SAM2_BUILD_CUDA=0 pip install --no-build-isolation"
+        return Check(
+            name, "fail", f"{versions[name]}, not {asked}", f"{command} '{name}{asked}', or {SETUP}"
+        )
     return Check(name, "ok", versions[name])
 
 
@@ -110,7 +120,7 @@ def check_devices() -> Check:
             "JAX_PLATFORMS=cpu runs on the CPU; else reinstall with launch/setup.sh",
         )
     found = f"{len(devices)} x {devices[0].device_kind}"
-    if devices[0].platform == "cpu" and shutil.which("nvidia-smi"):
+    if devices[0].platform == "cpu" and has_gpu():
         return Check(
             "devices",
             "warn",
@@ -120,9 +130,14 @@ def check_devices() -> Check:
     return Check("devices", "ok", found)
 
 
+def has_gpu() -> bool:
+    """Whether this machine has an NVIDIA driver."""
+    return shutil.which("nvidia-smi") is not None
+
+
 def check_cudnn(versions: Mapping[str, str], name: str = "cudnn") -> Check:
     """nvidia-cudnn-cu12 and -cu13 install the same nvidia/cudnn/lib/libcudnn.so.9: the later one breaks the earlier one's user."""
-    found = [name for name in ("nvidia-cudnn-cu12", "nvidia-cudnn-cu13") if name in versions]
+    found = [name for name in CUDNN if name in versions]
     if len(found) == 2:
         remedy = (
             "they overwrite each other: remove this environment and run launch/setup.sh cuda12, "
@@ -133,7 +148,7 @@ def check_cudnn(versions: Mapping[str, str], name: str = "cudnn") -> Check:
 
 
 def check_sidecar(ask: Callable[[], Mapping[str, str]], python: str = "") -> list[Check]:
-    """torch, the pinned sam2 and cuDNN in the sidecar's interpreter; `ask` returns its package versions."""
+    """The extra `sidecar` and cuDNN in the sidecar's interpreter; `ask` returns its versions."""
     try:
         versions = ask()
     except (OSError, subprocess.SubprocessError, json.JSONDecodeError) as error:
@@ -145,25 +160,49 @@ def check_sidecar(ask: Callable[[], Mapping[str, str]], python: str = "") -> lis
                 "reward.python (or --python) must name a Python interpreter",
             )
         ]
-    checks = [check_package(name, versions) for name in ("torch", "torchvision", "sam2")]
-    if versions.get("sam2", SAM2_VERSION) != SAM2_VERSION:
-        checks[-1] = Check(
-            "sam2",
-            "fail",
-            versions["sam2"],
-            f"SAM2_BUILD_CUDA=0 pip install --no-build-isolation sam2=={SAM2_VERSION}",
-        )
+    asked = required("sidecar").items()
+    checks = [check_package(name, versions, specifier) for name, specifier in asked]
     where = "" if python in ("", sys.executable) else f": pass reward.python={python}"
     checks.append(check_cudnn(versions, "sidecar's cudnn"))
     return [Check("sidecar", "ok", f"Python {versions['python']}{where}"), *checks]
 
 
+def check_torch_devices(ask: Callable[[], list[str]], gpu: bool) -> Check:
+    """The sidecar's torch computes on every GPU; `ask` returns their names, `gpu` says one is here.
+
+    The driver, the build of torch and the GPU's age decide that, and no version shows it.
+    """
+    name = "sidecar's devices"
+    try:
+        devices = ask()
+    except (OSError, subprocess.SubprocessError, json.JSONDecodeError) as error:
+        said = (getattr(error, "stderr", None) or str(error)).strip().splitlines()
+        return Check(
+            name, "fail", said[-1] if said else repr(error), f"install torch anew: {SETUP}"
+        )
+    if gpu and not devices:
+        remedy = "there is an NVIDIA GPU that the sidecar's torch does not see: update the driver, "
+        return Check(name, "warn", "cpu", f"{remedy}or launch/setup.sh cuda13 (or cuda12)")
+    return Check(name, "ok", f"{len(devices)} x {devices[0]}" if devices else "cpu")
+
+
 def ask_versions(python: str) -> dict[str, str]:
     """Versions of the sidecar's packages as another interpreter sees them, without importing one."""
-    command = [python, "-c", ASK_VERSIONS, *SIDECAR_PACKAGES]
-    return json.loads(
-        subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
+    return _ask(python, ASK_VERSIONS, *required("sidecar"), *CUDNN)
+
+
+def ask_torch_devices(python: str) -> list[str]:
+    """Names of the GPUs on which another interpreter's torch has just added two numbers."""
+    return _ask(python, ASK_TORCH)
+
+
+def _ask(python: str, program: str, *arguments: str) -> Any:
+    """What a program prints as JSON under another interpreter."""
+    command = [python, "-c", program, *arguments]
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=True, timeout=ASK_TIMEOUT_S
     )
+    return json.loads(done.stdout)
 
 
 def check_memory() -> Check:
@@ -193,5 +232,6 @@ def check_disk(free_gb: float) -> Check:
 
 def _own_versions() -> dict[str, str]:
     return {
-        dist.metadata["Name"].lower(): dist.version for dist in importlib.metadata.distributions()
+        canonicalize_name(dist.metadata["Name"]): dist.version
+        for dist in importlib.metadata.distributions()
     }

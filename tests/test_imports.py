@@ -16,7 +16,7 @@ PACKAGE = ROOT / "segr1_jax"
 RANKS = {
     "": 0,  # segr1_jax itself
     **dict.fromkeys(("types", "errors", "arrays"), 0),
-    **dict.fromkeys(("knobs", "frames", "files", "extras", "json_fields"), 1),
+    **dict.fromkeys(("knobs", "frames", "files", "extras", "json_fields", "requirements"), 1),
     "hardware": 2,
     **dict.fromkeys(("data", "prompt", "answer", "policy", "reward", "grpo", "sft"), 10),
     "coordinates": 11,
