@@ -17,7 +17,7 @@ from segr1_jax.data.sources import SyntheticSource, first, limited
 from segr1_jax.data.truth import CocoSegmentation, MaskFile, Polygon, Polygons
 from segr1_jax.errors import UserError
 
-pytestmark = pytest.mark.usefixtures("one_device", "scripted")
+pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("one_device", "scripted")]
 
 
 def evaluate(folder, out, *overrides) -> None:

@@ -12,6 +12,8 @@ from segr1_jax.reward.client import RewardClient
 from segr1_jax.reward.config import RewardConfig
 from segr1_jax.types import ScoreStatus
 
+pytestmark = pytest.mark.e2e  # a sidecar process for each
+
 ROOT = Path(__file__).parents[2]
 DAMAGED_BYTES = 1 << 18
 SIDECAR = "import sys\nif any('segr1_jax.reward.sidecar' in w for w in sys.orig_argv):\n"

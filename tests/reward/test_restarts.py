@@ -13,6 +13,8 @@ from segr1_jax.reward.config import RewardConfig
 from segr1_jax.reward.keeper import SidecarLost
 from segr1_jax.types import ScoreStatus
 
+pytestmark = pytest.mark.e2e  # a sidecar process for each
+
 ROOT = Path(__file__).parents[2]
 START = """
 import os, signal, sys

@@ -20,7 +20,7 @@ from segr1_jax.train import loop
 LIVE = (0.0, 1.0)
 SECTIONS = ("data", "eval_data")
 
-pytestmark = pytest.mark.usefixtures("compile_quickly")
+pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("compile_quickly")]
 
 
 @pytest.fixture(scope="module")
