@@ -1,4 +1,4 @@
-"""Open a picture file with Pillow: accepted formats, a bound on pixels, errors that name the file."""
+"""Open a picture with Pillow: accepted formats, a bound on pixels, errors that name the file."""
 
 import contextlib
 import io
@@ -14,8 +14,8 @@ from segr1_jax.errors import UserError
 # Pillow identifies a file by its content. Without this list an EPS named .jpg starts Ghostscript.
 # Its JPEG reader opens MPO too.
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF", "PPM")
-# Above this number Pillow warns of a decompression bomb: 256 MiB of RGB. Converting and resizing
-# take up to 38 bytes per pixel, so one picture takes at most 3.4 GB.
+# Above this number Pillow warns of a decompression bomb. A picture of that size has 256 MiB of
+# RGB; opening it takes 12 bytes per pixel, 1.1 GB, and its mask and overlay come on top.
 MOST_PIXELS = 1024**3 // 4 // 3
 _HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 _HEIC_SUFFIXES = (".heic", ".heif")
