@@ -22,6 +22,7 @@ from segr1_jax.train.metrics import read_metrics
 from segr1_jax.train.rundir import RunDir
 from segr1_jax.train.start import recorded_start
 
+FINITE = {"loss", "kl"}  # without a reference there is no KL
 STEPS = 2
 
 
@@ -58,9 +59,9 @@ def _recording(run: Path) -> type[Checkpoints]:
     """Checkpoints that note digests of what they were given to save."""
 
     class Recording(Checkpoints):
-        def save(self, state, position, config):
+        def save(self, state, position, *rest):
             write_atomically(digests_file(run), json.dumps(digests(state, position)))
-            super().save(state, position, config)
+            super().save(state, position, *rest)
 
     return Recording
 
@@ -68,7 +69,9 @@ def _recording(run: Path) -> type[Checkpoints]:
 def _steps(run: Path) -> Row:
     lines = [line for line in read_metrics(RunDir(run)) if "loss" in line]
     sound = len(lines) == STEPS and not any(line["skipped_update"] for line in lines)
-    sound = sound and all(math.isfinite(line[name]) for line in lines for name in ("loss", "kl"))
+    sound = sound and all(
+        math.isfinite(line[name]) for line in lines for name in FINITE & line.keys()
+    )
     measured = "; ".join(
         f"reward {line['reward']:.3f}, loss {line['loss']:.2e}, gradient {line['grad_norm']:.2e}, "
         f"sampler gap {line['sampler_gap']:.1e}"
