@@ -13,7 +13,7 @@ from segr1_jax.data.config import DataConfig
 from segr1_jax.data.sets.registry import SETS
 from segr1_jax.data.sources import open_source
 from segr1_jax.errors import UserError
-from segr1_jax.eval.general import SCORES
+from segr1_jax.eval.general import SCORES, request
 from segr1_jax.eval.report import write_report
 from segr1_jax.eval.suite import SuiteCell, SuiteTable, filled, suite_tables
 from segr1_jax.eval.table import markdown
