@@ -3,8 +3,9 @@
 #
 #   bash launch/processes.sh 2 train configs/quickstart_grpo.yaml
 #
-# GPUs are dealt out evenly; on a CPU each process simulates DEVICES devices (default 1). SIGTERM and Ctrl-C go to all of them; the
-# status is that of the first process that failed.
+# GPUs are dealt out evenly; on a CPU each process simulates DEVICES devices (default 1). SIGTERM and
+# Ctrl-C go to all of them; the status is that of the first process that failed. GRACE seconds
+# (default 300) after that, the processes that have not ended by themselves are killed.
 set -euo pipefail
 HERE=$(dirname "${BASH_SOURCE[0]}")
 COUNT=${1:?usage: launch/processes.sh COUNT segr1-arguments...}
@@ -34,13 +35,21 @@ for ((index = 0; index < COUNT; index++)); do
   PIDS+=($!)
 done
 
+# The ends are polled: `wait` is interrupted by a trapped signal, and waits for ever for a process that
+# was stopped (SIGSTOP) while the others failed for want of it.
 status=0
-for pid in "${PIDS[@]}"; do
-  code=0
-  while true; do # a trapped signal ends `wait` before the process has ended
-    wait "$pid" && code=0 || code=$?
-    kill -0 "$pid" 2>/dev/null || break
+while ((${#PIDS[@]})); do
+  sleep 0.2
+  for index in "${!PIDS[@]}"; do
+    kill -0 "${PIDS[index]}" 2>/dev/null && continue
+    wait "${PIDS[index]}" && code=0 || code=$?
+    unset "PIDS[index]"
+    ((status == 0 && code)) && status=$code && KILL_AT=$((SECONDS + ${GRACE:-300}))
   done
-  ((status)) || status=$code
+  if ((status && ${#PIDS[@]} && SECONDS >= KILL_AT)); then
+    echo "processes.sh: killing process ${!PIDS[*]}: still there ${GRACE:-300} s after the first failed" >&2
+    kill -KILL "${PIDS[@]}"
+    KILL_AT=$((SECONDS + 60)) # once is enough; the next round collects them
+  fi
 done
 exit "$status"

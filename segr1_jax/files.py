@@ -4,8 +4,8 @@ import contextlib
 import errno
 import json
 import os
+import secrets
 import shutil
-import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -73,18 +73,24 @@ def _sync(path: Path) -> None:
 def replacing(path: Path, *, durable: bool = True) -> Iterator[BinaryIO]:
     """A file to write under a temporary name beside `path`; it takes that name at the end of the block, and goes if the block fails."""
     path = Path(path)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    partial = partial_name(path)
+    # open() creates with the rights that the umask leaves; mkstemp would always take 0600.
+    file = partial.open("xb")
     try:
-        with os.fdopen(handle, "wb") as file:
+        with file:
             yield file
             file.flush()
             if durable:
                 os.fsync(file.fileno())
-        os.chmod(name, 0o644)
-        os.replace(name, path)
+        os.replace(partial, path)
     except BaseException:
-        os.unlink(name)
+        partial.unlink()
         raise
+
+
+def partial_name(path: Path) -> Path:
+    """Return a hidden name beside `path` that no other writer takes."""
+    return path.with_name(f".{path.name}.{secrets.token_hex(4)}")
 
 
 @contextlib.contextmanager
@@ -109,10 +115,10 @@ def new_directory(path: Path, *, replace: str | None = None) -> Iterator[Path]:
             remedy="choose another or delete it",
         )
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+    partial = partial_name(path)
+    partial.mkdir()
     try:
         yield partial
-        partial.chmod(0o755)
         if path.exists():
             old = path.rename(partial.with_name(f"{partial.name}.old"))
             partial.rename(path)

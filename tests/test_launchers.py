@@ -19,6 +19,8 @@ echo "$XLA_FLAGS" > flags
 trap 'exit 143' TERM
 [[ $1 == wait ]] && { sleep 60 & wait; }
 [[ $1 == fail && $JAX_PROCESS_ID == 1 ]] && exit 7
+[[ $1 == stop && $JAX_PROCESS_ID == 0 ]] && kill -STOP $$
+[[ $1 == stop ]] && exit 9
 exit 0
 """
 
@@ -35,10 +37,9 @@ def project(tmp_path):
     return tmp_path
 
 
-def start(project: Path, *words: str) -> subprocess.Popen:
-    return subprocess.Popen(
-        ["bash", *words], cwd=project, env=os.environ | {"XLA_FLAGS": "--xla_mine=1"}
-    )
+def start(project: Path, *words: str, **more: str) -> subprocess.Popen:
+    environment = os.environ | {"XLA_FLAGS": "--xla_mine=1"} | more
+    return subprocess.Popen(["bash", *words], cwd=project, env=environment)
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
@@ -64,6 +65,11 @@ def test_every_process_is_told_its_place(project):
 
 def test_the_first_failure_is_the_status(project):
     assert start(project, "launch/processes.sh", "3", "fail").wait(30) == 7
+
+
+def test_a_stopped_process_is_killed_once_another_has_failed(project):
+    job = start(project, "launch/processes.sh", "2", "stop", GRACE="1")
+    assert job.wait(30) == 9
 
 
 def test_sigterm_reaches_every_process(project):

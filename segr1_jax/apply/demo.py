@@ -5,6 +5,7 @@ import functools
 import json
 import os
 import shutil
+import signal
 import tempfile
 import threading
 from collections import deque
@@ -227,20 +228,22 @@ def build_page(demo: Demo):
 
 
 def run_demo(config: RunConfig, source: Path, port: int) -> None:
-    """Serve the page on this machine alone until interrupted; what was made for it is deleted then."""
-    gradio = optional_package("gradio", "demo")
-    with (
-        tempfile.TemporaryDirectory(prefix="segr1-demo-") as folder,
-        responding(config, source) as responder,
-    ):
-        page = build_page(Demo(responder, Path(folder)))
-        theme = gradio.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"])
-        page.launch(
-            server_name=HOST,
-            server_port=port,
-            share=False,
-            max_file_size=MOST_BYTES,
-            allowed_paths=[folder],
-            theme=theme,
-            footer_links=[],
-        )
+    """Serve the page on this machine alone until SIGTERM or Ctrl-C; what was uploaded and made is deleted then."""
+    with tempfile.TemporaryDirectory(prefix="segr1-demo-") as folder:
+        # Gradio reads it at import; uploads would stay in its own folder after the end.
+        os.environ["GRADIO_TEMP_DIR"] = str(Path(folder) / "uploads")
+        gradio = optional_package("gradio", "demo")
+        # Gradio closes the server at a KeyboardInterrupt; SIGTERM would end the process at once.
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        with responding(config, source) as responder:
+            page = build_page(Demo(responder, Path(folder)))
+            theme = gradio.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"])
+            page.launch(
+                server_name=HOST,
+                server_port=port,
+                share=False,
+                max_file_size=MOST_BYTES,
+                allowed_paths=[folder],
+                theme=theme,
+                footer_links=[],
+            )

@@ -7,7 +7,6 @@ import io
 import json
 import os
 import struct
-import tempfile
 import zlib
 from collections import OrderedDict
 from collections.abc import Callable
@@ -16,6 +15,7 @@ from pathlib import Path
 import torch
 import torchvision
 
+from segr1_jax.files import replacing
 from segr1_jax.reward.sam2_model import Embedding
 
 RECOUNT = 1 / 64  # of the budget
@@ -146,24 +146,13 @@ class EmbeddingFiles:
         torch.save({"features": list(on_host.features), "size": list(on_host.size)}, payload)
         content = payload.getvalue()
         try:
-            self._store(self._path(digest), _sum(digest, content) + content)
+            with replacing(self._path(digest), durable=False) as file:
+                file.write(_sum(digest, content) + content)
             self._uncounted += _SUM.size + len(content)
             if self._uncounted > self._budget * RECOUNT:
                 self._trim()
         except OSError as error:
             self._switch_off(error)
-
-    def _store(self, path: Path, content: bytes) -> None:
-        # The temporary file is removed even where closing it fails, as on a full disk.
-        with tempfile.NamedTemporaryFile(dir=self._folder, delete=False) as file:
-            temporary = Path(file.name)
-            try:
-                file.write(content)
-                file.flush()
-                os.replace(temporary, path)
-            except OSError:
-                temporary.unlink(missing_ok=True)
-                raise
 
     def _switch_off(self, error: OSError) -> None:
         self._is_on = False

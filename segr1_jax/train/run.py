@@ -43,6 +43,7 @@ from segr1_jax.train.rundir import (
     make_run_dir,
 )
 from segr1_jax.train.runtime import is_first, wait_for_all
+from segr1_jax.train.signal_watch import SignalWatch
 from segr1_jax.train.start import record_start, recorded_start
 from segr1_jax.train.step_trace import StepTrace
 from segr1_jax.train.tally import Tally
@@ -76,6 +77,7 @@ class Run:
         # Of training and of what is read beside it (held-out set, baselines): the former is a
         # metric, and the latter is found again by whoever reads again.
         self.tally, self.unreadable = Tally(), Skipped()
+        self._signal = SignalWatch()
         self._trace = self._open.enter_context(
             StepTrace(config.profile.steps, self.directory.profile, self.timer)
         )
@@ -175,6 +177,8 @@ class Run:
     def finish(self, step: int, figures: Mapping[str, Any]) -> None:
         """Log a step and count its samples as used."""
         self.position += self.config.batch
+        if is_first() and self.config.stage == "grpo":
+            self._signal.look(figures)
         if step % self.config.log_every == 0 or step == self.config.steps:
             self._write(
                 step,

@@ -14,12 +14,11 @@ report.html     table, curves and samples
 import os
 import shutil
 import sys
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 from segr1_jax.errors import UserError
-from segr1_jax.files import write_atomically
+from segr1_jax.files import partial_name, write_atomically
 from segr1_jax.train.checkpoint import latest_step
 from segr1_jax.train.config import RunConfig
 from segr1_jax.train.load_config import dump_config, load_config
@@ -183,9 +182,9 @@ def _has_content(path: Path) -> bool:
 
 def _create(path: Path, config: RunConfig) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft = RunDir(Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.")))
+    draft = RunDir(partial_name(path))
+    draft.path.mkdir()
     try:
-        draft.path.chmod(0o755)
         write_atomically(draft.config, dump_config(config))
         write_atomically(draft.hash, config_hash(config) + "\n")
         for folder in (draft.tensorboard, draft.checkpoints, draft.eval, draft.samples):
