@@ -10,6 +10,7 @@ import time
 
 import numpy as np
 import pytest
+from PIL import Image
 from tolerances import TOL_COMPLEX
 from training_runs import (
     DEADLINE_S,
@@ -25,6 +26,8 @@ from training_runs import (
     wait_for_step,
 )
 
+from segr1_jax.data.config import DataConfig
+from segr1_jax.data.synthetic import generate
 from segr1_jax.hf.tiny import make_tiny_policy
 
 STAGES = [("sft", "quickstart_sft.yaml", "tiny"), ("train", "quickstart_grpo.yaml", "sft")]
@@ -120,6 +123,42 @@ def test_killed_twenty_times(folder):
         kill(process)
     finish(words(run.name), folder)
     assert_same_end(run, folder / "many_whole")
+
+
+def write_photos(folder, section: str, seed: int, broken: set[int]) -> list[str]:
+    """Forty drawn pictures as files, those in `broken` cut in half; the keys that name them."""
+    for part in ("images", "masks"):
+        (folder / part).mkdir(parents=True)
+    for index in range(40):
+        example = generate(DataConfig(level="bright", size=168, seed=seed), index)
+        path = folder / "images" / f"{index}.png"
+        Image.fromarray(example.image).save(path)
+        Image.fromarray(example.mask).save(folder / "masks" / f"{index}.png")
+        if index in broken:
+            path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    parts = [f"{section}.{part}={folder / part}" for part in ("images", "masks")]
+    return [f"{section}.kind=folder", *parts]
+
+
+def test_killed_with_broken_pictures_in_the_set(folder):
+    """What was skipped before a kill is known after it: counted once, listed once."""
+    data = write_photos(folder / "photos", "data", seed=2, broken={5, 17})
+    data += write_photos(folder / "held_out", "eval_data", seed=1, broken={3})
+
+    def words(run: str) -> list[str]:
+        steps = ("steps=12", "save_every=3", "eval_every=6", *data)
+        return words_of("train", "quickstart_grpo.yaml", "sft", run, *steps)
+
+    finish(words("broken_whole"), folder)
+    whole, run = folder / "broken_whole", folder / "broken_killed"
+    assert timeless_metrics(whole)[-1]["step"] == 12
+    assert max(line.get("skipped", 0) for line in timeless_metrics(whole)) == 2
+    for step in (4, 8):
+        process = start(words(run.name), folder)
+        wait_for_step(process, run, step)
+        kill(process)
+    finish(words(run.name), folder)
+    assert_same_end(run, whole)
 
 
 def assert_close_end(ours, whole):
