@@ -14,6 +14,7 @@ from segr1_jax.errors import UserError
 
 _SWAPPED = (5, 6, 7, 8)  # EXIF orientations that exchange width and height
 _ORIENTATION = 0x0112
+BACKGROUND = 128  # of 255: the brightest grey of a truth that is not its object (pysodmetrics)
 
 
 def open_image(path: Path, content: bytes | None = None) -> UInt8[np.ndarray, "H W 3"]:
@@ -41,21 +42,22 @@ def open_image(path: Path, content: bytes | None = None) -> UInt8[np.ndarray, "H
 def open_mask(path: Path, height: int, width: int) -> Bool[np.ndarray, "H W"]:
     """The upright mask, which must be `height` x `width` pixels.
 
-    True where its grey value is above half of full scale, what is transparent lying on black; 1-bit masks and masks of only 0 and 1 are
-    true where not 0. Raises UserError
-    where nothing is true: such a sample teaches nothing, and often means that the mask holds class numbers.
+    True where its grey value is above 128 of 255, as pysodmetrics cuts a truth (of 16 bits the high byte counts); what is transparent
+    lies on black; 1-bit masks and masks of only 0 and 1 are true where not 0. Raises UserError where nothing is true: such a sample
+    teaches nothing, and often means that the mask holds class numbers.
     """
     mask = _open(path, "mask")
     require_same_size(path, mask.size, (width, height))
     if _has_transparency(mask) and not mask.mode.startswith("I"):
         mask = _laid_on("black", mask)
     if mask.mode.startswith("I"):
-        values_HW, full = np.asarray(mask), 65535
+        values_HW, background, full = np.asarray(mask), BACKGROUND << 8 | 0xFF, 65535
     else:
-        values_HW, full = np.asarray(mask if mask.mode == "1" else mask.convert("L")), 255
-    mask_HW = values_HW > (0 if values_HW.max(initial=0) <= 1 else full // 2)
+        grey = mask if mask.mode == "1" else mask.convert("L")
+        values_HW, background, full = np.asarray(grey), BACKGROUND, 255
+    mask_HW = values_HW > (0 if values_HW.max(initial=0) <= 1 else background)
     if not mask_HW.any():
-        got = f"no pixel brighter than {full // 2} of {full} (the brightest: {values_HW.max(initial=0)})"
+        got = f"no pixel brighter than {background} of {full} (the brightest: {values_HW.max(initial=0)})"
         raise UserError(
             str(path),
             expected="a mask, white on black",

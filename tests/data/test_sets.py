@@ -277,7 +277,7 @@ def test_ecssd_itself(shared, tmp_path):
         for name in source.names[:5]
     ]
     for index, mask in enumerate(masks):
-        np.testing.assert_array_equal(source[index].mask, np.asarray(mask.convert("L")) > 127)
+        np.testing.assert_array_equal(source[index].mask, np.asarray(mask.convert("L")) > 128)
         mask.close()
     (report,) = check_sets(tmp_path)
     assert (report.found, report.published, report.problems) == (884, 1000, [])
