@@ -59,7 +59,7 @@ class Polygon(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Polygons:
-    """Filled polygons, the largest first, so that a smaller one is seen on a larger; `where` names their file."""
+    """Filled polygons, drawn from the largest to the smallest, of equal ones the last first (as LISA does); `where` names their file."""
 
     where: str
     polygons: tuple[Polygon, ...]
@@ -79,7 +79,8 @@ class Polygons:
             (_filled(polygon.corners, height, width), polygon.counts) for polygon in self.polygons
         ]
         object_HW, ignore_HW = np.zeros((2, height, width), bool)
-        for region_HW, counts in sorted(drawn, key=lambda item: -int(item[0].sum())):
+        # Not reverse=True, which keeps equal ones in the order of the file.
+        for region_HW, counts in sorted(drawn, key=lambda item: int(item[0].sum()))[::-1]:
             object_HW[region_HW], ignore_HW[region_HW] = counts, not counts
         return Masks(_not_empty(object_HW, self.where), ignore_HW if ignore_HW.any() else None)
 
