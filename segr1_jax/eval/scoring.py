@@ -75,9 +75,9 @@ def _scored(source: Source, item: Counted, folder: Path, measure: Measure) -> Sc
         return ScoredSample(prediction.name, prediction.status, measure.of_none(example.mask))
     if map_HW.shape != example.mask.shape:
         return ScoredSample(prediction.name, "wrong_size", measure.of_none(example.mask))
-    return ScoredSample(
-        prediction.name, prediction.status, measure.of_map(map_HW, example.mask, example.ignore)
-    )
+    ignore_HW = example.ignore if item.leave_out else None
+    scores = measure.of_map(map_HW, example.mask, ignore_HW)
+    return ScoredSample(prediction.name, prediction.status, scores)
 
 
 def write_scores(path: Path, samples: Sequence[ScoredSample]) -> None:
