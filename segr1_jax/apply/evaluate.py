@@ -1,6 +1,7 @@
 """`segr1 eval`: a policy on one set or on all of the paper's; somebody else's masks or answers on one set."""
 
 import contextlib
+import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -41,7 +42,8 @@ COLUMNS = {
 
 @contextlib.contextmanager
 def responding(config: RunConfig, source: Path) -> Iterator[Responder]:
-    """The policy in `source` with its sidecar running."""
+    """The policy in `source` with its sidecar running; masks are made at native size."""
+    config = dataclasses.replace(config, reward=config.reward.at_native_size())
     opened = open_policy(config, source)
     with RewardClient(config.reward) as client:
         yield Responder(opened, client)
