@@ -145,12 +145,12 @@ def set_table(title: str, kind: str, result: SetResult) -> Table:
     """Figures of one set, how many answers were valid, and what could not be read."""
     valid = {"format": 1 - result.invalid / result.count} if result.count else {}
     columns = {"format": "format", **COLUMNS[kind], "count": "samples"}
-    unreadable = [
-        f"Could not be read: {name}: {reason}" for name, reason in result.unreadable.items()
-    ]
+    notes = [f"Could not be read: {name}: {reason}" for name, reason in result.unreadable.items()]
+    if result.resized:
+        notes.append(f"{result.resized} predictions were resized to their truth.")
     return figures_table(
         title,
         {"these answers": valid | result.figures | {"count": result.count}},
         columns,
-        "\n".join(unreadable),
+        "\n".join(notes),
     )

@@ -1,6 +1,6 @@
 """Open image and mask files; everything that can be wrong with one is a UserError that names it.
 
-Shape legend: H W the upright image in pixels, after EXIF orientation.
+Shape legend: H W the upright image in pixels, after EXIF orientation; TH TW its truth.
 """
 
 from pathlib import Path
@@ -14,6 +14,7 @@ from segr1_jax.errors import UserError
 
 _SWAPPED = (5, 6, 7, 8)  # EXIF orientations that exchange width and height
 _ORIENTATION = 0x0112
+MOST_STRETCH = 1.25  # of a truth against its image; NC4K's pairs of two sizes are within 1.02
 BACKGROUND = 128  # of 255: the brightest grey of a truth that is not its object (pysodmetrics)
 
 
@@ -39,15 +40,15 @@ def open_image(path: Path, content: bytes | None = None) -> UInt8[np.ndarray, "H
     return np.asarray(image.convert("RGB"))
 
 
-def open_mask(path: Path, height: int, width: int) -> Bool[np.ndarray, "H W"]:
-    """The upright mask, which must be `height` x `width` pixels.
+def open_mask(path: Path, height: int, width: int) -> Bool[np.ndarray, "TH TW"]:
+    """The upright mask of an image of `height` x `width` pixels, at its own size, which may differ from the image's.
 
     True where its grey value is above 128 of 255, as pysodmetrics cuts a truth (of 16 bits the high byte counts); what is transparent
     lies on black; 1-bit masks and masks of only 0 and 1 are true where not 0. Raises UserError where nothing is true: such a sample
     teaches nothing, and often means that the mask holds class numbers.
     """
     mask = _open(path, "mask")
-    require_same_size(path, mask.size, (width, height))
+    require_same_shape(path, mask.size, (width, height))
     if _has_transparency(mask) and not mask.mode.startswith("I"):
         mask = _laid_on("black", mask)
     if mask.mode.startswith("I"):
@@ -75,15 +76,18 @@ def upright_size(path: Path, kind: str) -> tuple[int, int]:
     return (height, width) if swapped else (width, height)
 
 
-def require_same_size(mask: Path, size: tuple[int, int], image_size: tuple[int, int]) -> None:
-    """Raise UserError unless the mask's (width, height) is the image's."""
-    if size != image_size:
-        expected = f"a mask of its image's size, {image_size[0]}x{image_size[1]}"
+def require_same_shape(mask: Path, size: tuple[int, int], image_size: tuple[int, int]) -> None:
+    """Raise UserError where a mask of (width, height) has not about the aspect ratio of its image: it belongs to another, or lies on
+    its side.
+    """
+    stretch = size[0] * image_size[1] / (size[1] * image_size[0])
+    if max(stretch, 1 / stretch) > MOST_STRETCH:
+        expected = f"a mask of about its image's shape, {image_size[0]}x{image_size[1]}"
         raise UserError(
             str(mask),
             expected=expected,
             got=f"{size[0]}x{size[1]}",
-            remedy="resize the mask or fix the pair",
+            remedy="turn the mask or fix the pair",
         )
 
 
