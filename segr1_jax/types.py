@@ -3,8 +3,8 @@
     Example --prompt--> Prompt --rollout--> Completion --answer--> Answer | ParseStatus
       --reward client--> Score | ScoreStatus --advantages--> Group --batch--> TrainBatch
 
-Shape legend: H W native image height and width in pixels; P prefix tokens; T completion tokens; W windows of the vision tower;
-S patches per window; C values per patch (3 * 2 * 14 * 14); K points; N boxes.
+Shape legend: H W native image height and width in pixels; TH TW those of its truth, which may differ; P prefix tokens; T completion
+tokens; W windows of the vision tower; S patches per window; C values per patch (3 * 2 * 14 * 14); K points; N boxes.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Frame:
 
 @dataclasses.dataclass(frozen=True)
 class Example:
-    """One training or evaluation sample at native size.
+    """One training or evaluation sample at native size. A prediction is resized to the truth (reward/resize.py).
 
     `id` is a stable non-negative integer: the sample's index in its source. `image` is RGB.
     `mask` is None when only predicting. `instruction` is the sentence that picks the object, None
@@ -64,10 +64,10 @@ class Example:
     id: int
     name: str
     image: UInt8[np.ndarray, "H W 3"]
-    mask: Bool[np.ndarray, "H W"] | None
+    mask: Bool[np.ndarray, "TH TW"] | None
     instruction: str | None = None
     answer: str | None = None
-    ignore: Bool[np.ndarray, "H W"] | None = None
+    ignore: Bool[np.ndarray, "TH TW"] | None = None
 
     @property
     def frame(self) -> Frame:
@@ -135,17 +135,17 @@ class SamPrompt:
 
 @dataclasses.dataclass(frozen=True)
 class ScoreRequest:
-    """Everything a mask reward depends on besides the SAM2 weights. The masks of all `prompts` are joined."""
+    """Everything a mask reward depends on besides the SAM2 weights. The masks of all `prompts` are joined; `mask` is the truth."""
 
     image: UInt8[np.ndarray, "H W 3"]
-    mask: Bool[np.ndarray, "H W"]
+    mask: Bool[np.ndarray, "TH TW"]
     prompts: tuple[SamPrompt, ...]
     want_mask: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
 class Score:
-    """The sidecar's reply. `iou` and `s_measure` are in [0, 1]; `mask` (H W bool) only where the request wanted it."""
+    """The sidecar's reply. `iou` and `s_measure` are in [0, 1]; `mask`, in pixels of the image, only where the request wanted it."""
 
     status: ScoreStatus
     iou: float

@@ -35,12 +35,8 @@ def measure(request: Request) -> list[Row]:
         )
         for example in request.examples()
     ]
-    config = placed_here(request.config.reward)
-    # Scored at native size, as the predictor does, by one sidecar.
-    longest = max(max(each.mask.shape) for each in requests)
-    config = dataclasses.replace(
-        config, sidecars=1, device=config.devices[0], max_side=max(longest, config.max_side)
-    )
+    config = placed_here(request.config.reward).at_native_size()
+    config = dataclasses.replace(config, sidecars=1, device=config.devices[0])
     with RewardClient(config) as client:
         ours = [score.mask for score in client.collect(client.submit(requests))]
     return [compare(ours, _reference(config, requests), config)]

@@ -1,5 +1,9 @@
-"""General questions put to the policy, to see that its other abilities are kept: plain chat, generated answers, no SAM2."""
+"""General questions put to the policy, to see that its other abilities are kept: plain chat, generated answers, no SAM2.
 
+Pictures keep their aspect ratio, as Qwen2.5-VL is meant to be used: these answers need no fixed frame.
+"""
+
+import dataclasses
 import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -11,7 +15,8 @@ from segr1_jax.data.benchmarks import Question
 from segr1_jax.errors import UserError
 from segr1_jax.eval.general import Answered, request
 from segr1_jax.files import json_line
-from segr1_jax.train.held_out import Answerer
+from segr1_jax.prompt.build import PromptBuilder
+from segr1_jax.train.held_out import FILLER, Answerer
 from segr1_jax.types import Prompt
 
 
@@ -23,14 +28,17 @@ def ask_all(
     progress: Callable[[int, int], None] = lambda *_: None,
 ) -> tuple[list[Answered], dict[str, str]]:
     """(every question with its answer, what could not be asked and why), written to `folder` on the way (resumable.py)."""
+    engine, rows = responder.opened.own_frames, responder.rows
+    identity = identity | {"prompt": dataclasses.asdict(engine.config.prompt)}
 
     def lines_from(positions: range, batches: int) -> Iterator[list[str]]:
-        answerer, rows = responder.answerer(), responder.rows
+        filler = engine.builder.build(FILLER)
+        answerer = Answerer(engine, responder.opened.rollout_weights, rows, filler)
         for batch in range(batches):
             chosen = positions[batch * rows : (batch + 1) * rows]
-            yield _lines(responder, answerer, [questions[position] for position in chosen])
+            yield _lines(engine.builder, answerer, [questions[position] for position in chosen])
 
-    path = write_lines(folder, identity, len(questions), responder.rows, lines_from, progress)
+    path = write_lines(folder, identity, len(questions), rows, lines_from, progress)
     records = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n")[:-1]]
     answered = [
         Answered(question, record.get("answer"))
@@ -41,12 +49,12 @@ def ask_all(
     }
 
 
-def _lines(responder: Responder, answerer: Answerer, questions: Sequence[Question]) -> list[str]:
+def _lines(builder: PromptBuilder, answerer: Answerer, questions: Sequence[Question]) -> list[str]:
     prompts: dict[int, Prompt] = {}
     faults: dict[int, str] = {}
     for number, question in enumerate(questions):
         try:
-            prompts[number] = _prompt(responder, question)
+            prompts[number] = _prompt(builder, question)
         except UserError as error:
             faults[number] = str(error)
     texts = dict(
@@ -60,9 +68,8 @@ def _lines(responder: Responder, answerer: Answerer, questions: Sequence[Questio
     return [json_line(record) for record in records]
 
 
-def _prompt(responder: Responder, question: Question) -> Prompt:
+def _prompt(builder: PromptBuilder, question: Question) -> Prompt:
     content = [{"type": "image"}, {"type": "text", "text": request(question)}]
-    builder = responder.opened.engine.builder
     return builder.compose(
         question.where, [{"role": "user", "content": content}], [question.image()]
     )

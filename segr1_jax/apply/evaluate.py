@@ -1,6 +1,7 @@
 """`segr1 eval`: a policy on one set or on all of the paper's; somebody else's masks or answers on one set."""
 
 import contextlib
+import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -41,7 +42,8 @@ COLUMNS = {
 
 @contextlib.contextmanager
 def responding(config: RunConfig, source: Path) -> Iterator[Responder]:
-    """The policy in `source` with its sidecar running."""
+    """The policy in `source` with its sidecar running; masks are made at native size."""
+    config = dataclasses.replace(config, reward=config.reward.at_native_size())
     opened = open_policy(config, source)
     with RewardClient(config.reward) as client:
         yield Responder(opened, client)
@@ -143,12 +145,12 @@ def set_table(title: str, kind: str, result: SetResult) -> Table:
     """Figures of one set, how many answers were valid, and what could not be read."""
     valid = {"format": 1 - result.invalid / result.count} if result.count else {}
     columns = {"format": "format", **COLUMNS[kind], "count": "samples"}
-    unreadable = [
-        f"Could not be read: {name}: {reason}" for name, reason in result.unreadable.items()
-    ]
+    notes = [f"Could not be read: {name}: {reason}" for name, reason in result.unreadable.items()]
+    if result.resized:
+        notes.append(f"{result.resized} predictions were resized to their truth.")
     return figures_table(
         title,
         {"these answers": valid | result.figures | {"count": result.count}},
         columns,
-        "\n".join(unreadable),
+        "\n".join(notes),
     )

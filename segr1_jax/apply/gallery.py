@@ -8,12 +8,12 @@ import numpy as np
 
 from segr1_jax.data.sources import Source
 from segr1_jax.eval.figures import ScoredSample
-from segr1_jax.eval.pixels import HALF
 from segr1_jax.eval.predictions import Prediction, read_map
 from segr1_jax.eval.protocol import Counted
 from segr1_jax.eval.report import MOST_SAMPLES, ReportSample, write_report
 from segr1_jax.eval.scoring import SetResult
 from segr1_jax.eval.table import Table
+from segr1_jax.reward.resize import HALF, resize_map, resize_mask
 from segr1_jax.types import Example, SamPrompt
 
 PAGE = "report.html"
@@ -57,16 +57,17 @@ def _samples(
     for item in shown:
         example, sample = source[item.index], scored[item.prediction.name]
         shown = sample_of(folder, item.prediction, example)
+        truth_HW = resize_mask(example.mask, example.image.shape[:2])
         yield dataclasses.replace(
-            shown, status=sample.status, iou=sample.scores.iou, truth=example.mask
+            shown, status=sample.status, iou=sample.scores.iou, truth=truth_HW
         )
 
 
 def sample_of(folder: Path, prediction: Prediction, example: Example) -> ReportSample:
     """What the page shows of a prediction whose mask lies in `folder`, without truth and score."""
-    mask_HW = None if prediction.mask is None else read_map(folder / prediction.mask) > HALF
-    if mask_HW is not None and mask_HW.shape != example.image.shape[:2]:
-        mask_HW = None
+    mask_HW = None
+    if prediction.mask is not None:
+        mask_HW = resize_map(read_map(folder / prediction.mask), example.image.shape[:2]) > HALF
     return ReportSample(
         prediction.name,
         prediction.instruction,

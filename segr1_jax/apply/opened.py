@@ -29,6 +29,20 @@ class Opened:
     def rollout_weights(self) -> Params:
         return self.engine.rollout_weights(self.params)
 
+    @functools.cached_property
+    def own_frames(self) -> Engine:
+        """The engine for images in frames of their own, near their shapes; of a fixed frame, of at most its area."""
+        prompt, builder = self.engine.config.prompt, self.engine.builder
+        if not prompt.frame:
+            return self.engine
+        area = max(prompt.frame**2, prompt.min_pixels)
+        prompt = dataclasses.replace(prompt, frame=0, max_pixels=area)
+        return dataclasses.replace(
+            self.engine,
+            config=dataclasses.replace(self.engine.config, prompt=prompt),
+            builder=PromptBuilder(builder.tokenizer, builder.vision, prompt),
+        )
+
 
 def open_policy(config: RunConfig, source: Path) -> Opened:
     """Read the weights in `source`: the newest checkpoint of a run directory, or a Hugging Face directory.

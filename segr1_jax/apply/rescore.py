@@ -120,7 +120,7 @@ def _answers(
         for _, record in read_records(file, paths=("name",), texts=("answer",))
     }
     found = {name: Prediction(name, OK) for name in texts}
-    with RewardClient(config.reward) as client:
+    with RewardClient(config.reward.at_native_size()) as client:
         for index, name in enumerate(source.names):
             if name in texts:
                 found[name] = _judged(config, client, source, index, texts[name], out)

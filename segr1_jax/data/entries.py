@@ -22,7 +22,7 @@ class Entry:
     answer: str | None = None
 
     def check(self, *, answer_suffices: bool = False) -> None:
-        """Read the headers: a readable image with a truth of its size. Raises UserError otherwise."""
+        """Read the headers: a readable image with a truth of its shape. Raises UserError otherwise."""
         if self.truth is None and not (answer_suffices and self.answer):
             raise UserError(
                 self.name,

@@ -1,6 +1,6 @@
 """Open image and mask files; everything that can be wrong with one is a UserError that names it.
 
-Shape legend: H W the upright image in pixels, after EXIF orientation.
+Shape legend: H W the upright image in pixels, after EXIF orientation; TH TW its truth.
 """
 
 from pathlib import Path
@@ -14,6 +14,8 @@ from segr1_jax.errors import UserError
 
 _SWAPPED = (5, 6, 7, 8)  # EXIF orientations that exchange width and height
 _ORIENTATION = 0x0112
+MOST_STRETCH = 1.25  # of a truth against its image; a picture of 4:3 on its side is off by 1.78
+BACKGROUND = 128  # of 255: the brightest grey of a truth that is not its object (pysodmetrics)
 
 
 def open_image(path: Path, content: bytes | None = None) -> UInt8[np.ndarray, "H W 3"]:
@@ -38,24 +40,25 @@ def open_image(path: Path, content: bytes | None = None) -> UInt8[np.ndarray, "H
     return np.asarray(image.convert("RGB"))
 
 
-def open_mask(path: Path, height: int, width: int) -> Bool[np.ndarray, "H W"]:
-    """The upright mask, which must be `height` x `width` pixels.
+def open_mask(path: Path, height: int, width: int) -> Bool[np.ndarray, "TH TW"]:
+    """The upright mask of an image of `height` x `width` pixels, at its own size, which may differ from the image's.
 
-    True where its grey value is above half of full scale, what is transparent lying on black; 1-bit masks and masks of only 0 and 1 are
-    true where not 0. Raises UserError
-    where nothing is true: such a sample teaches nothing, and often means that the mask holds class numbers.
+    True where its grey value is above 128 of 255, as pysodmetrics cuts a truth (of 16 bits the high byte counts); what is transparent
+    lies on black; 1-bit masks and masks of only 0 and 1 are true where not 0. Raises UserError where nothing is true: such a sample
+    teaches nothing, and often means that the mask holds class numbers.
     """
     mask = _open(path, "mask")
-    require_same_size(path, mask.size, (width, height))
+    require_same_shape(path, mask.size, (width, height))
     if _has_transparency(mask) and not mask.mode.startswith("I"):
         mask = _laid_on("black", mask)
     if mask.mode.startswith("I"):
-        values_HW, full = np.asarray(mask), 65535
+        values_HW, background, full = np.asarray(mask), BACKGROUND << 8 | 0xFF, 65535
     else:
-        values_HW, full = np.asarray(mask if mask.mode == "1" else mask.convert("L")), 255
-    mask_HW = values_HW > (0 if values_HW.max(initial=0) <= 1 else full // 2)
+        grey = mask if mask.mode == "1" else mask.convert("L")
+        values_HW, background, full = np.asarray(grey), BACKGROUND, 255
+    mask_HW = values_HW > (0 if values_HW.max(initial=0) <= 1 else background)
     if not mask_HW.any():
-        got = f"no pixel brighter than {full // 2} of {full} (the brightest: {values_HW.max(initial=0)})"
+        got = f"no pixel brighter than {background} of {full} (the brightest: {values_HW.max(initial=0)})"
         raise UserError(
             str(path),
             expected="a mask, white on black",
@@ -73,15 +76,18 @@ def upright_size(path: Path, kind: str) -> tuple[int, int]:
     return (height, width) if swapped else (width, height)
 
 
-def require_same_size(mask: Path, size: tuple[int, int], image_size: tuple[int, int]) -> None:
-    """Raise UserError unless the mask's (width, height) is the image's."""
-    if size != image_size:
-        expected = f"a mask of its image's size, {image_size[0]}x{image_size[1]}"
+def require_same_shape(mask: Path, size: tuple[int, int], image_size: tuple[int, int]) -> None:
+    """Raise UserError where a mask of (width, height) has not about the aspect ratio of its image: it belongs to another, or lies on
+    its side.
+    """
+    stretch = size[0] * image_size[1] / (size[1] * image_size[0])
+    if max(stretch, 1 / stretch) > MOST_STRETCH:
+        expected = f"a mask of about its image's shape, {image_size[0]}x{image_size[1]}"
         raise UserError(
             str(mask),
             expected=expected,
             got=f"{size[0]}x{size[1]}",
-            remedy="resize the mask or fix the pair",
+            remedy="turn the mask or fix the pair",
         )
 
 

@@ -180,7 +180,7 @@ def _rank(seed: int, name: str) -> bytes:
 
 
 def check(source: Source, *, answer_suffices: bool = False) -> None:
-    """Read every file's header before training: each image has a mask, both are pictures, their sizes agree.
+    """Read every file's header before training: each image has a mask, both are pictures, their shapes agree.
 
     With `answer_suffices` a sample with a given answer needs no mask.
     Raises one UserError that names the first few bad samples and counts the rest. Pixels are not decoded.
@@ -198,7 +198,7 @@ def check(source: Source, *, answer_suffices: bool = False) -> None:
         )
         raise UserError(
             f"{len(problems)} of {len(source)} samples",
-            expected="a readable image with a mask of its size",
+            expected="a readable image with a mask of its shape",
             got="; ".join(problems[:PROBLEMS_SHOWN]) + more,
             remedy="mend these files, or leave them out of the ids file or manifest",
         )

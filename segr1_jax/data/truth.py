@@ -1,6 +1,6 @@
-"""What a sample's true mask is made of: a picture, polygons, or a COCO annotation. All are read at the size of the image.
+"""What a sample's true mask is made of: a picture, polygons, or a COCO annotation. A picture keeps its own size, whatever the image's.
 
-Shape legend: H W the upright image in pixels.
+Shape legend: H W the upright image in pixels; TH TW the truth.
 """
 
 import dataclasses
@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 from PIL import Image, ImageDraw
 
-from segr1_jax.data.images import open_mask, require_same_size, upright_size
+from segr1_jax.data.images import open_mask, require_same_shape, upright_size
 from segr1_jax.errors import UserError
 from segr1_jax.extras import optional_package
 
@@ -23,13 +23,13 @@ FAR = 100_000.0  # pixels; pycocotools' memory grows with a polygon's length, an
 class Masks(NamedTuple):
     """The object, and the pixels that no metric counts (None: all count)."""
 
-    object: Bool[np.ndarray, "H W"]
-    ignore: Bool[np.ndarray, "H W"] | None = None
+    object: Bool[np.ndarray, "TH TW"]
+    ignore: Bool[np.ndarray, "TH TW"] | None = None
 
 
 @runtime_checkable
 class Truth(Protocol):
-    """A mask on disk. Both methods raise UserError where it cannot be had."""
+    """A mask on disk, of an image of this size. Both methods raise UserError where it cannot be had."""
 
     def check(self, width: int, height: int) -> None:
         """What can be seen without decoding pixels."""
@@ -44,7 +44,7 @@ class MaskFile:
     path: Path
 
     def check(self, width: int, height: int) -> None:
-        require_same_size(self.path, upright_size(self.path, "mask"), (width, height))
+        require_same_shape(self.path, upright_size(self.path, "mask"), (width, height))
 
     def read(self, height: int, width: int) -> Masks:
         return Masks(open_mask(self.path, height, width))
@@ -59,7 +59,7 @@ class Polygon(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Polygons:
-    """Filled polygons, the largest first, so that a smaller one is seen on a larger; `where` names their file."""
+    """Filled polygons, drawn from the largest to the smallest, of equal ones the last first (as LISA does); `where` names their file."""
 
     where: str
     polygons: tuple[Polygon, ...]
@@ -79,7 +79,8 @@ class Polygons:
             (_filled(polygon.corners, height, width), polygon.counts) for polygon in self.polygons
         ]
         object_HW, ignore_HW = np.zeros((2, height, width), bool)
-        for region_HW, counts in sorted(drawn, key=lambda item: -int(item[0].sum())):
+        # Not reverse=True, which keeps equal ones in the order of the file.
+        for region_HW, counts in sorted(drawn, key=lambda item: int(item[0].sum()))[::-1]:
             object_HW[region_HW], ignore_HW[region_HW] = counts, not counts
         return Masks(_not_empty(object_HW, self.where), ignore_HW if ignore_HW.any() else None)
 
@@ -94,7 +95,13 @@ class CocoSegmentation:
     width: int
 
     def check(self, width: int, height: int) -> None:
-        require_same_size(Path(self.where), (self.width, self.height), (width, height))
+        if (self.width, self.height) != (width, height):
+            raise UserError(
+                self.where,
+                expected=f"an annotation of its image, of {width}x{height} pixels",
+                got=f"one of {self.width}x{self.height}",
+                remedy="copy the image again, or leave the sample out",
+            )
         if not self.segmentation:
             raise UserError(
                 self.where,

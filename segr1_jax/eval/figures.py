@@ -16,11 +16,14 @@ from segr1_jax.eval.pixels import Overlap, no_mask, no_overlap, overlap, score_p
 
 @dataclass(frozen=True)
 class ScoredSample:
-    """One sample of a set: what became of its answer ("ok", or why it is not valid), and its scores, as its kind is measured."""
+    """One sample of a set: what became of its answer ("ok", or why it is not valid), and its scores, as its kind is measured;
+    `resized` where the prediction had not the truth's size.
+    """
 
     name: str
     status: str
     scores: Overlap
+    resized: bool = False
 
 
 def foreground_figures(samples: Sequence[ScoredSample]) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""What one prediction is worth on its sample, at native size: its overlap with the truth, all that the referring and reasoning tables
+"""What one prediction is worth on its sample, at the size of the truth: its overlap with it, all that the referring and reasoning tables
 need, and beyond that every figure of the foreground tables.
 
 Edge cases (an empty prediction is a map of zeros; a sample without an object is never scored, data/truth.py):
@@ -11,7 +11,7 @@ Edge cases (an empty prediction is a map of zeros; a sample without an object is
 
 Weighted F blurs errors over 7 pixels with zeros beyond the image: a missed object within 3 pixels of the border is not wholly missed.
 
-Shape legend: H W native pixels; E thresholds, from 255 down to 0.
+Shape legend: H W pixels of the truth; E thresholds, from 255 down to 0.
 """
 
 from dataclasses import dataclass
@@ -21,11 +21,11 @@ from jaxtyping import Bool, Float, UInt8
 
 from segr1_jax.eval.metrics import soft_s_measure
 from segr1_jax.extras import optional_package
+from segr1_jax.reward.resize import HALF
 from segr1_jax.reward.scores import s_measure
 
 THRESHOLDS = 256
 BETA2 = 0.3  # beta squared of the F-measure in the saliency literature
-HALF = 127  # of 255: a soft map's mask is what is brighter
 
 
 @dataclass(frozen=True)

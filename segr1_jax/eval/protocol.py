@@ -1,7 +1,9 @@
-"""Which predictions count, and on which samples: every sample once, or as the reference code chose (paper.md 3.3, faults 25 to 29).
+"""Which predictions count, and on which samples: every sample once, or as the reference code chose (paper.md 3.3, faults 25, 26, 27
+and 29).
 
 Not copied: BGR images and its resizes (segr1_jax/reward/legacy.py has them for rewards), metrics over masks of older runs that still lie
-in the folder, generation with a repetition penalty.
+in the folder, generation with a repetition penalty. Nor fault 28, the first box alone with all points on ReasonSeg: that is another
+prompt of SAM2, and a protocol chooses among masks that are made; somebody else's have no prompts at all.
 """
 
 import dataclasses
@@ -17,10 +19,11 @@ SEED = 0  # the reference code's draws are unseeded: any one of them is as good
 
 @dataclasses.dataclass(frozen=True)
 class Counted:
-    """A prediction scored on the sample at `index` of the source."""
+    """A prediction scored on the sample at `index` of the source, its ignored pixels left out or taken for background."""
 
     index: int
     prediction: Prediction
+    leave_out: bool = True
 
 
 def every_sample(predictions: Sequence[Prediction], kind: str) -> list[Counted]:
@@ -30,7 +33,7 @@ def every_sample(predictions: Sequence[Prediction], kind: str) -> list[Counted]:
 
 def as_the_reference_code(predictions: Sequence[Prediction], kind: str) -> list[Counted]:
     """Foreground: an answer without a mask is scored with the mask of the one before. Referring: one sentence, at random, per photo.
-    Reasoning: as many draws with replacement as there are images."""
+    Reasoning: as many draws with replacement as there are images, ignored regions taken for background."""
     return {
         "foreground": _with_old_masks,
         "referring": _one_sentence_per_photo,
@@ -59,7 +62,7 @@ def _one_sentence_per_photo(predictions: Sequence[Prediction]) -> list[Counted]:
 
 def _drawn(predictions: Sequence[Prediction]) -> list[Counted]:
     draws = np.random.default_rng(SEED).integers(len(predictions), size=len(predictions))
-    return [Counted(int(index), predictions[index]) for index in draws]
+    return [Counted(int(index), predictions[index], leave_out=False) for index in draws]
 
 
 PROTOCOLS: dict[str, Callable[[Sequence[Prediction], str], list[Counted]]] = {

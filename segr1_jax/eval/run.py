@@ -12,6 +12,7 @@ from segr1_jax.eval.metrics import EvalRow, aggregate, mean_absolute_error
 from segr1_jax.judge import AnswerText, Judged, Pending, collect, one_behind, submit
 from segr1_jax.reward.client import RewardClient
 from segr1_jax.reward.config import RewardWeights
+from segr1_jax.reward.resize import resize_mask
 from segr1_jax.types import Completion, Example, Frame, ParseStatus, Prompt
 
 STATUSES = tuple(ParseStatus)
@@ -124,7 +125,7 @@ def _row(item: AnswerText, result: Judged) -> EvalRow:
     reward, example = result.reward, item.example
     if result.mask is None:
         return EvalRow(example.id, example.name, item.text, reward.parse)
-    mae = mean_absolute_error(result.mask, example.mask)
+    mae = mean_absolute_error(resize_mask(result.mask, example.mask.shape), example.mask)
     return EvalRow(
         example.id, example.name, item.text, reward.parse, reward.iou, reward.s_measure, mae
     )

@@ -15,6 +15,7 @@ from segr1_jax.eval.figures import MEASURES, Measure, ScoredSample
 from segr1_jax.eval.predictions import QUARANTINED, SKIPPED, read_map
 from segr1_jax.eval.protocol import Counted
 from segr1_jax.files import json_line, write_atomically
+from segr1_jax.reward.resize import resize_map
 from segr1_jax.types import ParseStatus
 
 OK = ParseStatus.OK.value
@@ -24,13 +25,16 @@ MOST_THREADS = 8  # a picture of 20 megapixels takes 2 GB while its figures are 
 
 @dataclass(frozen=True)
 class SetResult:
-    """One set: figures, how many samples they are of, how many of these have no valid answer, and what could not be read, with why."""
+    """One set: figures, how many samples they are of, how many of these have no valid answer, or a prediction that was resized to the
+    truth, and what could not be read, with why.
+    """
 
     figures: dict[str, float]
     count: int
     invalid: int
     unreadable: dict[str, str]
     samples: list[ScoredSample]
+    resized: int = 0
 
 
 def score_set(
@@ -42,8 +46,8 @@ def score_set(
 ) -> SetResult:
     """Score predictions (masks below `folder`) on the examples of `source` that they are for, as a set of this `kind`.
 
-    A sample that was skipped, that the sidecar failed on, or that cannot be read now, is listed and in no figure. A mask of another
-    size than its image is a fault of the prediction: it counts as an invalid answer.
+    A sample that was skipped, that the sidecar failed on, or that cannot be read now, is listed and in no figure. A prediction
+    of another size than its truth is resized to it, and counted.
     """
     measure = MEASURES[kind]
     samples, unreadable = [], {}
@@ -56,7 +60,8 @@ def score_set(
                 unreadable[item.prediction.name] = result
             progress(done)
     invalid = sum(sample.status != OK for sample in samples)
-    return SetResult(measure.figures(samples), len(samples), invalid, unreadable, samples)
+    resized = sum(sample.resized for sample in samples)
+    return SetResult(measure.figures(samples), len(samples), invalid, unreadable, samples, resized)
 
 
 def _scored(source: Source, item: Counted, folder: Path, measure: Measure) -> ScoredSample | str:
@@ -73,11 +78,11 @@ def _scored(source: Source, item: Counted, folder: Path, measure: Measure) -> Sc
         return str(error)
     if map_HW is None:
         return ScoredSample(prediction.name, prediction.status, measure.of_none(example.mask))
-    if map_HW.shape != example.mask.shape:
-        return ScoredSample(prediction.name, "wrong_size", measure.of_none(example.mask))
-    return ScoredSample(
-        prediction.name, prediction.status, measure.of_map(map_HW, example.mask, example.ignore)
-    )
+    at_truth_HW = resize_map(map_HW, example.mask.shape)
+    ignore_HW = example.ignore if item.leave_out else None
+    scores = measure.of_map(at_truth_HW, example.mask, ignore_HW)
+    resized = at_truth_HW is not map_HW
+    return ScoredSample(prediction.name, prediction.status, scores, resized)
 
 
 def write_scores(path: Path, samples: Sequence[ScoredSample]) -> None:

@@ -71,7 +71,7 @@ class Channel:
         answer: Callable[[Score], None],
     ) -> None:
         """Send a request; `answer` gets its score later, once. Waits while the queue or the region is full."""
-        size, prompts = request.mask.shape, protocol.pack_prompts(request.prompts)
+        size, prompts = request.image.shape[:2], protocol.pack_prompts(request.prompts)
 
         def read(reply: Reply | None) -> None:
             answer(
@@ -99,6 +99,7 @@ class Channel:
                 blocks,
                 [request.image, request.mask, prompts],
                 read,
+                truth=request.mask.shape,
                 prompts=(len(request.prompts), len(prompts)),
             )
 
@@ -133,7 +134,8 @@ class Channel:
             lambda: self._arena.put(prompts),
         ]
         if request.want_mask:
-            steps.append(lambda: self._arena.reserve(protocol.packed_bytes(*request.mask.shape)))
+            packed = protocol.packed_bytes(*request.image.shape[:2])
+            steps.append(lambda: self._arena.reserve(packed))
         blocks: list[int] = []
         for step in steps:
             if (offset := step()) is None:
@@ -151,6 +153,7 @@ class Channel:
         blocks: list[int],
         contents: list,
         answer: Callable,
+        truth: tuple[int, int] = (0, 0),
         prompts: tuple[int, int] = (0, 0),
     ) -> None:
         image_at, mask_at, prompts_at, result_at = blocks + [0] * (4 - len(blocks))
@@ -163,7 +166,7 @@ class Channel:
             prompts_at,
             result_at,
             *size,
-            *size,
+            *truth,
             *prompts,
             *map(self._arena.checksum, blocks[: len(contents)]),
         )

@@ -182,12 +182,13 @@ def _digest(array: Shaped[np.ndarray, "..."]) -> bytes:
 
 def _check_request(request: ScoreRequest) -> None:
     _check_image(request.image)
-    if request.mask.dtype != bool or request.mask.shape != request.image.shape[:2]:
+    mask = request.mask
+    if mask.dtype != bool or mask.ndim != 2 or not mask.size or max(mask.shape) > protocol.MAX_SIDE:
         raise UserError(
             "reward request",
-            expected=f"a bool mask of the image's size {request.image.shape[:2]}",
-            got=f"{request.mask.dtype} {request.mask.shape}",
-            remedy="pass the ground truth at native size",
+            expected="a bool mask (TH, TW)",
+            got=f"{mask.dtype} {mask.shape}",
+            remedy="pass the ground truth at its own size",
         )
     problem = next(filter(None, map(_prompt_problem, request.prompts)), None)
     if problem or len(request.prompts) > protocol.MAX_PROMPTS:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 from segr1_jax.errors import UserError
 from segr1_jax.knobs import knob, require_choice, require_range
+from segr1_jax.reward.protocol import MAX_SIDE
 
 CONTEXTS_SHARE = (
     0.05  # of a GPU's memory: the CUDA contexts and library workspaces of both processes
@@ -67,7 +68,8 @@ class RewardConfig:
     )
     max_side: int = knob(
         1024,
-        "longest side in pixels at which masks are scored; larger images are scaled down with their masks",
+        "longest side in pixels at which masks are scored; larger images are scaled down with their masks. "
+        "eval, predict and demo make masks at native size whatever it is",
     )
     cache_mb: int = knob(
         1024, "budget in MB for image embeddings on the device, kept by content hash"
@@ -111,6 +113,10 @@ class RewardConfig:
         count = self.sidecars or len(named)
         dealt = [named[index % len(named)] for index in range(count)]
         return replace(self, sidecars=count, device=",".join(dealt))
+
+    def at_native_size(self) -> "RewardConfig":
+        """The same for masks that are kept: those of SAM2's own predictor, whatever bounds the cost of rewards."""
+        return replace(self, max_side=MAX_SIDE)
 
     @property
     def devices(self) -> tuple[str, ...]:

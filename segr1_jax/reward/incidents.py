@@ -33,18 +33,18 @@ class Incidents:
         """
         reason = obituary.partition("\n")[0]
         log.error("%s is left out of its group: %s", describe(request), reason)
-        pixels = request.height * request.width
 
-        def block(offset: int, length: int) -> np.ndarray:
-            return np.frombuffer(region[offset : offset + length], np.uint8)
+        def block(offset: int, *shape: int) -> np.ndarray:
+            length = int(np.prod(shape))
+            return np.frombuffer(region[offset : offset + length], np.uint8).reshape(shape)
 
         content = {
-            "image": block(request.image_at, 3 * pixels).reshape(request.height, request.width, 3),
+            "image": block(request.image_at, request.height, request.width, 3),
             "obituary": np.array(obituary),
         }
         if request.kind is Kind.SCORE:
             content |= {
-                "mask": block(request.mask_at, pixels).reshape(request.height, request.width) != 0,
+                "mask": block(request.mask_at, request.mask_height, request.mask_width) != 0,
                 "prompts": block(request.prompts_at, request.prompts_bytes),
                 "count": np.array(request.prompts),
             }

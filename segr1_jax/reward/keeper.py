@@ -224,7 +224,7 @@ class Keeper:
     def _is_intact(self, request: Request, reply: Reply) -> bool:
         if not request.result_at:
             return True
-        size = protocol.packed_bytes(request.result_height, request.result_width)
+        size = protocol.packed_bytes(request.height, request.width)
         block = self._region[request.result_at : request.result_at + size]
         return protocol.checksum(block) == reply.result_sum
 

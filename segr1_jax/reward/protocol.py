@@ -9,7 +9,7 @@
       +--------+-----------+-----------+-------------+-----------+
       | header | image     | mask      | prompts ... | reply mask|    blocks at 64-byte steps, placed by the trainer (reward.arena)
       +--------+-----------+-----------+-------------+-----------+
-       seq in   H W 3 uint8  H W uint8   see below     packed bits
+       seq in   H W 3 uint8  TH TW uint8 see below     H W bits
        work,
        beats    counted up by the sidecar while it lives                                        (heartbeat_timeout_s)
 
@@ -35,7 +35,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-PROTOCOL_VERSION = 3
+PROTOCOL_VERSION = 4
 MAGIC = 0x5E612
 SAM2_VERSION = "1.1.0"
 HEADER_BYTES = 64  # two words: sequence number of the request in work, 0 when idle; heartbeats
@@ -85,7 +85,9 @@ class Hello(NamedTuple):
 
 
 class Request(NamedTuple):
-    """One job. Offsets are bytes into the region; result_at is 0 where no mask is wanted, and height 0 means no such block."""
+    """One job. Offsets are bytes into the region; `mask` is the truth, the result has the image's size; result_at is 0 where no mask is
+    wanted.
+    """
 
     kind: Kind
     seq: int
@@ -96,8 +98,8 @@ class Request(NamedTuple):
     result_at: int
     height: int
     width: int
-    result_height: int
-    result_width: int
+    mask_height: int
+    mask_width: int
     prompts: int
     prompts_bytes: int
     image_sum: int = 0
@@ -203,17 +205,16 @@ def unpack_request(record: bytes, region_bytes: int) -> Request:
     _require(0 < height <= MAX_SIDE and 0 < width <= MAX_SIDE, f"image of {height}x{width}")
     _require_inside(request.image_at, height * width * 3, region_bytes, "image")
     if request.kind is Kind.SCORE:
-        _require_inside(request.mask_at, height * width, region_bytes, "mask")
+        mask_height, mask_width = request.mask_height, request.mask_width
+        sides = f"truth of {mask_height}x{mask_width}"
+        _require(0 < mask_height <= MAX_SIDE and 0 < mask_width <= MAX_SIDE, sides)
+        _require_inside(request.mask_at, mask_height * mask_width, region_bytes, "mask")
         _require(
             request.prompts <= MAX_PROMPTS, f"{request.prompts} prompts, more than {MAX_PROMPTS}"
         )
         _require_inside(request.prompts_at, request.prompts_bytes, region_bytes, "prompts")
         if request.result_at:
-            _require(
-                0 < request.result_height <= MAX_SIDE and 0 < request.result_width <= MAX_SIDE,
-                "result mask without size",
-            )
-            packed = packed_bytes(request.result_height, request.result_width)
+            packed = packed_bytes(height, width)
             _require_inside(request.result_at, packed, region_bytes, "result mask")
     return request
 

@@ -27,6 +27,7 @@ import numpy as np
 from segr1_jax import __version__
 from segr1_jax.reward import protocol
 from segr1_jax.reward.protocol import Hello, Kind, Reply, Request
+from segr1_jax.reward.resize import resize_mask
 from segr1_jax.reward.scores import capped_size, iou, resize_nearest, s_measure
 
 PR_SET_PDEATHSIG = 1
@@ -134,19 +135,16 @@ class Server:
             request.prompts_sum, request.prompts_at, request.prompts_bytes
         ).tobytes()
         prompts = protocol.unpack_prompts(block, request.prompts)
-        size = capped_size((request.height, request.width), self._max_side)
-        truth = resize_nearest(
-            self._checked(request.mask_sum, request.mask_at, request.height, request.width) != 0,
-            size,
-        )
-        mask = self._sam2.decode(embedding, prompts, size)
+        native, sides = (request.height, request.width), (request.mask_height, request.mask_width)
+        truth = self._checked(request.mask_sum, request.mask_at, *sides) != 0
+        truth = resize_nearest(truth, capped_size(sides, self._max_side))
+        mask = self._sam2.decode(embedding, prompts, capped_size(native, self._max_side))
         result_sum = 0
         if request.result_at:
-            packed = np.packbits(
-                resize_nearest(mask, (request.result_height, request.result_width))
-            )
+            packed = np.packbits(resize_nearest(mask, native))
             self._block(request.result_at, packed.size)[:] = packed
             result_sum = protocol.checksum(packed)
+        mask = resize_mask(mask, truth.shape)
         return iou(mask, truth), s_measure(mask, truth), result_sum
 
     def _checked(self, expected_sum: int, offset: int, *shape: int) -> np.ndarray:

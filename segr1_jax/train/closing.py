@@ -16,6 +16,7 @@ from segr1_jax.eval.run import Evaluation, answered, figures_everywhere
 from segr1_jax.eval.table import Table, figures_table, markdown_table
 from segr1_jax.files import write_atomically
 from segr1_jax.reward.client import RewardClient
+from segr1_jax.reward.resize import resize_mask
 from segr1_jax.train.config import RunConfig
 from segr1_jax.train.held_out import scorer_of
 from segr1_jax.train.load_config import load_config
@@ -92,7 +93,7 @@ def _write_page(run: Run, client: RewardClient, last: Evaluation, table: Table) 
             rows[item.example.id].iou if item.example.id in rows else None,
             item.example.image,
             judged.mask,
-            item.example.mask,
+            _truth(item.example),
             _prompts(judged.answer, item.example),
         )
         for item, judged in scorer_of(run.engine, client).each(texts)
@@ -163,7 +164,7 @@ def _save_panels(run: Run, client: RewardClient, last: Evaluation) -> None:
         picture = panel(
             item.example.image,
             _mask(judged.mask, item.example),
-            item.example.mask,
+            _truth(item.example),
             _prompts(judged.answer, item.example),
         )
         Image.fromarray(picture).save(run.directory.samples / f"held_out_{item.example.id:06d}.png")
@@ -171,7 +172,12 @@ def _save_panels(run: Run, client: RewardClient, last: Evaluation) -> None:
 
 
 def _mask(mask: Bool[np.ndarray, "H W"] | None, example: Example) -> Bool[np.ndarray, "H W"]:
-    return np.zeros_like(example.mask) if mask is None else mask
+    return np.zeros(example.image.shape[:2], bool) if mask is None else mask
+
+
+def _truth(example: Example) -> Bool[np.ndarray, "H W"]:
+    """In pixels of the image, to be shown on it."""
+    return resize_mask(example.mask, example.image.shape[:2])
 
 
 def _prompts(answer, example: Example):

@@ -132,7 +132,7 @@ def test_rescoring_masks_and_answers_gives_the_same_figures(folder, scripted, tm
         ).read_bytes()
 
 
-def test_rescoring_lists_what_is_missing_surplus_or_of_another_size(folder, tmp_path):
+def test_rescoring_lists_what_is_missing_or_surplus_and_counts_what_is_resized(folder, tmp_path):
     masks = shutil.copytree(folder / "masks", tmp_path / "masks")
     (masks / "0.png").unlink()
     (masks / "1.png").rename(masks / "other.png")
@@ -140,11 +140,12 @@ def test_rescoring_lists_what_is_missing_surplus_or_of_another_size(folder, tmp_
     text = run_rescore(config_of(folder), masks, tmp_path / "out", "standard")
     assert "1 predictions belong to no sample: other" in text
     assert "2 samples have no prediction: 0, 1" in text
+    assert "1 predictions were resized to their truth." in text
     scores = {
         row["name"]: row["status"]
         for row in map(json.loads, (tmp_path / "out/scores.jsonl").read_text().splitlines())
     }
-    assert scores == {"0": "missing", "1": "missing", "3": "wrong_size", "5": "ok", "6": "ok"}
+    assert scores == {"0": "missing", "1": "missing", "3": "ok", "5": "ok", "6": "ok"}
     with pytest.raises(UserError, match="absent"):
         run_rescore(config_of(folder), tmp_path / "absent", tmp_path / "out", "standard")
     (tmp_path / "empty").mkdir()

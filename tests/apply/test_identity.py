@@ -83,7 +83,6 @@ def test_a_picture_that_changed_before_an_interrupted_call_goes_on(copy, tmp_pat
     [
         ("reward.dtype=bfloat16", "sam2"),
         ("reward.decode_batch=3", "sam2"),
-        ("reward.max_side=100", "max_side"),
         ("prompt.task=sft", "prompt"),
     ],
 )

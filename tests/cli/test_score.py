@@ -34,7 +34,7 @@ def folder(tmp_path):
         Image.fromarray(example.image).save(tmp_path / f"{name}.png")
         Image.fromarray(example.mask).save(tmp_path / f"{name}_mask.png")
     (tmp_path / "bad.png").write_bytes(b"broken")
-    Image.new("1", (9, 9), 1).save(tmp_path / "small_mask.png")
+    Image.new("1", (30, 9), 1).save(tmp_path / "small_mask.png")
     (tmp_path / "run.yaml").write_text(f"prompt: {{frame: {FRAME}}}\n")
     return tmp_path
 
@@ -155,7 +155,7 @@ def test_bad_pictures_are_skipped_with_their_reason(folder, capsys):
     assert [row["score"] for row in found] == ["ok", "skipped", "skipped", "skipped", "ok"]
     for row, words in zip(
         found[1:4],
-        ("bad.png: expected a readable image", "absent.png", "168x168, got 9x9"),
+        ("bad.png: expected a readable image", "absent.png", "168x168, got 30x9"),
         strict=True,
     ):
         assert words in row["reason"]

@@ -1,6 +1,8 @@
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
+from py_sod_metrics.utils import validate_and_normalize_input
 
 from segr1_jax.data.images import open_image, open_mask, upright_size
 from segr1_jax.errors import UserError
@@ -51,7 +53,7 @@ def test_exif_orientation_is_applied(tmp_path, orientation):
 
 
 @pytest.mark.parametrize(
-    ("true", "mode"), [(255, None), (128, None), (1, None), (255, "1"), (255, "RGB"), (255, "P")]
+    ("true", "mode"), [(255, None), (129, None), (1, None), (255, "1"), (255, "RGB"), (255, "P")]
 )
 def test_mask_conventions(tmp_path, true, mode):
     mask = NOISE[..., 0] > 100
@@ -59,14 +61,16 @@ def test_mask_conventions(tmp_path, true, mode):
     np.testing.assert_array_equal(open_mask(path, 10, 14), mask)
 
 
-def test_soft_masks_are_cut_at_half(tmp_path):
-    np.testing.assert_array_equal(
-        open_mask(save(tmp_path / "m.png", NOISE[..., 0]), 10, 14), NOISE[..., 0] > 127
-    )
-    wide = NOISE[..., 0].astype(np.uint16) * 257
-    np.testing.assert_array_equal(
-        open_mask(save(tmp_path / "w.png", wide), 10, 14), NOISE[..., 0] > 127
-    )
+@pytest.mark.parametrize("deep", [False, True], ids=["8 bits", "16 bits"])
+def test_a_truth_is_cut_where_pysodmetrics_cuts_it(tmp_path, deep):
+    """Grey 128 is background; a reader of 8 bits such as OpenCV keeps the high byte of 16."""
+    grey = np.array([[0, 127, 128, 129, 255]], np.uint8).repeat(3, 0)
+    path = save(tmp_path / "m.png", grey.astype(np.uint16) * 256 + 255 if deep else grey)
+    seen = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
+    np.testing.assert_array_equal(seen, grey)
+    _, expected = validate_and_normalize_input(np.zeros_like(seen), seen)
+    np.testing.assert_array_equal(open_mask(path, 3, 5), expected)
+    np.testing.assert_array_equal(expected[0], [False, False, False, True, True])
 
 
 def test_bad_files_are_named(tmp_path):

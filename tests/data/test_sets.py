@@ -156,6 +156,36 @@ def test_references_at_fault_are_samples_at_fault(own):
     assert source[3].instruction == "الكلب الأحمر 红狗."
 
 
+# (label, x and y of the square's first corner, its side) -> value of LISA's mask: 1 target, 255 ignored.
+LABELLED = [
+    ("target", (0, 0, 60), 1),
+    ("Ignore", (10, 10, 9), 255),
+    ("to be IGNORED, unclear", (30, 10, 8), 255),
+    ("FLAG", (45, 10, 7), 1),  # not drawn: the target below it shows
+    ("flag of a ship", (0, 70, 6), 1),
+    ("Target", (20, 70, 5), 1),
+    ("the dog", (40, 70, 5), 1),
+    ("target", (60, 70, 4), 1),
+    ("ignore", (60, 70, 4), 1),  # of one size: the first in the file lies on top
+    ("ignore", (75, 70, 3), 255),
+    ("target", (75, 70, 3), 255),
+]
+
+
+def test_reasonseg_labels_are_those_of_the_official_reader(own):
+    """The case does not matter, "ignore" anywhere is ignored, "flag" alone is skipped, all else is the target."""
+    shapes, expected = [], np.zeros((SIZE, SIZE), np.uint8)
+    for label, (x, y, side), value in LABELLED:
+        corners = [[x, y], [x + side, y], [x + side, y + side], [x, y + side]]
+        shapes.append({"label": label, "points": corners})
+        expected[y : y + side + 1, x : x + side + 1] = value
+    path = sorted((own / "ReasonSeg/val").glob("*.json"))[0]
+    path.write_text(json.dumps({"text": ["a"], "is_sentence": False, "shapes": shapes}))
+    example = published_split(own, "reasonseg", "val")[0]
+    np.testing.assert_array_equal(example.mask, expected == 1)
+    np.testing.assert_array_equal(example.ignore, expected == 255)
+
+
 def test_reasonseg_draws_polygons_and_what_to_ignore(toy):
     folder = toy / "ReasonSeg/val"
     for example in _all(toy, "reasonseg", "val"):
@@ -277,7 +307,7 @@ def test_ecssd_itself(shared, tmp_path):
         for name in source.names[:5]
     ]
     for index, mask in enumerate(masks):
-        np.testing.assert_array_equal(source[index].mask, np.asarray(mask.convert("L")) > 127)
+        np.testing.assert_array_equal(source[index].mask, np.asarray(mask.convert("L")) > 128)
         mask.close()
     (report,) = check_sets(tmp_path)
     assert (report.found, report.published, report.problems) == (884, 1000, [])

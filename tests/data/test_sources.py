@@ -96,11 +96,11 @@ def test_malformed_manifest_lines_are_named(folder, record):
 
 def test_check_finds_bad_pairs_before_training(folder):
     (folder / "masks/a.png").unlink()
-    Image.new("1", (12, 9)).save(folder / "masks/b.png")
+    Image.new("1", (8, 12)).save(folder / "masks/b.png")
     (folder / "images/c.jpg").write_bytes(b"broken")
     with pytest.raises(
         UserError,
-        match=r"3 of 3 samples.*a: expected a mask, got no mask.*b\.png.*12x8.*12x9.*c\.jpg",
+        match=r"3 of 3 samples.*a: expected a mask, got no mask.*b\.png.*12x8.*8x12.*c\.jpg",
     ):
         check(open_source(config(folder)))
 

@@ -80,10 +80,11 @@ def test_bad_annotations_are_named(segmentation):
         CocoSegmentation("annotation 7", segmentation, H, W).read(H, W)
 
 
-def test_sizes_must_agree(tmp_path):
+def test_shapes_must_agree_and_sizes_of_annotations(tmp_path):
     with pytest.raises(UserError, match="30x20"):
         CocoSegmentation("a", [[2, 2, 8, 2, 8, 8]], H, W + 1).check(W, H)
     Image.fromarray(noise_mask()).save(tmp_path / "a.png")
     MaskFile(tmp_path / "a.png").check(W, H)
+    MaskFile(tmp_path / "a.png").check(W, H + 1)
     with pytest.raises(UserError, match=r"a\.png"):
-        MaskFile(tmp_path / "a.png").check(W, H + 1)
+        MaskFile(tmp_path / "a.png").check(H, W)

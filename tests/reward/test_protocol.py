@@ -19,8 +19,8 @@ GOOD = Request(
     result_at=41024,
     height=100,
     width=100,
-    result_height=100,
-    result_width=100,
+    mask_height=99,
+    mask_width=101,
     prompts=2,
     prompts_bytes=88,
 )
@@ -34,7 +34,9 @@ BAD_FIELDS = [
     ({"prompts": 10**6}, "prompts"),
     ({"prompts_bytes": REGION}, "outside the region"),
     ({"result_at": REGION - 8}, "outside the region"),
-    ({"result_height": 0}, "without size"),
+    ({"mask_height": 0}, "truth of 0x101"),
+    ({"mask_width": 2**31}, "truth of"),
+    ({"mask_height": 2**15}, "outside the region"),
 ]
 
 
@@ -75,12 +77,10 @@ def test_a_corrupted_request_is_refused_or_still_lies_inside(data):
     size = request.height * request.width
     ends = [request.image_at + size * 3]
     if request.kind is Kind.SCORE:
-        ends += [request.mask_at + size, request.prompts_at + request.prompts_bytes]
+        truth = request.mask_height * request.mask_width
+        ends += [request.mask_at + truth, request.prompts_at + request.prompts_bytes]
         if request.result_at:
-            ends.append(
-                request.result_at
-                + protocol.packed_bytes(request.result_height, request.result_width)
-            )
+            ends.append(request.result_at + protocol.packed_bytes(request.height, request.width))
     assert max(ends) <= REGION
 
 

@@ -194,7 +194,8 @@ def test_requests_that_cannot_be_scored_are_refused_before_they_are_sent(client,
     good = requests[2]
     nan = replace(good.prompts[0], box=np.full(4, np.nan, np.float32))
     for bad, message in (
-        (unchecked(good, mask=good.mask[1:]), "image's size"),
+        (unchecked(good, mask=good.mask[:0]), "bool mask"),
+        (unchecked(good, mask=good.mask.astype(np.uint8)), "bool mask"),
         (unchecked(good, image=good.image[..., 0]), "RGB"),
         (replace(good, prompts=(nan,)), "nan"),
         (replace(good, prompts=(replace(good.prompts[0], box=None),)), "neither box nor points"),

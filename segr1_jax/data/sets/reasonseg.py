@@ -1,7 +1,8 @@
 """ReasonSeg: photos with a question or phrase, polygons of the target and of regions to be ignored.
 
-Layout (paper.md 4): ReasonSeg/<split>/NAME.jpg and NAME.json. Every image is one sample with the first text, as LISA evaluates; the
-reference code draws images at random, and counts what is to be ignored as background.
+Layout (paper.md 4): ReasonSeg/<split>/NAME.jpg and NAME.json. Every image is one sample with the first text, as LISA evaluates, and
+labels are read as in its utils/data_processing.py; the reference code draws images at random, and counts what is to be ignored as
+background (eval/protocol.py).
 """
 
 import json
@@ -15,10 +16,7 @@ from segr1_jax.errors import UserError
 
 FOLDER = "ReasonSeg"
 SPLITS = {"train": 239, "val": 200, "test": 779}
-LABELS = {
-    "target": True,
-    "ignore": False,
-}  # label of a shape -> its pixels count; `flag` only holds notes
+NOTE, IGNORED = "flag", "ignore"  # the whole label of a shape; a part of it. All others are targets
 ENCODINGS = ("utf-8-sig", "cp1252")
 
 
@@ -39,9 +37,9 @@ def _entry(stem: str, image: Path) -> Entry:
         record = json.loads(_text(path))
         text, shapes = record["text"][0].strip(), record["shapes"]
         polygons = [
-            Polygon(_corners(shape), LABELS[shape["label"]])
+            Polygon(_corners(shape), IGNORED not in label)
             for shape in shapes
-            if shape["label"] in LABELS
+            if (label := shape["label"].lower()) != NOTE
         ]
         if not text:
             raise ValueError("an empty text")
