@@ -18,14 +18,14 @@ from pathlib import Path
 
 import numpy as np
 
+from segr1_jax.config.loading import load_config
+from segr1_jax.config.schema import RunConfig
 from segr1_jax.reward.client import RewardClient, Stats
-from segr1_jax.reward.gpus import placed_here
+from segr1_jax.reward.transport.gpus import placed_here
+from segr1_jax.runtime.metrics_log import read_metrics
+from segr1_jax.runtime.processes import prepare_runtime
+from segr1_jax.runtime.run_directory import RunDir
 from segr1_jax.train import loop
-from segr1_jax.train.config import RunConfig
-from segr1_jax.train.load_config import load_config
-from segr1_jax.train.metrics import read_metrics
-from segr1_jax.train.rundir import RunDir
-from segr1_jax.train.runtime import prepare_runtime
 from segr1_jax.types import Score, ScoreRequest, ScoreStatus
 
 WARM_UP = 3  # steps left out: compilation and first touches

@@ -19,12 +19,12 @@ import numpy as np
 import torch
 from sam2.sam2_image_predictor import SAM2ImagePredictor
 
-from segr1_jax.answer import sam_prompts
+from segr1_jax.answer.grammar import sam_prompts
 from segr1_jax.data.config import DataConfig
 from segr1_jax.data.synthetic import generate
 from segr1_jax.reward.client import RewardClient
 from segr1_jax.reward.config import RewardConfig
-from segr1_jax.reward.sam2_model import build_model
+from segr1_jax.reward.sidecar.sam2_model import build_model
 from segr1_jax.types import Answer, Example, Score, ScoreRequest
 
 SAM2 = "configs/sam2.1/sam2.1_hiera_t.yaml"

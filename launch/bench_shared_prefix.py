@@ -17,13 +17,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from segr1_jax.plan.flops import matmul_flops
-from segr1_jax.policy.arch import PolicyArch, TextArch, VisionArch
-from segr1_jax.policy.inputs import stack_prompts
 from segr1_jax.policy.logprobs import score_states, score_tokens
-from segr1_jax.policy.model import PromptBatch
 from segr1_jax.policy.params import Params, Policy
+from segr1_jax.policy.qwen2_5_vl.arch import PolicyArch, TextArch, VisionArch
+from segr1_jax.policy.qwen2_5_vl.inputs import stack_prompts
+from segr1_jax.policy.qwen2_5_vl.model import PromptBatch
 from segr1_jax.prompt.positions import mrope_positions
-from segr1_jax.prompt.vision import VisionSettings
+from segr1_jax.prompt.processor_settings import VisionSettings
 from segr1_jax.prompt.windows import join_windows
 from segr1_jax.types import Frame, Prompt
 

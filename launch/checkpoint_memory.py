@@ -132,13 +132,13 @@ def trip(source: Path, out: Path, devices: int) -> None:
     os.environ["JAX_PLATFORMS"] = "cpu"
     import numpy as np
 
-    from segr1_jax.hf.export import export_policy
-    from segr1_jax.hf.load import load_params, read_arch
-    from segr1_jax.hf.tensors import open_checkpoint
+    from segr1_jax.config.schema import MeshConfig
+    from segr1_jax.hf.load_weights import load_params, read_arch
+    from segr1_jax.hf.safetensors_file import open_checkpoint
+    from segr1_jax.hf.save_weights import export_policy
     from segr1_jax.policy.params import Policy
     from segr1_jax.policy.sharding import TRAIN_RULES
-    from segr1_jax.train.config import MeshConfig
-    from segr1_jax.train.mesh import Placement, make_mesh
+    from segr1_jax.runtime.mesh import Placement, make_mesh
 
     policy = Policy(read_arch(source))
     shardings = Placement(make_mesh(MeshConfig(fsdp=devices))).weights(policy.specs, TRAIN_RULES)

@@ -15,11 +15,11 @@ import time
 import jax
 import jax.numpy as jnp
 
-from segr1_jax.policy.arch import PolicyArch, TextArch, VisionArch
 from segr1_jax.policy.logprobs import score_tokens
-from segr1_jax.policy.model import PromptBatch
 from segr1_jax.policy.params import Policy
-from segr1_jax.policy.vision import Images
+from segr1_jax.policy.qwen2_5_vl.arch import PolicyArch, TextArch, VisionArch
+from segr1_jax.policy.qwen2_5_vl.model import PromptBatch
+from segr1_jax.policy.qwen2_5_vl.vision import Images
 
 WANTED_RATIO = 1.3
 PROMPTS, PREFIX, GROUP, COMPLETION = 1, 1024, 4, 400

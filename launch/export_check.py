@@ -15,12 +15,12 @@ import torch
 import transformers
 from PIL import Image
 
-from segr1_jax.apply.opened import open_policy
-from segr1_jax.apply.verify import answer_logits
+from segr1_jax.config.loading import load_config
 from segr1_jax.data.sources import open_source
-from segr1_jax.prompt.text import messages
+from segr1_jax.export.check import answer_logits
+from segr1_jax.infer.load_policy import open_policy
+from segr1_jax.prompt.wording import messages
 from segr1_jax.train.held_out import Answerer
-from segr1_jax.train.load_config import load_config
 from segr1_jax.types import Example
 
 TOLERANCE = 1e-4  # float32, a whole model summed in another order

@@ -26,10 +26,10 @@ from pathlib import Path
 
 from first_day_parts.request import FAILED, Request, Row
 
+from segr1_jax.common.files import write_atomically
+from segr1_jax.config.checks import check, require_fixed_frame
+from segr1_jax.config.loading import load_config
 from segr1_jax.errors import UserError
-from segr1_jax.files import write_atomically
-from segr1_jax.train.check_config import check, require_fixed_frame
-from segr1_jax.train.load_config import load_config
 
 PARTS = ("environment", "parity", "masks", "training", "restored")
 USER_FAULT = 2

@@ -12,9 +12,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-from segr1_jax.eval.table import markdown_table
-from segr1_jax.files import write_atomically
-from segr1_jax.train.load_config import load_config
+from segr1_jax.common.files import write_atomically
+from segr1_jax.config.loading import load_config
+from segr1_jax.metrics.tables import markdown_table
 
 SFT, GRPO = "configs/quickstart_sft.yaml", "configs/quickstart_grpo.yaml"
 COLUMNS = {"format": "format", "iou": "IoU", "s_measure": "S-measure"}

@@ -54,12 +54,12 @@ CONFIG = (
 
 def programs(options: argparse.Namespace):
     """The run's programs on this machine's CPU."""
-    from segr1_jax.hf.load import read_arch_file
+    from segr1_jax.config.loading import override
+    from segr1_jax.config.schema import RunConfig
+    from segr1_jax.hf.load_weights import read_arch_file
     from segr1_jax.plan.programs import Programs
-    from segr1_jax.policy.arch import arch_from_config
-    from segr1_jax.train.config import RunConfig
-    from segr1_jax.train.load_config import override
-    from segr1_jax.train.mesh import make_mesh
+    from segr1_jax.policy.qwen2_5_vl.arch import arch_from_config
+    from segr1_jax.runtime.mesh import make_mesh
 
     config = override(RunConfig(), [*OVERRIDES, *options.overrides])
     arch = read_arch_file(options.arch) if options.arch else arch_from_config(CONFIG)
@@ -72,8 +72,8 @@ def planned(options: argparse.Namespace) -> dict:
 
     import jax
 
-    from segr1_jax.hardware import Device
-    from segr1_jax.plan.plan import compile_plan
+    from segr1_jax.config.hardware import Device
+    from segr1_jax.plan.run_plan import compile_plan
 
     this = programs(options)
     return compile_plan(
@@ -96,9 +96,9 @@ def _train(this, steps: int) -> None:
     import jax
     import numpy as np
 
-    from segr1_jax.grpo.batch import GroupBatch
-    from segr1_jax.grpo.loss import grpo_loss
-    from segr1_jax.update import TrainBatch
+    from segr1_jax.objective.batch import GroupBatch
+    from segr1_jax.objective.loss import grpo_loss
+    from segr1_jax.objective.update import TrainBatch
 
     engine, config, rng = this.engine, this.config, np.random.default_rng(0)
 

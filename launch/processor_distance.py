@@ -20,17 +20,17 @@ from jaxtyping import Bool, UInt8
 from transformers.image_utils import SizeDict
 from transformers.models.qwen2_vl.image_processing_qwen2_vl import Qwen2VLImageProcessor
 
+from segr1_jax.config.checks import MERGED_PATCH, require_fixed_frame
+from segr1_jax.config.loading import load_config
+from segr1_jax.config.schema import RunConfig
 from segr1_jax.data.sources import open_source
-from segr1_jax.eval.run import Scorer
-from segr1_jax.hf.load import read_arch
-from segr1_jax.judge import AnswerText
+from segr1_jax.hf.load_weights import read_arch
 from segr1_jax.policy.params import Policy
-from segr1_jax.prompt.pixels import model_frame, stretch
+from segr1_jax.prompt.patches import model_frame, stretch
 from segr1_jax.prompt.tokenizer import Tokenizer
 from segr1_jax.reward.client import RewardClient
-from segr1_jax.train.check_config import MERGED_PATCH, require_fixed_frame
-from segr1_jax.train.config import RunConfig
-from segr1_jax.train.load_config import load_config
+from segr1_jax.reward.judging import AnswerText
+from segr1_jax.train.evaluation import Scorer
 from segr1_jax.types import Example, Frame
 
 

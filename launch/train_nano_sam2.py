@@ -26,14 +26,14 @@ from safetensors.torch import save_file
 
 from segr1_jax.data.config import LEVELS, DataConfig
 from segr1_jax.data.synthetic import scene
-from segr1_jax.reward.protocol import WirePrompt
-from segr1_jax.reward.sam2_model import (
+from segr1_jax.reward.sidecar.sam2_model import (
     NANO_CHECKPOINT,
     NANO_CONFIG,
     Sam2,
     build_model,
     with_box_corners,
 )
+from segr1_jax.reward.transport.protocol import WirePrompt
 
 TRAIN_SEED, SIDE, PROMPTS_PER_IMAGE = 9_000_000, 168, 4
 SETS = [DataConfig(level=level, max_objects=3, size=SIDE, seed=TRAIN_SEED) for level in LEVELS]

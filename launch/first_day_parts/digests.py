@@ -6,7 +6,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from segr1_jax.update import TrainState
+from segr1_jax.objective.update import TrainState
 
 
 def digests(state: TrainState, position: int) -> dict[str, str]:

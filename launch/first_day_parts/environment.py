@@ -6,7 +6,7 @@ import subprocess
 import jax
 from first_day_parts.request import Request, Row, verdict
 
-from segr1_jax.doctor import examine
+from segr1_jax.cli.doctor import examine
 
 GPU_QUERY = ("nvidia-smi", "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader")
 

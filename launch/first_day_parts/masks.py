@@ -11,13 +11,13 @@ import numpy as np
 from first_day_parts.request import Request, Row, answer_in, verdict
 from jaxtyping import Bool
 
-from segr1_jax.answer import sam_prompts
+from segr1_jax.answer.grammar import sam_prompts
 from segr1_jax.errors import UserError
 from segr1_jax.reward.client import RewardClient
 from segr1_jax.reward.config import RewardConfig
-from segr1_jax.reward.gpus import placed_here
 from segr1_jax.reward.scores import iou
-from segr1_jax.reward.supervisor import model_settings
+from segr1_jax.reward.transport.gpus import placed_here
+from segr1_jax.reward.transport.process import model_settings
 from segr1_jax.types import ScoreRequest
 
 REFERENCE = Path(__file__).with_name("reference_masks.py")

@@ -14,14 +14,14 @@ from first_day_parts.request import Request, Row, answer_in, verdict
 from jaxtyping import Float, Int
 from scipy.special import log_softmax
 
-from segr1_jax.answer import render
-from segr1_jax.apply.opened import Opened, open_policy
-from segr1_jax.apply.verify import obstacle, transformers_logits
+from segr1_jax.answer.grammar import render
+from segr1_jax.config.loading import override
 from segr1_jax.errors import UserError
-from segr1_jax.grpo.batch import answer_batch
+from segr1_jax.export.check import obstacle, transformers_logits
+from segr1_jax.infer.load_policy import Opened, open_policy
+from segr1_jax.objective.batch import answer_batch
 from segr1_jax.policy.attention import Attention
-from segr1_jax.prompt.pixels import patchify, stretch
-from segr1_jax.train.load_config import override
+from segr1_jax.prompt.patches import patchify, stretch
 from segr1_jax.types import Example, Frame, Prompt
 
 MOST = 2.0  # the ratio of two distances of a few hundred tokens each

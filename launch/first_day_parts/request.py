@@ -4,9 +4,9 @@ import dataclasses
 from pathlib import Path
 from typing import NamedTuple
 
-from segr1_jax.data.entries import Entry, FileSource
+from segr1_jax.config.schema import RunConfig
+from segr1_jax.data.file_entries import Entry, FileSource
 from segr1_jax.data.sources import limited, open_source
-from segr1_jax.train.config import RunConfig
 from segr1_jax.types import Answer, Example, Frame
 
 OK, FAILED, NOT_COMPARED = "ok", "failed", "not compared"
@@ -34,8 +34,8 @@ class Request:
 
     def prepare_jax(self) -> None:
         """Settle what must be before JAX starts, as the commands of `segr1` do."""
-        from segr1_jax.reward.gpus import placed_here
-        from segr1_jax.train.runtime import prepare_runtime
+        from segr1_jax.reward.transport.gpus import placed_here
+        from segr1_jax.runtime.processes import prepare_runtime
 
         prepare_runtime(
             deterministic=self.config.deterministic,

@@ -6,8 +6,8 @@ from first_day_parts.digests import digests, digests_file
 from first_day_parts.request import Request, Row, verdict
 from first_day_parts.training import overrides
 
+from segr1_jax.config.loading import load_config
 from segr1_jax.errors import UserError
-from segr1_jax.train.load_config import load_config
 from segr1_jax.train.run import Run
 
 

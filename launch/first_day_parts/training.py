@@ -10,17 +10,17 @@ from first_day_parts.digests import digests, digests_file
 from first_day_parts.request import NOT_COMPARED, Request, Row, verdict
 
 from segr1_jax import cli
-from segr1_jax.files import write_atomically
-from segr1_jax.hardware import Device
-from segr1_jax.hf.load import read_arch
-from segr1_jax.plan.plan import Plan, make_plan
+from segr1_jax.common.files import write_atomically
+from segr1_jax.config.hardware import Device
+from segr1_jax.config.loading import load_config
+from segr1_jax.config.schema import RunConfig
+from segr1_jax.hf.load_weights import read_arch
+from segr1_jax.plan.run_plan import Plan, make_plan
+from segr1_jax.runtime.checkpoint import Checkpoints
+from segr1_jax.runtime.initial_weights import recorded_start
+from segr1_jax.runtime.metrics_log import read_metrics
+from segr1_jax.runtime.run_directory import RunDir
 from segr1_jax.train import run as runs
-from segr1_jax.train.checkpoint import Checkpoints
-from segr1_jax.train.config import RunConfig
-from segr1_jax.train.load_config import load_config
-from segr1_jax.train.metrics import read_metrics
-from segr1_jax.train.rundir import RunDir
-from segr1_jax.train.start import recorded_start
 
 FINITE = {"loss", "kl"}  # without a reference there is no KL
 STEPS = 2

@@ -7,8 +7,8 @@ import sys
 from collections.abc import Sequence
 
 from segr1_jax.cli.parser import build_parser
+from segr1_jax.common.files import naming_storage_faults
 from segr1_jax.errors import Preempted, UserError
-from segr1_jax.files import naming_storage_faults
 
 USER_FAULT = 2  # exit status when the input, the configuration or the installation is at fault
 STDOUT = 1  # file descriptor

@@ -8,12 +8,12 @@ import sys
 from collections import Counter
 from pathlib import Path
 
+from segr1_jax.config.checks import check, check_reward_paths, require_fixed_frame
+from segr1_jax.config.loading import describe, dump_config, load_config
+from segr1_jax.config.resume_rules import config_hash
+from segr1_jax.config.schema import RunConfig
 from segr1_jax.errors import UserError
-from segr1_jax.reward.gpus import placed_here
-from segr1_jax.train.check_config import check, check_reward_paths, require_fixed_frame
-from segr1_jax.train.config import RunConfig
-from segr1_jax.train.load_config import describe, dump_config, load_config
-from segr1_jax.train.resume_rules import config_hash
+from segr1_jax.reward.transport.gpus import placed_here
 
 REASONS_SHOWN = 5
 
@@ -30,10 +30,10 @@ def evaluate(options: argparse.Namespace) -> int:
     if options.predictions:
         return _rescore(options)
     config, source = _config_and_source(options)
-    from segr1_jax.apply.evaluate import run_eval
-    from segr1_jax.apply.suite import run_suite
-    from segr1_jax.train.progress import show_markdown
-    from segr1_jax.train.runtime import end_together
+    from segr1_jax.eval.evaluate import run_eval
+    from segr1_jax.eval.suite import run_suite
+    from segr1_jax.runtime.processes import end_together
+    from segr1_jax.runtime.progress import show_markdown
 
     out = options.out or Path(config.run_dir) / "eval" / (options.suite or "held_out")
     _prepare(config)
@@ -54,8 +54,8 @@ def _rescore(options: argparse.Namespace) -> int:
             got="one of them",
             remedy="score one set at a time",
         )
-    from segr1_jax.apply.rescore import run_rescore
-    from segr1_jax.train.progress import show_markdown
+    from segr1_jax.eval.rescore import run_rescore
+    from segr1_jax.runtime.progress import show_markdown
 
     out = options.out or Path(config.run_dir) / "eval" / "rescored"
     show_markdown(run_rescore(config, options.predictions, out, options.protocol))
@@ -67,7 +67,7 @@ def predict(options: argparse.Namespace) -> int:
     _require_positive("--count", options.count)
     config, source = _config_and_source(options)
     out = options.out or Path(config.run_dir) / "samples" / "predict"
-    from segr1_jax.apply.predict import run_predict
+    from segr1_jax.infer.predict import run_predict
 
     _prepare(config)
     predictions = run_predict(
@@ -91,7 +91,7 @@ def predict(options: argparse.Namespace) -> int:
 
 def demo(options: argparse.Namespace) -> int:
     config, source = _config_and_source(options)
-    from segr1_jax.apply.demo import run_demo
+    from segr1_jax.infer.demo import run_demo
 
     _prepare(config)
     run_demo(config, source, options.port)
@@ -101,8 +101,8 @@ def demo(options: argparse.Namespace) -> int:
 def score(options: argparse.Namespace) -> int:
     config = load_config(options.config, options.overrides)
     check_reward_paths(config.reward)
-    from segr1_jax.apply.score import run_score
-    from segr1_jax.train.progress import show_markdown
+    from segr1_jax.eval.score import run_score
+    from segr1_jax.runtime.progress import show_markdown
 
     show_markdown(run_score(config, options.answers, options.out, options.masks))
     print(f"wrote {options.out}")
@@ -112,7 +112,7 @@ def score(options: argparse.Namespace) -> int:
 def export(options: argparse.Namespace) -> int:
     config, source = _config_and_source(options)
     out = options.out or Path(config.run_dir) / ("adapter" if options.adapter else "export")
-    from segr1_jax.apply.export import run_export, run_export_adapter
+    from segr1_jax.export.export import run_export, run_export_adapter
 
     _prepare(config)
     if options.adapter:
@@ -133,11 +133,11 @@ def export(options: argparse.Namespace) -> int:
 def plan(options: argparse.Namespace) -> int:
     config = load_config(options.config, options.overrides)
     require_fixed_frame(config)
-    from segr1_jax.files import write_atomically
+    from segr1_jax.common.files import write_atomically
     from segr1_jax.plan.command import plan_command
-    from segr1_jax.plan.plan import Verdict
-    from segr1_jax.plan.report import markdown, to_json
-    from segr1_jax.train.progress import show_markdown
+    from segr1_jax.plan.plan_table import markdown, to_json
+    from segr1_jax.plan.run_plan import Verdict
+    from segr1_jax.runtime.progress import show_markdown
 
     made = plan_command(config, compile_=options.compile, topology=options.topology)
     if options.json:
@@ -150,10 +150,10 @@ def profile(options: argparse.Namespace) -> int:
     config = load_config(options.config, options.overrides)
     check(config)
     _require_positive("--steps", options.steps)
-    from segr1_jax.files import write_atomically
+    from segr1_jax.common.files import write_atomically
     from segr1_jax.profile.command import profile_command
-    from segr1_jax.profile.report import markdown, to_json
-    from segr1_jax.train.progress import show_markdown
+    from segr1_jax.profile.profile_table import markdown, to_json
+    from segr1_jax.runtime.progress import show_markdown
 
     _prepare(config)
     made = profile_command(config, options.steps, options.peak_flops, options.hlo)
@@ -168,9 +168,9 @@ def data(options: argparse.Namespace) -> int:
 
 
 def _check_data(options: argparse.Namespace) -> int:
+    from segr1_jax.common.files import write_atomically
     from segr1_jax.data.sets.check import check_sets, markdown, to_json
-    from segr1_jax.files import write_atomically
-    from segr1_jax.train.progress import CountedProgress, show_markdown
+    from segr1_jax.runtime.progress import CountedProgress, show_markdown
 
     with CountedProgress() as progress:
         reports = check_sets(options.root, progress.update)
@@ -189,7 +189,7 @@ def _toy_data(options: argparse.Namespace) -> int:
 
 
 def tiny(options: argparse.Namespace) -> int:
-    from segr1_jax.hf.tiny import make_tiny_policy
+    from segr1_jax.hf.tiny_policy import make_tiny_policy
 
     make_tiny_policy(options.out, seed=options.seed, frame=options.frame)
     print(f"wrote {options.out}")
@@ -197,7 +197,7 @@ def tiny(options: argparse.Namespace) -> int:
 
 
 def doctor(options: argparse.Namespace) -> int:
-    from segr1_jax.doctor import examine, report
+    from segr1_jax.cli.doctor import examine, report
 
     checks = examine(options.python)
     print(report(checks))
@@ -215,12 +215,12 @@ def show_config(options: argparse.Namespace) -> int:
 
 def _run_stage(options: argparse.Namespace, stage: str) -> int:
     config = _stage_config(options, stage)
-    from segr1_jax.files import naming_storage_faults
+    from segr1_jax.common.files import naming_storage_faults
     from segr1_jax.plan.command import plan_before_training
-    from segr1_jax.train.checkpoint import last_good_step
+    from segr1_jax.runtime.checkpoint import last_good_step
+    from segr1_jax.runtime.processes import end_together
+    from segr1_jax.runtime.run_directory import checkpoint_root
     from segr1_jax.train.loop import run_grpo, run_sft
-    from segr1_jax.train.rundir import checkpoint_root
-    from segr1_jax.train.runtime import end_together
 
     _prepare(config)
     checkpoints = checkpoint_root(config)
@@ -252,7 +252,7 @@ def _require_positive(option: str, value: int) -> None:
 
 
 def _prepare(config: RunConfig) -> None:
-    from segr1_jax.train.runtime import prepare_runtime
+    from segr1_jax.runtime.processes import prepare_runtime
 
     prepare_runtime(
         deterministic=config.deterministic,

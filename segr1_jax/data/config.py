@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from segr1_jax.knobs import knob, require_choice, require_range
+from segr1_jax.common.config_fields import knob, require_choice, require_range
 
 KINDS = ("folder", "jsonl", "published", "synthetic")
 PARTS = ("all", "train", "held_out")

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Bool, UInt8
 from PIL import Image, ImageOps
 
-from segr1_jax.data.formats import opened
+from segr1_jax.common.picture_formats import opened
 from segr1_jax.errors import UserError
 
 _SWAPPED = (5, 6, 7, 8)  # EXIF orientations that exchange width and height

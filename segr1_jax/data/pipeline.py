@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import grain
 
 from segr1_jax.data.config import LoaderConfig
-from segr1_jax.data.order import example_index, process_positions
+from segr1_jax.data.sample_order import example_index, process_positions
 from segr1_jax.data.sources import Source
 from segr1_jax.errors import UserError
 from segr1_jax.types import Example, Prompt

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from segr1_jax.data.config import DataConfig
-from segr1_jax.data.entries import Entry, FileSource, pictures_by_stem
-from segr1_jax.data.records import read_records
+from segr1_jax.data.file_entries import Entry, FileSource, pictures_by_stem
+from segr1_jax.data.json_lines import read_records
 from segr1_jax.data.sets.registry import published_split
 from segr1_jax.data.synthetic import generate
-from segr1_jax.data.truth import MaskFile
+from segr1_jax.data.truth_masks import MaskFile
 from segr1_jax.errors import UserError
 from segr1_jax.types import Example
 

@@ -1,96 +1,134 @@
-"""All tables of the paper: which sets, which columns, and the published numbers beside ours (assets/published.json)."""
+"""`segr1 eval --suite paper`: every table of the paper with one policy, published numbers beside."""
 
+import dataclasses
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from segr1_jax.eval.table import Table
+from segr1_jax.common.files import write_atomically
+from segr1_jax.config.schema import RunConfig
+from segr1_jax.data.config import DataConfig
+from segr1_jax.data.general_benchmarks import BENCHMARKS, read_benchmark
+from segr1_jax.data.sets.registry import SETS
+from segr1_jax.data.sources import open_source
+from segr1_jax.errors import UserError
+from segr1_jax.eval.evaluate import evaluate_set
+from segr1_jax.eval.paper_tables import SuiteCell, SuiteTable, filled, suite_tables
+from segr1_jax.infer.general_questions import ask_all
+from segr1_jax.infer.identity import identity
+from segr1_jax.infer.responder import Responder, responding
+from segr1_jax.metrics.general_scores import SCORES, request
+from segr1_jax.metrics.report_page import write_report
+from segr1_jax.metrics.tables import markdown
+from segr1_jax.runtime.processes import is_first
+from segr1_jax.runtime.progress import CountedProgress
 
-PUBLISHED = Path(__file__).parent / "assets" / "published.json"
-NOTHING = "-"
-
-
-@dataclass(frozen=True)
-class SuiteTable:
-    """One table: its sets (set, split), its figures with their headings, and the rows that others published."""
-
-    name: str
-    title: str
-    sets: tuple[tuple[str, str], ...]
-    columns: Mapping[str, str]
-    digits: int
-    percent: bool
-    note: str
-    published: Mapping[str, list[float]]
-
-
-@dataclass(frozen=True)
-class SuiteCell:
-    """One set of ours: its figures, or why there are none."""
-
-    figures: Mapping[str, float]
-    count: int = 0
-    invalid: int = 0
-    unreadable: Mapping[str, str] | None = None
-    absent: str = ""
+TITLES = {name: found.title for name, found in SETS.items()} | {
+    name: benchmark.title for name, benchmark in BENCHMARKS.items()
+}
 
 
-def suite_tables() -> list[SuiteTable]:
-    """The tables in the paper's order."""
-    record = json.loads(PUBLISHED.read_text(encoding="utf-8"))["tables"]
-    return [_table(name, table) for name, table in record.items()]
+def run_suite(config: RunConfig, source: Path, out: Path, protocol: str) -> str:
+    """Answer and score every set that is below config.eval_data.root, each into a folder of its own below `out`; return the tables.
+
+    Written are tables.md, tables.json (all figures, counts, versions and hashes) and tables.html. A set that is not there is a dash with
+    its reason.
+    """
+    root = Path(config.eval_data.root)
+    if not config.eval_data.root or not root.is_dir():
+        raise UserError(
+            "eval_data.root",
+            expected="the folder of all sets",
+            got=repr(config.eval_data.root),
+            remedy="`segr1 data check` shows one",
+        )
+    ours: dict[tuple[str, str], SuiteCell] = {}
+    with responding(config, source) as responder, CountedProgress() as progress:
+        for table in suite_tables():
+            for name, split in table.sets:
+                folder = out / name / split
+                measure = _benchmark if name in BENCHMARKS else _set
+                ours[name, split] = measure(
+                    responder, root, name, split, folder, protocol, progress
+                )
+    if all(cell.absent for cell in ours.values()):
+        raise UserError(
+            "eval_data.root",
+            expected="the folder of all sets",
+            got=f"{root}, which holds none of them",
+            remedy="`segr1 data check` says what is missing",
+        )
+    tables = [filled(table, ours, TITLES) for table in suite_tables()]
+    if not is_first():
+        return ""
+    about = identity(responder.opened, DataConfig(), [])
+    record = {
+        "policy": about,
+        "protocol": protocol,
+        "tables": [_as_json(table, ours) for table in suite_tables()],
+    }
+    write_atomically(out / "tables.json", json.dumps(record, indent=1, sort_keys=True) + "\n")
+    write_atomically(out / "tables.md", markdown(tables))
+    write_report(out / "tables.html", "Seg-R1: the paper's tables", tables, {}, [])
+    return markdown(tables)
 
 
-def _table(name: str, record: dict[str, Any]) -> SuiteTable:
-    sets = tuple((found, split) for found, split in record["sets"])
-    return SuiteTable(
-        name,
-        record["title"],
-        sets,
-        record["columns"],
-        record["digits"],
-        record.get("percent", False),
-        record["note"],
-        record["published"],
+def _set(
+    responder: Responder,
+    root: Path,
+    name: str,
+    split: str,
+    folder: Path,
+    protocol: str,
+    progress: CountedProgress,
+) -> SuiteCell:
+    data = DataConfig(kind="published", root=str(root), set=name, split=split)
+    try:
+        source = open_source(data)
+    except UserError as error:
+        return SuiteCell({}, absent=_absent(root, error))
+    result = evaluate_set(responder, data, source, folder, protocol, progress)
+    return (
+        SuiteCell(result.figures, result.count, result.invalid, result.unreadable)
+        if result
+        else SuiteCell({})
     )
 
 
-def filled(
-    table: SuiteTable, ours: Mapping[tuple[str, str], SuiteCell], titles: Mapping[str, str]
-) -> Table:
-    """The published rows, then ours, with a note on every set that is absent, had invalid answers or unreadable samples."""
-    headings = [
-        "method",
-        *(
-            f"{titles[name]} {split} {heading}"
-            for name, split in table.sets
-            for heading in table.columns.values()
-        ),
-    ]
-    rows = [
-        [method, *(f"{value:.{table.digits}f}" for value in values)]
-        for method, values in table.published.items()
-    ]
-    mine = [
-        _cell(table, ours[key].figures.get(column))
-        for key in table.sets
-        for column in table.columns
-    ]
-    notes = [
-        table.note,
-        *(text for key in table.sets if (text := _remark(f"{titles[key[0]]} {key[1]}", ours[key]))),
-    ]
-    return Table(table.title, headings, [*rows, ["this policy", *mine]], " ".join(notes))
+def _benchmark(
+    responder: Responder,
+    root: Path,
+    name: str,
+    split: str,
+    folder: Path,
+    protocol: str,
+    progress: CountedProgress,
+) -> SuiteCell:
+    try:
+        questions = read_benchmark(root, name)
+    except UserError as error:
+        return SuiteCell({}, absent=_absent(root, error))
+    asked = [repr((each.name, request(each), each.picture)) for each in questions]
+    about = identity(responder.opened, DataConfig(), asked)
+    heard = lambda done, total: progress.update(f"{TITLES[name]}: asked", done, total)  # noqa: E731
+    answered, faults = ask_all(responder, questions, folder, about, heard)
+    asked = [item for item in answered if item.text is not None]
+    figures = {"score": SCORES[name](asked)} if asked else {}
+    return SuiteCell(figures, len(asked), sum(item.choice is None for item in asked), faults)
 
 
-def _cell(table: SuiteTable, value: float | None) -> str:
-    return NOTHING if value is None else f"{value * (100 if table.percent else 1):.{table.digits}f}"
+def _absent(root: Path, error: UserError) -> str:
+    """Why a set is missing, without the place where this machine keeps its data."""
+    return str(error).replace(f"{root}/", "").replace(str(root), "the root of all sets")
 
 
-def _remark(name: str, cell: SuiteCell) -> str:
-    if cell.absent:
-        return f"{name}: {cell.absent}"
-    unreadable = f", {len(cell.unreadable)} more could not be read" if cell.unreadable else ""
-    return f"{name}: {cell.count} samples, {cell.invalid} without a valid answer{unreadable}."
+def _as_json(table: SuiteTable, ours: dict[tuple[str, str], SuiteCell]) -> dict:
+    cells = [
+        {"set": name, "split": split} | dataclasses.asdict(ours[name, split])
+        for name, split in table.sets
+    ]
+    return {
+        "name": table.name,
+        "title": table.title,
+        "published": dict(table.published),
+        "ours": cells,
+    }

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from segr1_jax.policy.arch import PolicyArch
+from segr1_jax.policy.qwen2_5_vl.arch import PolicyArch
 
 LAYOUTS = {
     "published": {"text": "model", "visual": "visual"},

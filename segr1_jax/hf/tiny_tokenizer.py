@@ -10,11 +10,11 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, pre_tokenizers
 from tokenizers.models import BPE
 from tokenizers.trainers import BpeTrainer
 
-from segr1_jax.answer import render
+from segr1_jax.answer.grammar import render
+from segr1_jax.answer.targets import thinking_lines
 from segr1_jax.prompt.config import TASKS
-from segr1_jax.prompt.text import chat_text, messages
 from segr1_jax.prompt.tokenizer import END_OF_TURN, PAD, VISION_TOKENS
-from segr1_jax.sft import thinking_lines
+from segr1_jax.prompt.wording import chat_text, messages
 from segr1_jax.types import Answer, Frame
 
 SPECIAL_TOKENS = (PAD, "<|im_start|>", END_OF_TURN, *VISION_TOKENS)

@@ -7,17 +7,17 @@ from pathlib import Path
 import jax
 
 import segr1_jax
+from segr1_jax.config.hardware import Device, device_named
+from segr1_jax.config.schema import RunConfig
 from segr1_jax.errors import UserError
-from segr1_jax.hardware import Device, device_named
-from segr1_jax.hf.load import read_arch, read_arch_file
+from segr1_jax.hf.load_weights import read_arch, read_arch_file
 from segr1_jax.plan.buffers import peaks
 from segr1_jax.plan.compiled import topology_devices
-from segr1_jax.plan.plan import Plan, compile_plan, make_plan
-from segr1_jax.plan.report import verdict
-from segr1_jax.policy.arch import PolicyArch
-from segr1_jax.train.config import RunConfig
-from segr1_jax.train.runtime import is_first
-from segr1_jax.train.start import recorded_start, resolve_start
+from segr1_jax.plan.plan_table import verdict
+from segr1_jax.plan.run_plan import Plan, compile_plan, make_plan
+from segr1_jax.policy.qwen2_5_vl.arch import PolicyArch
+from segr1_jax.runtime.initial_weights import recorded_start, resolve_start
+from segr1_jax.runtime.processes import is_first
 
 ARCHITECTURES = Path(segr1_jax.__file__).parents[1] / "configs" / "arch"
 

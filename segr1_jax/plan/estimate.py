@@ -19,7 +19,7 @@ from segr1_jax.plan.liveness import Size, temporary_bytes
 from segr1_jax.plan.programs import Program, Programs
 from segr1_jax.policy.params import STACKED
 from segr1_jax.policy.sharding import ROLLOUT_RULES, TRAIN_RULES
-from segr1_jax.train.mesh import AXES, AXIS_TYPES
+from segr1_jax.runtime.mesh import AXES, AXIS_TYPES
 
 # By how much the compiler's temporaries may exceed the estimate.
 MARGIN = 1.9

@@ -3,11 +3,11 @@
 import itertools
 from collections.abc import Callable, Iterator
 
+from segr1_jax.config.loading import override
+from segr1_jax.config.schema import RunConfig
 from segr1_jax.errors import UserError
-from segr1_jax.policy.arch import PolicyArch
-from segr1_jax.train.config import RunConfig
-from segr1_jax.train.load_config import override
-from segr1_jax.train.mesh import mesh_shape
+from segr1_jax.policy.qwen2_5_vl.arch import PolicyArch
+from segr1_jax.runtime.mesh import mesh_shape
 
 MIN_CHUNK = 16
 LORA_RANK = 64

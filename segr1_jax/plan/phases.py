@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import PurePath
 
-from segr1_jax.hardware import DEVICES, Device
+from segr1_jax.config.hardware import DEVICES, Device
 from segr1_jax.plan.buffers import parts, shard_bytes
 from segr1_jax.plan.programs import Programs
 from segr1_jax.policy.params import TOWER

@@ -13,19 +13,19 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AbstractMesh, Mesh
 
-from segr1_jax.grpo.batch import AnswerBatch, GroupBatch
-from segr1_jax.grpo.loss import answer_loss, grpo_loss
-from segr1_jax.policy.arch import PolicyArch
-from segr1_jax.policy.inputs import stack_prompts
+from segr1_jax.config.schema import RunConfig
+from segr1_jax.objective.batch import AnswerBatch, GroupBatch
+from segr1_jax.objective.loss import answer_loss, grpo_loss
+from segr1_jax.objective.update import TrainBatch
 from segr1_jax.policy.params import ADAPTER
+from segr1_jax.policy.qwen2_5_vl.arch import PolicyArch
+from segr1_jax.policy.qwen2_5_vl.inputs import stack_prompts
 from segr1_jax.policy.sharding import TRAIN_RULES
-from segr1_jax.prompt.vision import VisionSettings
+from segr1_jax.prompt.processor_settings import VisionSettings
 from segr1_jax.prompt.windows import join_windows
-from segr1_jax.train.config import RunConfig
+from segr1_jax.runtime.mesh import check_tensor_groups
 from segr1_jax.train.engine import Engine, make_engine
-from segr1_jax.train.mesh import check_tensor_groups
 from segr1_jax.types import Frame, Prompt
-from segr1_jax.update import TrainBatch
 
 
 @dataclass(frozen=True)

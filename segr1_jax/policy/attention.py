@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from segr1_jax.policy.splash import splash_attention
+from segr1_jax.policy.splash_attention import splash_attention
 
 MASKED = float(
     jnp.finfo(jnp.float32).min

@@ -19,8 +19,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from segr1_jax.policy.mixed import times
-from segr1_jax.policy.rows import split_rows
+from segr1_jax.policy.batch_rows import split_rows
+from segr1_jax.policy.mixed_precision import times
 from segr1_jax.policy.sharding import TRAIN_RULES
 
 Temperature = float | Float[Array, ""]

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from segr1_jax.knobs import knob, require_range
+from segr1_jax.common.config_fields import knob, require_range
 
 
 @dataclass(frozen=True)

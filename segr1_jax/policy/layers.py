@@ -12,7 +12,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from segr1_jax.policy.config import LoraConfig
-from segr1_jax.policy.mixed import spread, times
+from segr1_jax.policy.mixed_precision import spread, times
 
 Axes = tuple[str | None, ...]
 

@@ -19,7 +19,7 @@ from segr1_jax.policy.chunked_head import (
     tempered_logits,
     token_logprobs,
 )
-from segr1_jax.policy.model import PromptBatch, Qwen25VL
+from segr1_jax.policy.qwen2_5_vl.model import PromptBatch, Qwen25VL
 
 
 class TokenScores(NamedTuple):

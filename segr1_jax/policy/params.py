@@ -13,11 +13,11 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
-from segr1_jax.policy.arch import PolicyArch
 from segr1_jax.policy.attention import Attention
 from segr1_jax.policy.config import LoraConfig
 from segr1_jax.policy.layers import Axes
-from segr1_jax.policy.model import Qwen25VL
+from segr1_jax.policy.qwen2_5_vl.arch import PolicyArch
+from segr1_jax.policy.qwen2_5_vl.model import Qwen25VL
 
 Params = dict[str, jax.Array]
 STACKED = ("layers.", "vision.layers.")

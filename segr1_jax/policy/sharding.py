@@ -1,6 +1,6 @@
 """Rules tables: which mesh axis carries which logical axis of a weight.
 
-Axis names of weights are declared where the weight is (layers.py: `weight`); the mesh itself is made in train/mesh.py.
+Axis names of weights are declared where the weight is (layers.py: `weight`); the mesh itself is made in runtime/mesh.py.
 """
 
 from collections.abc import Mapping

@@ -7,21 +7,21 @@ from pathlib import Path
 
 import jax
 
+from segr1_jax.config.schema import ProfileConfig, RunConfig
 from segr1_jax.errors import UserError
-from segr1_jax.hf.load import read_arch
+from segr1_jax.hf.load_weights import read_arch
 from segr1_jax.profile.costs import function_costs
 from segr1_jax.profile.peak import peak_at_hand
+from segr1_jax.profile.profile_table import Profile
 from segr1_jax.profile.recorder import ProfileEnded, Recorder
-from segr1_jax.profile.report import Profile
 from segr1_jax.profile.split import split_sample
 from segr1_jax.profile.trace import host_events, trace_file
-from segr1_jax.train.config import ProfileConfig, RunConfig
+from segr1_jax.runtime.compiled_functions import observed_by
+from segr1_jax.runtime.initial_weights import recorded_start
+from segr1_jax.runtime.metrics_log import read_metrics
+from segr1_jax.runtime.run_directory import RunDir
+from segr1_jax.runtime.step_trace import STEP_EVENT, TRACE_PHASE
 from segr1_jax.train.loop import run_grpo, run_sft
-from segr1_jax.train.metrics import read_metrics
-from segr1_jax.train.rundir import RunDir
-from segr1_jax.train.start import recorded_start
-from segr1_jax.train.step_trace import STEP_EVENT, TRACE_PHASE
-from segr1_jax.train.watched import observed_by
 
 WARM_UP = 2  # steps: the first compiles, the second fills the pipeline
 

@@ -4,9 +4,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
 
-from segr1_jax.files import write_atomically
+from segr1_jax.common.files import write_atomically
 from segr1_jax.plan.flops import matmul_flops
-from segr1_jax.policy.arch import PolicyArch
+from segr1_jax.policy.qwen2_5_vl.arch import PolicyArch
 from segr1_jax.profile.model_flops import call_flops
 from segr1_jax.profile.recorder import Recorder, Seen
 

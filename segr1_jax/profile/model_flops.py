@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Array, Bool, Int
 
-from segr1_jax.policy.arch import PolicyArch, TextArch, VisionArch
-from segr1_jax.policy.model import PromptBatch
-from segr1_jax.policy.vision import Images
+from segr1_jax.policy.qwen2_5_vl.arch import PolicyArch, TextArch, VisionArch
+from segr1_jax.policy.qwen2_5_vl.model import PromptBatch
+from segr1_jax.policy.qwen2_5_vl.vision import Images
 
 
 class Work(NamedTuple):

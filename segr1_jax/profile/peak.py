@@ -2,7 +2,7 @@
 
 import jax
 
-from segr1_jax.hardware import DEVICES
+from segr1_jax.config.hardware import DEVICES
 
 KINDS = {
     "TPU v5 lite": "v5e",

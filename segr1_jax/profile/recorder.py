@@ -11,8 +11,8 @@ from jax import monitoring
 
 from segr1_jax.profile.model_flops import Work, work_of
 from segr1_jax.rollout.sampler import Samples
-from segr1_jax.train.compile_guard import COMPILE_EVENT
-from segr1_jax.train.watched import Watched, call_at_hand
+from segr1_jax.runtime.compile_guard import COMPILE_EVENT
+from segr1_jax.runtime.compiled_functions import Watched, call_at_hand
 
 
 class ProfileEnded(Exception):
@@ -40,7 +40,7 @@ class Seen:
 
 
 class Recorder:
-    """An Observer of train/watched.py: waits for every result in the steps of `timed`, which are then not asynchronous; elsewhere it
+    """An Observer of runtime/compiled_functions.py: waits for every result in the steps of `timed`, which are then not asynchronous; elsewhere it
     adds nothing but the look at a first call's arguments. Ends the run after the last timed step.
     """
 

@@ -7,12 +7,12 @@ from statistics import mean
 import jax
 import jax.numpy as jnp
 
-from segr1_jax.hf.load import read_arch
+from segr1_jax.config.schema import RunConfig
+from segr1_jax.hf.load_weights import read_arch
 from segr1_jax.profile.recorder import Seen, timed
-from segr1_jax.train.config import RunConfig
+from segr1_jax.runtime.initial_weights import recorded_start
+from segr1_jax.runtime.mesh import make_mesh
 from segr1_jax.train.engine import make_engine
-from segr1_jax.train.mesh import make_mesh
-from segr1_jax.train.start import recorded_start
 
 REPEATS = 3
 

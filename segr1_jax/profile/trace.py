@@ -5,7 +5,7 @@ from pathlib import Path
 from jax.profiler import ProfileData
 
 from segr1_jax.errors import UserError
-from segr1_jax.train.step_trace import STEP_EVENT
+from segr1_jax.runtime.step_trace import STEP_EVENT
 
 
 def trace_file(folder: Path) -> Path:

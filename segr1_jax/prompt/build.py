@@ -11,12 +11,12 @@ from jaxtyping import Int, UInt8
 
 from segr1_jax.errors import UserError
 from segr1_jax.prompt.config import PromptConfig
-from segr1_jax.prompt.pixels import model_frame, require_frame, stretch
+from segr1_jax.prompt.patches import model_frame, require_frame, stretch
 from segr1_jax.prompt.positions import image_runs, mrope_positions
-from segr1_jax.prompt.text import chat_text, messages, parts
+from segr1_jax.prompt.processor_settings import VisionSettings, read_vision_settings
 from segr1_jax.prompt.tokenizer import END_OF_TURN, Tokenizer
-from segr1_jax.prompt.vision import VisionSettings, read_vision_settings
 from segr1_jax.prompt.windows import join_windows
+from segr1_jax.prompt.wording import chat_text, messages, parts
 from segr1_jax.types import Example, Frame, Prompt
 
 

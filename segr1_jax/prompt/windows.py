@@ -10,8 +10,8 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 
-from segr1_jax.prompt.pixels import patchify
-from segr1_jax.prompt.vision import VisionSettings
+from segr1_jax.prompt.patches import patchify
+from segr1_jax.prompt.processor_settings import VisionSettings
 
 
 @dataclasses.dataclass(frozen=True)

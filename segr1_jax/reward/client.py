@@ -20,10 +20,10 @@ import numpy as np
 from jaxtyping import Shaped, UInt8
 
 from segr1_jax.errors import UserError
-from segr1_jax.reward import protocol
-from segr1_jax.reward.channel import Channel
 from segr1_jax.reward.config import RewardConfig
-from segr1_jax.reward.gpus import placed_here
+from segr1_jax.reward.transport import protocol
+from segr1_jax.reward.transport.channel import Channel
+from segr1_jax.reward.transport.gpus import placed_here
 from segr1_jax.types import Score, ScoreRequest
 
 DIGEST_BYTES = 16
@@ -196,7 +196,7 @@ def _check_request(request: ScoreRequest) -> None:
             "reward request",
             expected=f"at most {protocol.MAX_PROMPTS} prompts, each a finite box or 1 to {protocol.MAX_POINTS} points labelled 0 or 1",
             got=problem or f"{len(request.prompts)} prompts",
-            remedy="parse answers with segr1_jax.answer",
+            remedy="parse answers with segr1_jax.answer.grammar",
         )
 
 

@@ -4,9 +4,9 @@ import re
 from collections import Counter
 from dataclasses import dataclass, replace
 
+from segr1_jax.common.config_fields import knob, require_choice, require_range
 from segr1_jax.errors import UserError
-from segr1_jax.knobs import knob, require_choice, require_range
-from segr1_jax.reward.protocol import MAX_SIDE
+from segr1_jax.reward.transport.protocol import MAX_SIDE
 
 CONTEXTS_SHARE = (
     0.05  # of a GPU's memory: the CUDA contexts and library workspaces of both processes

@@ -8,7 +8,7 @@ ground truth, binary already, is compared with 128 once more and comes out empty
     0.7 (90000 / 768^2) = 0.107.
 
 Not reproduced, on purpose. Of its parser: `eval`, a pattern whose time doubles with each digit, tags found anywhere and in any order,
-labels above 1, boxes with x1 >= x2, coordinates outside the frame; an answer is valid where segr1_jax.answer says so. Of its reward:
+labels above 1, boxes with x1 >= x2, coordinates outside the frame; an answer is valid where segr1_jax.answer.grammar says so. Of its reward:
 SAM2 built anew for each call and each box, faults of SAM2 turned into 0. Of its data: photos left lying on their side (EXIF), masks of
 0 and 1 read as empty, soft edges interpolated before they are cut. The image that the policy sees is not affected.
 """

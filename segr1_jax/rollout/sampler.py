@@ -11,8 +11,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from segr1_jax.policy.logprobs import Temperature, distribution
-from segr1_jax.policy.model import OwnCache, PrefixCache, PromptBatch, Qwen25VL
 from segr1_jax.policy.params import Params, Policy
+from segr1_jax.policy.qwen2_5_vl.model import OwnCache, PrefixCache, PromptBatch, Qwen25VL
 
 
 class Samples(NamedTuple):

@@ -11,24 +11,9 @@ import numpy as np
 import optax
 from jax.sharding import AbstractMesh, Mesh
 
-from segr1_jax.policy.arch import PolicyArch
-from segr1_jax.policy.attention import Attention
-from segr1_jax.policy.inputs import stack_prompts, window_bucket
-from segr1_jax.policy.logprobs import score_tokens
-from segr1_jax.policy.model import PromptBatch
-from segr1_jax.policy.params import ADAPTER, TOWER, Params, Policy, WeightSpec
-from segr1_jax.policy.sharding import ROLLOUT_RULES, TRAIN_RULES
-from segr1_jax.policy.vision import Features, Images
-from segr1_jax.prompt.build import PromptBuilder
-from segr1_jax.rollout.completions import to_completions
-from segr1_jax.rollout.sampler import Samples, make_sampler
-from segr1_jax.train.config import RunConfig
-from segr1_jax.train.mesh import Placement, max_over_processes
-from segr1_jax.train.optimizer import make_optimizer
-from segr1_jax.train.step_guard import is_sound
-from segr1_jax.train.watched import Watched
-from segr1_jax.types import Completion, Prompt
-from segr1_jax.update import (
+from segr1_jax.config.schema import RunConfig
+from segr1_jax.objective.optimizer import make_optimizer
+from segr1_jax.objective.update import (
     LossFn,
     Totals,
     TrainBatch,
@@ -37,6 +22,21 @@ from segr1_jax.update import (
     make_gradient,
     make_update,
 )
+from segr1_jax.policy.attention import Attention
+from segr1_jax.policy.logprobs import score_tokens
+from segr1_jax.policy.params import ADAPTER, TOWER, Params, Policy, WeightSpec
+from segr1_jax.policy.qwen2_5_vl.arch import PolicyArch
+from segr1_jax.policy.qwen2_5_vl.inputs import stack_prompts, window_bucket
+from segr1_jax.policy.qwen2_5_vl.model import PromptBatch
+from segr1_jax.policy.qwen2_5_vl.vision import Features, Images
+from segr1_jax.policy.sharding import ROLLOUT_RULES, TRAIN_RULES
+from segr1_jax.prompt.build import PromptBuilder
+from segr1_jax.rollout.completions import to_completions
+from segr1_jax.rollout.sampler import Samples, make_sampler
+from segr1_jax.runtime.compiled_functions import Watched
+from segr1_jax.runtime.mesh import Placement, max_over_processes
+from segr1_jax.train.update_guard import is_sound
+from segr1_jax.types import Completion, Prompt
 
 
 @dataclass(frozen=True)
@@ -251,7 +251,7 @@ class Engine:
     def _jit(
         self, name: str, function: Callable, out_shardings: Any, **jit_options: Any
     ) -> Watched:
-        """`function` compiled with the mesh in sight, so that batches stay split over it (policy/rows.py)."""
+        """`function` compiled with the mesh in sight, so that batches stay split over it (policy/batch_rows.py)."""
 
         @functools.wraps(function)
         def on_mesh(*arguments):

@@ -9,11 +9,11 @@ import numpy as np
 
 from segr1_jax.data.pipeline import Skipped, ahead_of, sweep
 from segr1_jax.data.sources import Source
-from segr1_jax.eval.run import Evaluation, Scorer, evaluate
 from segr1_jax.policy.params import Params
 from segr1_jax.reward.client import RewardClient
+from segr1_jax.runtime.mesh import sum_over_processes
 from segr1_jax.train.engine import Engine
-from segr1_jax.train.mesh import sum_over_processes
+from segr1_jax.train.evaluation import Evaluation, Scorer, evaluate
 from segr1_jax.types import Completion, Example, Prompt
 
 FILLER = Example(id=0, name="filler", image=np.zeros((28, 28, 3), np.uint8), mask=None)

@@ -12,30 +12,30 @@ import jax
 import numpy as np
 from jaxtyping import Int
 
-from segr1_jax import judge
-from segr1_jax.answer import render
-from segr1_jax.coordinates import given_answer
+from segr1_jax.answer.coordinates import given_answer
+from segr1_jax.answer.grammar import render
+from segr1_jax.answer.targets import target_answer
+from segr1_jax.config.schema import RunConfig
 from segr1_jax.data.pipeline import Sample
 from segr1_jax.errors import UserError
-from segr1_jax.grpo.advantages import completion_weights, group_advantages
-from segr1_jax.grpo.batch import GroupBatch, answer_batch
-from segr1_jax.grpo.loss import answer_loss, grpo_loss
-from segr1_jax.judge import AnswerText, Judged, Pending
-from segr1_jax.policy.model import PromptBatch
+from segr1_jax.objective.advantages import completion_weights, group_advantages
+from segr1_jax.objective.batch import GroupBatch, answer_batch
+from segr1_jax.objective.loss import answer_loss, grpo_loss
+from segr1_jax.objective.update import TrainBatch
+from segr1_jax.policy.qwen2_5_vl.model import PromptBatch
+from segr1_jax.reward import judging as judge
 from segr1_jax.reward.client import RewardClient
+from segr1_jax.reward.judging import AnswerText, Judged, Pending
 from segr1_jax.rollout.sampler import Samples
-from segr1_jax.sft import target_answer
-from segr1_jax.train.closing import closing_report, show_ended_run
-from segr1_jax.train.config import RunConfig
+from segr1_jax.runtime.mesh import max_over_processes
+from segr1_jax.runtime.run_directory import incidents_of
 from segr1_jax.train.engine import Accumulation
-from segr1_jax.train.figures import group_figures, reward_arrays
-from segr1_jax.train.mesh import max_over_processes
+from segr1_jax.train.final_report import closing_report, show_ended_run
 from segr1_jax.train.refill import Group, fill, is_dead, stack
 from segr1_jax.train.run import Run
-from segr1_jax.train.rundir import incidents_of
-from segr1_jax.train.step_guard import check_skips, keep_batch
+from segr1_jax.train.step_figures import group_figures, reward_arrays
+from segr1_jax.train.update_guard import check_skips, keep_batch
 from segr1_jax.types import Completion, Example, Frame, Prompt
-from segr1_jax.update import TrainBatch
 
 _OnDevice = tuple[
     PromptBatch, Samples, jax.Array

@@ -15,10 +15,10 @@ from typing import NamedTuple
 import numpy as np
 
 from segr1_jax.data.pipeline import Sample
-from segr1_jax.grpo.advantages import dead_groups
-from segr1_jax.judge import Judged
+from segr1_jax.objective.advantages import dead_groups
+from segr1_jax.reward.judging import Judged
 from segr1_jax.rollout.sampler import Samples
-from segr1_jax.train.figures import reward_arrays
+from segr1_jax.train.step_figures import reward_arrays
 from segr1_jax.types import Completion
 
 

@@ -13,41 +13,41 @@ import jax
 import numpy as np
 from jax.typing import DTypeLike
 
+from segr1_jax.common.files import write_atomically
+from segr1_jax.config.checks import require_fixed_frame
+from segr1_jax.config.schema import RunConfig
 from segr1_jax.data.pipeline import Sample, Skipped, ahead_of, batches
 from segr1_jax.data.sources import check, limited, open_source
 from segr1_jax.errors import Preempted
-from segr1_jax.eval.run import Evaluation
-from segr1_jax.files import write_atomically
-from segr1_jax.hf.load import read_arch
+from segr1_jax.hf.load_weights import read_arch
 from segr1_jax.policy.params import ADAPTER, Params, WeightSpec
 from segr1_jax.policy.sharding import TRAIN_RULES
 from segr1_jax.prompt.build import PromptBuilder
 from segr1_jax.reward.client import RewardClient
-from segr1_jax.train.check_config import require_fixed_frame
-from segr1_jax.train.checkpoint import BestWeights, Checkpoints, abstract_state
-from segr1_jax.train.compile_guard import CompileGuard
-from segr1_jax.train.config import RunConfig
-from segr1_jax.train.disk import require_disk
-from segr1_jax.train.engine import make_engine
-from segr1_jax.train.held_out import evaluate_weights
-from segr1_jax.train.mesh import make_mesh, max_over_processes, sum_over_processes
-from segr1_jax.train.metrics import MetricsWriter, PhaseTimer, read_metrics
-from segr1_jax.train.preemption import Preemption
-from segr1_jax.train.progress import Progress
-from segr1_jax.train.run_lock import locked
-from segr1_jax.train.rundir import (
+from segr1_jax.runtime.checkpoint import BestWeights, Checkpoints, abstract_state
+from segr1_jax.runtime.compile_guard import CompileGuard
+from segr1_jax.runtime.compiled_functions import announce_step
+from segr1_jax.runtime.disk import require_disk
+from segr1_jax.runtime.initial_weights import record_start, recorded_start
+from segr1_jax.runtime.mesh import make_mesh, max_over_processes, sum_over_processes
+from segr1_jax.runtime.metrics_log import MetricsWriter, PhaseTimer, read_metrics
+from segr1_jax.runtime.preemption import Preemption
+from segr1_jax.runtime.processes import is_first, wait_for_all
+from segr1_jax.runtime.progress import Progress
+from segr1_jax.runtime.run_directory import (
     RunDir,
     best_root,
     checkpoint_root,
     claim_run_dir,
     make_run_dir,
 )
-from segr1_jax.train.runtime import is_first, wait_for_all
+from segr1_jax.runtime.run_lock import locked
+from segr1_jax.runtime.step_trace import StepTrace
+from segr1_jax.train.engine import make_engine
+from segr1_jax.train.evaluation import Evaluation
+from segr1_jax.train.held_out import evaluate_weights
 from segr1_jax.train.signal_watch import SignalWatch
-from segr1_jax.train.start import record_start, recorded_start
-from segr1_jax.train.step_trace import StepTrace
 from segr1_jax.train.tally import Tally
-from segr1_jax.train.watched import announce_step
 from segr1_jax.types import Example, Prompt
 
 SHOWN = ("reward", "iou", "format", "loss", "kl")

@@ -17,7 +17,7 @@ PARSED_SHARE = 0.5  # below it the texts are at fault, above it the lack of vari
 class SignalWatch:
     """Print one line on standard error after WINDOW steps of dead groups.
 
-    The figures are those of all processes (train/figures.py), so one process is enough to watch.
+    The figures are those of all processes (train/step_figures.py), so one process is enough to watch.
     """
 
     def __init__(self):

@@ -14,7 +14,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from segr1_jax.data.pipeline import Sample, Skipped
-from segr1_jax.train.mesh import max_over_processes
+from segr1_jax.runtime.mesh import max_over_processes
 
 REQUESTS = ("scores", "quarantined")
 

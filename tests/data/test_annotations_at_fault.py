@@ -13,7 +13,7 @@ from pycocotools import mask as coco
 from segr1_jax.data.images import open_mask
 from segr1_jax.data.sets.check import check_sets
 from segr1_jax.data.sets.registry import published_split
-from segr1_jax.data.truth import CocoSegmentation
+from segr1_jax.data.truth_masks import CocoSegmentation
 from segr1_jax.errors import UserError
 
 DEEP = "[" * 100_000

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from segr1_jax.config.checks import check_rules
+from segr1_jax.config.loading import load_config
 from segr1_jax.data.config import DataConfig
 from segr1_jax.data.sets.toy import write_toy_sets
 from segr1_jax.data.sources import limited, open_source
 from segr1_jax.errors import UserError
-from segr1_jax.train.check_config import check_rules
-from segr1_jax.train.load_config import load_config
 
 CONFIGS = sorted(
     path

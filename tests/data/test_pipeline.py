@@ -7,9 +7,9 @@ import pytest
 from PIL import Image
 
 from segr1_jax.data.config import DataConfig, LoaderConfig
-from segr1_jax.data.entries import Entry, FileSource
-from segr1_jax.data.order import example_index
+from segr1_jax.data.file_entries import Entry, FileSource
 from segr1_jax.data.pipeline import MAX_ATTEMPTS, Ahead, Skipped, ahead_of, batches, sweep
+from segr1_jax.data.sample_order import example_index
 from segr1_jax.data.sources import Spread, SyntheticSource
 from segr1_jax.errors import UserError
 from segr1_jax.types import Example

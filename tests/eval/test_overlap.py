@@ -6,10 +6,10 @@ import weakref
 import numpy as np
 import pytest
 
-from segr1_jax.answer import parse
-from segr1_jax.eval.metrics import aggregate
-from segr1_jax.eval.run import Scorer, evaluate
+from segr1_jax.answer.grammar import parse
+from segr1_jax.metrics.held_out_figures import aggregate
 from segr1_jax.reward.client import RewardClient
+from segr1_jax.train.evaluation import Scorer, evaluate
 from segr1_jax.types import Completion, Example, Frame, Prompt, Score, ScoreStatus
 
 SIDE = 56

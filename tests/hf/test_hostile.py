@@ -11,9 +11,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from segr1_jax.errors import UserError
-from segr1_jax.hf.load import load_params, read_arch
-from segr1_jax.hf.tensors import INDEX, SINGLE, open_checkpoint, read_header
-from segr1_jax.hf.tiny import make_tiny_policy
+from segr1_jax.hf.load_weights import load_params, read_arch
+from segr1_jax.hf.safetensors_file import INDEX, SINGLE, open_checkpoint, read_header
+from segr1_jax.hf.tiny_policy import make_tiny_policy
 from segr1_jax.policy.params import Policy
 from segr1_jax.prompt.build import PromptBuilder
 from segr1_jax.prompt.config import PromptConfig

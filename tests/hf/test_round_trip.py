@@ -7,15 +7,15 @@ import jax
 import numpy as np
 import pytest
 import torch
-from policy.oracle import make_oracle, make_prompt, oracle_logits, save_oracle
 from safetensors.numpy import load_file, save_file
 from transformers import Qwen2_5_VLForConditionalGeneration
+from transformers_oracle import make_oracle, make_prompt, oracle_logits, save_oracle
 
 from segr1_jax.errors import UserError
-from segr1_jax.hf.export import export_policy
 from segr1_jax.hf.keys import LAYOUTS
-from segr1_jax.hf.load import load_params, read_arch
-from segr1_jax.hf.tensors import open_checkpoint
+from segr1_jax.hf.load_weights import load_params, read_arch
+from segr1_jax.hf.safetensors_file import open_checkpoint
+from segr1_jax.hf.save_weights import export_policy
 from segr1_jax.policy.params import Policy
 from segr1_jax.prompt.tokenizer import Tokenizer
 
@@ -55,7 +55,7 @@ def test_round_trip_is_exact_in_both_layouts(base, layout, tmp_path):
 
 
 def test_several_shards_with_index(base, tmp_path, monkeypatch):
-    monkeypatch.setattr("segr1_jax.hf.stream.SHARD_BYTES", 100_000)
+    monkeypatch.setattr("segr1_jax.hf.shards.SHARD_BYTES", 100_000)
     _, directory = base
     policy, params = load(directory)
     out = export_policy(params, policy, directory, tmp_path / "out", {})

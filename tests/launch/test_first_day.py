@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from segr1_jax.config.loading import load_config
 from segr1_jax.data.sources import open_source
-from segr1_jax.hf.tiny import make_tiny_policy
+from segr1_jax.hf.tiny_policy import make_tiny_policy
 from segr1_jax.reward.config import RewardConfig
-from segr1_jax.train.load_config import load_config
 
 sys.path.append(str(Path(__file__).parents[2] / "launch"))
 import first_day as first_day_script

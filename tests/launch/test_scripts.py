@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from segr1_jax.hf.tiny import make_tiny_policy
-from segr1_jax.train.load_config import dump_config, load_config
+from segr1_jax.config.loading import dump_config, load_config
+from segr1_jax.hf.tiny_policy import make_tiny_policy
 
 ROOT = Path(__file__).parents[2]
 LAUNCH = ROOT / "launch"

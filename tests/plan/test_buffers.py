@@ -6,16 +6,16 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from plan.tiny_arch import CONFIG, OVERRIDES
+from tiny_arch import CONFIG, OVERRIDES
 
-from segr1_jax.hf.load import read_arch_file
+from segr1_jax.config.loading import override
+from segr1_jax.config.schema import RunConfig
+from segr1_jax.hf.load_weights import read_arch_file
 from segr1_jax.plan.buffers import ledger, parts, peaks, shard_bytes
 from segr1_jax.plan.programs import Programs
-from segr1_jax.policy.arch import arch_from_config
 from segr1_jax.policy.params import Policy
-from segr1_jax.train.config import RunConfig
-from segr1_jax.train.load_config import override
-from segr1_jax.train.mesh import make_mesh
+from segr1_jax.policy.qwen2_5_vl.arch import arch_from_config
+from segr1_jax.runtime.mesh import make_mesh
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 PUBLISHED = {

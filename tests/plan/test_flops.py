@@ -7,10 +7,10 @@ from flax import nnx
 
 from segr1_jax.plan.flops import matmul_flops
 from segr1_jax.plan.liveness import plain_size, temporary_bytes
-from segr1_jax.policy.arch import TextArch
 from segr1_jax.policy.attention import Attention
-from segr1_jax.policy.stack import scan_layers, stacked
-from segr1_jax.policy.text import TextLayer, mrope
+from segr1_jax.policy.qwen2_5_vl.arch import TextArch
+from segr1_jax.policy.qwen2_5_vl.text import TextLayer, mrope
+from segr1_jax.policy.scanned_layers import scan_layers, stacked
 
 ARCH = TextArch(5, 8, 12, 4, 2, 2, 32, 1e6, (1, 0, 0), 1e-6, True)
 P = 6

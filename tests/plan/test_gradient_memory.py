@@ -5,11 +5,11 @@ import pytest
 from tiny_arch import CONFIG
 from tiny_run import CONFIG as RUN
 
+from segr1_jax.config.loading import load_config
 from segr1_jax.plan.buffers import shard_bytes
 from segr1_jax.plan.programs import Programs
-from segr1_jax.policy.arch import arch_from_config
-from segr1_jax.train.load_config import load_config
-from segr1_jax.train.mesh import make_mesh
+from segr1_jax.policy.qwen2_5_vl.arch import arch_from_config
+from segr1_jax.runtime.mesh import make_mesh
 
 # Weights that outweigh the activations, as at real size.
 WIDE = CONFIG | {

@@ -6,22 +6,22 @@ from pathlib import Path
 
 import pytest
 from jax.sharding import AbstractMesh
-from plan.tiny_arch import CONFIG, OVERRIDES
+from tiny_arch import CONFIG, OVERRIDES
 
 from segr1_jax.cli import main
+from segr1_jax.config.hardware import DEVICES, Device, device_named
+from segr1_jax.config.loading import load_config, override
+from segr1_jax.config.schema import RunConfig
 from segr1_jax.errors import UserError
-from segr1_jax.hardware import DEVICES, Device, device_named
 from segr1_jax.plan.command import plan_before_training, plan_command
 from segr1_jax.plan.compiled import topology_devices
 from segr1_jax.plan.estimate import MARGIN
 from segr1_jax.plan.fit import changes, find_fit
 from segr1_jax.plan.phases import BANDWIDTH_SHARE, MATMUL_SHARE, decode_bytes
-from segr1_jax.plan.plan import make_plan
 from segr1_jax.plan.programs import Programs
-from segr1_jax.policy.arch import arch_from_config
-from segr1_jax.train.config import RunConfig
-from segr1_jax.train.load_config import load_config, override
-from segr1_jax.train.mesh import AXES, AXIS_TYPES
+from segr1_jax.plan.run_plan import make_plan
+from segr1_jax.policy.qwen2_5_vl.arch import arch_from_config
+from segr1_jax.runtime.mesh import AXES, AXIS_TYPES
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("**/*.yaml"))
 ARCH = arch_from_config(CONFIG)
@@ -210,7 +210,7 @@ def test_training_says_whether_it_fits(tmp_path, capsys, monkeypatch, limit, sai
 def test_training_that_surely_does_not_fit_ends_before_weights_are_read(tmp_path, monkeypatch):
     (tmp_path / "config.json").write_text(json.dumps(CONFIG))
     monkeypatch.setattr("jax.local_devices", lambda: [SmallDevice(10**5)])
-    monkeypatch.setattr("segr1_jax.plan.plan.find_fit", lambda *_: None)
+    monkeypatch.setattr("segr1_jax.plan.run_plan.find_fit", lambda *_: None)
     with pytest.raises(UserError, match="use more or larger devices"):
         plan_before_training(config(f"policy.path={tmp_path}", f"run_dir={tmp_path / 'run'}"))
 

@@ -12,7 +12,7 @@ from tolerances import TOL_SIMPLE
 
 from segr1_jax.policy import attention
 from segr1_jax.policy.attention import Attention, KeyValues
-from segr1_jax.policy.text import causal_mask
+from segr1_jax.policy.qwen2_5_vl.text import causal_mask
 
 B, G, T, P, H, K, C = 2, 3, 5, 11, 4, 2, 8
 

@@ -6,11 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from policy.oracle import batch_of, make_oracle, make_prompt
+from transformers_oracle import batch_of, make_oracle, make_prompt
 
-from segr1_jax.policy.arch import arch_from_config
 from segr1_jax.policy.logprobs import score_tokens
 from segr1_jax.policy.params import Policy
+from segr1_jax.policy.qwen2_5_vl.arch import arch_from_config
 
 
 @pytest.fixture(scope="module")

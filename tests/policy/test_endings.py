@@ -7,14 +7,14 @@ import shutil
 import jax
 import numpy as np
 import pytest
-from policy.oracle import batch_of, make_oracle, make_prompt
+from transformers_oracle import batch_of, make_oracle, make_prompt
 
 from segr1_jax.errors import UserError
-from segr1_jax.hf.load import read_arch
-from segr1_jax.hf.tiny import make_tiny_policy
-from segr1_jax.policy.arch import arch_from_config
+from segr1_jax.hf.load_weights import read_arch
+from segr1_jax.hf.tiny_policy import make_tiny_policy
 from segr1_jax.policy.logprobs import score_tokens
 from segr1_jax.policy.params import Policy
+from segr1_jax.policy.qwen2_5_vl.arch import arch_from_config
 from segr1_jax.prompt.tokenizer import END_OF_TURN, PAD, Tokenizer
 from segr1_jax.rollout.sampler import make_sampler
 

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
-from policy.oracle import (
+from tolerances import TOL_SIMPLE
+from transformers_oracle import (
     EOS,
     batch_of,
     draw_weights,
@@ -19,10 +20,9 @@ from policy.oracle import (
     save_oracle,
     shift_right,
 )
-from tolerances import TOL_SIMPLE
 
 from segr1_jax.policy.logprobs import distribution
-from segr1_jax.policy.model import OwnCache
+from segr1_jax.policy.qwen2_5_vl.model import OwnCache
 from segr1_jax.rollout.sampler import make_sampler
 
 STEPS = 64

@@ -4,18 +4,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from policy.oracle import batch_of, make_prompt
 from tolerances import TOL_SIMPLE
+from transformers_oracle import batch_of, make_prompt
 
 from segr1_jax.errors import UserError
-from segr1_jax.hf.load import load_params, read_arch
-from segr1_jax.hf.tiny import make_tiny_policy
-from segr1_jax.policy.inputs import pad_windows, stack_prompts, window_bucket
+from segr1_jax.hf.load_weights import load_params, read_arch
+from segr1_jax.hf.tiny_policy import make_tiny_policy
 from segr1_jax.policy.logprobs import score_tokens
 from segr1_jax.policy.params import Policy
+from segr1_jax.policy.qwen2_5_vl.inputs import pad_windows, stack_prompts, window_bucket
 from segr1_jax.prompt.build import PromptBuilder
 from segr1_jax.prompt.config import PromptConfig
-from segr1_jax.prompt.text import messages
+from segr1_jax.prompt.wording import messages
 from segr1_jax.types import Example
 
 FRAME, TOKENS = 168, 256

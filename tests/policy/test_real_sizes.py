@@ -11,7 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
-from policy.oracle import (
+from recorded import oracle_states, recorded_states
+from tolerances import MAX_BF16_DISTANCE_RATIO, TOL_COMPLEX
+from transformers import Qwen2_5_VLForConditionalGeneration
+from transformers_oracle import (
     VISION,
     batch_of,
     build,
@@ -25,9 +28,6 @@ from policy.oracle import (
     save_oracle,
     shift_right,
 )
-from policy.recorded import oracle_states, recorded_states
-from tolerances import MAX_BF16_DISTANCE_RATIO, TOL_COMPLEX
-from transformers import Qwen2_5_VLForConditionalGeneration
 
 from segr1_jax.policy.logprobs import score_tokens
 from segr1_jax.policy.params import Policy

@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from policy.oracle import (
+from tolerances import TOL_SIMPLE
+from transformers_oracle import (
     batch_of,
     gradient_errors,
     load_pair,
@@ -16,14 +17,13 @@ from policy.oracle import (
     save_oracle,
     shift_right,
 )
-from tolerances import TOL_SIMPLE
 
-from segr1_jax.grpo.batch import GroupBatch
-from segr1_jax.grpo.config import ObjectiveConfig
-from segr1_jax.grpo.loss import grpo_loss
+from segr1_jax.objective.batch import GroupBatch
+from segr1_jax.objective.config import ObjectiveConfig
+from segr1_jax.objective.loss import grpo_loss
 from segr1_jax.policy.logprobs import score_tokens
-from segr1_jax.policy.model import PromptBatch
 from segr1_jax.policy.params import Params, Policy
+from segr1_jax.policy.qwen2_5_vl.model import PromptBatch
 
 CASES = [*range(4), *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(4, 8))]
 SIZES = ((84, 140), (56, 112), (168, 28), (56, 56))

@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
-from policy.oracle import (
+from tolerances import TOL_COMPLEX, TOL_SIMPLE
+from transformers_oracle import (
     EOS,
     batch_of,
     gradient_errors,
@@ -17,7 +18,6 @@ from policy.oracle import (
     save_oracle,
     shift_right,
 )
-from tolerances import TOL_COMPLEX, TOL_SIMPLE
 
 from segr1_jax.policy.logprobs import score_tokens
 from segr1_jax.rollout.sampler import make_sampler

@@ -5,10 +5,10 @@ import math
 import numpy as np
 import pytest
 
-from segr1_jax.hf.load import read_arch
-from segr1_jax.hf.tiny import make_tiny_policy
-from segr1_jax.policy.arch import TextArch, VisionArch
+from segr1_jax.hf.load_weights import read_arch
+from segr1_jax.hf.tiny_policy import make_tiny_policy
 from segr1_jax.policy.params import Policy
+from segr1_jax.policy.qwen2_5_vl.arch import TextArch, VisionArch
 from segr1_jax.profile.model_flops import (
     Work,
     call_flops,

@@ -3,7 +3,7 @@
 import jax
 import pytest
 
-from segr1_jax.hardware import DEVICES
+from segr1_jax.config.hardware import DEVICES
 from segr1_jax.profile.peak import peak_at_hand, peak_of
 
 KINDS = {

@@ -10,13 +10,13 @@ from tiny_run import script_rewards, small_config
 from tolerances import MAX_PHASE_GAP
 
 from segr1_jax.errors import UserError
-from segr1_jax.hf.tiny import make_tiny_policy
+from segr1_jax.hf.tiny_policy import make_tiny_policy
 from segr1_jax.profile.command import WARM_UP, profile_command
-from segr1_jax.profile.report import markdown, to_json
+from segr1_jax.profile.profile_table import markdown, to_json
 from segr1_jax.profile.trace import host_events, trace_file
-from segr1_jax.train.metrics import read_metrics
-from segr1_jax.train.rundir import RunDir
-from segr1_jax.train.step_trace import STEP_EVENT
+from segr1_jax.runtime.metrics_log import read_metrics
+from segr1_jax.runtime.run_directory import RunDir
+from segr1_jax.runtime.step_trace import STEP_EVENT
 
 STEPS, TURNS = 2, 4
 PEAK = 1e12  # FLOP/s

@@ -2,7 +2,7 @@
 
 import pytest
 
-from segr1_jax.prompt.vision import VisionSettings
+from segr1_jax.prompt.processor_settings import VisionSettings
 
 QWEN_MEAN, QWEN_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 

@@ -15,9 +15,9 @@ from segr1_jax.data.images import open_image
 from segr1_jax.errors import UserError
 from segr1_jax.prompt.build import PromptBuilder
 from segr1_jax.prompt.config import PromptConfig
-from segr1_jax.prompt.pixels import smart_resize, stretch
-from segr1_jax.prompt.text import messages
+from segr1_jax.prompt.patches import smart_resize, stretch
 from segr1_jax.prompt.tokenizer import Tokenizer
+from segr1_jax.prompt.wording import messages
 from segr1_jax.types import Example
 
 IMAGES = 200

@@ -7,16 +7,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from segr1_jax.reward import protocol
 from segr1_jax.reward.client import RewardClient
 from segr1_jax.reward.config import RewardConfig
+from segr1_jax.reward.transport import protocol
 from segr1_jax.types import ScoreStatus
 
 pytestmark = pytest.mark.e2e  # a sidecar process for each
 
 ROOT = Path(__file__).parents[2]
 DAMAGED_BYTES = 1 << 18
-SIDECAR = "import sys\nif any('segr1_jax.reward.sidecar' in w for w in sys.orig_argv):\n"
+SIDECAR = "import sys\nif any('segr1_jax.reward.sidecar.server' in w for w in sys.orig_argv):\n"
 SCRIBBLE_ONCE = f"""
     from segr1_jax.reward import protocol
     set_working, told = protocol.set_working, []
@@ -35,7 +35,7 @@ FULL_DISK = """
 """
 SLOW_ENCODE = """
     import time
-    from segr1_jax.reward.sam2_model import Sam2
+    from segr1_jax.reward.sidecar.sam2_model import Sam2
     encode = Sam2.encode
     def slow(self, image):
         time.sleep({seconds})

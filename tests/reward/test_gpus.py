@@ -8,10 +8,10 @@ from tiny_run import small_config
 
 from segr1_jax.cli import main
 from segr1_jax.errors import UserError
-from segr1_jax.hf.tiny import make_tiny_policy
-from segr1_jax.reward import gpus
+from segr1_jax.hf.tiny_policy import make_tiny_policy
 from segr1_jax.reward.client import RewardClient
 from segr1_jax.reward.config import RewardConfig
+from segr1_jax.reward.transport import gpus
 from segr1_jax.train.loop import run_grpo
 
 

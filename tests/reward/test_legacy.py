@@ -4,15 +4,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from segr1_jax import judge
-from segr1_jax.judge import AnswerText
+from segr1_jax.reward import judging as judge
 from segr1_jax.reward.client import RewardClient
 from segr1_jax.reward.combine import combine
 from segr1_jax.reward.config import RewardConfig, RewardWeights
+from segr1_jax.reward.judging import AnswerText
 from segr1_jax.reward.legacy import legacy_example, legacy_score
-from segr1_jax.reward.protocol import WirePrompt
-from segr1_jax.reward.sam2_model import NANO_CHECKPOINT, NANO_CONFIG, Sam2, build_model
 from segr1_jax.reward.scores import iou
+from segr1_jax.reward.sidecar.sam2_model import NANO_CHECKPOINT, NANO_CONFIG, Sam2, build_model
+from segr1_jax.reward.transport.protocol import WirePrompt
 from segr1_jax.types import Example, Frame, ParseStatus, Score, ScoreStatus
 
 MASK_ONLY = RewardWeights(format=0.0)

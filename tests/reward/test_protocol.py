@@ -5,8 +5,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from segr1_jax.reward import protocol
-from segr1_jax.reward.protocol import Hello, Kind, ProtocolError, Reply, Request, WirePrompt
+from segr1_jax.reward.transport import protocol
+from segr1_jax.reward.transport.protocol import (
+    Hello,
+    Kind,
+    ProtocolError,
+    Reply,
+    Request,
+    WirePrompt,
+)
 
 REGION = 1 << 20
 GOOD = Request(

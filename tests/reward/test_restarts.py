@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from segr1_jax.errors import UserError
-from segr1_jax.reward import keeper
 from segr1_jax.reward.client import RewardClient
 from segr1_jax.reward.config import RewardConfig
-from segr1_jax.reward.keeper import SidecarLost
+from segr1_jax.reward.transport import supervisor as keeper
+from segr1_jax.reward.transport.supervisor import SidecarLost
 from segr1_jax.types import ScoreStatus
 
 pytestmark = pytest.mark.e2e  # a sidecar process for each
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.e2e  # a sidecar process for each
 ROOT = Path(__file__).parents[2]
 START = """
 import os, signal, sys
-if any("segr1_jax.reward.sidecar" in word for word in sys.orig_argv):
+if any("segr1_jax.reward.sidecar.server" in word for word in sys.orig_argv):
     number = len(os.listdir({marks!r}))
     open(os.path.join({marks!r}, str(number)), "w").close()
     {act}

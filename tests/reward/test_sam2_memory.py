@@ -9,11 +9,9 @@ import pytest
 import torch
 from random_prompts import random_prompt
 
-from segr1_jax.reward import protocol, supervisor
 from segr1_jax.reward.config import RewardConfig
-from segr1_jax.reward.protocol import Kind, Request
-from segr1_jax.reward.sam2_embeddings import EmbeddingCache, EmbeddingFiles, Tier, fingerprint
-from segr1_jax.reward.sam2_model import (
+from segr1_jax.reward.sidecar.embeddings import EmbeddingCache, EmbeddingFiles, Tier, fingerprint
+from segr1_jax.reward.sidecar.sam2_model import (
     NANO_CHECKPOINT,
     NANO_CONFIG,
     Embedding,
@@ -21,7 +19,10 @@ from segr1_jax.reward.sam2_model import (
     build_model,
     model_tree,
 )
-from segr1_jax.reward.sidecar import Notes, Server, Settings, _files
+from segr1_jax.reward.sidecar.server import Notes, Server, Settings, _files
+from segr1_jax.reward.transport import process as supervisor
+from segr1_jax.reward.transport import protocol
+from segr1_jax.reward.transport.protocol import Kind, Request
 
 MAP_BYTES = 4 * 16
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from tolerances import TOL_S_MEASURE
 
-from segr1_jax.eval.metrics import soft_s_measure
+from segr1_jax.metrics.held_out_figures import soft_s_measure
 from segr1_jax.reward.combine import combine
 from segr1_jax.reward.config import RewardWeights
 from segr1_jax.reward.scores import capped_size, iou, resize_nearest, s_measure

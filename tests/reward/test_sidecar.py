@@ -12,14 +12,14 @@ import numpy as np
 import pytest
 
 from segr1_jax.errors import UserError
-from segr1_jax.reward import protocol
 from segr1_jax.reward.client import RewardClient
 from segr1_jax.reward.config import RewardConfig
-from segr1_jax.reward.protocol import Kind, Request
-from segr1_jax.reward.sam2_embeddings import EmbeddingCache
-from segr1_jax.reward.sam2_model import NANO_CHECKPOINT, NANO_CONFIG, Sam2, build_model
 from segr1_jax.reward.scores import capped_size, iou, resize_nearest, s_measure
-from segr1_jax.reward.sidecar import Server
+from segr1_jax.reward.sidecar.embeddings import EmbeddingCache
+from segr1_jax.reward.sidecar.sam2_model import NANO_CHECKPOINT, NANO_CONFIG, Sam2, build_model
+from segr1_jax.reward.sidecar.server import Server
+from segr1_jax.reward.transport import protocol
+from segr1_jax.reward.transport.protocol import Kind, Request
 from segr1_jax.types import ScoreStatus
 
 GONE_S = 5.0  # a sidecar must have ended this long after its trainer
@@ -130,8 +130,8 @@ import numpy as np
 from segr1_jax.reward import protocol
 from segr1_jax.reward.client import RewardClient
 from segr1_jax.reward.config import RewardConfig
-from segr1_jax.reward.protocol import Kind, Request
-from segr1_jax.reward.sam2_model import NANO_CHECKPOINT, NANO_CONFIG, Sam2, build_model
+from segr1_jax.reward.transport.protocol import Kind, Request
+from segr1_jax.reward.sidecar.sam2_model import NANO_CHECKPOINT, NANO_CONFIG, Sam2, build_model
 client = RewardClient(RewardConfig())
 client.start()
 client.encode(np.zeros((100, 100, 3), np.uint8))
@@ -174,7 +174,7 @@ def test_a_sidecar_that_cannot_start_says_why():
 
 def test_the_sidecar_needs_no_package_of_the_trainer():
     heavy = "{'jax', 'jaxtyping', 'torch', 'flax'} & set(sys.modules)"
-    code = f"import sys, segr1_jax.reward.sidecar, segr1_jax.reward.scores; print({heavy})"
+    code = f"import sys, segr1_jax.reward.sidecar.server, segr1_jax.reward.scores; print({heavy})"
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True

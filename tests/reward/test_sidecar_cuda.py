@@ -5,8 +5,9 @@ import json
 import pytest
 import torch
 
-from segr1_jax.reward import sidecar, supervisor
 from segr1_jax.reward.config import RewardConfig
+from segr1_jax.reward.sidecar import server as sidecar
+from segr1_jax.reward.transport import process as supervisor
 
 
 @pytest.fixture

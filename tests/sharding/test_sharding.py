@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from tolerances import TOL_COMPLEX, TOL_SIMPLE
 
-from segr1_jax.hf.tiny import make_tiny_policy
+from segr1_jax.hf.tiny_policy import make_tiny_policy
 
 WORKER = Path(__file__).parent / "worker.py"
 ROOT = WORKER.parents[2]

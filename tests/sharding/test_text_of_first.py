@@ -6,7 +6,7 @@ import sys
 
 PROGRAM = """
 import jax
-from segr1_jax.train.runtime import join_processes, text_of_first, wait_for_all
+from segr1_jax.runtime.processes import join_processes, text_of_first, wait_for_all
 
 join_processes()
 made = []

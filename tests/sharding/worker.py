@@ -10,23 +10,23 @@ import jax
 import numpy as np
 import optax
 
+from segr1_jax.config.schema import MeshConfig, PolicyConfig, RunConfig
 from segr1_jax.data.config import DataConfig
 from segr1_jax.data.pipeline import batches
 from segr1_jax.data.sources import open_source
-from segr1_jax.grpo.batch import GroupBatch
-from segr1_jax.grpo.config import ObjectiveConfig
-from segr1_jax.grpo.loss import grpo_loss
-from segr1_jax.hf.load import load_params, read_arch
+from segr1_jax.hf.load_weights import load_params, read_arch
+from segr1_jax.objective.batch import GroupBatch
+from segr1_jax.objective.config import ObjectiveConfig
+from segr1_jax.objective.loss import grpo_loss
+from segr1_jax.objective.update import TrainBatch
 from segr1_jax.policy.params import Policy
 from segr1_jax.policy.sharding import TRAIN_RULES
 from segr1_jax.prompt.build import PromptBuilder
 from segr1_jax.prompt.config import PromptConfig
 from segr1_jax.rollout.config import RolloutConfig
-from segr1_jax.train.config import MeshConfig, PolicyConfig, RunConfig
+from segr1_jax.runtime.mesh import Placement, make_mesh
+from segr1_jax.runtime.processes import join_processes
 from segr1_jax.train.engine import Engine
-from segr1_jax.train.mesh import Placement, make_mesh
-from segr1_jax.train.runtime import join_processes
-from segr1_jax.update import TrainBatch
 
 GROUP, TOKENS, BATCH = 2, 12, 8
 

@@ -10,17 +10,20 @@ import numpy as np
 import pytest
 import torch
 from peft import PeftModel
-from policy.oracle import EOS, batch_of, make_oracle, make_prompt, oracle_logits, save_oracle
 from tolerances import TOL_COMPLEX, TOL_SIMPLE
 from transformers import Qwen2_5_VLForConditionalGeneration
+from transformers_oracle import EOS, batch_of, make_oracle, make_prompt, oracle_logits, save_oracle
 
+from segr1_jax.config.schema import MeshConfig, PolicyConfig, RunConfig
 from segr1_jax.errors import UserError
-from segr1_jax.grpo.batch import AnswerBatch
-from segr1_jax.grpo.loss import answer_loss
-from segr1_jax.hf.adapter import export_adapter
-from segr1_jax.hf.export import export_policy
-from segr1_jax.hf.load import load_params, read_arch
-from segr1_jax.hf.tiny import make_tiny_policy
+from segr1_jax.hf.load_weights import load_params, read_arch
+from segr1_jax.hf.peft_adapter import export_adapter
+from segr1_jax.hf.save_weights import export_policy
+from segr1_jax.hf.tiny_policy import make_tiny_policy
+from segr1_jax.objective.batch import AnswerBatch
+from segr1_jax.objective.loss import answer_loss
+from segr1_jax.objective.optimizer import make_optimizer
+from segr1_jax.objective.update import TrainBatch, init_state, make_gradient
 from segr1_jax.policy.config import LoraConfig
 from segr1_jax.policy.logprobs import score_tokens
 from segr1_jax.policy.params import ADAPTER, TOWER, Policy
@@ -28,13 +31,10 @@ from segr1_jax.policy.sharding import TRAIN_RULES
 from segr1_jax.prompt.build import PromptBuilder
 from segr1_jax.prompt.config import PromptConfig
 from segr1_jax.rollout.sampler import make_sampler
-from segr1_jax.train.checkpoint import Checkpoints
-from segr1_jax.train.config import MeshConfig, PolicyConfig, RunConfig
+from segr1_jax.runtime.checkpoint import Checkpoints
+from segr1_jax.runtime.initial_weights import Start
+from segr1_jax.runtime.mesh import Placement, make_mesh
 from segr1_jax.train.engine import Engine
-from segr1_jax.train.mesh import Placement, make_mesh
-from segr1_jax.train.optimizer import make_optimizer
-from segr1_jax.train.start import Start
-from segr1_jax.update import TrainBatch, init_state, make_gradient
 
 LORA = LoraConfig(rank=3, alpha=6.0)
 B, T = 8, 5

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 from tiny_run import FakeClient, metrics, script_rewards, small_config
 
-from segr1_jax.hf.tiny import make_tiny_policy
+from segr1_jax.hf.tiny_policy import make_tiny_policy
 from segr1_jax.reward.client import Stats
 from segr1_jax.train import loop
 

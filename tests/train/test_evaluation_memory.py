@@ -5,7 +5,7 @@ from pathlib import Path
 import large_photos
 import pytest
 
-from segr1_jax.hf.tiny import make_tiny_policy
+from segr1_jax.hf.tiny_policy import make_tiny_policy
 
 BOUND_GB = 0.3
 DIS5K = (3000, 470)  # training and held-out photos

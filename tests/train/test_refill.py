@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from segr1_jax.judge import Judged
+from segr1_jax.reward.judging import Judged
 from segr1_jax.rollout.sampler import Samples
 from segr1_jax.train.refill import Group, fill, is_dead
 from segr1_jax.types import ParseStatus, Reward

@@ -28,7 +28,7 @@ from training_runs import (
 
 from segr1_jax.data.config import DataConfig
 from segr1_jax.data.synthetic import generate
-from segr1_jax.hf.tiny import make_tiny_policy
+from segr1_jax.hf.tiny_policy import make_tiny_policy
 
 STAGES = [("sft", "quickstart_sft.yaml", "tiny"), ("train", "quickstart_grpo.yaml", "sft")]
 KILLS = 20

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from segr1_jax.config.checks import check
+from segr1_jax.config.loading import load_config
+from segr1_jax.config.schema import RunConfig
 from segr1_jax.data.sets.toy import OWN, write_toy_sets
-from segr1_jax.hf.tiny import make_tiny_policy
-from segr1_jax.train.check_config import check
-from segr1_jax.train.config import RunConfig
-from segr1_jax.train.load_config import load_config
+from segr1_jax.hf.tiny_policy import make_tiny_policy
 from segr1_jax.train.loop import run_grpo, run_sft
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("**/*.yaml"))

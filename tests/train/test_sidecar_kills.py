@@ -18,7 +18,7 @@ from training_runs import (
     start,
 )
 
-from segr1_jax.hf.tiny import make_tiny_policy
+from segr1_jax.hf.tiny_policy import make_tiny_policy
 
 BLOWS = 30
 SEEDS = (0,)

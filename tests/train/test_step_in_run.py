@@ -10,9 +10,9 @@ from tiny_run import BATCH, checkpoint, equal, metrics, script_rewards, small_co
 from tolerances import TOL_COMPLEX
 
 from segr1_jax.errors import UserError
-from segr1_jax.hf.tiny import make_tiny_policy
+from segr1_jax.hf.tiny_policy import make_tiny_policy
+from segr1_jax.runtime.compiled_functions import observed_by
 from segr1_jax.train import loop
-from segr1_jax.train.watched import observed_by
 
 TWICE = "objective.updates_per_rollout=2"
 pytestmark = pytest.mark.usefixtures("compile_quickly")

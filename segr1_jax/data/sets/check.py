@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from segr1_jax.data.entries import FileSource
+from segr1_jax.data.file_entries import FileSource
 from segr1_jax.data.sets.published import PublishedSet, nearest_folder
 from segr1_jax.data.sets.registry import SETS
 from segr1_jax.errors import UserError

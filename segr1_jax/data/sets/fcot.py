@@ -12,10 +12,10 @@ import threading
 from pathlib import Path
 from typing import Any
 
+from segr1_jax.common.optional_packages import optional_package
 from segr1_jax.data.images import open_image
 from segr1_jax.data.sets.published import PublishedSet, require_folder
 from segr1_jax.errors import UserError
-from segr1_jax.extras import optional_package
 from segr1_jax.types import Example
 
 FOLDER = "FCoT"

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from segr1_jax.data.entries import Entry, FileSource, pictures_by_stem
+from segr1_jax.data.file_entries import Entry, FileSource, pictures_by_stem
 from segr1_jax.data.sets.published import PublishedSet, require_folder
-from segr1_jax.data.truth import MaskFile
+from segr1_jax.data.truth_masks import MaskFile
 from segr1_jax.errors import UserError
 
 

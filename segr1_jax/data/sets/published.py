@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from segr1_jax.data.entries import FileSource
+from segr1_jax.data.file_entries import FileSource
 from segr1_jax.errors import UserError
 
 Kind = Literal["foreground", "referring", "reasoning", "answers"]

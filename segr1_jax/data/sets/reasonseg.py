@@ -2,16 +2,16 @@
 
 Layout (paper.md 4): ReasonSeg/<split>/NAME.jpg and NAME.json. Every image is one sample with the first text, as LISA evaluates, and
 labels are read as in its utils/data_processing.py; the reference code draws images at random, and counts what is to be ignored as
-background (eval/protocol.py).
+background (metrics/sample_protocol.py).
 """
 
 import json
 from pathlib import Path
 from typing import Any
 
-from segr1_jax.data.entries import Entry, FileSource, pictures_by_stem
+from segr1_jax.data.file_entries import Entry, FileSource, pictures_by_stem
 from segr1_jax.data.sets.published import PublishedSet, require_folder
-from segr1_jax.data.truth import Polygon, Polygons, Unusable, require_corners
+from segr1_jax.data.truth_masks import Polygon, Polygons, Unusable, require_corners
 from segr1_jax.errors import UserError
 
 FOLDER = "ReasonSeg"

@@ -12,9 +12,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from segr1_jax.data.entries import Entry, FileSource
+from segr1_jax.data.file_entries import Entry, FileSource
 from segr1_jax.data.sets.published import PublishedSet, require_file, require_folder
-from segr1_jax.data.truth import CocoSegmentation, Truth, Unusable
+from segr1_jax.data.truth_masks import CocoSegmentation, Truth, Unusable
 from segr1_jax.errors import UserError
 
 ROOT, PHOTOS = "Refer_Segm", "coco_2014/train2014"

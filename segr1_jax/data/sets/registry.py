@@ -4,7 +4,7 @@ import difflib
 from dataclasses import replace
 from pathlib import Path
 
-from segr1_jax.data.entries import FileSource
+from segr1_jax.data.file_entries import FileSource
 from segr1_jax.data.sets.fcot import FCOT, AnswerSource
 from segr1_jax.data.sets.pairs import PAIR_SETS
 from segr1_jax.data.sets.published import PublishedSet

@@ -10,15 +10,15 @@ import numpy as np
 from jaxtyping import Bool, UInt8
 from PIL import Image
 
-from segr1_jax.data.benchmarks import write_toy_benchmarks
+from segr1_jax.common.optional_packages import optional_package
 from segr1_jax.data.config import DataConfig
+from segr1_jax.data.general_benchmarks import write_toy_benchmarks
 from segr1_jax.data.sets.fcot import FOLDER as FCOT
 from segr1_jax.data.sets.pairs import PAIR_SETS, Pair
 from segr1_jax.data.sets.reasonseg import REASONSEG
 from segr1_jax.data.sets.refer import PHOTOS, REFER_SETS, ROOT
 from segr1_jax.data.synthetic import generate, scene, sentences
 from segr1_jax.errors import UserError
-from segr1_jax.extras import optional_package
 from segr1_jax.types import Example
 
 SAMPLES = 4  # per split

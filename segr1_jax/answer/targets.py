@@ -1,0 +1,136 @@
+"""The supervised answer to a mask, for the cold start: one documented function of the mask alone.
+
+Shape legend: H W native mask; h w box of the object on the model's integer grid, one pixel of margin around; K points.
+"""
+
+import math
+from itertools import product
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+from scipy import ndimage
+
+from segr1_jax.common.frames import convert_box
+from segr1_jax.errors import UserError
+from segr1_jax.types import Answer, Frame
+
+SIZES = ("small", "medium", "large")
+SIZE_STEPS = (0.04, 0.16)  # share of the frame its box fills
+PLACES = tuple(product(("top", "middle", "bottom"), ("left", "center", "right")))
+MIN_CLEARANCE = 2.0  # pixels of the model frame between an exterior point and the mask
+
+
+def target_answer(
+    mask_HW: Bool[np.ndarray, "H W"],
+    frame: Frame,
+    *,
+    interior: int,
+    exterior: int,
+    box_margin: float = 0.0,
+    name: str = "mask",
+) -> Answer:
+    """The answer that describes `mask_HW` (native pixels) in pixels of the model's `frame`.
+
+    One box around the whole mask, also where it has several parts: tight, or on every side wider by `box_margin` of its width and
+    height, as people draw boxes; `interior` points (at least 1), the first deepest inside, each
+    next one trading depth against distance from those before; up to `exterior` points inside the box but off the mask, chosen the
+    same way and dropped where the mask leaves no room; a line of thinking that says how large the object is and where. Nothing is
+    drawn at random, so the policy can learn the answer from the image. Raises UserError for an empty mask.
+
+    Example:
+        >>> mask = np.zeros((56, 56), bool)
+        >>> mask[4:25, 4:25] = True
+        >>> answer = target_answer(mask, Frame(56, 56), interior=1, exterior=1)
+        >>> answer.boxes, answer.points, answer.labels, answer.thinking
+        (((4, 4, 25, 25),), ((14, 14),), (1,), 'a medium object at the top left')
+    """
+    if not mask_HW.any():
+        raise UserError(
+            name,
+            expected="a mask with at least one pixel set",
+            got="an empty mask",
+            remedy="leave the sample out of training",
+        )
+    box = _tight_box(mask_HW, frame)
+    inside_hw = _on_grid(mask_HW, frame, box)
+    outside_hw = ~inside_hw
+    outside_hw[[0, -1]] = outside_hw[:, [0, -1]] = False
+    clear_hw = ndimage.distance_transform_edt(~inside_hw) * outside_hw
+    clear_hw[clear_hw < MIN_CLEARANCE] = 0
+    origin = np.array(box[:2]) - 1
+    on_K2 = _spread(ndimage.distance_transform_edt(inside_hw), interior) + origin
+    off_K2 = _spread(clear_hw, exterior) + origin
+    points = tuple((int(x), int(y)) for x, y in np.concatenate([on_K2, off_K2]))
+    return Answer(
+        _thinking(box, frame),
+        (_widened(box, frame, box_margin),),
+        points,
+        (1,) * len(on_K2) + (0,) * len(off_K2),
+        frame,
+    )
+
+
+def thinking_lines() -> list[str]:
+    """Every line of thinking that `target_answer` can write."""
+    return [_line(size, place) for size in SIZES for place in PLACES]
+
+
+def _tight_box(mask_HW: Bool[np.ndarray, "H W"], frame: Frame) -> tuple[int, int, int, int]:
+    rows, columns = np.flatnonzero(mask_HW.any(axis=1)), np.flatnonzero(mask_HW.any(axis=0))
+    native = Frame(width=mask_HW.shape[1], height=mask_HW.shape[0])
+    edges = np.array([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1])
+    x1, y1, x2, y2 = (int(v) for v in np.rint(convert_box(edges, native, frame)))
+    x1, y1 = min(x1, frame.width - 1), min(y1, frame.height - 1)
+    return x1, y1, max(x2, x1 + 1), max(y2, y1 + 1)
+
+
+def _widened(
+    box: tuple[int, int, int, int], frame: Frame, margin: float
+) -> tuple[int, int, int, int]:
+    x1, y1, x2, y2 = box
+    dx, dy = round(margin * (x2 - x1)), round(margin * (y2 - y1))
+    return max(x1 - dx, 0), max(y1 - dy, 0), min(x2 + dx, frame.width), min(y2 + dy, frame.height)
+
+
+def _on_grid(
+    mask_HW: Bool[np.ndarray, "H W"], frame: Frame, box: tuple[int, int, int, int]
+) -> Bool[np.ndarray, "h w"]:
+    """Which integer points of the model frame fall on the mask, in the box and one pixel around it.
+
+    A point that stands here stays on the mask when it is converted back. The margin is always background.
+    """
+    height, width = mask_HW.shape
+    x1, y1, x2, y2 = box
+    columns = np.minimum(np.arange(x1, x2) * width // frame.width, width - 1)
+    rows = np.minimum(np.arange(y1, y2) * height // frame.height, height - 1)
+    grid = np.pad(mask_HW[np.ix_(rows, columns)], 1)
+    if not grid.any():  # thinner than the grid is wide: its middle stands for it
+        grid[grid.shape[0] // 2, grid.shape[1] // 2] = True
+    return grid
+
+
+def _spread(depth_hw: Float[np.ndarray, "h w"], count: int) -> Int[np.ndarray, "K 2"]:
+    """Up to `count` (x, y) grid points of positive depth, each the best product of depth and distance from those before."""
+    score_hw, chosen = depth_hw.copy(), []
+    ys, xs = np.indices(depth_hw.shape)
+    nearest_hw = np.full(depth_hw.shape, np.inf)
+    while len(chosen) < count and score_hw.max() > 0:
+        y, x = np.unravel_index(int(score_hw.argmax()), score_hw.shape)
+        chosen.append((x, y))
+        nearest_hw = np.minimum(nearest_hw, np.hypot(xs - x, ys - y))
+        score_hw = depth_hw * nearest_hw
+    return np.array(chosen, np.int64).reshape(-1, 2)
+
+
+def _thinking(box: tuple[int, int, int, int], frame: Frame) -> str:
+    x1, y1, x2, y2 = box
+    share = (x2 - x1) * (y2 - y1) / (frame.width * frame.height)
+    row = math.floor(1.5 * (y1 + y2) / frame.height)
+    column = math.floor(1.5 * (x1 + x2) / frame.width)
+    return _line(
+        SIZES[int(np.searchsorted(SIZE_STEPS, share))], PLACES[3 * min(row, 2) + min(column, 2)]
+    )
+
+
+def _line(size: str, place: tuple[str, str]) -> str:
+    return f"a {size} object at the {' '.join(place)}"

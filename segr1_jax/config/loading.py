@@ -1,0 +1,290 @@
+"""A run's configuration from YAML and `key=value` overrides, and back to text.
+
+OmegaConf reads the YAML and the overrides; the frozen dataclasses of config/schema.py are the schema. Every value is
+checked against the type of its default, so an error names the source (file or command line), the field and the remedy.
+"""
+
+import dataclasses
+import io
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from segr1_jax.config.checks import check_rules
+from segr1_jax.config.schema import RunConfig
+from segr1_jax.config.unknown_keys import unknown_key
+from segr1_jax.errors import UserError
+
+WARMUP = "optimizer.warmup_steps"
+LARGEST = sys.float_info.max
+MOST_BYTES = 2**16  # of a file: the worst of this size take PyYAML 4 s; ours have 3 kB
+_MALFORMED = (
+    yaml.YAMLError,
+    OmegaConfBaseException,
+    # What PyYAML raises for values that contradict their tag, and for deep nesting.
+    *(ValueError, TypeError, KeyError, AttributeError, RecursionError),
+)
+
+
+def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
+    """The configuration in the YAML file `path` (or in `path`/config.yaml of a run directory) under `key=value` overrides.
+
+    Paths inside are relative to the working directory. In that of a run directory, one that is not
+    there is relative to the working directory in which the run was started.
+
+    Raises:
+        UserError: file missing or not YAML, unknown key (names the nearest), wrong type, `${...}`, a broken rule.
+
+    Example:
+        >>> load_config("configs/quickstart_grpo.yaml", ["steps=4", "optimizer.learning_rate=1e-4"]).steps
+        4
+    """
+    path = Path(path)
+    file = path / "config.yaml" if path.is_dir() else path
+    config = _apply(RunConfig(), _read_yaml(file), str(file))
+    if path.is_dir():
+        # The directory may have been moved since it was made, or be opened from elsewhere.
+        config = dataclasses.replace(_rebased(config, path), run_dir=str(path))
+    return override(config, overrides)
+
+
+def override(config: RunConfig, overrides: Sequence[str]) -> RunConfig:
+    """`config` under `key=value` overrides, checked. Raises UserError as load_config does."""
+    changed = _apply(config, _read_overrides(overrides), "command line")
+    if not any(_key(text) == WARMUP for text in overrides):
+        changed = _with_fitting_warmup(config, changed)
+    check_rules(changed)
+    return changed
+
+
+def _with_fitting_warmup(before: RunConfig, config: RunConfig) -> RunConfig:
+    """`config`, its warm-up scaled where overrides made the run of `before` shorter than that."""
+    warmup, updates = config.optimizer.warmup_steps, config.updates
+    if not updates <= warmup < before.updates:
+        return config
+    scaled = warmup * updates // before.updates
+    print(
+        f"{WARMUP} is {scaled} instead of {warmup}: the run has {updates} updates "
+        f"instead of {before.updates}.",
+        file=sys.stderr,
+    )
+    optimizer = dataclasses.replace(config.optimizer, warmup_steps=scaled)
+    return dataclasses.replace(config, optimizer=optimizer)
+
+
+def dump_config(config: RunConfig) -> str:
+    """The whole configuration as YAML; load_config reads it back to an equal one."""
+    return OmegaConf.to_yaml(OmegaConf.create(dataclasses.asdict(config)))
+
+
+def describe(config: Any = None) -> str:
+    """One line per knob: dotted key, default, documentation; sections in the order of the schema."""
+    return "\n".join(
+        f"{key} = {value!r}\n    {doc}"
+        for key, value, doc in _knobs(RunConfig() if config is None else config)
+    )
+
+
+def flatten(config: Any) -> dict[str, Any]:
+    """Dotted key -> value of every leaf."""
+    return {key: value for key, value, _ in _knobs(config)}
+
+
+def _rebased(config: Any, run: Path) -> Any:
+    """`config` with relative paths that are only found from where the run was started made so."""
+    try:
+        started = Path(json.loads((run / "start.json").read_text())["working_directory"])
+    except (OSError, ValueError, KeyError):
+        # A run that has not begun, or one of before that field: its paths are taken as written.
+        return config
+    return _with_paths(config, started)
+
+
+def _with_paths(config: Any, base: Path) -> Any:
+    changes = {}
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if dataclasses.is_dataclass(value):
+            changes[field.name] = _with_paths(value, base)
+        elif field.metadata.get("path") and value and not Path(value).exists():
+            moved = base / value
+            changes[field.name] = str(moved) if moved.exists() else value
+    return dataclasses.replace(config, **changes)
+
+
+def _knobs(config: Any, prefix: str = "") -> Iterator[tuple[str, Any, str]]:
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if dataclasses.is_dataclass(value):
+            yield from _knobs(value, f"{prefix}{field.name}.")
+        else:
+            yield prefix + field.name, value, field.metadata.get("doc", "")
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    text = _read_text(path)
+    try:
+        _refuse_aliases(path, text)
+        tree = OmegaConf.to_container(OmegaConf.load(io.StringIO(text)), resolve=False)
+    except UserError:
+        raise
+    except _MALFORMED as error:
+        raise UserError(
+            str(path),
+            expected="a YAML configuration file",
+            got=_one_line(error),
+            remedy="mend the file",
+        ) from error
+    if not isinstance(tree, dict):
+        raise UserError(
+            str(path),
+            expected="key: value lines",
+            got=type(tree).__name__,
+            remedy="see configs/ for examples",
+        )
+    return tree
+
+
+def _read_text(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            content = file.read(MOST_BYTES + 1)
+        text = content.decode()
+    except FileNotFoundError:
+        raise UserError(
+            str(path),
+            expected="a YAML configuration file or a run directory",
+            got="no such file",
+            remedy="see configs/",
+        ) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(
+            str(path),
+            expected="a YAML configuration file",
+            got=_one_line(error),
+            remedy="mend the file",
+        ) from error
+    if len(content) > MOST_BYTES:
+        raise UserError(
+            str(path),
+            expected=f"a YAML configuration file of at most {MOST_BYTES // 1024} kB",
+            got="a larger one",
+            remedy="give the configuration itself",
+        )
+    return text
+
+
+def _refuse_aliases(path: Path, text: str) -> None:
+    """A few nested aliases expand to gigabytes, and no configuration needs one."""
+    for event in yaml.parse(text):
+        if isinstance(event, yaml.AliasEvent):
+            raise UserError(
+                f"{path}:{event.start_mark.line + 1}",
+                expected="plain values",
+                got=f"the alias *{event.anchor}",
+                remedy="write the value itself",
+            )
+
+
+def _read_overrides(overrides: Sequence[str]) -> dict[str, Any]:
+    for text in overrides:
+        if not text.partition("=")[1] or not _key(text):
+            raise UserError(
+                "command line",
+                expected="key=value",
+                got=repr(text),
+                remedy="write for example steps=100",
+            )
+    texts = {key for key, value in flatten(RunConfig()).items() if isinstance(value, str)}
+    literal = [_literal(text) if _key(text) in texts else text for text in overrides]
+    try:
+        return OmegaConf.to_container(OmegaConf.from_dotlist(literal), resolve=False)
+    except _MALFORMED as error:
+        raise UserError(
+            "command line",
+            expected="key=value with a YAML value",
+            got=_one_line(error),
+            remedy="quote the value",
+        ) from error
+
+
+def _key(override: str) -> str:
+    return override.partition("=")[0].strip()
+
+
+def _literal(override: str) -> str:
+    """An override whose value YAML reads as the text it is: `#` starts no comment, 12 is no number.
+
+    A value in quotes is YAML already.
+    """
+    value = override.partition("=")[2]
+    if len(value) > 1 and value[0] == value[-1] and value[0] in "'\"":
+        return override
+    return f"{_key(override)}={json.dumps(value, ensure_ascii=False)}"
+
+
+def _apply(config: Any, tree: dict[str, Any], source: str, prefix: str = "") -> Any:
+    """`config` with the values of `tree`; recursive over sections."""
+    names = [field.name for field in dataclasses.fields(config)]
+    changes = {}
+    for name, value in tree.items():
+        key = f"{prefix}{name}"
+        if name not in names:
+            docs = {full: doc for full, _, doc in _knobs(RunConfig())}
+            raise unknown_key(source, key, names, docs)
+        old = getattr(config, name)
+        if not dataclasses.is_dataclass(old):
+            changes[name] = _typed(value, type(old), f"{source}: {key}")
+        elif isinstance(value, dict):
+            changes[name] = _apply(old, value, source, f"{key}.")
+        else:
+            raise UserError(
+                f"{source}: {key}",
+                expected="a section of keys",
+                got=repr(value),
+                remedy=f"set {key}.{dataclasses.fields(old)[0].name} or another",
+            )
+    try:
+        return dataclasses.replace(config, **changes)
+    except (
+        UserError
+    ) as error:  # a dataclass knows its own field, not the file or the section it stands in
+        where = f"{source}: {prefix}{error.where.rpartition('.')[2]}"
+        raise UserError(
+            where, expected=error.expected, got=error.got, remedy=error.remedy
+        ) from None
+
+
+def _typed(value: Any, kind: type, where: str) -> Any:
+    if isinstance(value, str) and "${" in value:
+        raise UserError(
+            where,
+            expected="a plain value",
+            got=value,
+            remedy="interpolation is off: write the value itself",
+        )
+    if type(value) in (int, float) and not -LARGEST <= value <= LARGEST:
+        raise UserError(
+            where,
+            expected="a finite number",
+            got=f"{value!r:.40}",
+            remedy="change the value",
+        )
+    if kind is float and type(value) is int:
+        return float(value)
+    if type(value) is not kind:
+        remedy = "put the value in quotes" if kind is str else "change the value"
+        raise UserError(
+            where, expected=kind.__name__, got=f"{value!r} ({type(value).__name__})", remedy=remedy
+        )
+    return value
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())

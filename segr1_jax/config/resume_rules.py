@@ -1,0 +1,104 @@
+"""What a run may change of its configuration when it resumes.
+
+A field is in one of three groups: it changes nothing that training computes, it changes roundings
+alone (another order of sums), or it changes what is computed: then it is refused.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+from segr1_jax.config.loading import flatten
+from segr1_jax.config.schema import RunConfig
+from segr1_jax.errors import UserError
+
+# Where a run happens, what it writes and how often it is evaluated.
+NOTHING = (
+    *("run_dir", "keep", "keep_best", "save_every", "log_every", "checkpoint_dir", "profile"),
+    *(
+        "checkpoint_check",
+        "compile_cache",
+        "eval_every",
+        "eval_limit",
+        "eval_max_tokens",
+        "eval_first",
+        "hardware",
+        "policy.arch",
+    ),
+    "loader",
+    *(f"reward.{name}" for name in ("python", "sidecars", "gpu_memory", "queue", "cache_dir")),
+    *(f"reward.{name}" for name in ("cache_mb", "host_cache_mb", "cache_dir_gb")),
+    *(f"reward.{when}_timeout_s" for when in ("start", "request", "heartbeat")),
+)
+# How the same sums are cut into parts and which kernels make them.
+ROUNDINGS = (
+    *("mesh", "micro_batches", "eval_batch", "deterministic", "rollout.weights"),
+    *("policy.remat", "policy.head_chunk", "policy.attention"),
+    *("reward.device", "reward.threads", "reward.decode_batch"),
+)
+
+
+def refused_changes(old: RunConfig, new: RunConfig) -> list[str]:
+    """`key: old -> new` for each changed field that a resumed run must not change."""
+    steps_are_free = new.optimizer.schedule == "constant"
+    refused = _changes(
+        old,
+        new,
+        lambda key: (
+            not _within(key, NOTHING + ROUNDINGS) and not (key == "steps" and steps_are_free)
+        ),
+    )
+    why = " (the cosine schedule ends at the last step)"
+    return [text + why * text.startswith("steps: ") for text in refused]
+
+
+def rounding_changes(old: RunConfig, new: RunConfig) -> list[str]:
+    """`key: old -> new` for each changed field after which equality to the bit is given up."""
+    return _changes(old, new, lambda key: _within(key, ROUNDINGS))
+
+
+def same_run(old: RunConfig, new: RunConfig) -> bool:
+    """True where the two configurations make one and the same run."""
+    return not refused_changes(old, new) and old.steps == new.steps
+
+
+def check_resumable(old: RunConfig, new: RunConfig, run: Path, done: int | None) -> None:
+    """Raise UserError unless a run of `old`, `done` steps old, may continue under `new`."""
+    if changed := refused_changes(old, new):
+        raise UserError(
+            str(run),
+            expected="the configuration that made this run",
+            got="; ".join(changed),
+            remedy="choose another run_dir, or undo the change",
+        )
+    if done is not None and new.steps < done:
+        raise UserError(
+            "steps",
+            expected=f"at least the {done} that {run} has done",
+            got=str(new.steps),
+            remedy="raise steps, or choose another run_dir",
+        )
+
+
+def config_hash(config: RunConfig) -> str:
+    """16 hex digits over every field that decides what the run computes."""
+    deciding = {
+        key: value
+        for key, value in flatten(config).items()
+        if not _within(key, NOTHING + ROUNDINGS)
+    }
+    return hashlib.sha256(json.dumps(deciding, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _changes(old: RunConfig, new: RunConfig, counts: Callable[[str], bool]) -> list[str]:
+    before, after = flatten(old), flatten(new)
+    return [
+        f"{key}: {before[key]!r} -> {after[key]!r}"
+        for key in after
+        if counts(key) and before[key] != after[key]
+    ]
+
+
+def _within(key: str, groups: tuple[str, ...]) -> bool:
+    return any(key == group or key.startswith(f"{group}.") for group in groups)

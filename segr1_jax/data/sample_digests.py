@@ -1,0 +1,57 @@
+"""What a sample is, as a hash of its contents: no names, places or times.
+
+A hash of file bytes takes 4 ms for a photo of 6 megapixels, which decodes in 100. It
+is taken where the sample is read anyway: the bytes come from the page cache, not from the disk.
+"""
+
+import dataclasses
+import hashlib
+from pathlib import Path
+
+from segr1_jax.data.file_entries import Entry, FileSource
+from segr1_jax.data.sources import First, Source, Spread
+from segr1_jax.data.truth_masks import Truth
+
+DIGEST_BYTES = 16
+PLACE = "where"  # the field of a truth that names its file
+
+
+def sample_digest(source: Source, index: int) -> str:
+    """A hash of picture, sentence, mask and ignored pixels of a sample. A file that is not there has a hash too."""
+    if isinstance(source, Spread | First):
+        return sample_digest(source.source, source.origin(index))
+    if isinstance(source, FileSource):
+        return _entry_digest(source.entries[index])
+    return text_digest(f"{source!r} {index}")
+
+
+def text_digest(text: str) -> str:
+    """A hash of any text, also with half a surrogate pair (names of files have some)."""
+    content = text.encode("utf-8", "backslashreplace")
+    return hashlib.blake2b(content, digest_size=DIGEST_BYTES).hexdigest()
+
+
+def file_digest(path: Path) -> str:
+    """A hash of a file's bytes, or of why they cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, _blake).hexdigest()
+    except OSError as error:
+        return text_digest(type(error).__name__)
+
+
+def _blake():
+    return hashlib.blake2b(digest_size=DIGEST_BYTES)
+
+
+def _entry_digest(entry: Entry) -> str:
+    truth = None if entry.truth is None else _truth_parts(entry.truth)
+    return text_digest(repr((file_digest(entry.image), entry.instruction, truth)))
+
+
+def _truth_parts(truth: Truth) -> list[str]:
+    values = [
+        getattr(truth, field.name) for field in dataclasses.fields(truth) if field.name != PLACE
+    ]
+    parts = [file_digest(value) if isinstance(value, Path) else repr(value) for value in values]
+    return [type(truth).__name__, *parts]

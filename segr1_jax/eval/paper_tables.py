@@ -1,0 +1,96 @@
+"""All tables of the paper: which sets, which columns, and the published numbers beside ours (assets/published.json)."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from segr1_jax.metrics.tables import Table
+
+PUBLISHED = Path(__file__).parent / "assets" / "published.json"
+NOTHING = "-"
+
+
+@dataclass(frozen=True)
+class SuiteTable:
+    """One table: its sets (set, split), its figures with their headings, and the rows that others published."""
+
+    name: str
+    title: str
+    sets: tuple[tuple[str, str], ...]
+    columns: Mapping[str, str]
+    digits: int
+    percent: bool
+    note: str
+    published: Mapping[str, list[float]]
+
+
+@dataclass(frozen=True)
+class SuiteCell:
+    """One set of ours: its figures, or why there are none."""
+
+    figures: Mapping[str, float]
+    count: int = 0
+    invalid: int = 0
+    unreadable: Mapping[str, str] | None = None
+    absent: str = ""
+
+
+def suite_tables() -> list[SuiteTable]:
+    """The tables in the paper's order."""
+    record = json.loads(PUBLISHED.read_text(encoding="utf-8"))["tables"]
+    return [_table(name, table) for name, table in record.items()]
+
+
+def _table(name: str, record: dict[str, Any]) -> SuiteTable:
+    sets = tuple((found, split) for found, split in record["sets"])
+    return SuiteTable(
+        name,
+        record["title"],
+        sets,
+        record["columns"],
+        record["digits"],
+        record.get("percent", False),
+        record["note"],
+        record["published"],
+    )
+
+
+def filled(
+    table: SuiteTable, ours: Mapping[tuple[str, str], SuiteCell], titles: Mapping[str, str]
+) -> Table:
+    """The published rows, then ours, with a note on every set that is absent, had invalid answers or unreadable samples."""
+    headings = [
+        "method",
+        *(
+            f"{titles[name]} {split} {heading}"
+            for name, split in table.sets
+            for heading in table.columns.values()
+        ),
+    ]
+    rows = [
+        [method, *(f"{value:.{table.digits}f}" for value in values)]
+        for method, values in table.published.items()
+    ]
+    mine = [
+        _cell(table, ours[key].figures.get(column))
+        for key in table.sets
+        for column in table.columns
+    ]
+    notes = [
+        table.note,
+        *(text for key in table.sets if (text := _remark(f"{titles[key[0]]} {key[1]}", ours[key]))),
+    ]
+    return Table(table.title, headings, [*rows, ["this policy", *mine]], " ".join(notes))
+
+
+def _cell(table: SuiteTable, value: float | None) -> str:
+    return NOTHING if value is None else f"{value * (100 if table.percent else 1):.{table.digits}f}"
+
+
+def _remark(name: str, cell: SuiteCell) -> str:
+    if cell.absent:
+        return f"{name}: {cell.absent}"
+    unreadable = f", {len(cell.unreadable)} more could not be read" if cell.unreadable else ""
+    return f"{name}: {cell.count} samples, {cell.invalid} without a valid answer{unreadable}."

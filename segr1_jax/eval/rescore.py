@@ -1,0 +1,151 @@
+"""`segr1 eval --predictions`: somebody else's masks or answers, scored by the code that scores ours."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from segr1_jax.answer.grammar import sam_prompts
+from segr1_jax.config.schema import RunConfig
+from segr1_jax.data.file_entries import pictures_by_stem
+from segr1_jax.data.json_lines import read_records
+from segr1_jax.data.sources import Source, open_source
+from segr1_jax.errors import UserError
+from segr1_jax.eval.evaluate import kind_of, score_folder, set_table, set_title
+from segr1_jax.metrics.predictions import (
+    LINES,
+    SKIPPED,
+    Prediction,
+    are_predictions,
+    as_records,
+    read_predictions,
+    write_mask,
+)
+from segr1_jax.metrics.set_scores import OK
+from segr1_jax.metrics.tables import markdown
+from segr1_jax.reward.client import RewardClient
+from segr1_jax.reward.judging import AnswerText, collect, submit
+from segr1_jax.runtime.progress import CountedProgress
+from segr1_jax.types import Example, Frame
+
+MISSING = "missing"
+SHOWN = 5
+
+
+def run_rescore(config: RunConfig, given: Path, out: Path, protocol: str) -> str:
+    """Score `given` on config.eval_data: a folder of grey pictures named as the samples (a mask, or for foreground sets a soft map), JSON
+    lines {"name", "answer"} whose answers go through the sidecar, or what `segr1 eval` left (its folder, or the lines in it). Returns
+    the table.
+
+    A sample without a prediction counts as an invalid answer; how many there are, and what belongs to no sample, is said in the note.
+
+    Raises:
+        UserError: `given` is none of these, or has nothing for any sample.
+    """
+    source = open_source(config.eval_data)
+    out.mkdir(parents=True, exist_ok=True)
+    title, kind = set_title(config.eval_data), kind_of(config.eval_data, source)
+    with CountedProgress() as progress:
+        heard = lambda done: progress.update(f"{title}: answers", done, len(source))  # noqa: E731
+        found, folder = _found(config, given, source, out, heard)
+        missing = [name for name in source.names if name not in found]
+        surplus = sorted(set(found) - set(source.names))
+        if len(missing) == len(source):
+            got, remedy = (
+                _some(surplus) or "none at all",
+                "name predictions as the samples, or correct eval_data",
+            )
+            raise UserError(
+                str(given),
+                expected=f"predictions for samples such as {source.names[0]}",
+                got=got,
+                remedy=remedy,
+            )
+        predictions = [found.get(name, Prediction(name, MISSING)) for name in source.names]
+        result = score_folder(predictions, source, folder, kind, title, protocol, progress, out=out)
+    notes = [f"{len(missing)} samples have no prediction: {_some(missing)}"] if missing else []
+    notes += (
+        [f"{len(surplus)} predictions belong to no sample: {_some(surplus)}"] if surplus else []
+    )
+    return markdown([set_table(title, kind, result)]) + "".join(f"\n{note}\n" for note in notes)
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:SHOWN]) + (" ..." if len(names) > SHOWN else "")
+
+
+def _found(
+    config: RunConfig, given: Path, source: Source, out: Path, heard: Callable[[int], None]
+) -> tuple[dict[str, Prediction], Path]:
+    """What is given by name, that of no sample included, and the folder of its masks."""
+    finished = given / LINES if given.is_dir() else given
+    if are_predictions(finished):
+        return {
+            prediction.name: prediction for prediction in read_predictions(finished)
+        }, finished.parent
+    if given.is_dir():
+        return _masks(given), given
+    return _answers(config, given, source, out, heard), out
+
+
+def _masks(folder: Path) -> dict[str, Prediction]:
+    pictures = (
+        pictures_by_stem("--predictions", folder)
+        if not any(folder.glob("*/*.png"))
+        else _nested(folder)
+    )
+    return {
+        name: Prediction(name, OK, mask=str(path.relative_to(folder)))
+        for name, path in pictures.items()
+    }
+
+
+def _nested(folder: Path) -> dict[str, Path]:
+    return {
+        path.relative_to(folder).with_suffix("").as_posix(): path
+        for path in sorted(folder.rglob("*.png"))
+    }
+
+
+def _answers(
+    config: RunConfig, file: Path, source: Source, out: Path, heard: Callable[[int], None]
+) -> dict[str, Prediction]:
+    if not file.is_file():
+        raise UserError(
+            "--predictions",
+            expected="a folder of masks or JSON lines",
+            got=f"{file} (missing)",
+            remedy="correct it",
+        )
+    texts = {
+        record["name"]: record["answer"]
+        for _, record in read_records(file, paths=("name",), texts=("answer",))
+    }
+    found = {name: Prediction(name, OK) for name in texts}
+    with RewardClient(config.reward.at_native_size()) as client:
+        for index, name in enumerate(source.names):
+            if name in texts:
+                found[name] = _judged(config, client, source, index, texts[name], out)
+            heard(index + 1)
+    return found
+
+
+def _judged(
+    config: RunConfig, client: RewardClient, source: Source, index: int, text: str, out: Path
+) -> Prediction:
+    try:
+        example = source[index]
+    except UserError as error:
+        return Prediction(source.names[index], SKIPPED, reason=str(error))
+    side = config.prompt.frame
+
+    def frame_of(_: Example) -> Frame:
+        return Frame(side, side) if side else example.frame
+
+    pending = submit(
+        client, [AnswerText(example, text)], frame_of, config.prompt.task, want_masks=True
+    )
+    (judged,) = collect(client, pending, config.reward.weights)
+    mask = None if judged.mask is None else write_mask(out, example.name, judged.mask)
+    prompts = as_records(sam_prompts(judged.answer, example.frame)) if judged.answer else ()
+    return Prediction(
+        example.name, judged.reward.parse.value, None, example.instruction, text, mask, prompts
+    )

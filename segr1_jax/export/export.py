@@ -1,0 +1,96 @@
+"""`segr1 export`: a trained policy as a Hugging Face directory with a model card, or its adapters as peft's files."""
+
+import sys
+from pathlib import Path
+
+from segr1_jax.config.checks import require_fixed_frame
+from segr1_jax.config.schema import RunConfig
+from segr1_jax.errors import UserError
+from segr1_jax.export.check import obstacle, verify_export
+from segr1_jax.export.model_card import adapter_card, conversations, generation_config, model_card
+from segr1_jax.hf.peft_adapter import export_adapter
+from segr1_jax.hf.save_weights import export_policy
+from segr1_jax.infer.load_policy import open_policy
+from segr1_jax.runtime.initial_weights import resolve_start
+from segr1_jax.runtime.mesh import make_mesh
+
+
+def run_export_adapter(
+    config: RunConfig, source: Path, out: Path, *, overwrite: bool = False
+) -> None:
+    """Write the newest adapters of the LoRA run `source` to `out` as peft's files.
+
+    Raises:
+        UserError: `out` exists, `source` is no LoRA run, or its base is not a Hugging Face directory.
+    """
+    start = resolve_start(source)
+    if start.lora is None:
+        raise UserError(
+            f"--adapter of {source}",
+            expected="a run with policy.lora.rank",
+            got="none",
+            remedy="leave --adapter out",
+        )
+    if start.below.checkpoints is not None:
+        got, remedy = (
+            f"the weights of {start.below.checkpoints}",
+            "leave --adapter out: a merged export holds everything",
+        )
+        raise UserError(
+            f"--adapter of {source}",
+            expected="adapters on a Hugging Face directory",
+            got=got,
+            remedy=remedy,
+        )
+    adapters = start.adapters(make_mesh(config.mesh))
+    export_adapter(
+        adapters,
+        start.lora,
+        Path(start.base).name,
+        out,
+        {"README.md": adapter_card(config, start)},
+        overwrite=overwrite,
+    )
+
+
+def run_export(
+    config: RunConfig,
+    source: Path,
+    out: Path,
+    *,
+    layout: str | None = None,
+    overwrite: bool = False,
+    check: bool | None = None,
+) -> None:
+    """Write the newest weights of `source` to `out`, in dtype and layout of the base it began from unless `layout` names another.
+
+    `check` compares the logits of what was written with those of transformers; None does so where the memory is there.
+
+    Raises:
+        UserError: `out` exists, `source` holds no policy, there is no fixed frame, or the check fails.
+    """
+    require_fixed_frame(config)
+    opened = open_policy(config, source)
+    base, policy = Path(opened.start.base), opened.engine.policy
+    texts = {
+        "README.md": model_card(config, source, opened.start),
+        "conversations.json": conversations(config),
+        "generation_config.json": generation_config(base, policy),
+    }
+    export_policy(opened.params, policy, base, out, texts, layout=layout, overwrite=overwrite)
+    lacking = "--no-check" if check is False else obstacle(policy, config.reward.python)
+    if check and lacking:
+        raise UserError(
+            f"--check of {out}",
+            expected="a host that can do it",
+            got=lacking,
+            remedy="check on another, or leave --check out",
+        )
+    if lacking:
+        print(f"not compared with transformers: {lacking}", file=sys.stderr)
+        return
+    difference = verify_export(opened, out, config.reward.python)
+    print(
+        f"transformers gives the same logits: largest difference {difference:.1e} of the largest logit",
+        file=sys.stderr,
+    )

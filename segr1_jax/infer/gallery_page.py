@@ -1,0 +1,90 @@
+"""The page of an evaluated set: its table, and the samples that say most about the policy."""
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from segr1_jax.data.sources import Source
+from segr1_jax.metrics.predictions import Prediction, read_map
+from segr1_jax.metrics.report_page import MOST_SAMPLES, ReportSample, write_report
+from segr1_jax.metrics.sample_protocol import Counted
+from segr1_jax.metrics.set_scores import SetResult
+from segr1_jax.metrics.table_figures import ScoredSample
+from segr1_jax.metrics.tables import Table
+from segr1_jax.reward.resize import HALF, resize_map, resize_mask
+from segr1_jax.types import Example, SamPrompt
+
+PAGE = "report.html"
+
+
+def write_gallery(
+    path: Path,
+    folder: Path,
+    source: Source,
+    counted: Sequence[Counted],
+    result: SetResult,
+    table: Table,
+) -> None:
+    """Write the page to `path`; masks lie in `folder`. Of many samples it shows the worst, and as many spread over the rest."""
+    scored = {sample.name: sample for sample in result.samples}
+    readable = [item for item in counted if item.prediction.name in scored]
+    ranked = sorted(readable, key=lambda item: scored[item.prediction.name].scores.iou)
+    shown = _chosen(ranked)
+    note = (
+        f"{len(shown)} of {len(ranked)} samples: the worst, and others of every quality."
+        if len(shown) < len(ranked)
+        else ""
+    )
+    page = Table("Figures", table.headings, table.rows, "\n".join(filter(None, (table.note, note))))
+    write_report(path, table.title, [page], {}, _samples(folder, source, shown, scored))
+
+
+def _chosen(ranked: list[Counted]) -> list[Counted]:
+    if len(ranked) <= MOST_SAMPLES:
+        return ranked
+    worst, rest = ranked[: MOST_SAMPLES // 2], ranked[MOST_SAMPLES // 2 :]
+    return worst + [
+        rest[index]
+        for index in np.linspace(0, len(rest) - 1, MOST_SAMPLES - len(worst)).astype(int)
+    ]
+
+
+def _samples(
+    folder: Path, source: Source, shown: Sequence[Counted], scored: dict[str, ScoredSample]
+) -> Iterator[ReportSample]:
+    for item in shown:
+        example, sample = source[item.index], scored[item.prediction.name]
+        shown = sample_of(folder, item.prediction, example)
+        truth_HW = resize_mask(example.mask, example.image.shape[:2])
+        yield dataclasses.replace(
+            shown, status=sample.status, iou=sample.scores.iou, truth=truth_HW
+        )
+
+
+def sample_of(folder: Path, prediction: Prediction, example: Example) -> ReportSample:
+    """What the page shows of a prediction whose mask lies in `folder`, without truth and score."""
+    mask_HW = None
+    if prediction.mask is not None:
+        mask_HW = resize_map(read_map(folder / prediction.mask), example.image.shape[:2]) > HALF
+    return ReportSample(
+        prediction.name,
+        prediction.instruction,
+        prediction.answer or "",
+        prediction.status,
+        None,
+        example.image,
+        mask_HW,
+        None,
+        tuple(map(_prompt, prediction.prompts)),
+    )
+
+
+def _prompt(record: dict) -> SamPrompt:
+    box = None if record["box"] is None else np.array(record["box"], np.float32)
+    return SamPrompt(
+        box,
+        np.array(record["points"], np.float32).reshape(-1, 2),
+        np.array(record["labels"], np.int32),
+    )

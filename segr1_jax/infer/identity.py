@@ -1,0 +1,99 @@
+"""Whose predictions these are: what the bytes of an answer depend on, without times, hosts or paths.
+
+What depends on a sample alone stands in the line of its answer (data/sample_digests.py).
+"""
+
+import dataclasses
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Shaped, UInt32
+
+from segr1_jax import __version__
+from segr1_jax.data.config import DataConfig
+from segr1_jax.data.sample_digests import file_digest, text_digest
+from segr1_jax.infer.load_policy import Opened
+from segr1_jax.policy.params import Params
+
+DIGITS = 16
+PATHS = ("root", "images", "masks", "ids", "manifest")  # where a set lies is not what it is
+
+
+def identity(opened: Opened, data: DataConfig, names: Sequence[str]) -> dict[str, Any]:
+    """Version, policy, prompt, answer length, batch, compute dtype, SAM2, and the set with the names of its samples."""
+    config = opened.engine.config
+    reward = config.reward
+    return {
+        "segr1_jax": __version__,
+        "weights": weights_digest(opened.rollout_weights),
+        "policy": _policy_digest(opened),
+        "platform": jax.default_backend(),
+        "prompt": dataclasses.asdict(config.prompt),
+        "max_tokens": config.answer_tokens,
+        "batch": config.eval_batch,
+        "compute_dtype": config.policy.compute_dtype,
+        "sam2": {
+            "weights": _weights_of_sam2(reward.sam2_checkpoint),
+            "config": _sam2_config(reward.sam2_config),
+            "dtype": reward.dtype,
+            "devices": sorted(
+                {name.strip().partition(":")[0] for name in reward.device.split(",")}
+            ),
+            "decode_batch": reward.decode_batch,
+        },
+        "postprocessing": reward.postprocessing,
+        "max_side": reward.max_side,
+        "data": {
+            name: value for name, value in dataclasses.asdict(data).items() if name not in PATHS
+        },
+        "names": text_digest("\n".join(names)),
+    }
+
+
+def weights_digest(weights: Params) -> str:
+    """A hash of every weight's bits, the same on any mesh: sums of bits times position, modulo 2^32, which no order of adding changes."""
+    sums = jax.device_get(jax.jit(lambda tree: jax.tree.map(_bit_sum, tree))(weights))
+    text = "".join(
+        f"{name} {weights[name].dtype} {weights[name].shape} {int(sums[name])}\n"
+        for name in sorted(sums)
+    )
+    return hashlib.blake2b(text.encode()).hexdigest()[:DIGITS]
+
+
+def _bit_sum(x: Shaped[Array, "..."]) -> UInt32[Array, ""]:
+    width = jnp.dtype(x.dtype).itemsize * 8
+    bits = jax.lax.bitcast_convert_type(x, jnp.dtype(f"uint{width}")).astype(jnp.uint32)
+    index = sum(
+        jax.lax.broadcasted_iota(jnp.uint32, bits.shape, axis) * jnp.uint32(stride)
+        for axis, stride in enumerate(_odd_strides(bits.ndim))
+    )
+    return jnp.sum((bits + 1) * (2 * index + 1), dtype=jnp.uint32)
+
+
+def _odd_strides(axes: int) -> list[int]:
+    return [
+        pow(2654435761, axis + 1, 2**32) for axis in range(axes)
+    ]  # Knuth's multiplier: neighbours get far-apart factors
+
+
+def _policy_digest(opened: Opened) -> str:
+    """What of a policy is not in its weights: sizes, tokenizer, how pictures are normalised, what ends an answer."""
+    engine, tokenizer = opened.engine, Path(opened.start.base) / "tokenizer.json"
+    ends = engine.builder.tokenizer.end_ids
+    parts = engine.policy.arch, file_digest(tokenizer), engine.builder.vision, ends
+    return text_digest(repr(parts))
+
+
+def _sam2_config(config: str) -> str:
+    """The contents of a file; a name where the file is inside the sam2 package."""
+    if not config:
+        return "nano"
+    return file_digest(Path(config)) if Path(config).is_file() else Path(config).name
+
+
+def _weights_of_sam2(path: str) -> str:
+    return file_digest(Path(path)) if path else "nano"

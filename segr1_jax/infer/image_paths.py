@@ -1,0 +1,58 @@
+"""The pictures that a command line names."""
+
+import glob
+import os
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from segr1_jax.common.picture_formats import picture_suffixes
+from segr1_jax.data.file_entries import Entry, FileSource
+from segr1_jax.errors import UserError
+
+
+def named_pictures(
+    named: Sequence[str], instruction: str | None, but: Sequence[Path] = ()
+) -> FileSource:
+    """The pictures that files, folders and patterns name, each once; none in the folders `but`.
+
+    A picture's name is its path below the folder that all share, without its suffix where that
+    tells them apart. Raises UserError for a name of no picture.
+    """
+    made = [folder.absolute() for folder in but]
+    paths = list(dict.fromkeys(path for each in named for path in _paths(each, made)))
+    shared = Path(os.path.commonpath([path.parent.absolute() for path in paths]))
+    names = [path.absolute().relative_to(shared).with_suffix("").as_posix() for path in paths]
+    counts = Counter(names)
+    if max(counts.values()) > 1:  # cat.jpg and cat.png
+        names = [f"{name}{path.suffix}" for name, path in zip(names, paths, strict=True)]
+    return FileSource(
+        [Entry(name, path, None, instruction) for name, path in zip(names, paths, strict=True)]
+    )
+
+
+def _paths(named: str, but: Sequence[Path]) -> list[Path]:
+    path = Path(named)
+    if path.is_dir():
+        known = picture_suffixes()
+        found = sorted(
+            each for each in path.rglob("*") if each.suffix.lower() in known and each.is_file()
+        )
+    elif path.is_file():
+        found = [path]
+    else:
+        found = sorted(
+            Path(match) for match in glob.glob(named, recursive=True) if Path(match).is_file()
+        )
+    kept = [
+        each for each in found if not any(each.absolute().is_relative_to(folder) for folder in but)
+    ]
+    if not kept:
+        got = f"no picture in {named}" if path.is_dir() else f"{named} (missing)"
+        raise UserError(
+            "--images",
+            expected="files, folders or patterns",
+            got=got,
+            remedy="give paths from the working directory",
+        )
+    return kept

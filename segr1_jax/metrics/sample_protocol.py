@@ -1,0 +1,72 @@
+"""Which predictions count, and on which samples: every sample once, or as the reference code chose (paper.md 3.3, faults 25, 26, 27
+and 29).
+
+Not copied: BGR images and its resizes (segr1_jax/reward/legacy.py has them for rewards), metrics over masks of older runs that still lie
+in the folder, generation with a repetition penalty. Nor fault 28, the first box alone with all points on ReasonSeg: that is another
+prompt of SAM2, and a protocol chooses among masks that are made; somebody else's have no prompts at all.
+"""
+
+import dataclasses
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from segr1_jax.metrics.predictions import Prediction
+
+SEED = 0  # the reference code's draws are unseeded: any one of them is as good
+
+
+@dataclasses.dataclass(frozen=True)
+class Counted:
+    """A prediction scored on the sample at `index` of the source, its ignored pixels left out or taken for background."""
+
+    index: int
+    prediction: Prediction
+    leave_out: bool = True
+
+
+def every_sample(predictions: Sequence[Prediction], kind: str) -> list[Counted]:
+    """Each sample with its own prediction."""
+    return [Counted(index, prediction) for index, prediction in enumerate(predictions)]
+
+
+def as_the_reference_code(predictions: Sequence[Prediction], kind: str) -> list[Counted]:
+    """Foreground: an answer without a mask is scored with the mask of the one before. Referring: one sentence, at random, per photo.
+    Reasoning: as many draws with replacement as there are images, ignored regions taken for background."""
+    return {
+        "foreground": _with_old_masks,
+        "referring": _one_sentence_per_photo,
+        "reasoning": _drawn,
+    }[kind](predictions)
+
+
+def _with_old_masks(predictions: Sequence[Prediction]) -> list[Counted]:
+    counted, mask = [], None
+    for index, prediction in enumerate(predictions):
+        mask = prediction.mask or mask
+        counted.append(Counted(index, dataclasses.replace(prediction, mask=mask)))
+    return counted
+
+
+def _one_sentence_per_photo(predictions: Sequence[Prediction]) -> list[Counted]:
+    rng, photos = np.random.default_rng(SEED), defaultdict(list)
+    for index, prediction in enumerate(predictions):
+        photos[prediction.photo].append(index)
+    return [
+        Counted(index, predictions[index])
+        for indices in photos.values()
+        for index in [int(rng.choice(indices))]
+    ]
+
+
+def _drawn(predictions: Sequence[Prediction]) -> list[Counted]:
+    draws = np.random.default_rng(SEED).integers(len(predictions), size=len(predictions))
+    return [Counted(int(index), predictions[index], leave_out=False) for index in draws]
+
+
+PROTOCOLS: dict[str, Callable[[Sequence[Prediction], str], list[Counted]]] = {
+    "standard": every_sample,
+    "reference": as_the_reference_code,
+}
+"""By the name that --protocol takes."""

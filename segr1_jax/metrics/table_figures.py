@@ -1,0 +1,77 @@
+"""From scored samples to the figures of a table: foreground, referring, reasoning.
+
+Samples that could not be read have no scores: they are counted beside the figures, never in them. Invalid answers are in them, with the
+worst values.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from segr1_jax.metrics.held_out_figures import standard_error
+from segr1_jax.metrics.pixel_scores import Overlap, no_mask, no_overlap, overlap, score_pixels
+
+
+@dataclass(frozen=True)
+class ScoredSample:
+    """One sample of a set: what became of its answer ("ok", or why it is not valid), and its scores, as its kind is measured;
+    `resized` where the prediction had not the truth's size.
+    """
+
+    name: str
+    status: str
+    scores: Overlap
+    resized: bool = False
+
+
+def foreground_figures(samples: Sequence[ScoredSample]) -> dict[str, float]:
+    """S, F and E (weighted, adaptive, mean and maximum over thresholds), MAE, IoU: means over samples, some with standard errors.
+
+    Mean and maximum are those of the set's mean curve, as pysodmetrics reports a set. Of nothing there are no figures.
+    """
+    if not samples:
+        return {}
+    scores = [sample.scores for sample in samples]
+    f_E, e_E = (
+        np.mean([getattr(score, name) for score in scores], axis=0)
+        for name in ("f_curve", "e_curve")
+    )
+    means = {
+        name: float(np.mean([getattr(score, name) for score in scores]))
+        for name in ("s_measure", "weighted_f", "adaptive_f", "adaptive_e", "mae", "iou")
+    }
+    curves = {"mean_f": f_E.mean(), "max_f": f_E.max(), "mean_e": e_E.mean(), "max_e": e_E.max()}
+    errors = {
+        f"{name}_se": standard_error(np.array([getattr(score, name) for score in scores]))
+        for name in ("s_measure", "mae", "iou")
+    }
+    return means | errors | {name: float(value) for name, value in curves.items()}
+
+
+def region_figures(samples: Sequence[ScoredSample]) -> dict[str, float]:
+    """gIoU: the mean of the samples' IoU. cIoU: all intersections over all unions (LISA's definitions)."""
+    if not samples:
+        return {}
+    scores = [sample.scores for sample in samples]
+    return {
+        "giou": float(np.mean([score.iou for score in scores])),
+        "ciou": sum(score.intersection for score in scores) / sum(score.union for score in scores),
+    }
+
+
+class Measure(NamedTuple):
+    """How a kind of set is measured: a map against its truth, an answer without a mask, and all samples together."""
+
+    of_map: Callable[..., Overlap]
+    of_none: Callable[..., Overlap]
+    figures: Callable[[Sequence[ScoredSample]], dict[str, float]]
+
+
+MEASURES = {
+    "foreground": Measure(score_pixels, no_mask, foreground_figures),
+    "referring": Measure(overlap, no_overlap, region_figures),
+    "reasoning": Measure(overlap, no_overlap, region_figures),
+}
+"""By what the samples of a set ask for."""

@@ -1,0 +1,139 @@
+"""A plan as markdown, as one line, and as JSON."""
+
+import dataclasses
+import json
+
+from segr1_jax.plan.buffers import peaks
+from segr1_jax.plan.phases import BANDWIDTH_SHARE, MATMUL_SHARE
+from segr1_jax.plan.run_plan import Plan, Verdict
+from segr1_jax.runtime.disk import DISK_RATE
+
+GB = 1e9
+
+
+def verdict(plan: Plan) -> str:
+    """Fits, tight or does not fit, in one line."""
+    mesh = " x ".join(str(size) for size in plan.mesh)
+    line = (
+        f"{plan.verdict} on {plan.device}, mesh {mesh}: {plan.peak[plan.highest] / GB:.1f} to "
+        f"{plan.high / GB:.1f} GB at the peak ({plan.highest}) of {plan.budget / GB:.1f} GB that JAX may use"
+    )
+    if plan.verdict is Verdict.FITS:
+        return line
+    remedy = (
+        f"would fit with {' '.join(plan.remedy)}"
+        if plan.remedy
+        else "no single knob was found that makes it fit"
+    )
+    return f"{line}; {remedy}"
+
+
+def markdown(plan: Plan) -> str:
+    """Verdict, buffers, moments, phases, and the compiler's figures where there are some."""
+    parts = [f"**{verdict(plan)}**", _buffers(plan), _moments(plan), _phases(plan), _saving(plan)]
+    if plan.compiled:
+        parts += [_compiled(plan), _faults(plan)]
+    return "\n\n".join(parts)
+
+
+def to_json(plan: Plan) -> str:
+    """Every figure of the plan (bytes, FLOPs, seconds per device), without the compiled text."""
+    record = dataclasses.asdict(plan) | {
+        "verdict": plan.verdict,
+        "highest": plan.highest,
+        "high": plan.high,
+    }
+    for each in record["compiled"]:
+        del each["text"]
+    return json.dumps(record, indent=1) + "\n"
+
+
+def _buffers(plan: Plan) -> str:
+    rows = [
+        (
+            f"{buffer.name}{' (estimate)' if buffer.temporary and not plan.compiled else ''}",
+            _gb(buffer.bytes),
+            _when(buffer.moments),
+        )
+        for buffer in plan.buffers
+    ]
+    kept = [(f"kept for {name}", _gb(size), "always") for name, size in plan.reserved.items()]
+    return table(("buffer", "GB per device", "there during"), rows + kept)
+
+
+def _moments(plan: Plan) -> str:
+    high = peaks(plan.buffers, plan.margin)
+    return table(
+        ("moment", "GB per device", f"temporaries x {plan.margin:g}", "of budget"),
+        [
+            (moment, _gb(size), _gb(high[moment]), f"{high[moment] / plan.budget:.0%}")
+            for moment, size in plan.peak.items()
+        ],
+    )
+
+
+def _phases(plan: Plan) -> str:
+    rows = [
+        (p.name, f"{p.flops / 1e12:.2f}", "-" if p.seconds is None else f"{p.seconds:.2f}")
+        for p in plan.phases
+    ]
+    known = sum(p.seconds or 0.0 for p in plan.phases)
+    tokens = plan.tokens
+    note = (
+        f"{tokens.prompts:,} prompt tokens, {tokens.completions:,} completion tokens and {tokens.patches:,} patches a step at their caps; "
+        f"seconds at {MATMUL_SHARE:.0%} of the FLOP/s and {BANDWIDTH_SHARE:.0%} of the bandwidth of the data sheet, communication left out."
+    )
+    return f"{table(('phase', 'TFLOP per device', 'seconds'), [*rows, ('sum', '', f'{known:.2f}' if known else '-')])}\n\n{note}"
+
+
+def _saving(plan: Plan) -> str:
+    needs = plan.checkpoint
+    return (
+        f"A checkpoint takes {needs.checkpoint / GB:.1f} GB, all of them {needs.disk / GB:.1f} GB of disk; while one is written, each "
+        f"host holds {needs.host_memory / GB:.1f} GB of it in memory, for about {needs.seconds:.0f} s at {DISK_RATE / GB:g} GB/s a host."
+    )
+
+
+def _compiled(plan: Plan) -> str:
+    rows = [
+        (
+            c.name,
+            _gb(c.temporaries),
+            _gb(c.results),
+            f"{c.flops / 1e12:.3f}",
+            f"{c.seconds:.0f}",
+            c.fault or "ok",
+        )
+        for c in plan.compiled
+    ]
+    return table(
+        (
+            "compiled program",
+            "temporaries GB",
+            "new results GB",
+            "TFLOP (a loop body once)",
+            "compile s",
+            "",
+        ),
+        rows,
+    )
+
+
+def _faults(plan: Plan) -> str:
+    if not plan.faults:
+        return "Weights are gathered where they should: none inside the decoding loop, one layer at a time in the update."
+    return "\n".join(f"- {fault}" for fault in plan.faults)
+
+
+def _when(moments: tuple[str, ...]) -> str:
+    return ", ".join(moments) or "-"
+
+
+def _gb(size: float) -> str:
+    return f"{size / GB:.2f}"
+
+
+def table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+    """Rows under a heading, the first column to the left, figures to the right."""
+    lines = ["| " + " | ".join(head) + " |", "|---|" + "---:|" * (len(head) - 1)]
+    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])

@@ -1,0 +1,152 @@
+"""The plan of a run: what it needs on each device, whether it fits there, and how long a step should take."""
+
+import dataclasses
+import enum
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import jax
+from jax.sharding import AbstractMesh, Mesh
+
+from segr1_jax.config.hardware import Device
+from segr1_jax.config.schema import RunConfig
+from segr1_jax.plan.buffers import Buffer, ledger, peaks
+from segr1_jax.plan.compiled import Compiled, compile_program
+from segr1_jax.plan.estimate import MARGIN, Estimate
+from segr1_jax.plan.fit import find_fit
+from segr1_jax.plan.gathers import gather_faults
+from segr1_jax.plan.phases import Phase, Tokens, phases, sidecars_on, tokens_per_step
+from segr1_jax.plan.programs import Programs
+from segr1_jax.policy.qwen2_5_vl.arch import PolicyArch
+from segr1_jax.reward.config import CONTEXTS_SHARE
+from segr1_jax.runtime.disk import SavingNeeds, saving_needs
+from segr1_jax.runtime.mesh import AXES, AXIS_TYPES, make_mesh, mesh_shape
+
+# Fragmentation, and what the runtime takes beside what the compiler counts.
+COMPILED_MARGIN = 1.1
+
+
+class Verdict(enum.StrEnum):
+    """Whether a run fits the memory of its devices."""
+
+    FITS = "fits"
+    TIGHT = "tight"
+    TOO_LARGE = "does not fit"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Bytes are those of one device.
+
+    Attributes:
+        device, mesh: its name in DEVICES, and the sizes of data, fsdp, tensor.
+        budget: what JAX may use; reserved: what is kept for others (the sidecar, CUDA contexts).
+        buffers, peak: every buffer, and moment -> sum of those there.
+        margin: how many times their figure the temporaries may take.
+        checkpoint: what saving needs.
+        tokens, phases: of one step; phases on one device.
+        remedy: where it may not fit, the knobs that would make it, as key=value; None where none was found (or it fits).
+        compiled, faults: the compiler's own figures, and weights gathered in the wrong place, where programs were compiled.
+    """
+
+    device: str
+    mesh: tuple[int, ...]
+    budget: float
+    reserved: dict[str, float]
+    buffers: list[Buffer]
+    peak: dict[str, float]
+    margin: float
+    checkpoint: SavingNeeds
+    tokens: Tokens
+    phases: list[Phase]
+    remedy: list[str] | None = None
+    compiled: list[Compiled] = field(default_factory=list)
+    faults: list[str] = field(default_factory=list)
+
+    @property
+    def highest(self) -> str:
+        """The moment of the largest sum."""
+        return max(self.peak, key=self.peak.get)
+
+    @property
+    def high(self) -> float:
+        """The largest sum, temporaries with their margin."""
+        return max(peaks(self.buffers, self.margin).values())
+
+    @property
+    def verdict(self) -> Verdict:
+        """FITS with the margin, TIGHT only without it."""
+        if self.peak[self.highest] > self.budget:
+            return Verdict.TOO_LARGE
+        return Verdict.FITS if self.high <= self.budget else Verdict.TIGHT
+
+
+def make_plan(
+    config: RunConfig,
+    arch: PolicyArch,
+    device: Device,
+    devices: int,
+    *,
+    hosts: int = 1,
+    remedy: bool = True,
+) -> Plan:
+    """Plan by tracing alone. With `remedy`, a run that may not fit is planned again with other knobs until it does.
+
+    Raises:
+        UserError: a mesh or batch that the devices cannot share.
+    """
+    mesh = AbstractMesh(mesh_shape(config.mesh, devices), AXES, axis_types=AXIS_TYPES)
+    plan = _plan(Programs(config, arch, mesh, hosts), device)
+    if plan.verdict is Verdict.FITS or not remedy:
+        return plan
+
+    def fits(other: RunConfig) -> bool:
+        planned = make_plan(other, arch, device, devices, hosts=hosts, remedy=False)
+        return planned.verdict is Verdict.FITS
+
+    return dataclasses.replace(plan, remedy=find_fit(config, arch, devices, fits))
+
+
+def compile_plan(
+    config: RunConfig, arch: PolicyArch, device: Device, devices: Sequence[jax.Device]
+) -> Plan:
+    """Plan by compiling every program for `devices`: temporaries are the compiler's, buffers and times as in make_plan."""
+    mesh: Mesh = make_mesh(config.mesh, devices)
+    hosts = len({each.process_index for each in devices})
+    programs = Programs(config, arch, mesh, hosts)
+    programs.check()
+    compiled = [compile_program(program) for program in programs.all()]
+    plan = _plan(programs, device, compiled)
+    faults = [fault for each in compiled for fault in gather_faults(programs, each.name, each.text)]
+    return dataclasses.replace(plan, faults=faults)
+
+
+def _plan(programs: Programs, device: Device, compiled: Sequence[Compiled] = ()) -> Plan:
+    programs.check()
+    estimate, config = Estimate(programs), programs.config
+    temporaries = {each.name: each.temporaries for each in compiled} or estimate.temporaries()
+    buffers = ledger(programs, temporaries)
+    share = sidecars_on(programs).share_of_jax if device.jax_share < 1 else None
+    reserved = (
+        {}
+        if share is None
+        else {
+            "SAM2": (1 - CONTEXTS_SHARE - share) * device.memory,
+            "contexts": CONTEXTS_SHARE * device.memory,
+        }
+    )
+    return Plan(
+        device=device.name,
+        mesh=tuple(programs.mesh.shape[axis] for axis in AXES),
+        budget=device.memory * (share or device.jax_share),
+        reserved=reserved,
+        buffers=buffers,
+        peak=peaks(buffers),
+        margin=COMPILED_MARGIN if compiled else MARGIN,
+        checkpoint=saving_needs(config, programs.state, programs.hosts),
+        tokens=tokens_per_step(programs),
+        phases=phases(
+            programs, device, estimate.flops(0), estimate.flops(config.rollout.max_tokens)
+        ),
+        compiled=list(compiled),
+    )

@@ -1,0 +1,204 @@
+"""The architecture of a Qwen2.5-VL policy, read from `config.json` alone (flat and nested forms)."""
+
+import dataclasses
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from segr1_jax.common.json_fields import Fields
+from segr1_jax.errors import UserError
+
+MODEL_TYPE = "qwen2_5_vl"
+REMEDY = "restore the checkpoint's own config.json"
+
+
+@dataclass(frozen=True)
+class VisionArch:
+    """The vision tower. `window` is the side of an attention window in pixels; `full_layers` attend over the whole image."""
+
+    depth: int
+    hidden: int
+    intermediate: int
+    heads: int
+    out_hidden: int
+    in_channels: int
+    patch: int
+    temporal_patch: int
+    merge: int
+    window: int
+    full_layers: tuple[int, ...]
+
+    @property
+    def patch_values(self) -> int:
+        return self.in_channels * self.temporal_patch * self.patch**2
+
+
+@dataclass(frozen=True)
+class TextArch:
+    """The language model. `mrope_section` splits half a head's rotary frequencies among the (temporal, height, width) axes."""
+
+    layers: int
+    hidden: int
+    intermediate: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    vocab: int
+    rope_theta: float
+    mrope_section: tuple[int, int, int]
+    norm_eps: float
+    tied_head: bool
+
+
+@dataclass(frozen=True)
+class PolicyArch:
+    """Everything the modules need to know about sizes, and the token ids with a meaning."""
+
+    vision: VisionArch
+    text: TextArch
+    image_token: int
+    video_token: int
+    vision_start_token: int
+    vision_end_token: int
+    vision_pad_token: int | None
+    unknown_ids: tuple[int, ...] = ()
+
+    def knowing(self, ids: Collection[int]) -> "PolicyArch":
+        """The same for a tokenizer with these ids: vocabularies are padded beyond it."""
+        unknown = tuple(token for token in range(self.text.vocab) if token not in ids)
+        return dataclasses.replace(self, unknown_ids=unknown)
+
+    @property
+    def never_sampled(self) -> tuple[int, ...]:
+        """Ids whose logits are masked: the vision special ids, for a completion that held one would break the next forward pass, and
+        those that the tokenizer lacks, for no text shows them.
+        """
+        ids = (
+            self.image_token,
+            self.video_token,
+            self.vision_start_token,
+            self.vision_end_token,
+            self.vision_pad_token,
+        )
+        return tuple(sorted({token for token in ids if token is not None} | {*self.unknown_ids}))
+
+
+def arch_from_config(config: Mapping[str, Any], where: str = "config.json") -> PolicyArch:
+    """Read a published (flat) or transformers 5 (nested `text_config`, `rope_parameters`) configuration.
+
+    Raises:
+        UserError: another architecture, a missing field, or sizes that contradict each other.
+    """
+    if config.get("model_type") != MODEL_TYPE:
+        raise UserError(
+            f"{where}: model_type",
+            expected=MODEL_TYPE,
+            got=str(config.get("model_type")),
+            remedy="start from a Qwen2.5-VL checkpoint",
+        )
+    outer = Fields(config, where, REMEDY)
+    text = outer.section("text_config", default={}).over(outer)
+    vision = outer.section("vision_config")
+    arch = PolicyArch(_vision(vision), _text(outer, text), *_token_ids(outer.over(text)))
+    _check(arch, where)
+    _check_variants(text, vision, where)
+    return arch
+
+
+def _vision(fields: Fields) -> VisionArch:
+    return VisionArch(
+        depth=fields.size("depth"),
+        hidden=fields.size("hidden_size"),
+        intermediate=fields.size("intermediate_size"),
+        heads=fields.size("num_heads"),
+        out_hidden=fields.size("out_hidden_size"),
+        in_channels=fields.size("in_channels", "in_chans", default=3),
+        patch=fields.size("patch_size"),
+        temporal_patch=fields.size("temporal_patch_size", default=2),
+        merge=fields.size("spatial_merge_size"),
+        window=fields.size("window_size"),
+        full_layers=fields.sizes("fullatt_block_indexes"),
+    )
+
+
+def _text(config: Fields, text: Fields) -> TextArch:
+    rope = _rope(text)
+    hidden, heads = text.size("hidden_size"), text.size("num_attention_heads")
+    return TextArch(
+        layers=text.size("num_hidden_layers"),
+        hidden=hidden,
+        intermediate=text.size("intermediate_size"),
+        heads=heads,
+        kv_heads=text.size("num_key_value_heads"),
+        head_dim=text.size("head_dim") if text.get("head_dim") else hidden // heads,
+        vocab=text.size("vocab_size"),
+        rope_theta=rope.over(text).number("rope_theta"),
+        mrope_section=rope.sizes("mrope_section", 3),
+        norm_eps=text.number("rms_norm_eps"),
+        tied_head=bool(config.get("tie_word_embeddings", text.get("tie_word_embeddings", False))),
+    )
+
+
+def _rope(text: Fields) -> Fields:
+    name = "rope_parameters" if text.get("rope_parameters") else "rope_scaling"
+    return text.section(name) if text.get(name) else text.section("no rope", default={})
+
+
+def _token_ids(fields: Fields) -> tuple[int | None, ...]:
+    names = ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id")
+    return (*map(fields.index, names), fields.index("vision_token_id", default=None))
+
+
+def _check(arch: PolicyArch, where: str) -> None:
+    text, vision = arch.text, arch.vision
+    rules = [
+        (
+            2 * sum(text.mrope_section) == text.head_dim,
+            f"mrope_section adding up to head_dim / 2 = {text.head_dim // 2}",
+            text.mrope_section,
+        ),
+        (
+            text.heads % text.kv_heads == 0,
+            "num_attention_heads a multiple of num_key_value_heads",
+            (text.heads, text.kv_heads),
+        ),
+        (
+            vision.out_hidden == text.hidden,
+            f"vision out_hidden_size = hidden_size = {text.hidden}",
+            vision.out_hidden,
+        ),
+        (
+            vision.window % (vision.patch * vision.merge) == 0,
+            "window_size a multiple of patch_size * spatial_merge_size",
+            vision.window,
+        ),
+    ]
+    _require(rules, where)
+
+
+def _check_variants(text: Fields, vision: Fields, where: str) -> None:
+    """What the published models do not use and the policy does not compute: better an error than another model's numbers."""
+    rope = _rope(text)
+    kinds = {str(rope.get(name)) for name in ("type", "rope_type") if rope.get(name)}
+    rules = [
+        (kinds <= {"mrope", "default"}, "rope of type mrope or default", sorted(kinds)),
+        (text.get("hidden_act", "silu") == "silu", "hidden_act silu", text.get("hidden_act")),
+        (
+            vision.get("hidden_act", "silu") == "silu",
+            "vision hidden_act silu",
+            vision.get("hidden_act"),
+        ),
+        (not text.get("use_sliding_window"), "no sliding window", "use_sliding_window true"),
+    ]
+    _require(rules, where)
+
+
+def _require(rules: list[tuple[bool, str, Any]], where: str) -> None:
+    for holds, expected, got in rules:
+        if not holds:
+            raise UserError(
+                where,
+                expected=expected,
+                got=str(got),
+                remedy=REMEDY,
+            )

@@ -1,0 +1,288 @@
+"""SAM2 as two pure functions: encode(image) -> embedding, decode(embedding, prompts of one answer) -> joined mask.
+
+Masks equal `SAM2ImagePredictor.predict(multimask_output=False)` pixel for pixel; unlike the predictor nothing is hidden in state and
+any image size that the model can take works (the predictor fixes its feature sizes for 1024 px).
+
+Shape legend: H W native image; h w feature map (image_size / 4, / 8, / 16); C channels; B prompts of one decode; K points, a box
+counting as two.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import sam2
+import torch
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+from sam2.utils.transforms import SAM2Transforms
+
+from segr1_jax.errors import UserError
+
+if TYPE_CHECKING:  # the sidecar's interpreter need not have jaxtyping
+    from collections.abc import Sequence
+
+    from jaxtyping import Bool, UInt8
+
+    from segr1_jax.reward.transport.protocol import WirePrompt
+
+ASSETS = Path(__file__).parents[1] / "assets"
+NANO_CONFIG, NANO_CHECKPOINT = ASSETS / "sam2_nano.yaml", ASSETS / "sam2_nano.safetensors"
+BOX_LABELS = (2, 3)  # SAM2's labels of the top left and bottom right corner
+MASK_THRESHOLD = 0.0
+# SAM2.1 tiny, one CPU thread: 0.083 s per prompt alone, 0.194 s per prompt in a batch of 16. Fixed numbers, not a measurement at every
+# start: another batch size may change the last bits of a mask's logits, and a resumed run must score like the uninterrupted one.
+CPU_DECODE_BATCH, GPU_DECODE_BATCH = 1, 16
+STABILITY_OVERRIDES = {  # what sam2.build_sam.build_sam2 adds when apply_postprocessing
+    "dynamic_multimask_via_stability": True,
+    "dynamic_multimask_stability_delta": 0.05,
+    "dynamic_multimask_stability_thresh": 0.98,
+}
+
+
+class Embedding(NamedTuple):
+    """What the mask decoder reads of one image: feature maps (1, C, h, w), finest first, and the native (H, W)."""
+
+    features: tuple[torch.Tensor, ...]
+    size: tuple[int, int]
+
+    @property
+    def nbytes(self) -> int:
+        return sum(f.element_size() * f.nelement() for f in self.features)
+
+    def to(self, device: str) -> Embedding:
+        """The same on another device (itself where it is there)."""
+        return self._replace(features=tuple(f.to(device) for f in self.features))
+
+
+class Sam2:
+    """A frozen SAM2. Results depend on the arguments alone, never on earlier calls.
+
+    Where the device's memory does not suffice for a decode batch, its halves are decoded one after the other; `retries` counts that.
+    """
+
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        device: str = "cpu",
+        dtype: str = "float32",
+        decode_batch: int = 0,
+    ):
+        self.model = model.to(device).eval()
+        self.device = torch.device(device)
+        self.decode_batch = decode_batch or (
+            CPU_DECODE_BATCH if self.device.type == "cpu" else GPU_DECODE_BATCH
+        )
+        self.retries = 0
+        self._transforms = SAM2Transforms(
+            resolution=model.image_size, mask_threshold=MASK_THRESHOLD
+        )
+        self._autocast = (
+            torch.autocast(self.device.type, dtype=torch.bfloat16)
+            if dtype == "bfloat16"
+            else contextlib.nullcontext()
+        )
+        with torch.inference_mode(), self._autocast:
+            self._grid_pe_1chw = (
+                self.model.sam_prompt_encoder.get_dense_pe()
+            )  # the same for every image
+
+    @torch.inference_mode()
+    def encode(self, image_HW3: UInt8[np.ndarray, "H W 3"]) -> Embedding:
+        """The embedding of an RGB image at native size."""
+        pixels_1chw = self._transforms(image_HW3)[None].to(self.device)
+        with self._autocast:
+            backbone = self.model.forward_image(pixels_1chw)
+            _, levels, _, sizes = self.model._prepare_backbone_features(backbone)
+        if self.model.directly_add_no_mem_embed:
+            levels[-1] = levels[-1] + self.model.no_mem_embed
+        features = tuple(
+            level.permute(1, 2, 0).view(1, -1, *size)
+            for level, size in zip(levels, sizes, strict=True)
+        )
+        return Embedding(features, image_HW3.shape[:2])
+
+    @torch.inference_mode()
+    def decode(
+        self,
+        embedding: Embedding,
+        prompts: Sequence[WirePrompt],
+        size: tuple[int, int] | None = None,
+    ) -> Bool[np.ndarray, "H W"]:
+        """The masks of one answer's prompts, joined. No prompt gives an empty mask.
+
+        Coordinates are in native pixels whatever the `size` (height, width) of the mask, native if None. Prompts of equal token
+        count share a decoder batch, in answer order: padding points is not neutral in SAM2.
+        """
+        size = size or embedding.size
+        mask_HW = torch.zeros(size, dtype=torch.bool, device=self.device)
+        for coords_BK2, labels_BK in self._batches(prompts, embedding.size):
+            mask_HW |= self._decode_or_halve(embedding, coords_BK2, labels_BK, size)
+        return mask_HW.cpu().numpy()
+
+    def _batches(self, prompts: Sequence[WirePrompt], size: tuple[int, int]):
+        groups: dict[int, list] = {}
+        for prompt in prompts:
+            coords_K2, labels_K = with_box_corners(prompt)
+            groups.setdefault(len(labels_K), []).append((coords_K2, labels_K))
+        for members in groups.values():
+            for start in range(0, len(members), self.decode_batch):
+                coords, labels = zip(*members[start : start + self.decode_batch], strict=True)
+                coords_BK2 = torch.as_tensor(
+                    np.stack(coords), dtype=torch.float32, device=self.device
+                )
+                yield (
+                    self._transforms.transform_coords(coords_BK2, normalize=True, orig_hw=size),
+                    torch.as_tensor(np.stack(labels), dtype=torch.int, device=self.device),
+                )
+
+    def _decode_or_halve(
+        self, embedding: Embedding, coords_BK2, labels_BK, size: tuple[int, int]
+    ) -> torch.Tensor:
+        try:
+            return self._decode_batch(embedding, coords_BK2, labels_BK, size)
+        except torch.OutOfMemoryError:
+            if len(coords_BK2) == 1:
+                raise
+        # Only now, without the exception: it holds the frames of the failed call, and they its tensors.
+        self.note_retry(f"a decode batch of {len(coords_BK2)} prompts")
+        half = len(coords_BK2) // 2
+        first, second = (
+            self._decode_or_halve(embedding, coords_BK2[part], labels_BK[part], size)
+            for part in (slice(half), slice(half, None))
+        )
+        return first | second
+
+    def note_retry(self, what: str) -> None:
+        """Count and log that `what` did not fit into the device's memory, and give back what torch holds in reserve."""
+        self.retries += 1
+        print(
+            f"out of memory on {self.device} for {what}; trying less at a time",
+            file=sys.stderr,
+            flush=True,
+        )
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def _decode_batch(
+        self, embedding: Embedding, coords_BK2, labels_BK, size: tuple[int, int]
+    ) -> torch.Tensor:
+        *high_res, image_1chw = embedding.features
+        encoder, decoder = self.model.sam_prompt_encoder, self.model.sam_mask_decoder
+        with self._autocast:
+            sparse, dense = encoder(points=(coords_BK2, labels_BK), boxes=None, masks=None)
+            logits_B1hw, *_ = decoder(
+                image_embeddings=image_1chw,
+                image_pe=self._grid_pe_1chw,
+                sparse_prompt_embeddings=sparse,
+                dense_prompt_embeddings=dense,
+                multimask_output=False,
+                repeat_image=len(coords_BK2) > 1,
+                high_res_features=high_res,
+            )
+        logits_B1HW = self._transforms.postprocess_masks(logits_B1hw, size)
+        return (logits_B1HW > MASK_THRESHOLD).any(dim=0)[0]
+
+
+def with_box_corners(prompt: WirePrompt) -> tuple[np.ndarray, np.ndarray]:
+    """SAM2's point list of a prompt: (K, 2) coordinates and K labels, the box's two corners first."""
+    if prompt.box is None:
+        return prompt.points, prompt.labels
+    return np.concatenate([prompt.box.reshape(2, 2), prompt.points]), np.concatenate(
+        [BOX_LABELS, prompt.labels]
+    )
+
+
+def build_model(
+    config: str | Path, checkpoint: str | Path | None, *, postprocessing: bool
+) -> torch.nn.Module:
+    """Build a SAM2Base from a YAML path, or a name inside the sam2 package, and load its weights (none: random).
+
+    `postprocessing` applies the overrides that `build_sam2` adds and the YAMLs lack.
+
+    Raises:
+        UserError: no such file, a `_target_` that is no class of the sam2 package, or weights that do not fit.
+    """
+    tree = model_tree(config, postprocessing=postprocessing)
+    _check_targets(tree, str(config))
+    model = instantiate(OmegaConf.create(tree), _recursive_=True)
+    if checkpoint is not None:
+        _load_weights(model, Path(checkpoint))
+    return model.eval().requires_grad_(False)
+
+
+def model_tree(config: str | Path, *, postprocessing: bool) -> dict:
+    """The resolved YAML of a model, with the overrides that `build_model` applies."""
+    tree = _read_config(config)
+    if postprocessing:
+        tree.setdefault("sam_mask_decoder_extra_args", {}).update(STABILITY_OVERRIDES)
+    return tree
+
+
+def _read_config(config: str | Path) -> dict:
+    path = next((p for p in (Path(config), Path(sam2.__path__[0]) / config) if p.is_file()), None)
+    if path is None:
+        raise UserError(
+            str(config),
+            expected="a SAM2 config: a YAML file, or a name inside the sam2 package",
+            got="no such file",
+            remedy="set reward.sam2_config to a path or to a name such as configs/sam2.1/sam2.1_hiera_l.yaml",
+        )
+    tree = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
+    if not isinstance(tree, dict) or not isinstance(tree.get("model"), dict):
+        raise UserError(
+            str(path), expected="a mapping `model:`", got="none", remedy="use a SAM2 config YAML"
+        )
+    return tree["model"]
+
+
+def _check_targets(node: Any, where: str) -> None:
+    """A Hydra `_target_` is a program to run: allow nothing but classes that the sam2 package itself defines."""
+    if isinstance(node, list):
+        for item in node:
+            _check_targets(item, where)
+    elif isinstance(node, dict):
+        if "_target_" in node and not _is_sam2_class(node["_target_"]):
+            raise UserError(
+                where,
+                expected="every _target_ to be a class of the sam2 package",
+                got=repr(node["_target_"]),
+                remedy="use a config made for sam2; others could run any program",
+            )
+        for item in node.values():
+            _check_targets(item, where)
+
+
+def _is_sam2_class(target: Any) -> bool:
+    # The class is looked up without walking attributes: "sam2.build_sam.os.system" starts with "sam2." too.
+    module, _, name = str(target).rpartition(".")
+    if not module.startswith("sam2."):
+        return False
+    try:
+        found = getattr(importlib.import_module(module), name, None)
+    except ImportError:
+        return False
+    return isinstance(found, type) and found.__module__.startswith("sam2.")
+
+
+def _load_weights(model: torch.nn.Module, path: Path) -> None:
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            weights = load_file(path)
+        else:
+            weights = torch.load(path, map_location="cpu", weights_only=True)["model"]
+        model.load_state_dict(weights)
+    except Exception as error:
+        raise UserError(
+            str(path),
+            expected="SAM2 weights (.pt with a `model` entry, or .safetensors) that fit the config",
+            got=f"{type(error).__name__}: {str(error)[:500]}",
+            remedy="check reward.sam2_checkpoint and reward.sam2_config",
+        ) from error

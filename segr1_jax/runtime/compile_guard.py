@@ -1,0 +1,111 @@
+"""Watches compilations, so that a step which recompiles after warm-up is an error that names the argument, and not a mystery."""
+
+import contextlib
+import sys
+import threading
+from collections import Counter
+from collections.abc import Iterator
+
+from jax import monitoring
+
+from segr1_jax.errors import UserError
+from segr1_jax.runtime.compiled_functions import Watched, call_at_hand, difference, signature
+from segr1_jax.runtime.processes import is_first
+
+SHOWN_S = 10.0  # a compilation that takes longer gets a line of its own
+COMPILE_EVENT = "/jax/core/compile/backend_compile_duration"
+SHOWN_ARGUMENTS = 4
+
+
+class CompileGuard:
+    """Sees the XLA compilations of this thread while active; those after `warm` are faults.
+
+    Whatever is compiled by a call of a Watched function leaves the signature of that call, so nothing is recorded in steps that
+    compile nothing.
+    """
+
+    def __init__(self):
+        self._faults: Counter[str] = Counter()
+        self._warm = self._expected = False
+        self._programs, self._seconds = 0, 0.0
+        self._thread = threading.get_ident()
+        monitoring.register_event_duration_secs_listener(self._listen)
+
+    def warm(self) -> None:
+        """From now on every compilation counts as a fault (call once every function has run).
+
+        The first call says how long the compiler, or the cache of compiled programs, took.
+        """
+        if not self._warm and is_first():
+            what = f"{self._programs} programs compiled or read in {self._seconds:.0f} s"
+            print(f"warm-up: {what}", file=sys.stderr, flush=True)
+        self._warm = True
+
+    @contextlib.contextmanager
+    def expecting(self) -> Iterator[None]:
+        """Compilations inside the block are no faults."""
+        before, self._expected = self._expected, True
+        try:
+            yield
+        finally:
+            self._expected = before
+
+    @property
+    def after_warm(self) -> int:
+        return self._faults.total()
+
+    def check(self) -> None:
+        """Raise UserError, with the function and the arguments that changed, if anything was compiled after warm-up."""
+        if self._faults:
+            raise UserError(
+                "compilation",
+                expected="no compilation after the first update and first evaluation",
+                got="; ".join(
+                    f"{what} ({count} times)" if count > 1 else what
+                    for what, count in self._faults.items()
+                ),
+                remedy="keep shapes, dtypes and shardings as they were; JAX_LOG_COMPILES=1 shows where",
+            )
+
+    def close(self) -> None:
+        monitoring.unregister_event_duration_listener(self._listen)
+
+    def _listen(self, event: str, seconds: float, fun_name: str = "?", **_) -> None:
+        if (
+            event != COMPILE_EVENT or threading.get_ident() != self._thread
+        ):  # a checkpoint is written in threads of its own
+            return
+        self._count(fun_name, seconds)
+        call = call_at_hand()
+        cause = _explain(*call) if call and fun_name == f"jit({call[0].name})" else fun_name
+        if self._warm and not self._expected:
+            self._faults[cause] += 1
+
+    def _count(self, name: str, seconds: float) -> None:
+        if self._warm:
+            return
+        self._programs += 1
+        self._seconds += seconds
+        if seconds > SHOWN_S and is_first():
+            print(f"compiled {name} in {seconds:.0f} s", file=sys.stderr, flush=True)
+
+
+def _explain(function: Watched, arguments: tuple) -> str:
+    """Remember what the function is compiled with, and tell how that differs from the nearest it was compiled with before."""
+    now = signature(function, arguments)
+    changes = min(
+        (difference(before, now) for before in function.compiled_with), key=len, default=None
+    )
+    function.compiled_with.append(now)
+    return f"{function.name}: {_changes(changes)}"
+
+
+def _changes(changes: list[str] | None) -> str:
+    if changes is None:
+        return "called for the first time"
+    if not changes:
+        return "no argument changed in shape, dtype or sharding"
+    more = len(changes) - SHOWN_ARGUMENTS
+    return ", ".join(changes[:SHOWN_ARGUMENTS]) + (
+        f" and {more} more arguments" if more > 0 else ""
+    )

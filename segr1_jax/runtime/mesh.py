@@ -1,0 +1,176 @@
+"""The device mesh, and the way of host rows onto it and back.
+
+Every process holds its own rows of a batch (the slice the data order gives it); together they form one global array.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+from jax.experimental import multihost_utils
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
+
+from segr1_jax.config.schema import MeshConfig
+from segr1_jax.errors import UserError
+from segr1_jax.objective.update import Skips, TrainState
+from segr1_jax.policy.batch_rows import BATCH
+from segr1_jax.policy.params import Params, WeightSpec
+from segr1_jax.policy.sharding import TRAIN_RULES, weight_shardings
+
+AXES = ("data", "fsdp", "tensor")
+AXIS_TYPES = (AxisType.Auto,) * len(AXES)
+
+
+def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """The mesh of `devices` (all of all processes), axes Auto (the compiler propagates shardings).
+
+    Raises:
+        UserError: the sizes do not multiply to the number of devices.
+    """
+    devices = jax.devices() if devices is None else devices
+    shape = mesh_shape(config, len(devices))
+    if len({device.process_index for device in devices}) > 1:
+        return Mesh(host_by_host(devices).reshape(shape), AXES, axis_types=AXIS_TYPES)
+    return jax.make_mesh(shape, AXES, axis_types=AXIS_TYPES, devices=devices)
+
+
+def host_by_host(devices: Sequence[Any]) -> np.ndarray:
+    """The devices with those of one process side by side, so that a tensor group lies in one.
+
+    Each process loads whole rows of the batch, so its devices must hold whole tensor groups.
+    `jax.make_mesh` follows the torus of a TPU slice alone: of 8 x 8 v5e chips on hosts of 2 x 2 it
+    puts a group of 4 along one axis of the torus, over two hosts.
+    """
+    ordered = sorted(devices, key=lambda device: (device.process_index, device.id))
+    return np.array(ordered, dtype=object)
+
+
+def mesh_shape(config: MeshConfig, count: int) -> tuple[int, ...]:
+    """The sizes of AXES on `count` devices. Raises UserError where they do not multiply to it."""
+    sizes = [getattr(config, axis) for axis in AXES]
+    if sizes.count(-1) == 1:
+        sizes[sizes.index(-1)] = count // math.prod(size for size in sizes if size != -1)
+    if math.prod(sizes) != count or min(sizes) < 1:
+        shape = " x ".join(f"{axis}={getattr(config, axis)}" for axis in AXES)
+        raise UserError(
+            "mesh",
+            expected=f"sizes that multiply to {count} devices",
+            got=shape,
+            remedy="set one axis to -1 to take the rest",
+        )
+    return tuple(sizes)
+
+
+def check_tensor_groups(tensor: int, owners: Sequence[int]) -> None:
+    """Raise UserError unless every tensor group lies in one process; `owners`: each device's, in mesh order."""
+    groups = np.asarray(owners).reshape(-1, tensor)
+    if (groups != groups[:, :1]).any():
+        smallest = min(Counter(owners).values())
+        raise UserError(
+            "mesh.tensor",
+            expected="every tensor group inside one process, which loads whole rows of the batch",
+            got=f"mesh.tensor={tensor} on processes of {smallest} devices",
+            remedy=f"set mesh.tensor to a divisor of {smallest}",
+        )
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where things live on a mesh."""
+
+    mesh: Mesh | AbstractMesh
+
+    @property
+    def abstract_mesh(self) -> AbstractMesh:
+        return self.mesh if isinstance(self.mesh, AbstractMesh) else self.mesh.abstract_mesh
+
+    @property
+    def replicated(self) -> NamedSharding:
+        return NamedSharding(self.mesh, PartitionSpec())
+
+    @property
+    def rows(self) -> NamedSharding:
+        return NamedSharding(self.mesh, BATCH)
+
+    @property
+    def row_shards(self) -> int:
+        """Into how many parts a batch is cut; every batch size must be a multiple of it."""
+        return self.mesh.shape["data"] * self.mesh.shape["fsdp"]
+
+    def weights(
+        self, specs: Mapping[str, WeightSpec], rules: dict[str, str | None]
+    ) -> dict[str, NamedSharding]:
+        return weight_shardings(specs, self.mesh, rules)
+
+    def state(
+        self, specs: Mapping[str, WeightSpec], optimizer: optax.GradientTransformation
+    ) -> TrainState:
+        """The sharding of every leaf of a TrainState: optimiser moments lie where their weights lie."""
+        weights = self.weights(specs, TRAIN_RULES)
+        shapes: Params = {
+            name: jax.ShapeDtypeStruct(spec.shape, np.float32) for name, spec in specs.items()
+        }
+        opt_state = optax.tree_utils.tree_map_params(
+            optimizer,
+            lambda _, sharding: sharding,
+            jax.eval_shape(optimizer.init, shapes),
+            weights,
+            transform_non_params=lambda _: self.replicated,
+        )
+        return TrainState(
+            weights, opt_state, self.replicated, Skips(self.replicated, self.replicated)
+        )
+
+    def check_sizes(self, **sizes: int) -> None:
+        """Raise UserError unless batches of these sizes split evenly."""
+        for field, size in sizes.items():
+            if size % self.row_shards:
+                remedy = f"make {field} a multiple of {self.row_shards} (in each micro-batch), or give devices to mesh.tensor"
+                raise UserError(
+                    field,
+                    expected=f"rows for data x fsdp = {self.row_shards} shards",
+                    got=str(size),
+                    remedy=remedy,
+                )
+
+    def check_rows(self, **sizes: int) -> None:
+        """Raise UserError unless batches of these sizes split evenly, and every process holds rows of its own."""
+        self.check_sizes(**sizes)
+        owners = [device.process_index for device in self.mesh.devices.flat]
+        check_tensor_groups(self.mesh.shape["tensor"], owners)
+
+    def put_rows(self, local: Any) -> Any:
+        """This process's rows of every array of a tree, as global arrays split over the mesh."""
+        return jax.tree.map(
+            lambda rows: jax.make_array_from_process_local_data(self.rows, np.asarray(rows)), local
+        )
+
+    def get_rows(self, tree: Any) -> Any:
+        """The rows of global arrays that belong to this process, in order, as numpy."""
+        return jax.tree.map(_local_rows, tree)
+
+
+def _local_rows(array: jax.Array) -> np.ndarray:
+    if array.is_fully_addressable:
+        return np.asarray(array)
+    by_start = {shard.index[0].start or 0: shard.data for shard in array.addressable_shards}
+    return np.concatenate([np.asarray(by_start[start]) for start in sorted(by_start)])
+
+
+def sum_over_processes(values: np.ndarray) -> np.ndarray:
+    """Elementwise sum of a small array over all processes (float32 where there are several); the same result everywhere."""
+    if jax.process_count() == 1:
+        return values
+    return np.asarray(multihost_utils.process_allgather(values)).sum(axis=0)
+
+
+def max_over_processes(value: int) -> int:
+    """The largest of all processes' values; the same result everywhere."""
+    if jax.process_count() == 1:
+        return value
+    return int(np.max(multihost_utils.process_allgather(np.array(value, np.int32))))

@@ -1,0 +1,195 @@
+"""The run directory: everything a run writes, in one documented place.
+
+config.yaml     the whole configuration          checkpoints/  Orbax steps (or in checkpoint_dir)
+config.hash     its hash                         best/         weights of the best steps (keep_best)
+start.json      the weights it began from        eval/         one JSONL of rows per evaluation
+lock            held while a process works here
+metrics.jsonl   one line per logged step         samples/      masks beside ground truth
+tb/             the same for TensorBoard         export/       the Hugging Face directory
+profile/        XProf traces
+report.md       the closing table                incidents/    fatal requests, stacks at missed deadlines, skipped batches
+report.html     table, curves and samples
+"""
+
+import os
+import shutil
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from segr1_jax.common.files import partial_name, write_atomically
+from segr1_jax.config.loading import dump_config, load_config
+from segr1_jax.config.resume_rules import check_resumable, config_hash, rounding_changes
+from segr1_jax.config.schema import RunConfig
+from segr1_jax.errors import UserError
+from segr1_jax.runtime.checkpoint import latest_step
+
+
+@dataclass(frozen=True)
+class RunDir:
+    """Paths inside one run directory."""
+
+    path: Path
+
+    @property
+    def config(self) -> Path:
+        return self.path / "config.yaml"
+
+    @property
+    def hash(self) -> Path:
+        return self.path / "config.hash"
+
+    @property
+    def start(self) -> Path:
+        return self.path / "start.json"
+
+    @property
+    def metrics(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    @property
+    def tensorboard(self) -> Path:
+        return self.path / "tb"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def best(self) -> Path:
+        return self.path / "best"
+
+    @property
+    def eval(self) -> Path:
+        return self.path / "eval"
+
+    @property
+    def incidents(self) -> Path:
+        return self.path / "incidents"
+
+    @property
+    def samples(self) -> Path:
+        return self.path / "samples"
+
+    @property
+    def export(self) -> Path:
+        return self.path / "export"
+
+    @property
+    def profile(self) -> Path:
+        return self.path / "profile"
+
+    @property
+    def report(self) -> Path:
+        return self.path / "report.md"
+
+    @property
+    def page(self) -> Path:
+        return self.path / "report.html"
+
+
+def checkpoint_root(config: RunConfig) -> str:
+    """Where the run of `config` keeps its checkpoints: a folder, or a URL."""
+    return config.checkpoint_dir or str(RunDir(Path(config.run_dir)).checkpoints)
+
+
+def best_root(config: RunConfig) -> str:
+    """Where the weights of the best steps go: beside the checkpoints."""
+    if config.checkpoint_dir:
+        return f"{config.checkpoint_dir}/best"
+    return str(RunDir(Path(config.run_dir)).best)
+
+
+def incidents_of(config: RunConfig) -> Path:
+    """The folder of a run's incidents, whether the run directory is there or not."""
+    return RunDir(Path(config.run_dir)).incidents
+
+
+def make_run_dir(config: RunConfig) -> RunDir:
+    """Create `config.run_dir` unless it is a run directory already.
+
+    It appears complete (config, hash, folders) by one rename, so a kill never leaves half of one.
+
+    Raises:
+        UserError: the directory holds something that is no run.
+    """
+    run = RunDir(Path(config.run_dir))
+    if not _has_content(run.path):
+        _create(run.path, config)
+    if not run.config.is_file():
+        raise UserError(
+            str(run.path),
+            expected="a run directory or an empty one",
+            got="files without config.yaml",
+            remedy="choose another run_dir",
+        )
+    return run
+
+
+def claim_run_dir(run: RunDir, config: RunConfig) -> None:
+    """Make `config` the one of this run directory. Call with its lock held (runtime/run_lock.py).
+
+    A run that has computed nothing yet binds nothing. What a resumed run may change is in
+    config/resume_rules.py; where a change gives up equality to the bit, one line says so.
+
+    Raises:
+        UserError: another configuration made the run, or its checkpoints lie elsewhere.
+    """
+    if has_begun(run):
+        old = load_config(run.config)
+        check_resumable(old, config, run.path, latest_step(checkpoint_root(config)))
+        _check_moved_checkpoints(old, config)
+        if rounded := rounding_changes(old, config):
+            print(f"resumed with {'; '.join(rounded)}: equal up to rounding", file=sys.stderr)
+        if old.steps != config.steps:
+            # They tell of the end of a run that now continues.
+            run.report.unlink(missing_ok=True)
+            run.page.unlink(missing_ok=True)
+    write_atomically(run.config, dump_config(config))
+    write_atomically(run.hash, config_hash(config) + "\n")
+
+
+def _check_moved_checkpoints(old: RunConfig, new: RunConfig) -> None:
+    """Checkpoints may be moved to another disk; a run must not begin anew because they were not."""
+    before, after = checkpoint_root(old), checkpoint_root(new)
+    left = latest_step(before) if before != after else None
+    if left is not None and latest_step(after) is None:
+        raise UserError(
+            "checkpoint_dir",
+            expected=f"the checkpoints of this run ({before} holds step {left})",
+            got=f"none in {after}",
+            remedy=f"move them there, or set checkpoint_dir={old.checkpoint_dir or repr('')}",
+        )
+
+
+def has_begun(run: RunDir) -> bool:
+    """True once the run has logged or saved anything."""
+    return any(run.checkpoints.iterdir()) or (
+        run.metrics.is_file() and run.metrics.stat().st_size > 0
+    )
+
+
+def _has_content(path: Path) -> bool:
+    if path.exists() and not path.is_dir():
+        raise UserError(
+            "run_dir",
+            expected="a directory",
+            got=f"{path} (a file)",
+            remedy="choose another run_dir",
+        )
+    return path.is_dir() and any(path.iterdir())
+
+
+def _create(path: Path, config: RunConfig) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = RunDir(partial_name(path))
+    draft.path.mkdir()
+    try:
+        write_atomically(draft.config, dump_config(config))
+        write_atomically(draft.hash, config_hash(config) + "\n")
+        for folder in (draft.tensorboard, draft.checkpoints, draft.eval, draft.samples):
+            folder.mkdir()
+        os.rename(draft.path, path)
+    except BaseException:
+        shutil.rmtree(draft.path)
+        raise

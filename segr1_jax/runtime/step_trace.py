@@ -1,0 +1,54 @@
+"""An XProf trace of some steps of an ordinary run (profile.steps)."""
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import jax
+
+from segr1_jax.runtime.metrics_log import PhaseTimer
+
+TRACE_PHASE = "trace"  # starting the profiler, and writing what it saw
+STEP_EVENT = "step"  # what a step is called in a trace
+
+
+class StepTrace:
+    """Traces the steps from the first to the last of `steps` (none where it is empty) into `folder`, in a folder named by the time.
+
+    Use it as a context manager: a run that ends in between leaves the trace of what there was.
+    """
+
+    def __init__(self, steps: Sequence[int], folder: Path, timer: PhaseTimer):
+        self._steps = range(steps[0], steps[1] + 1) if steps else range(0)
+        self._folder, self._timer, self._active = folder, timer, False
+
+    @contextlib.contextmanager
+    def __call__(self, step: int) -> Iterator[None]:
+        """Around one step."""
+        if step in self._steps and not self._active:
+            with self._timer(TRACE_PHASE):
+                self._start()
+        with jax.profiler.StepTraceAnnotation(STEP_EVENT, step_num=step):
+            yield
+        if self._active and step + 1 not in self._steps:
+            with self._timer(TRACE_PHASE):
+                self._stop()
+
+    def _start(self) -> None:
+        options = jax.profiler.ProfileOptions()
+        options.python_tracer_level = (
+            0  # every Python call would hide the phases, and slow the host down
+        )
+        jax.profiler.start_trace(self._folder, profiler_options=options)
+        self._active = True
+
+    def _stop(self) -> None:
+        jax.profiler.stop_trace()
+        self._active = False
+
+    def __enter__(self) -> "StepTrace":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._active:
+            self._stop()

@@ -1,0 +1,39 @@
+"""Cutting TensorBoard event files back to a step.
+
+An event file is a chain of TFRecords: length (uint64), its CRC (uint32), the Event message, its CRC (uint32), little endian
+(tensorflow/core/lib/io/record_writer.h). Kept records are copied byte for byte.
+"""
+
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+
+from segr1_jax.common.files import write_atomically
+
+HEADER = struct.Struct("<QI")
+FOOTER_BYTES = 4
+
+
+def cut_events(directory: Path, last_step: int) -> None:
+    """Drop the records after `last_step` from every event file of `directory`; 0 removes the files. A torn last record goes too."""
+    for path in sorted(directory.glob("events.out.tfevents.*")):
+        records = [record for record, step in _records(path.read_bytes()) if step <= last_step]
+        if last_step > 0:
+            write_atomically(path, b"".join(records))
+        else:
+            path.unlink()
+
+
+def _records(content: bytes) -> Iterator[tuple[bytes, int]]:
+    """The whole records of one event file, each with its step."""
+    from tensorboardX.proto.event_pb2 import Event
+
+    start = 0
+    while start + HEADER.size <= len(content):
+        length, _ = HEADER.unpack_from(content, start)
+        body = start + HEADER.size
+        end = body + length + FOOTER_BYTES
+        if end > len(content):
+            return
+        yield content[start:end], Event.FromString(content[body : body + length]).step
+        start = end

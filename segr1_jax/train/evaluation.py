@@ -1,0 +1,148 @@
+"""Greedy answers over a held-out set, scored like training but once per image, over all processes."""
+
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from segr1_jax.data.sources import Source
+from segr1_jax.metrics.held_out_figures import EvalRow, aggregate, mean_absolute_error
+from segr1_jax.reward.client import RewardClient
+from segr1_jax.reward.config import RewardWeights
+from segr1_jax.reward.judging import AnswerText, Judged, Pending, collect, one_behind, submit
+from segr1_jax.reward.resize import resize_mask
+from segr1_jax.types import Completion, Example, Frame, ParseStatus, Prompt
+
+STATUSES = tuple(ParseStatus)
+AT_ONCE = 8  # texts whose native images and masks are alive together
+
+
+@dataclass(frozen=True)
+class Scorer:
+    """How answers become rows: the sidecar, the frame that answers about an example speak in, the task's grammar."""
+
+    client: RewardClient
+    frame_of: Callable[[Example], Frame]
+    task: str
+    weights: RewardWeights = RewardWeights()
+
+    def rows(self, texts: Sequence[AnswerText]) -> tuple[list[EvalRow], list[Judged]]:
+        """Score each text on its own example. Invalid answers keep the worst values; what the sidecar could not score has no row."""
+        return self.collect(self.submit(texts))
+
+    def submit(self, texts: Sequence[AnswerText]) -> tuple[Sequence[AnswerText], Pending]:
+        """Have the masks of `texts` made; `collect` gets them."""
+        return texts, submit(self.client, texts, self.frame_of, self.task, want_masks=True)
+
+    def collect(
+        self, submitted: tuple[Sequence[AnswerText], Pending]
+    ) -> tuple[list[EvalRow], list[Judged]]:
+        """What `rows` says of texts that were submitted."""
+        texts, pending = submitted
+        judged = collect(self.client, pending, self.weights)
+        return [
+            _row(text, result)
+            for text, result in zip(texts, judged, strict=True)
+            if result.reward.valid
+        ], judged
+
+    def each(self, texts: Iterable[AnswerText]) -> Iterator[tuple[AnswerText, Judged]]:
+        """Score texts a few at a time, so that few images are alive."""
+        for some in _few(texts):
+            yield from zip(some, self.rows(some)[1], strict=True)
+
+    def streamed_rows(self, texts: Iterable[AnswerText]) -> list[EvalRow]:
+        """The rows of `rows`, with the images of a few texts alive at a time."""
+        return [row for some in _few(texts) for row in self.rows(some)[0]]
+
+
+class Given(NamedTuple):
+    """What was answered about the example `index` of the held-out set."""
+
+    index: int
+    text: str
+    finished: bool
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Figures over the whole set (all processes), and this process's rows and answers.
+
+    Neither images nor masks are kept: a set of large photos has tens of gigabytes of them. Whoever
+    needs them reads and scores the examples again (`answered`, Scorer.each).
+    """
+
+    figures: dict[str, float]
+    rows: list[EvalRow]
+    answers: list[Given]
+
+
+def answered(source: Source, answers: Iterable[Given]) -> Iterator[AnswerText]:
+    """The answers with their examples, read one at a time."""
+    return (AnswerText(source[given.index], given.text, given.finished) for given in answers)
+
+
+def evaluate(
+    batches: Iterable[Sequence[tuple[Example, Prompt]]],
+    answer: Callable[[Sequence[Prompt]], list[Completion]],
+    scorer: Scorer,
+    total: int,
+    sum_over_processes: Callable[[np.ndarray], np.ndarray],
+) -> Evaluation:
+    """Answer and score every example.
+
+    `batches` are this process's (example, prompt) pairs. `answer` runs one jitted program over all processes, so every process
+    must bring equally many batches; an empty one still takes part. `total` is the size of the whole set.
+    """
+    rows, answers = [], []
+
+    def submitted():
+        for pairs in batches:
+            for example, _ in pairs:
+                scorer.client.encode(example.image)
+            completions = answer([prompt for _, prompt in pairs])
+            texts = [
+                AnswerText(example, done.text, done.finished)
+                for (example, _), done in zip(pairs, completions, strict=True)
+            ]
+            answers.extend(Given(text.example.id, text.text, text.finished) for text in texts)
+            yield scorer.submit(texts)
+
+    for found, _ in one_behind(submitted(), scorer.collect):
+        rows += found
+    return Evaluation(figures_everywhere(rows, total, sum_over_processes), rows, answers)
+
+
+def _few(texts: Iterable[AnswerText]) -> Iterator[list[AnswerText]]:
+    left = iter(texts)
+    while some := list(itertools.islice(left, AT_ONCE)):
+        yield some
+
+
+def _row(item: AnswerText, result: Judged) -> EvalRow:
+    reward, example = result.reward, item.example
+    if result.mask is None:
+        return EvalRow(example.id, example.name, item.text, reward.parse)
+    mae = mean_absolute_error(resize_mask(result.mask, example.mask.shape), example.mask)
+    return EvalRow(
+        example.id, example.name, item.text, reward.parse, reward.iou, reward.s_measure, mae
+    )
+
+
+def figures_everywhere(
+    rows: Sequence[EvalRow], total: int, sum_over_processes: Callable[[np.ndarray], np.ndarray]
+) -> dict[str, float]:
+    """The figures over the rows of all processes, whose example ids are below `total`."""
+    table = np.zeros((total, 5), np.float64)
+    for row in rows:
+        table[row.example_id] = (1, STATUSES.index(row.parse), row.iou, row.s_measure, row.mae)
+    found = sum_over_processes(table)
+    return aggregate(
+        [
+            EvalRow(example_id, "", "", STATUSES[int(status)], iou, s_measure, mae)
+            for example_id, (present, status, iou, s_measure, mae) in enumerate(found.tolist())
+            if present
+        ]
+    )

@@ -1,0 +1,184 @@
+"""The end of a run: the closing table, the skipped samples, the count of compilations."""
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Bool
+from PIL import Image
+
+from segr1_jax.answer.grammar import sam_prompts
+from segr1_jax.common.drawing import panel
+from segr1_jax.common.files import write_atomically
+from segr1_jax.config.loading import load_config
+from segr1_jax.config.resume_rules import same_run
+from segr1_jax.config.schema import RunConfig
+from segr1_jax.errors import UserError
+from segr1_jax.metrics.report_page import ReportSample, write_report
+from segr1_jax.metrics.tables import Table, figures_table, markdown_table
+from segr1_jax.reward.client import RewardClient
+from segr1_jax.reward.resize import resize_mask
+from segr1_jax.runtime.mesh import sum_over_processes
+from segr1_jax.runtime.metrics_log import read_metrics
+from segr1_jax.runtime.processes import is_first, wait_for_all
+from segr1_jax.runtime.progress import show_markdown
+from segr1_jax.runtime.run_directory import RunDir
+from segr1_jax.train.baselines import constant_rows, shuffled_rows, truth_rows
+from segr1_jax.train.evaluation import Evaluation, answered, figures_everywhere
+from segr1_jax.train.held_out import scorer_of
+from segr1_jax.train.run import Run
+from segr1_jax.types import Example
+
+BASELINE_EXAMPLES = 400  # training samples the best constant answer is chosen on
+PANELS = 8
+SAMPLES = 60  # on the page
+CURVES = (
+    "eval/iou",
+    "eval/s_measure",
+    "eval/format",
+    "reward",
+    "iou",
+    "format",
+    "loss",
+    "kl",
+    "grad_norm",
+    "length",
+)
+
+
+def show_ended_run(config: RunConfig) -> bool:
+    """If this very run has ended before, print its table again and return True: the same command is then done in seconds."""
+    directory = RunDir(Path(config.run_dir))
+    if not directory.report.is_file() or not same_run(load_config(directory.config), config):
+        return False
+    show_markdown(directory.report.read_text())
+    return True
+
+
+def closing_report(run: Run, client: RewardClient) -> None:
+    """Write report.md, report.html and samples/ and print the table, with the samples that could not be read."""
+    last = run.final_evaluation(client)
+    run.wait_saved()
+    run.guard.check()
+    rows = _rows(run, client, last)
+    if is_first():
+        _save_panels(run, client, last)
+        reasons = run.tally.skipped.reasons | run.unreadable.reasons
+        skipped = "".join(f"- skipped {name}: {reason}\n" for name, reason in reasons.items())
+        text = f"# {run.directory.path.name}\n\n{markdown_table(rows)}\n" + (
+            f"\n{skipped}" if skipped else ""
+        )
+        _write_page(run, client, last, figures_table("Held-out set", rows, note=skipped))
+        # Last: this file is the sign that the run has ended.
+        write_atomically(run.directory.report, text)
+        show_markdown(text)
+    wait_for_all("closing report")
+
+
+def _write_page(run: Run, client: RewardClient, last: Evaluation, table: Table) -> None:
+    """report.html: the table, curves of the run, held-out samples with their masks."""
+    lines = read_metrics(run.directory)
+    curves = {
+        name: [(line["step"], line[name]) for line in lines if name in line] for name in CURVES
+    }
+    rows = {row.example_id: row for row in last.rows}
+    texts = answered(run.held_out, last.answers[:SAMPLES])
+    samples = (
+        ReportSample(
+            item.example.name,
+            item.example.instruction,
+            item.text,
+            judged.reward.parse.value,
+            rows[item.example.id].iou if item.example.id in rows else None,
+            item.example.image,
+            judged.mask,
+            _truth(item.example),
+            _prompts(judged.answer, item.example),
+        )
+        for item, judged in scorer_of(run.engine, client).each(texts)
+    )
+    write_report(run.directory.page, run.directory.path.name, [table], curves, samples)
+
+
+def _rows(run: Run, client: RewardClient, last: Evaluation) -> dict[str, dict[str, float]]:
+    """Before and after, beside what a blind and a perfect policy would get on the same held-out images."""
+    sft, stage, scorer = run.config.sft, run.config.stage.upper(), scorer_of(run.engine, client)
+
+    def held_out() -> Iterator[Example]:
+        return (item.example for item in answered(run.held_out, last.answers))
+
+    makers = {
+        "constant": lambda: constant_rows(scorer, _training_examples(run) or held_out, held_out()),
+        "shuffled": lambda: shuffled_rows(scorer, run.held_out, last.answers),
+        "truth": lambda: truth_rows(
+            scorer, held_out(), interior=sft.interior_points, exterior=sft.exterior_points
+        ),
+    }
+    found = {}
+    for name, make in makers.items():
+        found[name] = make()
+        run.stop_if_asked(run.config.steps)
+    baselines = {
+        name: figures_everywhere(rows, len(run.held_out), sum_over_processes)
+        for name, rows in found.items()
+    }
+    for name, figures in baselines.items():
+        if is_first():
+            write_atomically(
+                run.directory.eval / f"{name}.json", json.dumps(figures, sort_keys=True) + "\n"
+            )
+    before = run.evaluation_figures(0)
+    return {
+        "best constant answer": baselines["constant"],
+        **({f"before {stage}": before} if before else {}),
+        f"after {stage}": last.figures,
+        f"after {stage}, answers given to another image": baselines["shuffled"],
+        "prompt from the ground truth": baselines["truth"],
+    }
+
+
+def _training_examples(run: Run) -> Callable[[], Iterator[Example]] | None:
+    """A reader of the first training samples that can be read and have masks, one at a time.
+
+    None where no sample has one. All processes read the same.
+    """
+
+    def read() -> Iterator[Example]:
+        for index in range(min(BASELINE_EXAMPLES, len(run.source))):
+            try:
+                example = run.source[index]
+            except UserError as error:
+                run.unreadable.add(run.source.names[index], error)
+                continue
+            if example.mask is not None:
+                yield example
+
+    return read if next(read(), None) is not None else None
+
+
+def _save_panels(run: Run, client: RewardClient, last: Evaluation) -> None:
+    """Image, prediction and truth side by side for the first held-out images."""
+    texts = answered(run.held_out, last.answers[:PANELS])
+    for item, judged in scorer_of(run.engine, client).each(texts):
+        picture = panel(
+            item.example.image,
+            _mask(judged.mask, item.example),
+            _truth(item.example),
+            _prompts(judged.answer, item.example),
+        )
+        Image.fromarray(picture).save(run.directory.samples / f"held_out_{item.example.id:06d}.png")
+        run.show(run.config.steps, f"held_out/{item.example.id}", picture)
+
+
+def _mask(mask: Bool[np.ndarray, "H W"] | None, example: Example) -> Bool[np.ndarray, "H W"]:
+    return np.zeros(example.image.shape[:2], bool) if mask is None else mask
+
+
+def _truth(example: Example) -> Bool[np.ndarray, "H W"]:
+    """In pixels of the image, to be shown on it."""
+    return resize_mask(example.mask, example.image.shape[:2])
+
+
+def _prompts(answer, example: Example):
+    return sam_prompts(answer, example.frame) if answer else ()

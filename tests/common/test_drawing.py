@@ -1,0 +1,39 @@
+import numpy as np
+
+from segr1_jax.common.drawing import BOX_COLOUR, EDGE_COLOUR, GAP, POINT_COLOURS, overlay, panel
+from segr1_jax.types import SamPrompt
+
+
+def test_overlay_tints_the_mask_and_draws_the_prompts():
+    image = np.full((40, 60, 3), 100, np.uint8)
+    mask = np.zeros((40, 60), bool)
+    mask[30:38, 40:55] = True
+    prompt = SamPrompt(
+        box=np.array([5, 5, 30, 25], np.float32),
+        points=np.array([[10, 10], [20, 20]], np.float32),
+        labels=np.array([1, 0]),
+    )
+    picture = overlay(image, mask, [prompt])
+    assert picture.shape == image.shape
+    assert tuple(picture[5, 15]) == BOX_COLOUR
+    assert tuple(picture[10, 10]) == POINT_COLOURS[1]
+    assert tuple(picture[20, 20]) == POINT_COLOURS[0]
+    assert tuple(picture[34, 47]) == (
+        65,
+        122,
+        178,
+    )  # half of (30, 144, 255), half of 100, rounded to even
+    assert (picture[30, 41:54] == EDGE_COLOUR).all()
+    assert (picture[31:37, 54] == EDGE_COLOUR).all()
+    assert tuple(picture[31, 41]) == (65, 122, 178)
+    assert tuple(picture[2, 2]) == (100, 100, 100)
+    assert (image == 100).all()
+
+
+def test_panel_lays_three_pictures_side_by_side():
+    image = np.zeros((20, 30, 3), np.uint8)
+    mask = np.ones((20, 30), bool)
+    picture = panel(image, prediction_HW=None, truth_HW=mask)
+    assert picture.shape == (20, 3 * 30 + 2 * GAP, 3)
+    assert (picture[:, :30] == 0).all()
+    assert (picture[:, -30:] == overlay(image, mask)).all()

@@ -1,0 +1,69 @@
+"""Fixtures of several folders: a small set with faults, scripted answers, quick compilation."""
+
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+from small_set import COUNT, GOOD, HOSTILE, SIDE
+
+from segr1_jax.data.config import DataConfig
+from segr1_jax.data.synthetic import generate
+from segr1_jax.hf.tiny_policy import make_tiny_policy
+from segr1_jax.train.held_out import Answerer
+from segr1_jax.types import Completion
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """A tiny policy, and a set of which one picture is broken and one mask has another size."""
+    folder = tmp_path_factory.mktemp("evaluate")
+    make_tiny_policy(folder / "tiny", seed=0)
+    for part in ("images", "masks"):
+        (folder / part).mkdir()
+    for index in range(COUNT):
+        example = generate(DataConfig(size=SIDE, seed=9), index)
+        Image.fromarray(example.image).save(folder / f"images/{index}.png")
+        Image.fromarray(example.mask).save(folder / f"masks/{index}.png")
+    (folder / "images/2.png").write_bytes(b"no picture")
+    Image.new("1", (9, 9)).save(folder / "masks/4.png")
+    return folder
+
+
+@pytest.fixture
+def scripted(monkeypatch):
+    """Answers by example id instead of a trained policy's: the last is hostile and does not parse."""
+
+    def answer(self, prompts):
+        texts = [HOSTILE if prompt.example_id == COUNT - 1 else GOOD for prompt in prompts]
+        nothing = np.zeros(0, np.int32)
+        return [
+            Completion(p.example_id, 0, nothing, nothing.astype(np.float32), True, t, 0)
+            for p, t in zip(prompts, texts, strict=True)
+        ]
+
+    monkeypatch.setattr(Answerer, "__call__", answer)
+
+
+@pytest.fixture
+def one_device(monkeypatch):
+    devices = jax.devices()[:1]
+    monkeypatch.setattr(jax, "devices", lambda *_: devices)
+
+
+@pytest.fixture(scope="module")
+def compile_quickly(tmp_path_factory):
+    """The runs of a module share most programs, and compiling them is most of the time."""
+    settings = {
+        "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("xla")),
+        "jax_persistent_cache_min_compile_time_secs": 0.0,
+    }
+    before = {name: getattr(jax.config, name) for name in settings}
+    for name, value in settings.items():
+        jax.config.update(name, value)
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+    for name, value in before.items():
+        jax.config.update(name, value)

@@ -1,0 +1,128 @@
+"""Whole GRPO runs of a tiny policy in seconds: rewards come from a script by position in the data order, not from masks."""
+
+import json
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+from segr1_jax.config.loading import load_config
+from segr1_jax.config.schema import RunConfig
+from segr1_jax.reward.client import RewardClient, Stats
+from segr1_jax.reward.judging import Judged
+from segr1_jax.train import loop
+from segr1_jax.types import ParseStatus, Reward, Score, ScoreStatus
+
+CONFIG = Path(__file__).parents[2] / "configs" / "quickstart_grpo.yaml"
+GROUP, BATCH = 2, 8
+SMALL = [
+    *(
+        "batch=8",
+        "micro_batches=1",
+        "eval_batch=8",
+        "eval_every=0",
+        "save_every=1",
+        "keep=10",
+        "optimizer.warmup_steps=0",
+    ),
+    *(
+        "data.size=84",
+        "data.count=100",
+        "eval_data.size=84",
+        "eval_data.count=8",
+        "prompt.frame=84",
+        "prompt.max_tokens=48",
+    ),
+    *(f"rollout.group={GROUP}", "rollout.max_tokens=4", "rollout.temperature=1.0"),
+]
+
+
+class FakeClient(RewardClient):
+    """A reward client without sidecar: every mask is half right."""
+
+    def __init__(self, config, incidents):
+        self._requests, self._submitted = {}, 0
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exception):
+        pass
+
+    def encode(self, image):
+        pass
+
+    def submit(self, requests):
+        self._submitted += 1
+        self._requests[self._submitted] = requests
+        return self._submitted
+
+    def collect(self, number):
+        return [
+            Score(ScoreStatus.OK, 0.5, 0.5, request.mask) for request in self._requests.pop(number)
+        ]
+
+    def stats(self):
+        return Stats(Counter(), time.perf_counter())
+
+
+def train(
+    monkeypatch,
+    policy: Path,
+    run: Path,
+    reward: Callable[[int], tuple[float, float]],
+    *overrides: str,
+) -> None:
+    """Run GRPO; `reward` gives the rewards of the group at a position."""
+    script_rewards(monkeypatch, reward)
+    loop.run_grpo(small_config(policy, run, *overrides))
+
+
+def small_config(policy: Path, run: Path, *overrides: str) -> RunConfig:
+    return load_config(CONFIG, [*SMALL, f"policy.path={policy}", f"run_dir={run}", *overrides])
+
+
+def script_rewards(monkeypatch, reward: Callable[[int], tuple[float, float]]) -> None:
+    """No sidecar in the runs to come, and one device."""
+
+    def collect(run, client, samples):
+        return [
+            [
+                Judged(Reward(total, 1.0, 0.0, 0.0, ParseStatus.OK), None, None)
+                for total in reward(s.position)
+            ]
+            for s in samples
+        ]
+
+    one = jax.devices()[:1]
+    monkeypatch.setattr(
+        jax, "devices", lambda *_: one
+    )  # a mesh of one device: eight take much longer to compile for
+    monkeypatch.setattr(loop, "RewardClient", FakeClient)
+    monkeypatch.setattr(loop, "_submit", lambda run, client, samples, groups: samples)
+    monkeypatch.setattr(loop, "_collect", collect)
+
+
+def metrics(run: Path) -> list[dict]:
+    """Lines of the steps, without what measures time."""
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [
+        {k: v for k, v in line.items() if not k.startswith(("time/", "sidecar/"))}
+        for line in lines
+        if "loss" in line
+    ]
+
+
+def checkpoint(run: Path, step: int) -> dict:
+    """Items params and train of one checkpoint."""
+    with ocp.CheckpointManager(run / "checkpoints") as manager:
+        names = {name: ocp.args.StandardRestore() for name in ("params", "train")}
+        return dict(manager.restore(step, args=ocp.args.Composite(**names)))
+
+
+def equal(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> bool:
+    return all(np.array_equal(one[name], other[name]) for name in one)
