@@ -25,7 +25,7 @@ from segr1_jax.reward.transport.gpus import placed_here
 from segr1_jax.runtime.metrics_log import read_metrics
 from segr1_jax.runtime.processes import prepare_runtime
 from segr1_jax.runtime.run_directory import RunDir
-from segr1_jax.train import loop
+from segr1_jax.train.loop import run_grpo
 from segr1_jax.types import Score, ScoreRequest, ScoreStatus
 
 WARM_UP = 3  # steps left out: compilation and first touches
@@ -117,8 +117,7 @@ def save(kept: list[list[Score]], path: Path) -> None:
 
 def train(config: RunConfig, run_dir: Path, client) -> list[dict]:
     """Run GRPO with `client` in the real one's place; returns the metric lines of its steps after the warm-up."""
-    loop.RewardClient = lambda *_: client
-    loop.run_grpo(dataclasses.replace(config, run_dir=str(run_dir)))
+    run_grpo(dataclasses.replace(config, run_dir=str(run_dir)), connect=lambda *_: client)
     return [line for line in read_metrics(RunDir(run_dir)) if "reward" in line][WARM_UP:]
 
 

@@ -17,7 +17,7 @@ install_import_hook(
     "segr1_jax", "runtime_types.typechecked"
 )  # array annotations are checked while testing
 
-pytest_plugins = ("fixtures",)  # tests/support/fixtures.py
+pytest_plugins = ("shared_fixtures",)  # tests/support/shared_fixtures.py
 
 SHARED = Path(__file__).resolve().parents[1].parent / "shared"
 

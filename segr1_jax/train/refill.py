@@ -1,12 +1,12 @@
-"""Groups that teach nothing give their place to fresh ones (DAPO's dynamic sampling, arXiv 2503.14476, up to a bound).
+"""Replace groups without advantages by fresh ones (DAPO's dynamic sampling, arXiv 2503.14476).
 
-Every process fills its own holes from its own fresh prompts, so no image crosses hosts; whether there is another round, all decide
-together. The data order stays the global one: a step simply uses up more of it. Only which fresh group fills which hole depends on how
-many processes there are.
+Every process fills its own places from its own fresh prompts, so no image crosses hosts; all
+processes decide together whether there is another round. The data order stays the global one: a
+step uses up more of it. Which fresh group takes which place depends on the number of processes.
 
-Live groups that are left over once a process has no hole are dropped. No later round of the step
-could use them: that process has no hole any more, and those of others are not its to fill. In a
-later step they would be answers of an older policy, which the loss takes for those of its own.
+Live groups that remain once a process has no dead one are dropped. No later round of the step could
+use them: that process has no place for them, and those of others are not its to fill. In a later
+step they would be answers of an older policy, which the loss takes for those of its own.
 """
 
 from collections.abc import Sequence
@@ -18,12 +18,19 @@ from segr1_jax.data.pipeline import Sample
 from segr1_jax.objective.advantages import dead_groups
 from segr1_jax.reward.judging import Judged
 from segr1_jax.rollout.sampler import Samples
+from segr1_jax.runtime.mesh import max_over_processes
+from segr1_jax.train.rollouts import Rollout, sample_groups
+from segr1_jax.train.run import Run
+from segr1_jax.train.scoring import GroupScorer
 from segr1_jax.train.step_figures import reward_arrays
 from segr1_jax.types import Completion
 
 
 class Group(NamedTuple):
-    """One prompt of this process with all that was made of it; `drawn` is its row of the sampled arrays (numpy, no axis B)."""
+    """One prompt of this process with its completions and rewards.
+
+    `drawn` is its row of the sampled arrays (numpy, no axis B).
+    """
 
     sample: Sample
     completions: list[Completion]
@@ -31,19 +38,56 @@ class Group(NamedTuple):
     drawn: Samples
 
 
+def refill(run: Run, scorer: GroupScorer, step: int, rollout: Rollout) -> Rollout:
+    """Sample fresh prompts while a process has dead groups, in up to rollout.refill rounds."""
+    engine, first = run.engine, _scored_groups(run, scorer, rollout)
+    groups = first
+    for number in range(1, run.config.rollout.refill + 1):
+        if not max_over_processes(sum(map(is_dead, groups))):
+            break
+        fresh = run.more()
+        scorer.encode(fresh)
+        groups = fill(groups, _scored_groups(run, scorer, sample_groups(run, step, fresh, number)))
+    with run.timer("rollout"):
+        prompts = engine.put_prompts([group.sample.prompt for group in groups])
+        prompts = engine.with_features(prompts, run.params)
+        drawn = engine.placement.put_rows(stack(groups))
+    return Rollout(
+        samples=[group.sample for group in groups],
+        prompts=prompts,
+        drawn=drawn,
+        groups=[group.completions for group in groups],
+        judged=[group.judged for group in groups],
+        refilled=sum(new is not old for new, old in zip(groups, first, strict=True)),
+    )
+
+
+def _scored_groups(run: Run, scorer: GroupScorer, rollout: Rollout) -> list[Group]:
+    """Return the rows of this process once all their rewards are there."""
+    with run.timer("reward"):
+        judged = scorer.collect(scorer.submit(rollout.samples, rollout.groups))
+    rows = zip(*run.engine.placement.get_rows(rollout.drawn), strict=True)
+    return [
+        Group(sample, completions, rewards, Samples(*row))
+        for sample, completions, rewards, row in zip(
+            rollout.samples, rollout.groups, judged, rows, strict=True
+        )
+    ]
+
+
 def is_dead(group: Group) -> bool:
-    """True where every advantage of the group would be 0."""
+    """Return True where every advantage of the group would be 0."""
     return bool(dead_groups(*reward_arrays([group.judged]))[0])
 
 
 def fill(groups: Sequence[Group], fresh: Sequence[Group]) -> list[Group]:
-    """`groups` with the dead ones replaced, in order, by the live ones of `fresh` as far as these go."""
+    """Replace dead groups, in order, by the live ones of `fresh`, while there are any."""
     live = iter([group for group in fresh if not is_dead(group)])
     return [next(live, group) if is_dead(group) else group for group in groups]
 
 
 def stack(groups: Sequence[Group]) -> Samples:
-    """The sampled arrays of all groups, with their axis B (numpy)."""
+    """Stack the sampled arrays of all groups on a leading axis B (numpy)."""
     return Samples(
         *(np.stack(rows) for rows in zip(*(group.drawn for group in groups), strict=True))
     )

@@ -7,6 +7,7 @@ for a few steps, the weights stand still, and no figure of the log says why.
 import sys
 from collections import deque
 from collections.abc import Mapping
+from typing import Any
 
 WINDOW = 5  # steps
 DEAD_SHARE = 0.95  # of the groups of the window, from which on the run is taken to learn nothing
@@ -24,10 +25,10 @@ class SignalWatch:
         self._dead, self._parsed = deque(maxlen=WINDOW), deque(maxlen=WINDOW)
         self._has_told = False
 
-    def look(self, figures: Mapping[str, float]) -> None:
+    def look(self, figures: Mapping[str, Any]) -> None:
         """Take the figures of one step into account."""
-        self._dead.append(figures["dead_groups"])
-        self._parsed.append(figures[PARSED])
+        self._dead.append(float(figures["dead_groups"]))
+        self._parsed.append(float(figures[PARSED]))
         if self._has_told or len(self._dead) < WINDOW or _mean(self._dead) < DEAD_SHARE:
             return
         self._has_told = True

@@ -18,7 +18,7 @@ from segr1_jax.config.loading import (
 from segr1_jax.config.schema import RunConfig
 from segr1_jax.config.unknown_keys import FOREIGN
 from segr1_jax.errors import UserError
-from segr1_jax.train.loop import _sft_task
+from segr1_jax.train.sft_samples import sft_task
 from segr1_jax.types import Example
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs").rglob("*.yaml"))
@@ -289,9 +289,7 @@ def test_every_shipped_config_builds_and_says_how_to_run_it(path):
 def test_a_second_task_is_asked_of_every_other_sample(write):
     config = load_config(write("sft: {second_task: prerl}"))
     asked = [
-        _sft_task(
-            config, Example(id=index, name="", image=np.zeros((1, 1, 3), np.uint8), mask=None)
-        )
+        sft_task(config, Example(id=index, name="", image=np.zeros((1, 1, 3), np.uint8), mask=None))
         for index in range(4)
     ]
     assert asked == ["rl", "prerl", "rl", "prerl"]

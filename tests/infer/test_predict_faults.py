@@ -15,6 +15,7 @@ from tiny_run import FakeClient
 
 from segr1_jax.export.model_card import script
 from segr1_jax.infer import predict as predict_module
+from segr1_jax.infer import responder
 from segr1_jax.infer.predict import run_predict
 from segr1_jax.train.held_out import Answerer
 

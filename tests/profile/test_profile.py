@@ -6,11 +6,12 @@ from pathlib import Path
 
 import jax
 import pytest
-from tiny_run import script_rewards, small_config
+from tiny_run import small_config, without_sidecar
 from tolerances import MAX_PHASE_GAP
 
 from segr1_jax.errors import UserError
 from segr1_jax.hf.tiny_policy import make_tiny_policy
+from segr1_jax.profile import command
 from segr1_jax.profile.command import WARM_UP, profile_command
 from segr1_jax.profile.profile_table import markdown, to_json
 from segr1_jax.profile.trace import host_events, trace_file
@@ -31,7 +32,7 @@ def profiled(tmp_path_factory):
         make_tiny_policy(folder / "tiny", seed=1, frame=84), folder / "run", "micro_batches=2"
     )
     with pytest.MonkeyPatch.context() as patch:
-        script_rewards(patch, lambda position: (0.0, 1.0))
+        without_sidecar(patch, lambda position: (0.0, 1.0), caller=command)
         jax.config.update("jax_disable_most_optimizations", True)
         yield profile_command(config, STEPS, PEAK, folder / "hlo"), folder / "hlo"
         jax.config.update("jax_disable_most_optimizations", False)

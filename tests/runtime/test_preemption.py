@@ -5,7 +5,6 @@ import os
 import signal
 
 import pytest
-import tiny_run
 from tiny_run import FakeClient, train
 
 from segr1_jax.errors import Preempted
@@ -52,8 +51,7 @@ def run_with_signal(monkeypatch, policy, run, number=signal.SIGTERM, *, at: int)
                 os.kill(os.getpid(), number)
             return super().submit(requests)
 
-    monkeypatch.setattr(tiny_run, "FakeClient", Client)
-    train(monkeypatch, policy, run, lambda position: (0.0, 1.0), *OPTIONS)
+    train(monkeypatch, policy, run, lambda position: (0.0, 1.0), *OPTIONS, client=Client)
 
 
 def lines(run):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import jax
 import pytest
-from tiny_run import CONFIG, SMALL, script_rewards
+from tiny_run import CONFIG, SMALL, without_sidecar
 
 from segr1_jax.cli import main
 from segr1_jax.hf.tiny_policy import make_tiny_policy
@@ -39,7 +39,7 @@ def after(count: int, original):
 
 
 def train(monkeypatch, policy, run) -> int:
-    script_rewards(monkeypatch, lambda position: (0.0, 1.0))
+    without_sidecar(monkeypatch, lambda position: (0.0, 1.0))
     options = [f"policy.path={policy}", f"run_dir={run}", "steps=2", "eval_every=1"]
     return main(["train", str(CONFIG), *SMALL, *options])
 

@@ -1,5 +1,6 @@
 """Whole GRPO runs of a tiny policy in seconds: rewards come from a script by position in the data order, not from masks."""
 
+import functools
 import json
 import time
 from collections import Counter
@@ -15,6 +16,8 @@ from segr1_jax.config.schema import RunConfig
 from segr1_jax.reward.client import RewardClient, Stats
 from segr1_jax.reward.judging import Judged
 from segr1_jax.train import loop
+from segr1_jax.train.loop import run_grpo
+from segr1_jax.train.scoring import GroupScorer
 from segr1_jax.types import ParseStatus, Reward, Score, ScoreStatus
 
 CONFIG = Path(__file__).parents[2] / "configs" / "quickstart_grpo.yaml"
@@ -70,41 +73,61 @@ class FakeClient(RewardClient):
         return Stats(Counter(), time.perf_counter())
 
 
+class ScriptedScorer(GroupScorer):
+    """Rewards by position in the data order; `reward` gives those of a group."""
+
+    reward: Callable[[int], tuple[float, float]]
+
+    def submit(self, samples, groups):
+        return samples
+
+    def collect(self, pending):
+        return [
+            [
+                Judged(Reward(total, 1.0, 0.0, 0.0, ParseStatus.OK), None, None)
+                for total in type(self).reward(sample.position)
+            ]
+            for sample in pending
+        ]
+
+
+def scripted(
+    reward: Callable[[int], tuple[float, float]], base: type[ScriptedScorer] = ScriptedScorer
+) -> type[ScriptedScorer]:
+    """A scorer with this script."""
+    return type("Scripted", (base,), {"reward": staticmethod(reward)})
+
+
 def train(
     monkeypatch,
     policy: Path,
     run: Path,
     reward: Callable[[int], tuple[float, float]],
     *overrides: str,
+    client: type[FakeClient] = FakeClient,
+    scorer: type[ScriptedScorer] = ScriptedScorer,
 ) -> None:
-    """Run GRPO; `reward` gives the rewards of the group at a position."""
-    script_rewards(monkeypatch, reward)
-    loop.run_grpo(small_config(policy, run, *overrides))
+    """Run GRPO without a sidecar on one device; `reward` gives the rewards of the group at a position."""
+    use_one_device(monkeypatch)
+    config = small_config(policy, run, *overrides)
+    run_grpo(config, connect=client, make_scorer=scripted(reward, scorer))
 
 
 def small_config(policy: Path, run: Path, *overrides: str) -> RunConfig:
     return load_config(CONFIG, [*SMALL, f"policy.path={policy}", f"run_dir={run}", *overrides])
 
 
-def script_rewards(monkeypatch, reward: Callable[[int], tuple[float, float]]) -> None:
-    """No sidecar in the runs to come, and one device."""
-
-    def collect(run, client, samples):
-        return [
-            [
-                Judged(Reward(total, 1.0, 0.0, 0.0, ParseStatus.OK), None, None)
-                for total in reward(s.position)
-            ]
-            for s in samples
-        ]
-
+def use_one_device(monkeypatch) -> None:
+    """A mesh of one device: eight take much longer to compile for."""
     one = jax.devices()[:1]
-    monkeypatch.setattr(
-        jax, "devices", lambda *_: one
-    )  # a mesh of one device: eight take much longer to compile for
-    monkeypatch.setattr(loop, "RewardClient", FakeClient)
-    monkeypatch.setattr(loop, "_submit", lambda run, client, samples, groups: samples)
-    monkeypatch.setattr(loop, "_collect", collect)
+    monkeypatch.setattr(jax, "devices", lambda *_: one)
+
+
+def without_sidecar(monkeypatch, reward: Callable[[int], tuple[float, float]], caller=loop) -> None:
+    """Let runs that `caller` starts, by default a command, take the script too."""
+    use_one_device(monkeypatch)
+    start = functools.partial(run_grpo, connect=FakeClient, make_scorer=scripted(reward))
+    monkeypatch.setattr(caller, "run_grpo", start)
 
 
 def metrics(run: Path) -> list[dict]:

@@ -11,11 +11,11 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 from PIL import Image
-from tiny_run import FakeClient, metrics, script_rewards, small_config
+from tiny_run import FakeClient, ScriptedScorer, metrics, small_config, train, use_one_device
 
 from segr1_jax.hf.tiny_policy import make_tiny_policy
 from segr1_jax.reward.client import Stats
-from segr1_jax.train import loop
+from segr1_jax.train.loop import run_sft
 
 LIVE = (0.0, 1.0)
 SECTIONS = ("data", "eval_data")
@@ -54,6 +54,14 @@ class Quarantining(FakeClient):
         return Stats(Counter(self.seen), time.perf_counter())
 
 
+class Counting(ScriptedScorer):
+    """Counts what the client of the moment has seen."""
+
+    def collect(self, pending):
+        Quarantining.seen += Counter(scores=16, quarantined=1)
+        return super().collect(pending)
+
+
 def test_a_resumed_run_knows_what_was_skipped(policy, tmp_path, monkeypatch):
     data = write_set(tmp_path / "set", 20, bad={3, 11})
     data += [f"eval_data.{part}={tmp_path}/held_out/{part}" for part in ("images", "masks")]
@@ -67,16 +75,15 @@ def test_a_resumed_run_knows_what_was_skipped(policy, tmp_path, monkeypatch):
             return LIVE
 
         Quarantining.seen = Counter()
-        script_rewards(monkeypatch, reward)
-        monkeypatch.setattr(loop, "RewardClient", Quarantining)
-        inner = loop._collect
-
-        def collect(*arguments):
-            Quarantining.seen += Counter(scores=16, quarantined=1)
-            return inner(*arguments)
-
-        monkeypatch.setattr(loop, "_collect", collect)
-        loop.run_grpo(small_config(policy, folder, *options))
+        train(
+            monkeypatch,
+            policy,
+            folder,
+            reward,
+            *options,
+            client=Quarantining,
+            scorer=Counting,
+        )
 
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     run(whole)
@@ -103,7 +110,7 @@ def position_of(run: Path, step: int) -> dict:
 
 def test_an_answer_that_is_too_long_is_skipped(policy, tmp_path, monkeypatch):
     """As a prompt that is too long is; the batch gets another sample."""
-    script_rewards(monkeypatch, lambda position: LIVE)
+    use_one_device(monkeypatch)
     config = functools.partial(small_config, policy, tmp_path / "run", "stage=sft", "steps=2")
     records = []
     manifest = {"kind": "jsonl", "manifest": f"{tmp_path}/set.jsonl"}
@@ -117,7 +124,7 @@ def test_an_answer_that_is_too_long_is_skipped(policy, tmp_path, monkeypatch):
         record = {"image": f"images/{index}.jpg", "answer": answer.format(thought.strip())}
         records.append(json.dumps(record | {"mask": f"masks/{index}.png"}))
     (tmp_path / "set.jsonl").write_text("\n".join(records) + "\n")
-    loop.run_sft(config(*source, "rollout.max_tokens=80"))
+    run_sft(config(*source, "rollout.max_tokens=80"), connect=FakeClient)
     assert [line["skipped"] for line in metrics(tmp_path / "run")][-1] == 1
     report = (tmp_path / "run" / "report.md").read_text()
     assert "images/5.jpg: answer" in report

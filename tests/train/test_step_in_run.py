@@ -6,13 +6,12 @@ from collections import defaultdict
 import jax
 import numpy as np
 import pytest
-from tiny_run import BATCH, checkpoint, equal, metrics, script_rewards, small_config, train
+from tiny_run import BATCH, ScriptedScorer, checkpoint, equal, metrics, train
 from tolerances import TOL_COMPLEX
 
 from segr1_jax.errors import UserError
 from segr1_jax.hf.tiny_policy import make_tiny_policy
 from segr1_jax.runtime.compiled_functions import observed_by
-from segr1_jax.train import loop
 
 TWICE = "objective.updates_per_rollout=2"
 pytestmark = pytest.mark.usefixtures("compile_quickly")
@@ -109,15 +108,17 @@ def test_an_example_that_comes_again_gets_other_answers(policy, tmp_path, monkey
     """Twice in a batch, and twice more in the refill of its dead groups: four groups, all different."""
     found = defaultdict(list)
 
-    def record(run, client, samples, groups):
-        for sample, group in zip(samples, groups, strict=True):
-            found[sample.example.id].append(tuple(c.token_ids.tobytes() for c in group))
-        return samples
+    class Recording(ScriptedScorer):
+        def submit(self, samples, groups):
+            for sample, group in zip(samples, groups, strict=True):
+                found[sample.example.id].append(tuple(c.token_ids.tobytes() for c in group))
+            return samples
 
-    script_rewards(monkeypatch, lambda position: DEAD if position < BATCH else LIVE)
-    monkeypatch.setattr(loop, "_submit", record)
+    def reward(position):
+        return DEAD if position < BATCH else LIVE
+
     options = ("steps=1", "data.count=4", "rollout.refill=1", "rollout.max_tokens=8")
-    loop.run_grpo(small_config(policy, tmp_path / "run", *options))
+    train(monkeypatch, policy, tmp_path / "run", reward, *options, scorer=Recording)
     assert [len(groups) for groups in found.values()] == [4] * 4
     assert all(len(set(groups)) == 4 for groups in found.values())
 

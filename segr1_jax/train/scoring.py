@@ -1,0 +1,109 @@
+"""Rewards of a batch of groups: completions to the reward client, scores back, advantages from them.
+
+Shape legend: B prompts of this process; G completions per prompt.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from segr1_jax.data.pipeline import Sample
+from segr1_jax.errors import UserError
+from segr1_jax.objective.advantages import completion_weights, group_advantages
+from segr1_jax.reward import judging
+from segr1_jax.reward.client import RewardClient, Stats
+from segr1_jax.reward.judging import AnswerText, Judged, Pending
+from segr1_jax.train.rollouts import Rollout
+from segr1_jax.train.run import Run
+from segr1_jax.train.step_figures import reward_arrays
+from segr1_jax.types import Completion
+
+# Share of a run's requests that may stay unscored, once they are more than those of a few images:
+# all answers about them, and their encoding.
+QUARANTINE_SHARE = 0.01
+QUARANTINE_FLOOR = 3
+
+
+class Credit(NamedTuple):
+    """What the rewards of a micro-batch say about its completions, as rows of global arrays."""
+
+    weight: jax.Array  # float32[B, G]
+    advantages: jax.Array  # float32[B, G]
+
+
+class GroupScorer:
+    """Score the completions of a run's groups through its reward client."""
+
+    def __init__(self, run: Run, client: RewardClient):
+        self._run, self._client, self._config = run, client, run.config
+
+    def encode(self, samples: Sequence[Sample]) -> None:
+        """Start encoding the images of `samples`; images that are encoded already cost nothing."""
+        with self._run.timer("encode"):
+            for sample in samples:
+                legacy = self._config.reward.legacy
+                judging.encode(self._client, sample.example, legacy=legacy)
+
+    def submit(self, samples: Sequence[Sample], groups: Sequence[Sequence[Completion]]) -> Pending:
+        """Send the completions of these samples for scoring."""
+        texts = [
+            AnswerText(sample.example, completion.text, completion.finished)
+            for sample, group in zip(samples, groups, strict=True)
+            for completion in group
+        ]
+        return judging.submit(
+            self._client,
+            texts,
+            self._run.engine.builder.frame_of,
+            self._config.prompt.task,
+            legacy=self._config.reward.legacy,
+        )
+
+    def collect(self, pending: Pending) -> list[list[Judged]]:
+        """Wait for the rewards of what was submitted: one list of G per sample."""
+        judged = judging.collect(self._client, pending, self._config.reward.weights)
+        size = self._config.rollout.group
+        return [judged[start : start + size] for start in range(0, len(judged), size)]
+
+    def by_micro_batch(self, rollout: Rollout) -> Iterator[list[list[Judged]]]:
+        """Submit all completions now, and wait for the rewards of one micro-batch after the other.
+
+        Rewards that a refill has waited for already are not asked for again.
+        """
+        micro_rows = self._run.engine.micro_rows()
+        if rollout.judged is not None:
+            return (rollout.judged[rows] for rows in micro_rows)
+        pending = [self.submit(rollout.samples[rows], rollout.groups[rows]) for rows in micro_rows]
+        return map(self.collect, pending)
+
+    def credit(self, judged: Sequence[Sequence[Judged]]) -> Credit:
+        """Return the weights and advantages that this process's rewards give."""
+        rewards_BG, valid_BG = reward_arrays(judged)
+        scale = self._config.objective.scale
+        local = Credit(
+            completion_weights(valid_BG).astype(np.float32),
+            group_advantages(rewards_BG, valid_BG, scale).astype(np.float32),
+        )
+        return self._run.engine.placement.put_rows(local)
+
+    def stats(self) -> Stats:
+        """Counters of the client up to now."""
+        return self._client.stats()
+
+    def check_quarantine(self) -> None:
+        """Raise UserError once too many requests could not be scored.
+
+        A few cost their completions; many mean that the sidecar is at fault and not the answers.
+        """
+        totals = self._run.tally.requests
+        floor = QUARANTINE_FLOOR * (self._config.rollout.group + 1)
+        if totals["quarantined"] > max(QUARANTINE_SHARE * totals["scores"], floor):
+            raise UserError(
+                "reward sidecar",
+                expected=f"at most {QUARANTINE_SHARE:.0%} of the requests in quarantine",
+                got=f"{totals['quarantined']} beside {totals['scores']} scored ones",
+                remedy="look into incidents/ in the run directory; check reward.sam2_checkpoint, "
+                "reward.max_side and the sidecar's memory",
+            )
