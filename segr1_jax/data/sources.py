@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import math
+import os
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -166,13 +167,16 @@ def _part(source: Source, config: DataConfig) -> Source:
             got=config.part,
             remedy="leave it out; synthetic sets of different seeds are disjoint",
         )
-    names: dict[Path, str] = {}
-    for entry in source.entries:
-        names.setdefault(entry.image, entry.name)
+    # A manifest may spell the path of an image in several ways.
+    images = [os.path.abspath(entry.image) for entry in source.entries]
+    names: dict[str, str] = {}
+    for entry, image in zip(source.entries, images, strict=True):
+        names.setdefault(image, entry.name)
     ranked = sorted(names, key=lambda image: _rank(config.hold_out_seed, names[image]))
     held_out = set(ranked[: math.ceil(config.hold_out * len(ranked))])
     wanted = config.part == "held_out"
-    return FileSource([entry for entry in source.entries if (entry.image in held_out) == wanted])
+    kept = zip(source.entries, images, strict=True)
+    return FileSource([entry for entry, image in kept if (image in held_out) == wanted])
 
 
 def _rank(seed: int, name: str) -> bytes:
