@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from collections.abc import Iterable
 from pathlib import Path
 
 from segr1_jax.common.picture_formats import picture_suffixes
@@ -74,6 +75,19 @@ def pictures_by_stem(field: str, folder: Path) -> dict[str, Path]:
 
     Raises UserError for no such folder, two pictures of one stem, or a name that is no UTF-8, which no report could hold.
     """
+    return _by_path(folder, sorted(_require_directory(field, folder).iterdir()))
+
+
+def pictures_below(field: str, folder: Path) -> dict[str, Path]:
+    """Picture files of a folder and the folders in it, by their path below it without suffix.
+
+    Raises UserError as `pictures_by_stem` does.
+    """
+    return _by_path(folder, sorted(_require_directory(field, folder).rglob("*")))
+
+
+def _require_directory(field: str, folder: Path) -> Path:
+    """`folder`, which must be a directory."""
     if not folder.is_dir():
         raise UserError(
             field,
@@ -81,25 +95,32 @@ def pictures_by_stem(field: str, folder: Path) -> dict[str, Path]:
             got=repr(str(folder)),
             remedy="set it to the folder that holds the files",
         )
+    return folder
+
+
+def _by_path(folder: Path, paths: Iterable[Path]) -> dict[str, Path]:
     suffixes = picture_suffixes()
     found: dict[str, Path] = {}
-    for path in sorted(folder.iterdir()):
-        if path.suffix.lower() not in suffixes or path.name.startswith("."):
+    for path in paths:
+        below = path.relative_to(folder)
+        hidden = any(part.startswith(".") for part in below.parts)
+        if path.suffix.lower() not in suffixes or hidden:
             continue
-        if not path.name.isprintable():  # bytes that are no UTF-8 arrive as lone surrogates
+        if not str(below).isprintable():  # bytes that are no UTF-8 arrive as lone surrogates
             raise UserError(
                 str(folder),
                 expected="file names of printable UTF-8",
-                got=ascii(path.name),
+                got=ascii(str(below)),
                 remedy="rename the file",
             )
-        if path.stem in found:
-            got = f"{found[path.stem].name} and {path.name}"
+        name = below.with_suffix("").as_posix()
+        if name in found:
+            got = f"{found[name].relative_to(folder)} and {below}"
             raise UserError(
                 str(folder),
                 expected="one picture per file stem",
                 got=got,
                 remedy="remove or rename one",
             )
-        found[path.stem] = path
+        found[name] = path
     return found

@@ -3,14 +3,13 @@
 import dataclasses
 import hashlib
 import math
-from collections import Counter
-from collections.abc import Iterator
+import os
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from segr1_jax.data.config import DataConfig
 from segr1_jax.data.file_entries import Entry, FileSource, pictures_by_stem
-from segr1_jax.data.json_lines import read_records
+from segr1_jax.data.manifest import manifest_entries
 from segr1_jax.data.sets.registry import published_split
 from segr1_jax.data.synthetic import generate
 from segr1_jax.data.truth_masks import MaskFile
@@ -143,7 +142,9 @@ def _whole(config: DataConfig) -> Source:
         found = published_split(Path(config.root), config.set, config.split)
         return _chosen(found, Path(config.ids)) if config.ids else found
     entries = (
-        _folder_entries(config) if config.kind == "folder" else list(_manifest_entries(config))
+        _folder_entries(config)
+        if config.kind == "folder"
+        else list(manifest_entries(Path(config.manifest)))
     )
     if not entries:
         where = config.images if config.kind == "folder" else config.manifest
@@ -166,13 +167,16 @@ def _part(source: Source, config: DataConfig) -> Source:
             got=config.part,
             remedy="leave it out; synthetic sets of different seeds are disjoint",
         )
-    names: dict[Path, str] = {}
-    for entry in source.entries:
-        names.setdefault(entry.image, entry.name)
+    # A manifest may spell the path of an image in several ways.
+    images = [os.path.abspath(entry.image) for entry in source.entries]
+    names: dict[str, str] = {}
+    for entry, image in zip(source.entries, images, strict=True):
+        names.setdefault(image, entry.name)
     ranked = sorted(names, key=lambda image: _rank(config.hold_out_seed, names[image]))
     held_out = set(ranked[: math.ceil(config.hold_out * len(ranked))])
     wanted = config.part == "held_out"
-    return FileSource([entry for entry in source.entries if (entry.image in held_out) == wanted])
+    kept = zip(source.entries, images, strict=True)
+    return FileSource([entry for entry, image in kept if (image in held_out) == wanted])
 
 
 def _rank(seed: int, name: str) -> bytes:
@@ -232,25 +236,6 @@ def _folder_entries(config: DataConfig) -> list[Entry]:
         Entry(stem, images[stem], MaskFile(masks[stem]) if stem in masks else None)
         for stem in stems
     ]
-
-
-def _manifest_entries(config: DataConfig) -> Iterator[Entry]:
-    path, seen = Path(config.manifest), Counter()
-    for _, record in read_records(
-        path, paths=("image",), optional=("mask", "instruction", "answer")
-    ):
-        seen[image := record["image"]] += 1
-        name = (
-            image if seen[image] == 1 else f"{image}-{seen[image]}"
-        )  # several sentences about one image
-        truth = MaskFile(path.parent / record["mask"]) if record.get("mask") else None
-        yield Entry(
-            name,
-            path.parent / image,
-            truth,
-            record.get("instruction") or None,
-            record.get("answer") or None,
-        )
 
 
 def _chosen(source: Source, ids: Path) -> FileSource:

@@ -28,13 +28,26 @@ class SuiteTable:
 
 @dataclass(frozen=True)
 class SuiteCell:
-    """One set of ours: its figures, or why there are none."""
+    """One set of ours: its figures, or why there are none.
+
+    Attributes:
+        count: samples that are in the figures.
+        present: samples of the set that are below the root.
+        published: samples that the set was published with; None where that is not known.
+    """
 
     figures: Mapping[str, float]
     count: int = 0
     invalid: int = 0
     unreadable: Mapping[str, str] | None = None
     absent: str = ""
+    present: int = 0
+    published: int | None = None
+
+    @property
+    def is_partial(self) -> bool:
+        """True where the figures are of fewer samples than the published ones."""
+        return self.published is not None and not self.absent and self.present < self.published
 
 
 def suite_tables() -> list[SuiteTable]:
@@ -73,16 +86,25 @@ def filled(
         [method, *(f"{value:.{table.digits}f}" for value in values)]
         for method, values in table.published.items()
     ]
-    mine = [
-        _cell(table, ours[key].figures.get(column))
-        for key in table.sets
-        for column in table.columns
-    ]
+    mine, partial = [], set()
+    for key in table.sets:
+        cells = [_cell(table, ours[key].figures.get(column)) for column in table.columns]
+        if ours[key].is_partial:
+            partial |= {1 + len(mine) + index for index in range(len(cells))}
+            cells[0] += f" ({ours[key].present:,} of {ours[key].published:,})"
+        mine += cells
     notes = [
         table.note,
         *(text for key in table.sets if (text := _remark(f"{titles[key[0]]} {key[1]}", ours[key]))),
     ]
-    return Table(table.title, headings, [*rows, ["this policy", *mine]], " ".join(notes))
+    return Table(
+        title=table.title,
+        headings=headings,
+        rows=[*rows, ["this policy", *mine]],
+        note=" ".join(notes),
+        result=len(rows),
+        partial=frozenset(partial),
+    )
 
 
 def _cell(table: SuiteTable, value: float | None) -> str:

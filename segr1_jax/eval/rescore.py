@@ -3,24 +3,24 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from segr1_jax.answer.grammar import sam_prompts
+from segr1_jax.config.checks import MERGED_PATCH
 from segr1_jax.config.schema import RunConfig
-from segr1_jax.data.file_entries import pictures_by_stem
 from segr1_jax.data.json_lines import read_records
 from segr1_jax.data.sources import Source, open_source
 from segr1_jax.errors import UserError
 from segr1_jax.eval.evaluate import kind_of, score_folder, set_table, set_title
+from segr1_jax.eval.given_masks import given_masks, require_own_masks
+from segr1_jax.infer.responder import as_prediction
 from segr1_jax.metrics.predictions import (
     LINES,
     SKIPPED,
     Prediction,
     are_predictions,
-    as_records,
     read_predictions,
-    write_mask,
 )
 from segr1_jax.metrics.set_scores import OK
 from segr1_jax.metrics.tables import markdown
+from segr1_jax.prompt.patches import model_frame
 from segr1_jax.reward.client import RewardClient
 from segr1_jax.reward.judging import AnswerText, collect, submit
 from segr1_jax.runtime.progress import CountedProgress
@@ -75,34 +75,19 @@ def _some(names: list[str]) -> str:
 def _found(
     config: RunConfig, given: Path, source: Source, out: Path, heard: Callable[[int], None]
 ) -> tuple[dict[str, Prediction], Path]:
-    """What is given by name, that of no sample included, and the folder of its masks."""
+    """Return predictions by name, those of no sample included, and the folder of their masks."""
     finished = given / LINES if given.is_dir() else given
     if are_predictions(finished):
-        return {
-            prediction.name: prediction for prediction in read_predictions(finished)
-        }, finished.parent
+        predictions = list(read_predictions(finished))
+        require_own_masks(predictions, finished)
+        return {each.name: each for each in predictions}, finished.parent
     if given.is_dir():
-        return _masks(given), given
+        masks = given_masks(given, source)
+        return {
+            name: Prediction(name, OK, mask=str(path.relative_to(given)))
+            for name, path in masks.items()
+        }, given
     return _answers(config, given, source, out, heard), out
-
-
-def _masks(folder: Path) -> dict[str, Prediction]:
-    pictures = (
-        pictures_by_stem("--predictions", folder)
-        if not any(folder.glob("*/*.png"))
-        else _nested(folder)
-    )
-    return {
-        name: Prediction(name, OK, mask=str(path.relative_to(folder)))
-        for name, path in pictures.items()
-    }
-
-
-def _nested(folder: Path) -> dict[str, Path]:
-    return {
-        path.relative_to(folder).with_suffix("").as_posix(): path
-        for path in sorted(folder.rglob("*.png"))
-    }
 
 
 def _answers(
@@ -135,17 +120,11 @@ def _judged(
         example = source[index]
     except UserError as error:
         return Prediction(source.names[index], SKIPPED, reason=str(error))
-    side = config.prompt.frame
 
-    def frame_of(_: Example) -> Frame:
-        return Frame(side, side) if side else example.frame
+    def frame_of(example: Example) -> Frame:
+        return model_frame(example.frame, config.prompt, MERGED_PATCH, example.name)
 
-    pending = submit(
-        client, [AnswerText(example, text)], frame_of, config.prompt.task, want_masks=True
-    )
+    item = AnswerText(example, text)
+    pending = submit(client, [item], frame_of, config.prompt.task, want_masks=True)
     (judged,) = collect(client, pending, config.reward.weights)
-    mask = None if judged.mask is None else write_mask(out, example.name, judged.mask)
-    prompts = as_records(sam_prompts(judged.answer, example.frame)) if judged.answer else ()
-    return Prediction(
-        example.name, judged.reward.parse.value, None, example.instruction, text, mask, prompts
-    )
+    return as_prediction(item, judged, out, None)

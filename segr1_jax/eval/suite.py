@@ -87,10 +87,15 @@ def _set(
     except UserError as error:
         return SuiteCell({}, absent=_absent(root, error))
     result = evaluate_set(responder, data, source, folder, protocol, progress)
-    return (
-        SuiteCell(result.figures, result.count, result.invalid, result.unreadable)
-        if result
-        else SuiteCell({})
+    if not result:
+        return SuiteCell({})
+    return SuiteCell(
+        result.figures,
+        result.count,
+        result.invalid,
+        result.unreadable,
+        present=len(source),
+        published=SETS[name].counts[split],
     )
 
 

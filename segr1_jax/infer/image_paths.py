@@ -20,9 +20,10 @@ def named_pictures(
     tells them apart. Raises UserError for a name of no picture.
     """
     made = [folder.absolute() for folder in but]
-    paths = list(dict.fromkeys(path for each in named for path in _paths(each, made)))
-    shared = Path(os.path.commonpath([path.parent.absolute() for path in paths]))
-    names = [path.absolute().relative_to(shared).with_suffix("").as_posix() for path in paths]
+    found = {os.path.abspath(path): path for each in named for path in _paths(each, made)}
+    places, paths = list(map(Path, found)), list(found.values())
+    shared = Path(os.path.commonpath([place.parent for place in places]))
+    names = [place.relative_to(shared).with_suffix("").as_posix() for place in places]
     counts = Counter(names)
     if max(counts.values()) > 1:  # cat.jpg and cat.png
         names = [f"{name}{path.suffix}" for name, path in zip(names, paths, strict=True)]

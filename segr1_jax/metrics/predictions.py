@@ -17,6 +17,7 @@ from segr1_jax.types import SamPrompt
 
 LINES, MASKS = "predictions.jsonl", "masks"
 SKIPPED, QUARANTINED = "skipped", "quarantined"
+_SPECIAL = {"": "%", ".": "%2E", "..": "%2E%2E"}  # parts of a path that name no file of their own
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,14 +54,23 @@ class Prediction:
 
 
 def mask_name(name: str) -> str:
-    """Where the mask of a sample lies: inside the folder, whatever the name (that of a manifest may point elsewhere).
+    """Where the mask of a sample lies: inside the folder, and in a file that no other name has.
+
+    Parts that a file system skips or follows (empty, `.`, `..`), NUL and `%` itself are written
+    with `%`, as in addresses of the web. Names that differ in case alone need a file system that
+    tells case apart.
 
     Example:
-        >>> mask_name("photos/12"), mask_name("/etc/../../x")
-        ('masks/photos/12.png', 'masks/etc/_/_/x.png')
+        >>> mask_name("photos/12"), mask_name("/etc/../x")
+        ('masks/photos/12.png', 'masks/%/etc/%2E%2E/x.png')
     """
-    parts = ["_" if part == ".." else part for part in name.split("/") if part not in ("", ".")]
-    return f"{MASKS}/{'/'.join(parts)}.png"
+    return f"{MASKS}/{'/'.join(map(_written, name.split('/')))}.png"
+
+
+def _written(part: str) -> str:
+    if part in _SPECIAL:
+        return _SPECIAL[part]
+    return part.replace("%", "%25").replace("\0", "%00")
 
 
 def write_mask(folder: Path, name: str, mask_HW: Bool[np.ndarray, "H W"]) -> str:

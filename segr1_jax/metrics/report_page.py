@@ -94,12 +94,19 @@ def _head(title: str) -> str:
 
 def _table(table: Table) -> str:
     head = "".join(f'<th scope="col">{escape(cell)}</th>' for cell in table.headings)
-    body = "".join(
-        "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in table.rows
-    )
+    body = "".join(_row(table, index) for index in range(len(table.rows)))
     note = f'<p class="note">{escape(table.note)}</p>' if table.note else ""
     grid = f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
     return f'<h2>{escape(table.title)}</h2><div class="wide" tabindex="0">{grid}</div>{note}'
+
+
+def _row(table: Table, index: int) -> str:
+    is_result = index == table.result
+    cells = "".join(
+        f"<td{' class=partial' if is_result and column in table.partial else ''}>{escape(cell)}</td>"
+        for column, cell in enumerate(table.rows[index])
+    )
+    return f"<tr{' class=result' if is_result else ''}>{cells}</tr>"
 
 
 def _curves(curves: Mapping[str, Sequence[tuple[float, float]]]) -> str:

@@ -15,12 +15,19 @@ COLUMNS = {
 
 @dataclass(frozen=True)
 class Table:
-    """All cells are text; the first heading is that of the rows' names."""
+    """All cells are text; the first heading is that of the rows' names.
+
+    Attributes:
+        result: index of the row that the table is about; the report page prints it in bold.
+        partial: columns of that row whose figures are of a part of their set, printed in grey.
+    """
 
     title: str
     headings: Sequence[str]
     rows: Sequence[Sequence[str]]
     note: str = ""
+    result: int | None = None
+    partial: frozenset[int] = frozenset()
 
 
 def figures_table(
@@ -28,15 +35,19 @@ def figures_table(
     rows: Mapping[str, Mapping[str, float]],
     columns: Mapping[str, str] = COLUMNS,
     note: str = "",
+    result: str | None = None,
 ) -> Table:
-    """One row per name, one column per figure, `mean ± standard error` where the row has `<figure>_se`.
+    """Make a table of one row per name and one column per figure.
 
-    `columns` maps figure to heading. A figure that a row lacks shows as a dash.
+    A cell is `mean ± standard error` where the row has `<figure>_se`, and a dash where the row
+    lacks the figure. `columns` maps figure to heading; `result` names the row the table is about.
     """
     cells = [
         [name, *(_cell(figures, column) for column in columns)] for name, figures in rows.items()
     ]
-    return Table(title, ["answers", *columns.values()], cells, note)
+    headings = ["answers", *columns.values()]
+    about = None if result is None else list(rows).index(result)
+    return Table(title, headings, cells, note, about)
 
 
 def markdown_table(

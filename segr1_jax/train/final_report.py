@@ -69,7 +69,9 @@ def closing_report(run: Run, client: RewardClient) -> None:
         text = f"# {run.directory.path.name}\n\n{markdown_table(rows)}\n" + (
             f"\n{skipped}" if skipped else ""
         )
-        _write_page(run, client, last, figures_table("Held-out set", rows, note=skipped))
+        after = f"after {run.config.stage.upper()}"
+        table = figures_table("Held-out set", rows, note=skipped, result=after)
+        _write_page(run, client, last, table)
         # Last: this file is the sign that the run has ended.
         write_atomically(run.directory.report, text)
         show_markdown(text)

@@ -45,6 +45,17 @@ def test_an_image_is_on_one_side_with_all_its_sentences(manifest):
     assert sorted(train + held_out) == sorted(images(manifest, "all"))
 
 
+def test_another_spelling_of_a_path_is_on_the_side_of_its_image(manifest):
+    path = Path(manifest.manifest)
+    for folder in ("x/..", path.parent):
+        lines = [
+            json.dumps({"image": f"{folder}/{number:02d}.jpg", "mask": "m.png"})
+            for number in range(IMAGES)
+        ]
+        path.write_text(path.read_text() + "\n".join(lines) + "\n")
+    assert not set(images(manifest, "train")) & set(images(manifest, "held_out"))
+
+
 def test_the_draw_follows_the_seed_alone(manifest):
     first = images(manifest, "held_out")
     assert images(manifest, "held_out") == first

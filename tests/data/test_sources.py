@@ -78,6 +78,22 @@ def test_several_sentences_about_one_image_have_names_of_their_own(folder):
     assert open_source(manifest(folder, *lines)).names == ["images/a.jpg", "images/a.jpg-2"]
 
 
+def test_a_manifest_names_a_file_once_however_it_is_spelled(folder):
+    spelled = ("images/a.jpg", "./images/a.jpg", "images//a.jpg", "images/x/../a.jpg")
+    (folder / "images/x").mkdir()
+    source = open_source(manifest(folder, *({"image": image} for image in spelled)))
+    assert source.names == ["images/a.jpg", *(f"images/a.jpg-{n}" for n in (2, 3, 4))]
+    assert all(np.array_equal(source[i].image, source[0].image) for i in range(4))
+
+
+def test_a_counted_name_is_not_that_of_another_file(folder):
+    for stem in ("a.jpg-2", "a.jpg-2-2"):
+        shutil.copy(folder / "images/b.jpg", folder / f"images/{stem}")
+    spelled = ("a.jpg", "a.jpg", "a.jpg-2", "a.jpg-2-2", "a.jpg")
+    names = open_source(manifest(folder, *({"image": f"images/{i}"} for i in spelled))).names
+    assert len(set(names)) == len(names), names
+
+
 @pytest.mark.parametrize(
     "record",
     [

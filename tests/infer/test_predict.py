@@ -67,6 +67,15 @@ def test_predictions_of_pictures_of_one_name_have_names_of_their_own(tmp_path):
     assert [entry.name for entry in entries] == ["cat.jpg", "cat.jpg.png", "cat.png", "dog.png"]
 
 
+def test_a_picture_in_two_spellings_is_taken_once(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("a", "b"):
+        Image.new("RGB", (4, 4)).save(f"{name}.png")
+    (tmp_path / "x").mkdir()
+    found = named_pictures(["a.png", "x/../a.png", str(tmp_path / "a.png"), "b.png"], None)
+    assert found.names == ["a", "b"]
+
+
 def lines_of(folder) -> list[dict]:
     return [json.loads(line) for line in (folder / "predictions.jsonl").read_text().splitlines()]
 
