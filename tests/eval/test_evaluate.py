@@ -153,7 +153,7 @@ def test_rescoring_lists_what_is_missing_or_surplus_and_counts_what_is_resized(f
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="such as 0, got none at all"):
         run_rescore(config_of(folder), tmp_path / "empty", tmp_path / "out", "standard")
-    with pytest.raises(UserError, match="such as 0, got images/0, images/1"):
+    with pytest.raises(UserError, match="the pictures images/0 and masks/0"):
         run_rescore(config_of(folder), folder, tmp_path / "out", "standard")
 
 
