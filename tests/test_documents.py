@@ -15,7 +15,9 @@ DOCUMENTS = [
     ).stdout.split()
 ]
 LINK = re.compile(r"\]\(([^)#]+)(?:#[^)]*)?\)")
-FILE = re.compile(r"`((?:segr1_jax|configs(?!/sam2)|launch|tests)/[\w./-]+\.(?:py|yaml|sh|md|json))`")
+FILE = re.compile(
+    r"`((?:segr1_jax|configs(?!/sam2)|launch|tests)/[\w./-]+\.(?:py|yaml|sh|md|json))`"
+)
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))

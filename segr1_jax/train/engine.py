@@ -1,4 +1,7 @@
-"""The policy on its mesh: the jitted functions a run calls, with their shardings. Everything compiled is compiled here."""
+"""The policy on its mesh: the jitted functions that a run calls, with their shardings.
+
+No other module of a run compiles anything.
+"""
 
 import functools
 from collections.abc import Callable, Iterator, Sequence
@@ -16,7 +19,6 @@ from segr1_jax.objective.optimizer import make_optimizer
 from segr1_jax.objective.update import (
     LossFn,
     Totals,
-    TrainBatch,
     TrainState,
     init_state,
     make_gradient,
@@ -35,13 +37,17 @@ from segr1_jax.rollout.completions import to_completions
 from segr1_jax.rollout.sampler import Samples, make_sampler
 from segr1_jax.runtime.compiled_functions import Watched
 from segr1_jax.runtime.mesh import Placement, max_over_processes
+from segr1_jax.train.accumulation import Accumulation
 from segr1_jax.train.update_guard import is_sound
 from segr1_jax.types import Completion, Prompt
 
 
 @dataclass(frozen=True)
 class Engine:
-    """Config, mesh placement, policy and prompt builder of one run; holds no weights. A plan, which builds no prompts, has no builder."""
+    """Configuration, placement, policy and prompt builder of one run; it holds no weights.
+
+    A plan builds no prompts and has no builder.
+    """
 
     config: RunConfig
     placement: Placement
@@ -58,7 +64,7 @@ class Engine:
 
     @functools.cached_property
     def trained_specs(self) -> dict[str, WeightSpec]:
-        """The weights that updates change: the adapters where there are any, else all but a frozen tower."""
+        """Weights that updates change: adapters if there are any, else all but a frozen tower."""
         specs = self.policy.specs
         adapters = {name: spec for name, spec in specs.items() if name.endswith(ADAPTER)}
         kept = TOWER if self.config.policy.tower == "frozen" else ()
@@ -66,24 +72,25 @@ class Engine:
 
     @property
     def frozen_specs(self) -> dict[str, WeightSpec]:
+        """Weights that no update changes."""
         return {
             name: spec for name, spec in self.policy.specs.items() if name not in self.trained_specs
         }
 
     @functools.cached_property
     def state_shardings(self) -> TrainState:
+        """Shardings of a TrainState of this run."""
         return self.placement.state(self.trained_specs, self.optimizer)
 
     @functools.cached_property
     def init_adapters(self):
-        """() -> the adapters of a run that begins, the same on every mesh; nothing where there are none."""
+        """() -> the initial adapters, the same on every mesh; no weights where there are none."""
         names = [name for name in self.trained_specs if name.endswith(ADAPTER)]
         shardings = {name: self.state_shardings.params[name] for name in names}
 
         def init() -> Params:
-            weights = self.policy.init(
-                self.config.seed
-            )  # traced: all but the adapters is never computed
+            # Traced: weights other than the adapters are never computed.
+            weights = self.policy.init(self.config.seed)
             return {name: weights[name] for name in names}
 
         return Watched("init_adapters", init, out_shardings=shardings)
@@ -99,7 +106,7 @@ class Engine:
 
     @functools.cached_property
     def state_shapes(self) -> TrainState:
-        """The shapes of a TrainState of this run."""
+        """Shapes of a TrainState of this run."""
         trained = {
             name: jax.ShapeDtypeStruct(spec.shape, np.float32)
             for name, spec in self.trained_specs.items()
@@ -108,12 +115,12 @@ class Engine:
 
     @property
     def rollout_rules(self) -> dict[str, str | None]:
-        """How the weights of a rollout lie on the mesh."""
+        """Rules for the shardings of the weights of a rollout."""
         return ROLLOUT_RULES if self.config.rollout.weights == "gathered" else TRAIN_RULES
 
     @functools.cached_property
     def rollout_weights(self):
-        """All weights -> a copy in the compute dtype, laid out for one rollout."""
+        """All weights -> a copy in the compute dtype, sharded for one rollout."""
         return Watched(
             "rollout_weights",
             self._cast,
@@ -121,12 +128,15 @@ class Engine:
         )
 
     def reference_weights(self, initial: Params, frozen: Params) -> Params:
-        """The reference policy: the weights that training began with, in the compute dtype, beside the frozen ones; no adapters."""
+        """Return the reference policy: initial weights in the compute dtype, without adapters."""
         shardings = {name: value.sharding for name, value in initial.items()}
         return frozen | Watched("reference_weights", self._cast, out_shardings=shardings)(initial)
 
     def with_features(self, prompts: PromptBatch, params: Params) -> PromptBatch:
-        """A frozen tower sees the images here, once for rollout, reference and update; a trained one sees them in each of these."""
+        """Compute the image features of a frozen tower once, for rollout, reference and update.
+
+        A trained tower computes them in each of these.
+        """
         if any(name.startswith(TOWER) for name in self.trained_specs):
             return prompts
         return prompts._replace(images=self._features(params, prompts.images))
@@ -141,8 +151,8 @@ class Engine:
     def _cast(self, params: Params) -> Params:
         return jax.tree.map(lambda x: x.astype(self.policy.dtype), params)
 
-    def gradient(self, loss: LossFn) -> "Accumulation":
-        """The gradient of `loss`, added up over the micro-batches of an update."""
+    def gradient(self, loss: LossFn) -> Accumulation:
+        """Return the programs that add up the gradient of `loss` over micro-batches."""
         temperature = self.config.rollout.temperature if self.config.stage == "grpo" else 1.0
         programs = make_gradient(
             self.policy, loss, temperature=temperature, head_chunk=self.config.policy.head_chunk
@@ -154,7 +164,7 @@ class Engine:
 
     @functools.cached_property
     def update(self):
-        """(state, totals, step) -> (state, metrics); the state's buffers are reused."""
+        """(state, totals, step) -> (state, metrics); the buffers of the state are reused."""
         update = make_update(self.optimizer, functools.partial(is_sound, guard=self.config.guard))
         return Watched(
             "update",
@@ -169,14 +179,12 @@ class Engine:
         return Totals(self.state_shardings.params, whole, whole, whole)
 
     def micro_rows(self) -> list[slice]:
-        """Which of this process's rows each micro-batch holds: they are dealt out in turn."""
-        return [
-            slice(index, None, self.config.micro_batches)
-            for index in range(self.config.micro_batches)
-        ]
+        """Return this process's rows of each micro-batch: row i is in micro-batch i % count."""
+        count = self.config.micro_batches
+        return [slice(index, None, count) for index in range(count)]
 
     def micro_batches(self, batch: Any) -> Iterator[Any]:
-        """The micro-batches of a global batch: dealt out in turn, rows that are split over devices stay so in every one."""
+        """Yield the micro-batches of a global batch; rows stay split over devices in each."""
         return (self._deal(batch, index) for index in range(self.config.micro_batches))
 
     @functools.cached_property
@@ -193,7 +201,7 @@ class Engine:
 
     @functools.cached_property
     def reference_logprobs(self):
-        """(reference weights, prompts, tokens, mask) -> log-probabilities of the completion tokens, no gradient."""
+        """(reference weights, prompts, tokens, mask) -> logprobs of the completion tokens."""
 
         def score(params: Params, prompts: PromptBatch, tokens, mask):
             scores = score_tokens(
@@ -209,31 +217,25 @@ class Engine:
         return self._jit("reference_logprobs", score, self.placement.rows)
 
     @functools.cached_property
-    def sample(self):
+    def sample(self) -> Watched:
         """(rollout weights, prompts, key, positions) -> Samples of the training distribution."""
         rollout = self.config.rollout
-        return self._sampler(
-            "sample",
-            group=rollout.group,
-            max_tokens=rollout.max_tokens,
-            temperature=rollout.temperature,
-            greedy=False,
-        )
+        return self._sampler("sample", rollout.group, rollout.max_tokens, rollout.temperature)
 
     @functools.cached_property
-    def answer(self):
-        """(rollout weights, prompts, key, positions) -> the one greedy Sample per prompt, for evaluation."""
-        tokens = self.config.answer_tokens
-        return self._sampler("answer", group=1, max_tokens=tokens, temperature=1.0, greedy=True)
+    def answer(self) -> Watched:
+        """(rollout weights, prompts, key, positions) -> one greedy Sample per prompt."""
+        return self._sampler("answer", 1, self.config.answer_tokens, 1.0, greedy=True)
 
-    def _sampler(self, name: str, *, group: int, max_tokens: int, temperature: float, greedy: bool):
-        # Their values change no size.
-        ends = self.builder.tokenizer.end_ids if self.builder else (0,)
+    def _sampler(
+        self, name: str, group: int, max_tokens: int, temperature: float, greedy: bool = False
+    ) -> Watched:
         sampler = make_sampler(
             self.policy,
             group=group,
             max_tokens=max_tokens,
-            end_tokens=ends,
+            # A plan has no tokenizer. The ids change no size.
+            end_tokens=self.builder.tokenizer.end_ids if self.builder else (0,),
             temperature=temperature,
             greedy=greedy,
         )
@@ -241,7 +243,10 @@ class Engine:
 
     @functools.cached_property
     def prefill(self):
-        """(rollout weights, prompts) -> the state that predicts each first token, and the prefix's K/V: the first part of `sample`."""
+        """(rollout weights, prompts) -> states of each first token, K/V of the prefix.
+
+        This is the first part of `sample`, for a profile.
+        """
 
         def prefill(params: Params, prompts: PromptBatch):
             return self.policy.bind(params).prefill(prompts)
@@ -251,7 +256,7 @@ class Engine:
     def _jit(
         self, name: str, function: Callable, out_shardings: Any, **jit_options: Any
     ) -> Watched:
-        """`function` compiled with the mesh in sight, so that batches stay split over it (policy/batch_rows.py)."""
+        """Compile `function` with the mesh known: batches stay split (policy/batch_rows.py)."""
 
         @functools.wraps(function)
         def on_mesh(*arguments):
@@ -261,22 +266,22 @@ class Engine:
         return Watched(name, on_mesh, out_shardings=out_shardings, **jit_options)
 
     def rollout_key(self, step: int, refill: int = 0) -> jax.Array:
-        """The random key of one rollout of a training step: the first, or its refill of this number."""
+        """Return the random key of a rollout of a step: the first, or the refill of this number."""
         return _rollout_key(self.config.seed, step, refill)
 
     def put_prompts(self, prompts: Sequence[Prompt]) -> PromptBatch:
-        """This process's prompts as part of the global batch."""
+        """Put this process's prompts on the mesh as part of the global batch."""
         windows = self._window_capacity(prompts)
         return self.placement.put_rows(
             stack_prompts(prompts, self.config.prompt.max_tokens, windows)
         )
 
     def put_positions(self, positions: Sequence[int]) -> jax.Array:
-        """Where the prompts of this process stand in the global order, for the sampler's keys."""
+        """Put the global positions of this process's prompts on the mesh, for sampling keys."""
         return self.placement.put_rows(np.array(positions, np.int32))
 
     def _window_capacity(self, prompts: Sequence[Prompt]) -> int | None:
-        """None for the fixed frame; else the bucket of the most windows that a prompt of any process has."""
+        """Return the bucket of the most windows of any prompt; None for a fixed frame."""
         if self.config.prompt.frame:
             return None
         return window_bucket(max_over_processes(max(len(prompt.patches) for prompt in prompts)))
@@ -284,26 +289,10 @@ class Engine:
     def completions(
         self, samples: Samples, example_ids: Sequence[int], version: int
     ) -> list[list[Completion]]:
-        """This process's rows of `samples` as records."""
+        """Return this process's rows of `samples` as records."""
         return to_completions(
             self.placement.get_rows(samples), example_ids, self.builder.tokenizer.decode, version
         )
-
-
-@dataclass(frozen=True)
-class Accumulation:
-    """The compiled programs of update.Gradient; called for one micro-batch after the other."""
-
-    zeros: Watched
-    add: Watched
-
-    def __call__(
-        self, totals: Totals | None, trained: Params, frozen: Params, micro: TrainBatch
-    ) -> Totals:
-        """Totals with those of `micro`, in the buffers of the old ones; None before the first."""
-        if totals is None:
-            totals = self.zeros(trained, frozen, micro)
-        return self.add(totals, trained, frozen, micro)
 
 
 @jax.jit
@@ -314,7 +303,7 @@ def _rollout_key(seed, step, refill) -> jax.Array:
 def make_engine(
     config: RunConfig, arch: PolicyArch, mesh: Mesh | AbstractMesh, builder: PromptBuilder | None
 ) -> Engine:
-    """The engine of a run: what `segr1 train` calls and `segr1 plan` looks at."""
+    """Make the engine of a run, for `segr1 train` and `segr1 plan`."""
     lora = config.policy.lora if config.policy.lora.rank else None
     if builder:
         arch = arch.knowing(builder.tokenizer.ids)
@@ -327,4 +316,5 @@ def make_engine(
 
 
 def compute_dtype(config: RunConfig) -> jnp.dtype:
+    """Return the dtype in which a run computes."""
     return jnp.dtype(config.policy.compute_dtype)

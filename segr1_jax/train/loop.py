@@ -21,7 +21,7 @@ from segr1_jax.reward.client import RewardClient
 from segr1_jax.reward.judging import Judged
 from segr1_jax.rollout.sampler import Samples
 from segr1_jax.runtime.run_directory import incidents_of
-from segr1_jax.train.engine import Accumulation
+from segr1_jax.train.accumulation import Accumulation
 from segr1_jax.train.final_report import closing_report, show_ended_run
 from segr1_jax.train.refill import refill
 from segr1_jax.train.rollouts import Rollout, sample_groups
@@ -67,7 +67,7 @@ def run_sft(config: RunConfig, *, connect: Connect = RewardClient) -> None:
 def run_grpo(
     config: RunConfig, *, connect: Connect = RewardClient, make_scorer: MakeScorer = GroupScorer
 ) -> None:
-    """Train by Seg-R1: sample a group of answers per image, reward their masks, follow the better ones."""
+    """Train by GRPO as Seg-R1 does: sample answers, reward their masks, follow the better ones."""
     if show_ended_run(config):
         return
     # SAM2 first: where it cannot start, no run directory is made.
@@ -128,7 +128,7 @@ class _Learned:
 
 
 def _reference(run: Run) -> Callable[[Rollout], jax.Array]:
-    """Return the logprobs of completions under the reference policy: the sampler's own without one."""
+    """Return rollout -> logprobs of the reference policy, or the sampler's if there is none."""
     engine = run.engine
     if not run.config.objective.beta:
         return lambda rollout: rollout.drawn.logprobs
@@ -244,7 +244,7 @@ def _record(
 
 
 def _evaluate_at_start(run: Run, client: RewardClient) -> None:
-    """Evaluate the initial weights, or the step whose evaluation an interrupted run did not make."""
+    """Evaluate the initial weights, or the restored step if its evaluation is still due."""
     step, config = run.first_step, run.config
     is_due = run.is_due(step, config.eval_every) and not run.was_evaluated(step)
     if config.eval_first if step == 0 else is_due:
@@ -252,9 +252,10 @@ def _evaluate_at_start(run: Run, client: RewardClient) -> None:
 
 
 def _close_step(run: Run, client: RewardClient, step: int, figures: Mapping[str, Any]) -> None:
-    """Log, save and evaluate where due, in this order: whatever happens to an evaluation, the step is saved.
+    """Log, save and evaluate where due.
 
-    Once this process has made an update and an evaluation, nothing may compile any more.
+    The step is saved before it is evaluated: an evaluation that fails does not cost it. Once this
+    process has made an update and an evaluation, nothing may compile any more.
     """
     run.finish(step, figures)
     # Both before the save: a resumed run meets the same fault again and cannot pass over it.

@@ -28,7 +28,7 @@ class Rollout(NamedTuple):
 
 
 def sample_groups(run: Run, step: int, samples: Sequence[Sample], refill: int = 0) -> Rollout:
-    """Sample a group per prompt from the current weights; `refill` counts the rollouts of a step."""
+    """Sample a group per prompt from the current weights; `refill` numbers a step's rollouts."""
     engine = run.engine
     with run.timer("rollout"):
         prompts = engine.put_prompts([sample.prompt for sample in samples])

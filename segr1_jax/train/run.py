@@ -1,7 +1,9 @@
-"""One training run: its directory, data, engine, state and bookkeeping. What happens in a step is in loop.py."""
+"""One training run: its directory, data, engine, state and bookkeeping.
+
+loop.py decides what happens in a step.
+"""
 
 import dataclasses
-import json
 import math
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -13,7 +15,6 @@ import jax
 import numpy as np
 from jax.typing import DTypeLike
 
-from segr1_jax.common.files import write_atomically
 from segr1_jax.config.checks import require_fixed_frame
 from segr1_jax.config.schema import RunConfig
 from segr1_jax.data.pipeline import Sample, Skipped, ahead_of, batches
@@ -29,8 +30,8 @@ from segr1_jax.runtime.compile_guard import CompileGuard
 from segr1_jax.runtime.compiled_functions import announce_step
 from segr1_jax.runtime.disk import require_disk
 from segr1_jax.runtime.initial_weights import record_start, recorded_start
-from segr1_jax.runtime.mesh import make_mesh, max_over_processes, sum_over_processes
-from segr1_jax.runtime.metrics_log import MetricsWriter, PhaseTimer, read_metrics
+from segr1_jax.runtime.mesh import make_mesh, sum_over_processes
+from segr1_jax.runtime.metrics_log import MetricsWriter, PhaseTimer
 from segr1_jax.runtime.preemption import Preemption
 from segr1_jax.runtime.processes import is_first, wait_for_all
 from segr1_jax.runtime.progress import Progress
@@ -45,6 +46,11 @@ from segr1_jax.runtime.run_lock import locked
 from segr1_jax.runtime.step_trace import StepTrace
 from segr1_jax.train.engine import make_engine
 from segr1_jax.train.evaluation import Evaluation
+from segr1_jax.train.evaluation_files import (
+    evaluation_figures,
+    was_evaluated,
+    write_evaluation,
+)
 from segr1_jax.train.held_out import evaluate_weights
 from segr1_jax.train.signal_watch import SignalWatch
 from segr1_jax.train.tally import Tally
@@ -54,7 +60,10 @@ SHOWN = ("reward", "iou", "format", "loss", "kl")
 
 
 class Run:
-    """Everything around the steps of a run. Opening it checks files, makes or reopens the directory, and restores the newest step."""
+    """Everything around the steps of a run.
+
+    Opening it checks files, creates or reopens the directory, and restores the newest step.
+    """
 
     def __init__(self, config: RunConfig):
         require_fixed_frame(config)
@@ -74,8 +83,8 @@ class Run:
             require_disk(config, self.engine.state_shapes, jax.process_count())
         self.directory = self._open_directory()
         self.guard, self.timer = CompileGuard(), PhaseTimer()
-        # Of training and of what is read beside it (held-out set, baselines): the former is a
-        # metric, and the latter is found again by whoever reads again.
+        # Bad samples of training are a metric, so a checkpoint has them. Those of the held-out set
+        # and of baselines are found again where these are read again.
         self.tally, self.unreadable = Tally(), Skipped()
         self._signal = SignalWatch()
         self._trace = self._open.enter_context(
@@ -93,7 +102,10 @@ class Run:
             BestWeights(best_root(config), keep=config.keep_best, step=self.first_step)
         )
         self._last_evaluation: tuple[int, Evaluation] | None = None
+        self._progress: Progress | None = None
+        self._batches: Iterator[list[Sample]] = iter(())
         self._ahead: list[Sample] = []
+        self._at_last_step = False
         self._writer = (
             self._open.enter_context(MetricsWriter(self.directory, self.first_step))
             if is_first()
@@ -107,7 +119,7 @@ class Run:
         self._open.__exit__(*exception)
 
     def initial_params(self) -> Params:
-        """What training began with, whatever step the run is at, without adapters (float32)."""
+        """Return the weights that training began with, without adapters (float32)."""
         return self._load(
             {
                 name: spec
@@ -119,7 +131,7 @@ class Run:
 
     @property
     def params(self) -> Params:
-        """All weights of the current step."""
+        """All weights of the current step, trained and frozen."""
         return self.frozen | self.state.params
 
     def steps(
@@ -127,10 +139,11 @@ class Run:
         build: Callable[[Example], Prompt] | None = None,
         target: Callable[[Example], Any] | None = None,
     ) -> Iterator[tuple[int, list[Sample]]]:
-        """(step number from 1, this process's samples) until config.steps; each ends with `finish`.
+        """Yield (step number from 1, this process's samples) until config.steps.
 
-        Prompts (`build`, by default the builder's) and targets are made ahead; a sample for which one of them raises UserError is
-        skipped and counted.
+        The caller ends each step with `finish`. Prompts (`build`, by default the builder's) and
+        targets are made ahead; a sample for which one of them raises UserError is skipped and
+        counted.
         """
         config = self.config
         with Progress(config.stage, config.steps, self.first_step) as self._progress:
@@ -147,7 +160,8 @@ class Run:
                 processes=jax.process_count(),
                 ahead=ahead_of(config.loader, self.source, self.engine.builder.prompt_bytes),
             )
-            self.timer.take(steps=1)  # what came before the first step belongs to none
+            # Time before the first step belongs to no step.
+            self.timer.take(steps=1)
             for step in range(self.first_step + 1, config.steps + 1):
                 announce_step(step)
                 with self._trace(step):
@@ -157,13 +171,13 @@ class Run:
                     yield step, batch
 
     def upcoming(self) -> list[Sample]:
-        """The samples of the next step, ahead of time; none at the last."""
+        """Return the samples of the next step ahead of time; none at the last."""
         if not self._ahead and not self._at_last_step:
             self._ahead = self._take_batch()
         return self._ahead
 
     def more(self) -> list[Sample]:
-        """Further samples for the step at hand, the next in the order; they count as used."""
+        """Return further samples for the current step, next in the order; they count as used."""
         self.position += self.config.batch
         batch = self._take_batch()
         self.tally.use(batch)
@@ -196,11 +210,11 @@ class Run:
         return int(sum_over_processes(np.array([len(self.tally.skipped)]))[0])
 
     def is_due(self, step: int, every: int) -> bool:
-        """True every `every` steps and at the last; 0 means only at the last."""
+        """Return True every `every` steps and at the last; 0 means only at the last."""
         return step == self.config.steps or (every > 0 and step % every == 0)
 
     def save(self, step: int) -> None:
-        """Checkpoint this step (asynchronously), unless it is saved already."""
+        """Write a checkpoint of this step asynchronously, unless it is saved already."""
         if step == self._saved:
             return
         # Orbax compiles small programs that cut replicated arrays into what it writes.
@@ -242,18 +256,7 @@ class Run:
                 self.unreadable,
                 between=lambda: self.stop_if_asked(step),
             )
-        rows = "".join(
-            json.dumps(dataclasses.asdict(row) | {"parse": row.parse.value}, sort_keys=True) + "\n"
-            for row in result.rows
-        )
-        write_atomically(
-            self.directory.eval / f"step_{step:06d}.rows_{jax.process_index()}.jsonl", rows
-        )
-        if is_first():
-            write_atomically(
-                self.directory.eval / f"step_{step:06d}.json",
-                json.dumps(result.figures, sort_keys=True) + "\n",
-            )
+        write_evaluation(self.directory, step, result)
         if not known:
             self._write(
                 step,
@@ -263,10 +266,8 @@ class Run:
                     if not math.isnan(value)
                 },
             )
-        print(
-            f"step {step}: held-out IoU {result.figures['iou']:.4f}, format {result.figures['format']:.3f}",
-            file=sys.stderr,
-        )
+        iou, valid = result.figures["iou"], result.figures["format"]
+        print(f"step {step}: held-out IoU {iou:.4f}, format {valid:.3f}", file=sys.stderr)
         self._last_evaluation = (step, result)
         if step > 0:
             with self.timer("save"), self.guard.expecting():
@@ -274,10 +275,8 @@ class Run:
         return result
 
     def was_evaluated(self, step: int) -> bool:
-        """True, in every process, where metrics.jsonl has an evaluation of this step."""
-        lines = read_metrics(self.directory) if is_first() else []
-        found = any(line["step"] == step and "eval/iou" in line for line in lines)
-        return bool(max_over_processes(int(found)))
+        """Return True, in every process, where metrics.jsonl has an evaluation of this step."""
+        return was_evaluated(self.directory, step)
 
     @property
     def has_evaluated(self) -> bool:
@@ -285,18 +284,20 @@ class Run:
         return self._last_evaluation is not None
 
     def final_evaluation(self, client: RewardClient) -> Evaluation:
-        """That of the last step; made now if this process did not (a run resumed after its last update)."""
+        """Return the evaluation of the last step, computing it if this process has not.
+
+        A run that is resumed after its last update has not.
+        """
         if self._last_evaluation is None or self._last_evaluation[0] != self.config.steps:
             return self.evaluate(self.config.steps, client)
         return self._last_evaluation[1]
 
     def evaluation_figures(self, step: int) -> dict[str, float] | None:
-        """The figures of an earlier evaluation of this run, also from before a resume, if any."""
-        file = self.directory.eval / f"step_{step:06d}.json"
-        return json.loads(file.read_text()) if file.is_file() else None
+        """Return the figures of an earlier evaluation of this run, before a resume included."""
+        return evaluation_figures(self.directory, step)
 
     def show(self, step: int, name: str, image: np.ndarray) -> None:
-        """Put an image into TensorBoard."""
+        """Write an image to TensorBoard."""
         if self._writer:
             self._writer.image(step, name, image)
 
@@ -305,7 +306,7 @@ class Run:
             self._writer.write(step, figures)
 
     def _open_directory(self) -> RunDir:
-        """The first process makes, locks and claims the directory; the others wait for it."""
+        """Create, lock and claim the directory in the first process; the others wait for it."""
         directory = RunDir(Path(self.config.run_dir))
         if is_first():
             make_run_dir(self.config)

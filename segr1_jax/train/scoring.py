@@ -1,4 +1,4 @@
-"""Rewards of a batch of groups: completions to the reward client, scores back, advantages from them.
+"""Rewards of a batch of groups: completions to the reward client, scores and advantages back.
 
 Shape legend: B prompts of this process; G completions per prompt.
 """

@@ -12,8 +12,8 @@ from segr1_jax.cli import main
 from segr1_jax.hf.tiny_policy import make_tiny_policy
 from segr1_jax.runtime import run_directory as rundir
 from segr1_jax.runtime.metrics_log import MetricsWriter
+from segr1_jax.train import evaluation_files
 from segr1_jax.train import final_report as closing
-from segr1_jax.train import run as run_module
 
 pytestmark = pytest.mark.e2e
 
@@ -49,8 +49,8 @@ SITES = {
     "metrics": (MetricsWriter, "write", 2, "step 1 is whole"),
     "page": (closing, "write_report", 0, "step 2 is whole"),
     "run directory": (rundir, "write_atomically", 0, "no step is saved yet"),
-    "first evaluation": (run_module, "write_atomically", 0, "no step is saved yet"),
-    "evaluation": (run_module, "write_atomically", 2, "step 1 is whole"),
+    "first evaluation": (evaluation_files, "write_atomically", 0, "no step is saved yet"),
+    "evaluation": (evaluation_files, "write_atomically", 2, "step 1 is whole"),
     "baselines": (closing, "write_atomically", 0, "step 2 is whole"),
     "report": (closing, "write_atomically", 3, "step 2 is whole"),
 }
