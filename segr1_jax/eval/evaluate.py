@@ -1,4 +1,4 @@
-"""`segr1 eval`: a policy on one set or on all of the paper's; somebody else's masks or answers on one set."""
+"""`segr1 eval`: evaluate a policy on one set."""
 
 from pathlib import Path
 
@@ -36,17 +36,17 @@ COLUMNS = {
 
 
 def run_eval(config: RunConfig, source: Path, out: Path, protocol: str) -> str:
-    """Answer config.eval_data, score it, leave predictions, scores and report.html in `out`, and return the table."""
+    """Answer and score config.eval_data into `out` and return the table.
+
+    `out` gets the predictions, their scores and report.html.
+    """
     held_out = open_source(config.eval_data)
     with responding(config, source) as responder, CountedProgress() as progress:
         result = evaluate_set(responder, config.eval_data, held_out, out, protocol, progress)
-    return (
-        markdown(
-            [set_table(set_title(config.eval_data), kind_of(config.eval_data, held_out), result)]
-        )
-        if result
-        else ""
-    )
+    if result is None:
+        return ""
+    kind = kind_of(config.eval_data, held_out)
+    return markdown([set_table(set_title(config.eval_data), kind, result)])
 
 
 def evaluate_set(
@@ -57,7 +57,7 @@ def evaluate_set(
     protocol: str,
     progress: CountedProgress,
 ) -> SetResult | None:
-    """Answer and score one set into `folder`; the first process alone scores, and has the result."""
+    """Answer and score one set into `folder`; only the first process scores and has the result."""
     title = set_title(data)
     mine = identity(responder.opened, data, source.names)
     predictions = answer_set(
@@ -84,7 +84,7 @@ def score_folder(
     progress: CountedProgress,
     out: Path | None = None,
 ) -> SetResult:
-    """Score predictions whose masks lie in `folder`, and write scores and the page with them to `out` (default: there)."""
+    """Score predictions whose masks are in `folder`; write scores and page to `out` (or there)."""
     out, chosen = out or folder, PROTOCOLS[protocol](predictions, kind)
     result = score_set(
         source,
@@ -99,7 +99,7 @@ def score_folder(
 
 
 def kind_of(data: DataConfig, source: Source) -> str:
-    """What the samples of a set ask for: its published kind; else referring where sentences pick the objects."""
+    """Return the kind of a set: as published; otherwise referring where samples have sentences."""
     if data.kind == "published":
         kinds = {published_set(name).kind for name in data.set.split(JOIN)}
         if len(kinds) > 1 or "answers" in kinds:

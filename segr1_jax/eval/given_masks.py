@@ -1,4 +1,4 @@
-"""Masks that somebody else made: which picture is that of which sample."""
+"""Given masks: find the picture of each sample."""
 
 import os
 from collections.abc import Iterable, Sequence
@@ -14,15 +14,16 @@ OPTION = "--predictions"
 
 
 def given_masks(folder: Path, source: Source) -> dict[str, Path]:
-    """The pictures below `folder` by the names of their samples; one of no sample has its path as its name.
+    """Return the pictures below `folder` by the names of their samples.
 
-    A sample's picture lies at its name, as in the masks of an evaluation, or at the name of its
-    image without the suffix. Otherwise it is the one of the same file stem, where this stem is
-    unique in the set and below `folder`, and the sample or the picture lies in no subfolder.
+    The picture of a sample has its name as its path, as in the masks of an evaluation, or the path
+    of its image without the suffix. Otherwise it is the picture of the same file stem, where this
+    stem is unique in the set and below `folder`, and the sample or the picture is in no subfolder.
+    A picture of no sample is returned under its own path.
 
     Raises:
-        UserError: no such folder, a picture that may be that of several samples, several that may
-            be that of one sample, an image of the set in the place of a mask.
+        UserError: no such folder, one picture for several samples, several pictures for one
+            sample, an image of the set in the place of a mask.
     """
     given = pictures_below(OPTION, folder)
     names = list(dict.fromkeys(source.names))
@@ -42,7 +43,7 @@ def given_masks(folder: Path, source: Source) -> dict[str, Path]:
 
 
 def require_own_masks(predictions: Iterable[Prediction], where: Path) -> None:
-    """Raise UserError where a mask lies outside the folder of its lines, or is that of two samples."""
+    """Raise UserError where a mask is outside the folder of its lines, or has two samples."""
     owners: dict[str, str] = {}
     for prediction in predictions:
         if prediction.mask is None:
@@ -66,12 +67,12 @@ def require_own_masks(predictions: Iterable[Prediction], where: Path) -> None:
 
 
 def _as_written(name: str) -> str:
-    """Where an evaluation writes the mask of a sample, below its folder of masks."""
+    """Return the path of a mask as an evaluation writes it, below its folder of masks."""
     return mask_name(name).removeprefix(f"{MASKS}/").removesuffix(".png")
 
 
 def _without_suffix(name: str) -> str:
-    """The name of a manifest's sample is that of its image."""
+    """Return a name without the suffix of its image, which samples of a manifest have."""
     path = PurePosixPath(name)
     return str(path.with_suffix("")) if path.suffix.lower() in picture_suffixes() else name
 
@@ -87,7 +88,7 @@ def _require_one_owner(folder: Path, places: dict[str, str]) -> None:
 def _by_stem(
     folder: Path, names: Sequence[str], given: dict[str, Path], found: dict[str, str]
 ) -> dict[str, str]:
-    """Places for the samples that have none in `found`, by file stem."""
+    """Match the samples that are not in `found` by file stem."""
     samples, pictures = _grouped(names), _grouped(given)
     taken = set(found.values())
     chosen = {}
@@ -132,7 +133,7 @@ def _both(names: Sequence[str]) -> str:
 
 
 def _require_no_image(found: dict[str, Path], source: Source) -> None:
-    """A folder with a set's images in it is not one of masks."""
+    """Raise UserError where a given mask is an image of the set itself."""
     if not isinstance(source, FileSource):
         return
     images = {os.path.abspath(entry.image) for entry in source.entries}

@@ -1,4 +1,4 @@
-"""All tables of the paper: which sets, which columns, and the published numbers beside ours (assets/published.json)."""
+"""Tables of the paper: sets, columns and published numbers (assets/published.json) beside ours."""
 
 import json
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ NOTHING = "-"
 
 @dataclass(frozen=True)
 class SuiteTable:
-    """One table: its sets (set, split), its figures with their headings, and the rows that others published."""
+    """One table: its sets (set, split), its figures with their headings, and published rows."""
 
     name: str
     title: str
@@ -51,7 +51,7 @@ class SuiteCell:
 
 
 def suite_tables() -> list[SuiteTable]:
-    """The tables in the paper's order."""
+    """Read the tables in the order of the paper."""
     record = json.loads(PUBLISHED.read_text(encoding="utf-8"))["tables"]
     return [_table(name, table) for name, table in record.items()]
 
@@ -73,7 +73,10 @@ def _table(name: str, record: dict[str, Any]) -> SuiteTable:
 def filled(
     table: SuiteTable, ours: Mapping[tuple[str, str], SuiteCell], titles: Mapping[str, str]
 ) -> Table:
-    """The published rows, then ours, with a note on every set that is absent, had invalid answers or unreadable samples."""
+    """Return the published rows and ours, with a note on each set.
+
+    A note says whether the set is absent, and how many answers were invalid or unreadable.
+    """
     headings = [
         "method",
         *(

@@ -1,4 +1,4 @@
-"""`segr1 eval --predictions`: somebody else's masks or answers, scored by the code that scores ours."""
+"""`segr1 eval --predictions`: score given masks or answers with the code that scores ours."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -31,11 +31,12 @@ SHOWN = 5
 
 
 def run_rescore(config: RunConfig, given: Path, out: Path, protocol: str) -> str:
-    """Score `given` on config.eval_data: a folder of grey pictures named as the samples (a mask, or for foreground sets a soft map), JSON
-    lines {"name", "answer"} whose answers go through the sidecar, or what `segr1 eval` left (its folder, or the lines in it). Returns
-    the table.
+    """Score `given` on config.eval_data and return the table.
 
-    A sample without a prediction counts as an invalid answer; how many there are, and what belongs to no sample, is said in the note.
+    `given` is a folder of grey pictures named as the samples (masks, or for foreground sets soft
+    maps), JSON lines {"name", "answer"} whose answers are scored through the sidecar, or the folder
+    or lines of an earlier `segr1 eval`. A sample without a prediction counts as an invalid answer.
+    The note says how many there are, and which predictions belong to no sample.
 
     Raises:
         UserError: `given` is none of these, or has nothing for any sample.
@@ -44,8 +45,8 @@ def run_rescore(config: RunConfig, given: Path, out: Path, protocol: str) -> str
     out.mkdir(parents=True, exist_ok=True)
     title, kind = set_title(config.eval_data), kind_of(config.eval_data, source)
     with CountedProgress() as progress:
-        heard = lambda done: progress.update(f"{title}: answers", done, len(source))  # noqa: E731
-        found, folder = _found(config, given, source, out, heard)
+        report = lambda done: progress.update(f"{title}: answers", done, len(source))  # noqa: E731
+        found, folder = _found(config, given, source, out, report)
         missing = [name for name in source.names if name not in found]
         surplus = sorted(set(found) - set(source.names))
         if len(missing) == len(source):
@@ -73,7 +74,7 @@ def _some(names: list[str]) -> str:
 
 
 def _found(
-    config: RunConfig, given: Path, source: Source, out: Path, heard: Callable[[int], None]
+    config: RunConfig, given: Path, source: Source, out: Path, report: Callable[[int], None]
 ) -> tuple[dict[str, Prediction], Path]:
     """Return predictions by name, those of no sample included, and the folder of their masks."""
     finished = given / LINES if given.is_dir() else given
@@ -87,11 +88,11 @@ def _found(
             name: Prediction(name, OK, mask=str(path.relative_to(given)))
             for name, path in masks.items()
         }, given
-    return _answers(config, given, source, out, heard), out
+    return _answers(config, given, source, out, report), out
 
 
 def _answers(
-    config: RunConfig, file: Path, source: Source, out: Path, heard: Callable[[int], None]
+    config: RunConfig, file: Path, source: Source, out: Path, report: Callable[[int], None]
 ) -> dict[str, Prediction]:
     if not file.is_file():
         raise UserError(
@@ -109,7 +110,7 @@ def _answers(
         for index, name in enumerate(source.names):
             if name in texts:
                 found[name] = _judged(config, client, source, index, texts[name], out)
-            heard(index + 1)
+            report(index + 1)
     return found
 
 

@@ -1,4 +1,4 @@
-"""`segr1 score`: the reward without training, for answers that somebody already has. No policy, no JAX."""
+"""`segr1 score`: the reward of given answers. It needs no policy and no JAX."""
 
 import itertools
 import json
@@ -38,14 +38,16 @@ AHEAD = 2  # sent before the oldest is waited for: pictures are opened while the
 
 
 def run_score(config: RunConfig, answers: Path, out: Path, masks: Path | None = None) -> str:
-    """Score each line of `answers` (data/given_answers.py) and return the summary; of the configuration only reward and prompt count.
+    """Score each line of `answers` (data/given_answers.py) and return the summary.
 
-    `out` gets one JSON line per answer, in order: id, parse and score status, the terms of the reward, boxes, stray_points. An answer
-    that does not parse has terms 0 and score null. Where a picture is bad, the line is skipped with its reason and its terms are null.
-    `masks` gets the masks as PNG of 0 and 255 by line number. Memory does not grow with the number of lines.
+    Of the configuration only reward and prompt are read. `out` gets one JSON line per answer, in
+    order: id, parse and score status, the terms of the reward, boxes, stray_points. An answer that
+    does not parse has terms 0 and score null. Where a picture cannot be used, the line is skipped
+    with its reason and its terms are null. `masks` gets the masks as PNGs of 0 and 255 by line
+    number. Memory does not grow with the number of lines.
 
     Raises:
-        UserError: a malformed line, found before anything is scored; a place that cannot be written.
+        UserError: a malformed line, found before anything is scored; an unwritable path.
     """
     _check_places(answers, out, masks)
     count = sum(1 for _ in read_answers(answers))

@@ -1,4 +1,4 @@
-"""`segr1 eval --suite paper`: every table of the paper with one policy, published numbers beside."""
+"""`segr1 eval --suite paper`: every table of the paper for one policy, beside published numbers."""
 
 import dataclasses
 import json
@@ -28,10 +28,10 @@ TITLES = {name: found.title for name, found in SETS.items()} | {
 
 
 def run_suite(config: RunConfig, source: Path, out: Path, protocol: str) -> str:
-    """Answer and score every set that is below config.eval_data.root, each into a folder of its own below `out`; return the tables.
+    """Answer and score every set below config.eval_data.root and return the tables.
 
-    Written are tables.md, tables.json (all figures, counts, versions and hashes) and tables.html. A set that is not there is a dash with
-    its reason.
+    Each set gets a folder below `out`. Written are tables.md, tables.json (all figures, counts,
+    versions and hashes) and tables.html. An absent set is a dash, with the reason in the note.
     """
     root = Path(config.eval_data.root)
     if not config.eval_data.root or not root.is_dir():
@@ -114,15 +114,18 @@ def _benchmark(
         return SuiteCell({}, absent=_absent(root, error))
     asked = [repr((each.name, request(each), each.picture)) for each in questions]
     about = identity(responder.opened, DataConfig(), asked)
-    heard = lambda done, total: progress.update(f"{TITLES[name]}: asked", done, total)  # noqa: E731
-    answered, faults = ask_all(responder, questions, folder, about, heard)
+
+    def report(done: int, total: int) -> None:
+        progress.update(f"{TITLES[name]}: asked", done, total)
+
+    answered, faults = ask_all(responder, questions, folder, about, report)
     asked = [item for item in answered if item.text is not None]
     figures = {"score": SCORES[name](asked)} if asked else {}
     return SuiteCell(figures, len(asked), sum(item.choice is None for item in asked), faults)
 
 
 def _absent(root: Path, error: UserError) -> str:
-    """Why a set is missing, without the place where this machine keeps its data."""
+    """Return the reason why a set is missing, without the paths of this machine."""
     return str(error).replace(f"{root}/", "").replace(str(root), "the root of all sets")
 
 
