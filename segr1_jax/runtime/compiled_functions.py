@@ -4,9 +4,12 @@ import contextlib
 import inspect
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, Generic, NamedTuple, ParamSpec, Protocol, TypeVar, runtime_checkable
 
 import jax
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 Signature = dict[str, "Leaf"]  # path of an array among the arguments -> what it looks like
 
@@ -21,10 +24,10 @@ class Leaf(NamedTuple):
         return f"{self.type} {self.sharding}".strip()
 
 
-class Watched:
+class Watched(Generic[P, R]):
     """A jitted function of the run. An ordinary call costs one context variable more than the plain one."""
 
-    def __init__(self, name: str, function: Callable, **jit_options: Any):
+    def __init__(self, name: str, function: Callable[P, R], **jit_options: Any):
         def named(*arguments):
             return function(*arguments)
 
@@ -35,7 +38,9 @@ class Watched:
         self.jitted = jax.jit(named, **jit_options)
         self.compiled_with: list[Signature] = []  # by every compilation that a CompileGuard saw
 
-    def __call__(self, *arguments: Any) -> Any:
+    def __call__(self, *arguments: P.args, **named: P.kwargs) -> R:
+        if named:
+            raise TypeError(f"{self.name} takes positional arguments, got {', '.join(named)}")
         running = _call.set((self, arguments))
         try:
             observer = _observer.get()

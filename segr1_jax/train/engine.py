@@ -83,7 +83,7 @@ class Engine:
         return self.placement.state(self.trained_specs, self.optimizer)
 
     @functools.cached_property
-    def init_adapters(self):
+    def init_adapters(self) -> Watched[[], Params]:
         """() -> the initial adapters, the same on every mesh; no weights where there are none."""
         names = [name for name in self.trained_specs if name.endswith(ADAPTER)]
         shardings = {name: self.state_shardings.params[name] for name in names}
@@ -96,7 +96,7 @@ class Engine:
         return Watched("init_adapters", init, out_shardings=shardings)
 
     @functools.cached_property
-    def init_state(self):
+    def init_state(self) -> Watched[[Params], TrainState]:
         """trained weights -> TrainState at step 0."""
         return Watched(
             "init_state",
@@ -119,7 +119,7 @@ class Engine:
         return ROLLOUT_RULES if self.config.rollout.weights == "gathered" else TRAIN_RULES
 
     @functools.cached_property
-    def rollout_weights(self):
+    def rollout_weights(self) -> Watched[[Params], Params]:
         """All weights -> a copy in the compute dtype, sharded for one rollout."""
         return Watched(
             "rollout_weights",
@@ -142,7 +142,7 @@ class Engine:
         return prompts._replace(images=self._features(params, prompts.images))
 
     @functools.cached_property
-    def _features(self):
+    def _features(self) -> Watched[[Params, Images], Features]:
         def features(params: Params, images: Images) -> Features:
             return Features(self.policy.bind(params).image_features(images))
 
@@ -163,7 +163,7 @@ class Engine:
         )
 
     @functools.cached_property
-    def update(self):
+    def update(self) -> Watched[[TrainState, Totals, int], tuple[TrainState, dict[str, jax.Array]]]:
         """(state, totals, step) -> (state, metrics); the buffers of the state are reused."""
         update = make_update(self.optimizer, functools.partial(is_sound, guard=self.config.guard))
         return Watched(
@@ -188,7 +188,7 @@ class Engine:
         return (self._deal(batch, index) for index in range(self.config.micro_batches))
 
     @functools.cached_property
-    def _deal(self):
+    def _deal(self) -> Watched[[Any, int], Any]:
         count = self.config.micro_batches
 
         def rows(x, index):
@@ -200,7 +200,7 @@ class Engine:
         return Watched("micro_batch", deal, out_shardings=self.placement.rows)
 
     @functools.cached_property
-    def reference_logprobs(self):
+    def reference_logprobs(self) -> Watched[[Params, PromptBatch, jax.Array, jax.Array], jax.Array]:
         """(reference weights, prompts, tokens, mask) -> logprobs of the completion tokens."""
 
         def score(params: Params, prompts: PromptBatch, tokens, mask):
@@ -217,19 +217,19 @@ class Engine:
         return self._jit("reference_logprobs", score, self.placement.rows)
 
     @functools.cached_property
-    def sample(self) -> Watched:
+    def sample(self) -> Watched[[Params, PromptBatch, jax.Array, jax.Array], Samples]:
         """(rollout weights, prompts, key, positions) -> Samples of the training distribution."""
         rollout = self.config.rollout
         return self._sampler("sample", rollout.group, rollout.max_tokens, rollout.temperature)
 
     @functools.cached_property
-    def answer(self) -> Watched:
+    def answer(self) -> Watched[[Params, PromptBatch, jax.Array, jax.Array], Samples]:
         """(rollout weights, prompts, key, positions) -> one greedy Sample per prompt."""
         return self._sampler("answer", 1, self.config.answer_tokens, 1.0, greedy=True)
 
     def _sampler(
         self, name: str, group: int, max_tokens: int, temperature: float, greedy: bool = False
-    ) -> Watched:
+    ) -> Watched[[Params, PromptBatch, jax.Array, jax.Array], Samples]:
         sampler = make_sampler(
             self.policy,
             group=group,
@@ -242,7 +242,7 @@ class Engine:
         return self._jit(name, sampler, self.placement.rows)
 
     @functools.cached_property
-    def prefill(self):
+    def prefill(self) -> Watched[[Params, PromptBatch], tuple]:
         """(rollout weights, prompts) -> states of each first token, K/V of the prefix.
 
         This is the first part of `sample`, for a profile.
