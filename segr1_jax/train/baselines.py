@@ -1,4 +1,4 @@
-"""What the policy is compared with: the best constant answer, the ground truth's own prompt, answers given to the wrong image."""
+"""Baselines: constant answers, prompts from the truth, answers to other images."""
 
 import itertools
 from collections.abc import Callable, Iterable, Sequence
@@ -25,7 +25,7 @@ TRIALS = 100  # training examples each candidate is tried on
 
 
 def constant_candidates(masks: Iterable[Bool[np.ndarray, "_H _W"]], frame: Frame) -> list[Answer]:
-    """The constant box that fits `masks` best as a rectangle, at several scales, each with a point in its middle."""
+    """Return the box that fits `masks` best, at several scales, each with a point in its middle."""
     x1, y1, x2, y2 = best_constant_box(masks)
     middle, half = np.array([x1 + x2, y1 + y2]) / 2, np.array([x2 - x1, y2 - y1]) / 2
     size = np.array([frame.width, frame.height])
@@ -43,7 +43,7 @@ def constant_candidates(masks: Iterable[Bool[np.ndarray, "_H _W"]], frame: Frame
 def constant_rows(
     scorer: Scorer, training: Callable[[], Iterable[Example]], held_out: Iterable[Example]
 ) -> list[EvalRow]:
-    """Every held-out example answered alike, by the candidate whose masks are best on training data.
+    """Answer every held-out example alike, by the candidate that is best on training data.
 
     `training` reads its examples anew at each call; one of them is alive at a time.
     """
@@ -62,7 +62,7 @@ def constant_rows(
 def truth_rows(
     scorer: Scorer, held_out: Iterable[Example], *, interior: int, exterior: int
 ) -> list[EvalRow]:
-    """Every example answered from its own mask: what SAM2 makes of a perfect prompt."""
+    """Answer every example from its own mask: the score of a perfect prompt."""
 
     def text(example: Example) -> str:
         answer = target_answer(
@@ -78,7 +78,7 @@ def truth_rows(
 
 
 def shuffled_rows(scorer: Scorer, source: Source, answers: Sequence[Given]) -> list[EvalRow]:
-    """Each example gets the answer of the next: what remains when answers ignore their image."""
+    """Answer each example as the next one was: the score of answers that ignore the image."""
     shifted = [*answers[1:], *answers[:1]]
     moved = [other._replace(index=own.index) for own, other in zip(answers, shifted, strict=True)]
     return scorer.streamed_rows(answered(source, moved))

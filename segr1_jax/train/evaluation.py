@@ -1,4 +1,4 @@
-"""Greedy answers over a held-out set, scored like training but once per image, over all processes."""
+"""Evaluate greedy answers on a held-out set, scored as in training, over all processes."""
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -21,7 +21,7 @@ AT_ONCE = 8  # texts whose native images and masks are alive together
 
 @dataclass(frozen=True)
 class Scorer:
-    """How answers become rows: the sidecar, the frame that answers about an example speak in, the task's grammar."""
+    """Turn answers into rows: client, frame of an answer's coordinates, grammar of the task."""
 
     client: RewardClient
     frame_of: Callable[[Example], Frame]
@@ -29,17 +29,20 @@ class Scorer:
     weights: RewardWeights = RewardWeights()
 
     def rows(self, texts: Sequence[AnswerText]) -> tuple[list[EvalRow], list[Judged]]:
-        """Score each text on its own example. Invalid answers keep the worst values; what the sidecar could not score has no row."""
+        """Score each text on its own example.
+
+        Invalid answers have the worst values. Answers that could not be scored have no row.
+        """
         return self.collect(self.submit(texts))
 
     def submit(self, texts: Sequence[AnswerText]) -> tuple[Sequence[AnswerText], Pending]:
-        """Have the masks of `texts` made; `collect` gets them."""
+        """Submit `texts` for scoring; `collect` waits for the scores."""
         return texts, submit(self.client, texts, self.frame_of, self.task, want_masks=True)
 
     def collect(
         self, submitted: tuple[Sequence[AnswerText], Pending]
     ) -> tuple[list[EvalRow], list[Judged]]:
-        """What `rows` says of texts that were submitted."""
+        """Return the rows of submitted texts."""
         texts, pending = submitted
         judged = collect(self.client, pending, self.weights)
         return [
@@ -49,17 +52,17 @@ class Scorer:
         ], judged
 
     def each(self, texts: Iterable[AnswerText]) -> Iterator[tuple[AnswerText, Judged]]:
-        """Score texts a few at a time, so that few images are alive."""
+        """Score texts a few at a time, so that few images are alive at once."""
         for some in _few(texts):
             yield from zip(some, self.rows(some)[1], strict=True)
 
     def streamed_rows(self, texts: Iterable[AnswerText]) -> list[EvalRow]:
-        """The rows of `rows`, with the images of a few texts alive at a time."""
+        """Yield the rows of texts, with the images of a few of them alive at once."""
         return [row for some in _few(texts) for row in self.rows(some)[0]]
 
 
 class Given(NamedTuple):
-    """What was answered about the example `index` of the held-out set."""
+    """The answer to the example `index` of the held-out set."""
 
     index: int
     text: str
@@ -80,7 +83,7 @@ class Evaluation:
 
 
 def answered(source: Source, answers: Iterable[Given]) -> Iterator[AnswerText]:
-    """The answers with their examples, read one at a time."""
+    """Yield the answers with their examples, which are read one at a time."""
     return (AnswerText(source[given.index], given.text, given.finished) for given in answers)
 
 
@@ -93,8 +96,9 @@ def evaluate(
 ) -> Evaluation:
     """Answer and score every example.
 
-    `batches` are this process's (example, prompt) pairs. `answer` runs one jitted program over all processes, so every process
-    must bring equally many batches; an empty one still takes part. `total` is the size of the whole set.
+    `batches` are this process's (example, prompt) pairs. `answer` runs one jitted program over all
+    processes, so every process brings the same number of batches, empty ones included. `total` is
+    the size of the whole set.
     """
     rows, answers = [], []
 
@@ -134,7 +138,7 @@ def _row(item: AnswerText, result: Judged) -> EvalRow:
 def figures_everywhere(
     rows: Sequence[EvalRow], total: int, sum_over_processes: Callable[[np.ndarray], np.ndarray]
 ) -> dict[str, float]:
-    """The figures over the rows of all processes, whose example ids are below `total`."""
+    """Return figures over the rows of all processes, whose example ids are below `total`."""
     table = np.zeros((total, 5), np.float64)
     for row in rows:
         table[row.example_id] = (1, STATUSES.index(row.parse), row.iou, row.s_measure, row.mae)

@@ -48,7 +48,7 @@ CURVES = (
 
 
 def show_ended_run(config: RunConfig) -> bool:
-    """If this very run has ended before, print its table again and return True: the same command is then done in seconds."""
+    """Print the table of this very run if it has ended before, and return whether it has."""
     directory = RunDir(Path(config.run_dir))
     if not directory.report.is_file() or not same_run(load_config(directory.config), config):
         return False
@@ -57,7 +57,7 @@ def show_ended_run(config: RunConfig) -> bool:
 
 
 def closing_report(run: Run, client: RewardClient) -> None:
-    """Write report.md, report.html and samples/ and print the table, with the samples that could not be read."""
+    """Write report.md, report.html and samples/, and print the table and the unreadable samples."""
     last = run.final_evaluation(client)
     run.wait_saved()
     run.guard.check()
@@ -79,7 +79,7 @@ def closing_report(run: Run, client: RewardClient) -> None:
 
 
 def _write_page(run: Run, client: RewardClient, last: Evaluation, table: Table) -> None:
-    """report.html: the table, curves of the run, held-out samples with their masks."""
+    """Write report.html: the table, curves of the run, held-out samples with their masks."""
     lines = read_metrics(run.directory)
     curves = {
         name: [(line["step"], line[name]) for line in lines if name in line] for name in CURVES
@@ -104,7 +104,7 @@ def _write_page(run: Run, client: RewardClient, last: Evaluation, table: Table) 
 
 
 def _rows(run: Run, client: RewardClient, last: Evaluation) -> dict[str, dict[str, float]]:
-    """Before and after, beside what a blind and a perfect policy would get on the same held-out images."""
+    """Return figures before and after training, beside those of a blind and a perfect policy."""
     sft, stage, scorer = run.config.sft, run.config.stage.upper(), scorer_of(run.engine, client)
 
     def held_out() -> Iterator[Example]:
@@ -141,7 +141,7 @@ def _rows(run: Run, client: RewardClient, last: Evaluation) -> dict[str, dict[st
 
 
 def _training_examples(run: Run) -> Callable[[], Iterator[Example]] | None:
-    """A reader of the first training samples that can be read and have masks, one at a time.
+    """Return a reader of the first training samples that can be read and have masks.
 
     None where no sample has one. All processes read the same.
     """
@@ -160,7 +160,7 @@ def _training_examples(run: Run) -> Callable[[], Iterator[Example]] | None:
 
 
 def _save_panels(run: Run, client: RewardClient, last: Evaluation) -> None:
-    """Image, prediction and truth side by side for the first held-out images."""
+    """Save image, prediction and truth side by side for the first held-out images."""
     texts = answered(run.held_out, last.answers[:PANELS])
     for item, judged in scorer_of(run.engine, client).each(texts):
         picture = panel(
@@ -178,7 +178,7 @@ def _mask(mask: Bool[np.ndarray, "H W"] | None, example: Example) -> Bool[np.nda
 
 
 def _truth(example: Example) -> Bool[np.ndarray, "H W"]:
-    """In pixels of the image, to be shown on it."""
+    """Return the prompts of an answer in pixels of the image."""
     return resize_mask(example.mask, example.image.shape[:2])
 
 

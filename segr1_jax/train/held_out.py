@@ -1,4 +1,4 @@
-"""Evaluating weights on a held-out set through the engine: equal work in every process, one fixed batch shape."""
+"""Evaluate weights on a held-out set through the engine, in batches of one fixed shape."""
 
 import dataclasses
 import math
@@ -20,7 +20,7 @@ FILLER = Example(id=0, name="filler", image=np.zeros((28, 28, 3), np.uint8), mas
 
 
 def scorer_of(engine: Engine, client: RewardClient) -> Scorer:
-    """The scorer for this run's frames, task and weights."""
+    """Return the scorer for the frames, the task and the reward weights of a run."""
     return Scorer(
         client, engine.builder.frame_of, engine.config.prompt.task, engine.config.reward.weights
     )
@@ -35,7 +35,7 @@ def evaluate_weights(
     *,
     between: Callable[[], None] = lambda: None,
 ) -> Evaluation:
-    """Greedy answers of `weights` (rollout weights) on every example of `source`, scored.
+    """Score the greedy answers of `weights` (rollout weights) on every example of `source`.
 
     `between` is called before each batch, by every process equally often; it may raise to end the
     evaluation.
@@ -48,7 +48,7 @@ def evaluate_weights(
 
 @dataclasses.dataclass(frozen=True)
 class Answerer:
-    """Greedy answers for up to `rows` prompts; `filler` pads the batch to its fixed shape and its answers are dropped."""
+    """Answer up to `rows` prompts greedily; `filler` pads the batch to its fixed shape."""
 
     engine: Engine
     weights: Params
@@ -68,7 +68,7 @@ class Answerer:
 def _equal_batches(
     engine: Engine, source: Source, rows: int, skipped: Skipped, between: Callable[[], None]
 ) -> Iterator[list[tuple[Example, Prompt]]]:
-    """Equally many batches in every process (they answer in one program); the last ones may be short or empty."""
+    """Yield the same number of batches in every process; the last ones may be short or empty."""
     processes = jax.process_count()
     found = sweep(
         source,

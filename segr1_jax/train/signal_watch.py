@@ -18,7 +18,7 @@ PARSED_SHARE = 0.5  # below it the texts are at fault, above it the lack of vari
 class SignalWatch:
     """Print one line on standard error after WINDOW steps of dead groups.
 
-    The figures are those of all processes (train/step_figures.py), so one process is enough to watch.
+    The figures are means over all processes (train/step_figures.py), so one process watches.
     """
 
     def __init__(self):
@@ -41,13 +41,13 @@ def _mean(values: deque[float]) -> float:
 
 def _advice(dead: float, parsed: float) -> str:
     found = (
-        f"nothing to learn from in the last {WINDOW} steps: in {dead:.0%} of the groups every answer"
-        " earned the same"
+        f"nothing to learn from in the last {WINDOW} steps: in {dead:.0%} of the groups every "
+        "answer earned the same"
     )
     if parsed < PARSED_SHARE:
         return (
-            f"{found}, and {parsed:.0%} of the answers parsed. Remedy: stop, run `segr1 sft` with this"
-            " data and prompt first, and set policy.path to its run_dir"
+            f"{found}, and {parsed:.0%} of the answers parsed. Remedy: stop, run `segr1 sft` with "
+            "this data and prompt first, and set policy.path to its run_dir"
         )
     return (
         f"{found}. Remedy: a higher rollout.temperature, a larger rollout.group, or rollout.refill,"

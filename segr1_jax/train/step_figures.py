@@ -1,4 +1,7 @@
-"""Rewards as arrays, and the figures of a step that they and the answers make. Shape legend: B prompts; G completions per prompt."""
+"""Rewards of a step as arrays, and the figures that are logged of them and of the answers.
+
+Shape legend: B prompts; G completions per prompt.
+"""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -18,7 +21,7 @@ TERMS = ("format", "iou", "s_measure")
 def reward_arrays(
     judged: Sequence[Sequence[Judged]],
 ) -> tuple[Float[np.ndarray, "B G"], Bool[np.ndarray, "B G"]]:
-    """Total rewards, and which of them count."""
+    """Return the total rewards, and which of them are valid."""
     rewards_BG = np.array([[item.reward.total for item in group] for group in judged], np.float64)
     valid_BG = np.array([[item.reward.valid for item in group] for group in judged], bool)
     return rewards_BG, valid_BG
@@ -27,8 +30,10 @@ def reward_arrays(
 def group_figures(
     judged: Sequence[Sequence[Judged]], groups: Sequence[Sequence[Completion]], refilled: int
 ) -> dict[str, float]:
-    """Means over all processes: reward and its terms, lengths, the share of each parse status, of groups that teach nothing, and of
-    those that took the place of one (where any did, the others are figures of the batch that was trained on, not of what was sampled).
+    """Return means over all processes: reward and its terms, lengths, shares of each parse status.
+
+    `dead_groups` is the share of groups without advantages, `refilled` the share that replaced one.
+    With a refill the figures describe the batch that was trained on, not all that was sampled.
     """
     flat = [item for group in judged for item in group]
     rewards = [item.reward for item in flat]

@@ -1,4 +1,4 @@
-"""What a process counts over a whole run: bad samples by name, and requests of the reward.
+"""Counters of a process over a whole run: bad samples by name, and requests of the reward.
 
 A checkpoint holds the tallies of all processes, so a resumed run logs, and stops at, what an
 uninterrupted one does.
@@ -20,22 +20,25 @@ REQUESTS = ("scores", "quarantined")
 
 
 class Tally:
-    """Of this process: samples that steps had to do without, and scores and quarantined requests of steps."""
+    """Samples of this process that could not be used, and its scored and quarantined requests."""
 
     def __init__(self):
         self.skipped, self.requests = Skipped(), Counter(dict.fromkeys(REQUESTS, 0))
 
     def use(self, samples: Iterable[Sample]) -> None:
-        """Count the bad samples that `samples` replace. What threads have read ahead does not count."""
+        """Count the bad samples that `samples` replace; samples read ahead do not count yet."""
         for sample in samples:
             self.skipped.reasons.update(sample.replaces)
 
     def count_requests(self, now: Counter, before: Counter) -> None:
-        """Add what a client counted between two moments."""
+        """Add the difference of two readings of a client's counters."""
         self.requests.update({name: now[name] - before[name] for name in REQUESTS})
 
     def restore(self, records: Sequence[dict[str, Any]]) -> None:
-        """Go on from `records`, one for each process that there was; one of several takes all where their number has changed."""
+        """Restore from `records`, one per process of the run that wrote them.
+
+        Where the number of processes has changed, the first process takes all of them.
+        """
         index, count = jax.process_index(), jax.process_count()
         mine = records[index : index + 1] if len(records) == count else records * (index == 0)
         for record in mine:
@@ -43,7 +46,7 @@ class Tally:
             self.requests.update(record["requests"])
 
     def gathered(self) -> list[dict[str, Any]]:
-        """The records of all processes, for a checkpoint; all call it together."""
+        """Return the records of all processes for a checkpoint; all processes call it together."""
         own = {"skipped": self.skipped.reasons, "requests": dict(self.requests)}
         content = json.dumps(own).encode()
         if jax.process_count() == 1:

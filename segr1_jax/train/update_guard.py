@@ -1,7 +1,8 @@
-"""Updates that must not happen: which ones, what is kept of them, and when there are too many.
+"""Unsound updates: which are skipped, what is kept of them, and when a run stops for them.
 
-The device decides (`is_sound`, inside the jitted update) from figures of the whole batch, so all processes agree. How many were
-skipped is part of TrainState, so a resumed run stops where an uninterrupted one does.
+The device decides (`is_sound`, inside the jitted update) from figures of the whole batch, so all
+processes agree. The number of skipped updates is part of TrainState, so a resumed run stops where
+an uninterrupted one does.
 """
 
 import json
@@ -20,7 +21,10 @@ from segr1_jax.reward.transport.incidents import Incidents
 
 
 def is_sound(figures: dict[str, Array], guard: GuardConfig) -> Bool[Array, ""]:
-    """True where loss and gradient norm are finite and nothing is past its bound (a NaN is past any; SFT has no KL)."""
+    """Return True where loss and gradient norm are finite and no figure exceeds its bound.
+
+    A NaN exceeds any bound. SFT has no KL.
+    """
     bounds = {"kl": guard.max_kl, "grad_norm": guard.max_grad_norm}
     finite = [jnp.isfinite(figures[name]) for name in ("loss", "grad_norm")]
     within = [figures[name] <= bound for name, bound in bounds.items() if bound and name in figures]
@@ -34,7 +38,10 @@ def keep_batch(
     samples: Sequence[Sample],
     completions: Mapping[str, np.ndarray],
 ) -> Path | None:
-    """Keep this process's part of a skipped update in `folder`: `numpy.load(path)`, `json.loads(str(it["figures"]))`."""
+    """Keep this process's part of a skipped update in `folder`, to be read with `numpy.load`.
+
+    `json.loads(str(it["figures"]))` are its figures.
+    """
     numbers = {name: np.asarray(value).item() for name, value in figures.items()}
     about = {
         "step": np.array(step),
@@ -47,7 +54,7 @@ def keep_batch(
 
 
 def check_skips(figures: Mapping[str, Any], step: int, guard: GuardConfig, folder: Path) -> None:
-    """Raise UserError where the last update was skipped and with it too many in a row, or of all steps."""
+    """Raise UserError where the last update was skipped, and too many in a row or of all steps."""
     in_a_row, total = int(figures["skipped_in_a_row"]), int(figures["skipped_total"])
     often = total > max(guard.in_a_row, guard.rate * step)
     if not figures["skipped_update"] or (in_a_row < guard.in_a_row and not often):
@@ -59,8 +66,10 @@ def check_skips(figures: Mapping[str, Any], step: int, guard: GuardConfig, folde
     )
     raise UserError(
         "training",
-        expected=f"fewer than {guard.in_a_row} skipped updates in a row, and at most {guard.rate:.0%} of all steps with one",
+        expected=f"fewer than {guard.in_a_row} skipped updates in a row, and at most "
+        f"{guard.rate:.0%} of all steps with one",
         got=f"{in_a_row} in a row and {total} in {step} steps, the last with {last}",
-        remedy=f"look at the batches in {folder}; no checkpoint holds a skipped update, so go on from this run (policy.path) in another "
-        "run_dir with a lower optimizer.learning_rate, a higher objective.beta or wider bounds in guard",
+        remedy=f"look at the batches in {folder}; no checkpoint holds a skipped update, so "
+        "continue from this run (policy.path) in another run_dir with a lower "
+        "optimizer.learning_rate, a higher objective.beta or wider bounds in guard",
     )
