@@ -1,11 +1,11 @@
 """Checkpoints: one atomic Orbax step of four items.
 
-params    the weights that are trained: with those the run started from, enough for evaluation and export, on any mesh
+params    trained weights: with the initial ones, enough for evaluation and export on any mesh
 train     optimiser state, step count, updates skipped
 position  the next position in the global data order, and what each process has counted (tally.py)
 config    the configuration that made them
 
-They may lie on a local disk or in an object store (`gs://bucket/run`): Orbax commits a step either way.
+They are on a local disk or in an object store (`gs://bucket/run`): Orbax commits a step either way.
 Each step holds checksums of its files (checksums.py), which a restore verifies.
 """
 
@@ -33,7 +33,7 @@ IOU = "iou"
 
 @dataclass(frozen=True)
 class Restored:
-    """What a run goes on from."""
+    """State restored from a checkpoint."""
 
     state: TrainState
     position: int
@@ -58,7 +58,7 @@ class Checkpoints:
 
     @property
     def latest(self) -> int | None:
-        """The step of the newest complete checkpoint."""
+        """Step of the newest complete checkpoint."""
         return self._manager.latest_step()
 
     def save(
@@ -68,7 +68,7 @@ class Checkpoints:
         config: dict[str, Any],
         tallies: Sequence[dict[str, Any]] = (),
     ) -> None:
-        """Write everything of this step; nothing of it counts until all of it is there."""
+        """Write all items of this step; the step exists once all of them do."""
         items = ocp.args.Composite(
             params=ocp.args.StandardSave(state.params),
             train=ocp.args.StandardSave(_all_but_params(state)),
@@ -79,12 +79,12 @@ class Checkpoints:
             self._manager.save(int(state.step), args=items)
 
     def wait(self) -> None:
-        """Return once everything saved so far is committed."""
+        """Return once every save so far is committed."""
         with _naming_last_good_step(self._manager):
             self._manager.wait_until_finished()
 
     def restore(self, abstract: TrainState, *, check: str = "stop") -> Restored | None:
-        """The newest checkpoint, placed as `abstract` (ShapeDtypeStructs with shardings) says; None in a fresh run.
+        """Restore the newest checkpoint with the shardings of `abstract`; None in a new run.
 
         `check` is the run's checkpoint_check. Raises UserError where a step is damaged, unless an
         earlier one may stand in for it; the damaged steps are deleted then, for the run makes them
@@ -99,7 +99,7 @@ class Checkpoints:
         return restored
 
     def _undamaged(self, check: str) -> int:
-        """The newest step whose files are as written, or the newest of all where `check` is stop."""
+        """Return the newest undamaged step, or the newest of all where `check` is stop."""
         steps = sorted(self._manager.all_steps(), reverse=True)
         for step, before in zip(steps, [*steps[1:], None], strict=True):
             path = self._manager.directory / str(step)
@@ -133,7 +133,7 @@ class Checkpoints:
 
 
 class BestWeights:
-    """The weights, without optimiser, of the `keep` steps of the highest held-out IoU.
+    """Weights, without optimiser, of the `keep` steps of the highest held-out IoU.
 
     Steps after `step`, where the run resumes, are deleted: the run makes them again.
     """
@@ -157,7 +157,7 @@ class BestWeights:
             self._manager.close()
 
     def save(self, step: int, params: Params, iou: float) -> None:
-        """Write the weights of this step if its IoU is among the highest (asynchronously)."""
+        """Write the weights of this step asynchronously if its IoU is among the highest."""
         if not self._keep:
             return
         # The metrics of a step can be read once it is committed.
@@ -174,7 +174,7 @@ class BestWeights:
 
 
 def _manager(directory: epath.PathLike, policy: Any, **options: Any) -> ocp.CheckpointManager:
-    """`policy` is one of Orbax's preservation policies: which steps stay."""
+    """Open a checkpoint manager; `policy`, one of Orbax's, selects the steps that are kept."""
     directory = epath.Path(directory).resolve()
     # Orbax calls it when all items of a step are there and before it commits the step.
     finish = AsyncOptions(post_finalization_callback=lambda: _add_checksums(directory))
@@ -189,7 +189,7 @@ def _manager(directory: epath.PathLike, policy: Any, **options: Any) -> ocp.Chec
 
 
 def _add_checksums(directory: epath.Path) -> None:
-    """Write the checksums of the step under `directory` that is not committed yet."""
+    """Write the checksums of the uncommitted step under `directory`."""
     if jax.process_index() == 0:
         for partial in ocp.utils.tmp_checkpoints(directory):
             write_checksums(partial.get())
@@ -222,13 +222,13 @@ def _held_out_iou(metrics: dict[str, float]) -> float:
 
 
 def latest_step(directory: epath.PathLike) -> int | None:
-    """The newest finished checkpoint under `directory`; None where there is none."""
+    """Return the newest finished checkpoint under `directory`; None where there is none."""
     directory = epath.Path(directory)
     return max(ocp.utils.checkpoint_steps(directory), default=None) if directory.is_dir() else None
 
 
 def last_good_step(directory: epath.PathLike) -> str:
-    """What a message says of the run that stopped: where the same command goes on."""
+    """Return the part of a message that names the step from which the same command continues."""
     step = latest_step(directory)
     if step is None:
         return "no step is saved yet"
@@ -236,7 +236,7 @@ def last_good_step(directory: epath.PathLike) -> str:
 
 
 def newest_step(directory: epath.PathLike) -> int:
-    """The same, where there must be one. Raises UserError where there is none."""
+    """Return the newest finished checkpoint under `directory`; raise UserError without one."""
     step = latest_step(directory)
     if step is None:
         raise UserError(
@@ -251,7 +251,10 @@ def newest_step(directory: epath.PathLike) -> int:
 def restore_params(
     directory: epath.PathLike, step: int, shardings: Mapping[str, Sharding] | Sharding
 ) -> Params:
-    """Weights of one checkpoint under `directory` (float32): those that `shardings` names and it holds, or all, placed by the one given."""
+    """Restore float32 weights of one checkpoint under `directory`.
+
+    These are the ones that `shardings` names and the checkpoint holds, or all with one sharding.
+    """
     directory = epath.Path(directory).resolve()
     if step not in (steps := ocp.utils.checkpoint_steps(directory)):
         remedy = "raise `keep` of that run, or start a new run from what it has"
@@ -300,7 +303,7 @@ def _naming_damage(step: epath.Path) -> Iterator[None]:
 
 
 def abstract_state(shapes: TrainState, shardings: TrainState) -> TrainState:
-    """ShapeDtypeStructs that carry their shardings."""
+    """Return ShapeDtypeStructs that carry their shardings."""
     return jax.tree.map(
         lambda shape, sharding: jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=sharding),
         shapes,

@@ -1,8 +1,8 @@
-"""Checksums of a checkpoint: a digest of every file of a step, written before the step is committed.
+"""Checksums of a checkpoint: a digest of every file of a step, written before its commit.
 
-Orbax and TensorStore verify the B-tree of a checkpoint but not its array data, and no checksum inside
-one file tells that the file belongs to another step. The digests cover both. They are made by reading
-the step back, by the first process, in threads; a restore divides the files over the processes.
+Orbax and TensorStore verify the B-tree of a checkpoint but not its array data, and no checksum in
+one file says that the file belongs to another step. The digests cover both. The first process reads
+the step back to compute them, in threads; a restore divides the files over the processes.
 """
 
 import hashlib
@@ -89,7 +89,7 @@ def _files(directory: epath.Path) -> Iterable[epath.Path]:
 
 
 def _digest(path: epath.Path) -> str:
-    """The SHA-256 of a file in hexadecimal; empty where there is no such file."""
+    """Return the SHA-256 of a file in hexadecimal; empty where there is no such file."""
     if not path.exists():
         return ""
     digest = hashlib.sha256()
@@ -100,7 +100,7 @@ def _digest(path: epath.Path) -> str:
 
 
 def _of_any_process(flags: list[bool]) -> np.ndarray:
-    """Elementwise `or` over the processes."""
+    """Return the elementwise `or` over the processes."""
     mine = np.array(flags, bool)
     if jax.process_count() == 1 or not flags:
         return mine

@@ -1,4 +1,4 @@
-"""Watches compilations, so that a step which recompiles after warm-up is an error that names the argument, and not a mystery."""
+"""Detect compilations after warm-up, and name the function and the argument that changed."""
 
 import contextlib
 import sys
@@ -18,10 +18,10 @@ SHOWN_ARGUMENTS = 4
 
 
 class CompileGuard:
-    """Sees the XLA compilations of this thread while active; those after `warm` are faults.
+    """Record the XLA compilations of this thread while active; those after `warm` are faults.
 
-    Whatever is compiled by a call of a Watched function leaves the signature of that call, so nothing is recorded in steps that
-    compile nothing.
+    A compilation inside a call of a Watched function records the signature of that call. Steps that
+    compile nothing record nothing.
     """
 
     def __init__(self):
@@ -32,7 +32,7 @@ class CompileGuard:
         monitoring.register_event_duration_secs_listener(self._listen)
 
     def warm(self) -> None:
-        """From now on every compilation counts as a fault (call once every function has run).
+        """Count every further compilation as a fault; call it once every function has run.
 
         The first call says how long the compiler, or the cache of compiled programs, took.
         """
@@ -43,7 +43,7 @@ class CompileGuard:
 
     @contextlib.contextmanager
     def expecting(self) -> Iterator[None]:
-        """Compilations inside the block are no faults."""
+        """Allow compilations inside the block."""
         before, self._expected = self._expected, True
         try:
             yield
@@ -55,7 +55,10 @@ class CompileGuard:
         return self._faults.total()
 
     def check(self) -> None:
-        """Raise UserError, with the function and the arguments that changed, if anything was compiled after warm-up."""
+        """Raise UserError if anything was compiled after warm-up.
+
+        It names the function and the arguments that changed.
+        """
         if self._faults:
             raise UserError(
                 "compilation",
@@ -64,7 +67,8 @@ class CompileGuard:
                     f"{what} ({count} times)" if count > 1 else what
                     for what, count in self._faults.items()
                 ),
-                remedy="keep shapes, dtypes and shardings as they were; JAX_LOG_COMPILES=1 shows where",
+                remedy="keep shapes, dtypes and shardings as they were; "
+                "JAX_LOG_COMPILES=1 shows where",
             )
 
     def close(self) -> None:
@@ -91,7 +95,7 @@ class CompileGuard:
 
 
 def _explain(function: Watched, arguments: tuple) -> str:
-    """Remember what the function is compiled with, and tell how that differs from the nearest it was compiled with before."""
+    """Record a compilation, and return how it differs from the nearest earlier one."""
     now = signature(function, arguments)
     changes = min(
         (difference(before, now) for before in function.compiled_with), key=len, default=None

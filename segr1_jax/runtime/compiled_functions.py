@@ -1,4 +1,4 @@
-"""Jitted functions that know their name and their arguments, so that a compilation or a profile can say what was called with what."""
+"""Jitted functions that know their name and arguments, for the compile guard and for profiles."""
 
 import contextlib
 import inspect
@@ -15,7 +15,7 @@ Signature = dict[str, "Leaf"]  # path of an array among the arguments -> what it
 
 
 class Leaf(NamedTuple):
-    """What decides about a compilation: the array's type, and how it lies on the devices."""
+    """The parts of an argument that decide about a compilation: its type and its sharding."""
 
     type: str
     sharding: str
@@ -25,15 +25,14 @@ class Leaf(NamedTuple):
 
 
 class Watched(Generic[P, R]):
-    """A jitted function of the run. An ordinary call costs one context variable more than the plain one."""
+    """A jitted function of the run; a call sets one context variable more than a plain one."""
 
     def __init__(self, name: str, function: Callable[P, R], **jit_options: Any):
         def named(*arguments):
             return function(*arguments)
 
-        named.__name__ = named.__qualname__ = (
-            name  # in traces, compiled texts and the compiler's events
-        )
+        # The name appears in traces, compiled texts and the compiler's events.
+        named.__name__ = named.__qualname__ = name
         self.name, self.parameters = name, list(inspect.signature(function).parameters)
         self.jitted = jax.jit(named, **jit_options)
         self.compiled_with: list[Signature] = []  # by every compilation that a CompileGuard saw
@@ -54,7 +53,7 @@ class Watched(Generic[P, R]):
 
 @runtime_checkable
 class Observer(Protocol):
-    """Who wants to be told of a run's steps and make its calls (segr1_jax/profile)."""
+    """Something that is notified of the steps of a run and makes its calls (segr1_jax/profile)."""
 
     def begin_step(self, step: int) -> None: ...
 
@@ -66,13 +65,13 @@ _observer: ContextVar[Observer | None] = ContextVar("observer", default=None)
 
 
 def call_at_hand() -> tuple[Watched, tuple] | None:
-    """The watched function that this thread is calling just now, with its arguments."""
+    """Return the watched function that this thread is calling, with its arguments."""
     return _call.get()
 
 
 @contextlib.contextmanager
 def observed_by(observer: Observer) -> Iterator[None]:
-    """Inside the block `observer` makes the calls."""
+    """Let `observer` make the calls inside the block."""
     token = _observer.set(observer)
     try:
         yield
@@ -81,13 +80,13 @@ def observed_by(observer: Observer) -> Iterator[None]:
 
 
 def announce_step(step: int) -> None:
-    """Tell the observer, if there is one, that a step begins."""
+    """Notify the observer, if there is one, that a step begins."""
     if observer := _observer.get():
         observer.begin_step(step)
 
 
 def signature(function: Watched, arguments: tuple) -> Signature:
-    """What each array among the arguments looks like, by a path that begins with the parameter's name."""
+    """Return type and sharding of each array argument, by a path that begins with its parameter."""
     leaves = jax.tree_util.tree_flatten_with_path(arguments)[0]
     return {
         function.parameters[path[0].idx] + jax.tree_util.keystr(path[1:]): _leaf(value)
@@ -96,7 +95,7 @@ def signature(function: Watched, arguments: tuple) -> Signature:
 
 
 def difference(old: Signature, new: Signature) -> list[str]:
-    """`path: old -> new` for every array that differs."""
+    """Return `path: old -> new` for every array that differs."""
     paths = [path for path in {**old, **new} if old.get(path) != new.get(path)]
     return [f"{path}: {old.get(path, 'nothing')} -> {new.get(path, 'nothing')}" for path in paths]
 

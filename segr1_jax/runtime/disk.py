@@ -1,4 +1,4 @@
-"""What saving a run needs of disks and hosts, and whether the disk is there before the first step."""
+"""Disk and host memory that checkpoints of a run need, checked before the first step."""
 
 import math
 import shutil
@@ -31,7 +31,7 @@ class SavingNeeds:
 
 
 def saving_needs(config: RunConfig, state: TrainState, hosts: int) -> SavingNeeds:
-    """The needs of a run of `config`; `state` holds arrays or their shapes, of all devices together.
+    """Return the needs of a run; `state` holds arrays or shapes of all devices together.
 
     An old checkpoint goes once the new one is whole, so one more than `keep` lie there for a while.
     """
@@ -42,7 +42,7 @@ def saving_needs(config: RunConfig, state: TrainState, hosts: int) -> SavingNeed
 
 
 def require_disk(config: RunConfig, state: TrainState, hosts: int) -> None:
-    """Raise UserError where the disk of the checkpoints has no room for them; an object store always has."""
+    """Raise UserError where the disk has no room for the checkpoints (object stores have)."""
     root = checkpoint_root(config)
     if "://" in root:
         return

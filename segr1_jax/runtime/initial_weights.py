@@ -1,6 +1,7 @@
-"""Where a run starts: a Hugging Face directory, or a checkpoint of another run.
+"""Initial weights of a run: a Hugging Face directory, or a checkpoint of another run.
 
-A run with a frozen tower or adapters saves what it trains alone; the rest is where it started itself, so a start may lie on another.
+A run with a frozen tower or adapters saves only what it trains; the remainder is where it began
+itself, so one start may build on another.
 """
 
 import dataclasses
@@ -46,7 +47,10 @@ class Start:
     lora: LoraConfig | None = None
 
     def load(self, policy: Policy, shardings: dict[str, NamedSharding], dtype: DTypeLike) -> Params:
-        """The weights that `shardings` names, placed, adapters merged. `policy` is the one without adapters."""
+        """Load the weights that `shardings` names, adapters merged.
+
+        `policy` is the policy without adapters.
+        """
         if self.checkpoints is None:
             return load_params(Path(self.base), policy, shardings, dtype)
         if self.lora:
@@ -59,7 +63,7 @@ class Start:
         }
 
     def adapters(self, mesh: jax.sharding.Mesh) -> Params:
-        """The adapters alone (float32), whole on every device."""
+        """Load the adapters alone (float32), replicated on every device."""
         return restore_params(
             Path(self.checkpoints), self.step, NamedSharding(mesh, PartitionSpec())
         )
@@ -133,7 +137,7 @@ def _from_run(path: Path, step: int | None = None, *, best: bool = False) -> Sta
 
 
 def recorded_start(config: RunConfig) -> Start:
-    """The start of a run, the same in every process.
+    """Return the start of a run, the same in every process.
 
     A run that has begun recorded it: the run it started from may have gone on since, and the
     reference policy must not move. For a new run the first process alone resolves policy.path,
@@ -150,7 +154,7 @@ def recorded_start(config: RunConfig) -> Start:
 
 
 def record_start(directory: RunDir, start: Start) -> None:
-    """Write the start into the run directory, with the working directory that its paths are from."""
+    """Write the start and the working directory of its relative paths into the run directory."""
     record = {"working_directory": os.getcwd()} | _to_json(start, directory.path)
     write_atomically(directory.start, json.dumps(record) + "\n")
 
@@ -166,7 +170,7 @@ def _recorded(directory: RunDir) -> Start:
 
 
 def _to_json(start: Start, run: Path) -> dict[str, Any]:
-    """The start with every local path absolute, and as seen from the run directory."""
+    """Return the start with absolute paths, and with paths relative to the run directory."""
     record = dataclasses.asdict(start)
     for name in PLACES:
         if record[name] is not None and "://" not in record[name]:
@@ -188,6 +192,6 @@ def _from_json(record: dict[str, Any], run: Path) -> Start:
 
 
 def _found(place: dict[str, str], run: Path) -> str:
-    """Where a recorded path is now: in its old place, or moved together with the run directory."""
+    """Return the current path: the recorded one, or the one that moved with the run directory."""
     moved = run / place["from_run"]
     return str(moved) if moved.exists() and not Path(place["path"]).exists() else place["path"]

@@ -1,6 +1,7 @@
-"""The device mesh, and the way of host rows onto it and back.
+"""The device mesh, and the placement of host rows on it.
 
-Every process holds its own rows of a batch (the slice the data order gives it); together they form one global array.
+Every process holds its own rows of a batch (a slice of the data order); together the rows of all
+processes form one global array.
 """
 
 import math
@@ -27,7 +28,7 @@ AXIS_TYPES = (AxisType.Auto,) * len(AXES)
 
 
 def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """The mesh of `devices` (all of all processes), axes Auto (the compiler propagates shardings).
+    """Make the mesh of `devices` (of all processes), with Auto axes: XLA propagates shardings.
 
     Raises:
         UserError: the sizes do not multiply to the number of devices.
@@ -40,7 +41,7 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -
 
 
 def host_by_host(devices: Sequence[Any]) -> np.ndarray:
-    """The devices with those of one process side by side, so that a tensor group lies in one.
+    """Order devices by process, so that a tensor group is inside one process.
 
     Each process loads whole rows of the batch, so its devices must hold whole tensor groups.
     `jax.make_mesh` follows the torus of a TPU slice alone: of 8 x 8 v5e chips on hosts of 2 x 2 it
@@ -51,7 +52,7 @@ def host_by_host(devices: Sequence[Any]) -> np.ndarray:
 
 
 def mesh_shape(config: MeshConfig, count: int) -> tuple[int, ...]:
-    """The sizes of AXES on `count` devices. Raises UserError where they do not multiply to it."""
+    """Return the sizes of AXES; raise UserError where their product is not `count` devices."""
     sizes = [getattr(config, axis) for axis in AXES]
     if sizes.count(-1) == 1:
         sizes[sizes.index(-1)] = count // math.prod(size for size in sizes if size != -1)
@@ -67,7 +68,10 @@ def mesh_shape(config: MeshConfig, count: int) -> tuple[int, ...]:
 
 
 def check_tensor_groups(tensor: int, owners: Sequence[int]) -> None:
-    """Raise UserError unless every tensor group lies in one process; `owners`: each device's, in mesh order."""
+    """Raise UserError unless every tensor group is inside one process.
+
+    `owners` are the processes of the devices in mesh order.
+    """
     groups = np.asarray(owners).reshape(-1, tensor)
     if (groups != groups[:, :1]).any():
         smallest = min(Counter(owners).values())
@@ -81,7 +85,7 @@ def check_tensor_groups(tensor: int, owners: Sequence[int]) -> None:
 
 @dataclass(frozen=True)
 class Placement:
-    """Where things live on a mesh."""
+    """Shardings of weights, rows and states on a mesh."""
 
     mesh: Mesh | AbstractMesh
 
@@ -99,7 +103,7 @@ class Placement:
 
     @property
     def row_shards(self) -> int:
-        """Into how many parts a batch is cut; every batch size must be a multiple of it."""
+        """Number of parts of a batch; every batch size is a multiple of it."""
         return self.mesh.shape["data"] * self.mesh.shape["fsdp"]
 
     def weights(
@@ -110,7 +114,7 @@ class Placement:
     def state(
         self, specs: Mapping[str, WeightSpec], optimizer: optax.GradientTransformation
     ) -> TrainState:
-        """The sharding of every leaf of a TrainState: optimiser moments lie where their weights lie."""
+        """Return the shardings of a TrainState; moments have those of their weights."""
         weights = self.weights(specs, TRAIN_RULES)
         shapes: Params = {
             name: jax.ShapeDtypeStruct(spec.shape, np.float32) for name, spec in specs.items()
@@ -130,7 +134,10 @@ class Placement:
         """Raise UserError unless batches of these sizes split evenly."""
         for field, size in sizes.items():
             if size % self.row_shards:
-                remedy = f"make {field} a multiple of {self.row_shards} (in each micro-batch), or give devices to mesh.tensor"
+                remedy = (
+                    f"make {field} a multiple of {self.row_shards} (in each micro-batch), "
+                    "or give devices to mesh.tensor"
+                )
                 raise UserError(
                     field,
                     expected=f"rows for data x fsdp = {self.row_shards} shards",
@@ -139,19 +146,19 @@ class Placement:
                 )
 
     def check_rows(self, **sizes: int) -> None:
-        """Raise UserError unless batches of these sizes split evenly, and every process holds rows of its own."""
+        """Raise UserError unless batches of these sizes split evenly over devices and processes."""
         self.check_sizes(**sizes)
         owners = [device.process_index for device in self.mesh.devices.flat]
         check_tensor_groups(self.mesh.shape["tensor"], owners)
 
     def put_rows(self, local: Any) -> Any:
-        """This process's rows of every array of a tree, as global arrays split over the mesh."""
+        """Put this process's rows of every array of a tree on the mesh, as global arrays."""
         return jax.tree.map(
             lambda rows: jax.make_array_from_process_local_data(self.rows, np.asarray(rows)), local
         )
 
     def get_rows(self, tree: Any) -> Any:
-        """The rows of global arrays that belong to this process, in order, as numpy."""
+        """Return the rows of global arrays that belong to this process, in order, as numpy."""
         return jax.tree.map(_local_rows, tree)
 
 
@@ -163,14 +170,14 @@ def _local_rows(array: jax.Array) -> np.ndarray:
 
 
 def sum_over_processes(values: np.ndarray) -> np.ndarray:
-    """Elementwise sum of a small array over all processes (float32 where there are several); the same result everywhere."""
+    """Sum a small array over all processes (in float32 where there are several)."""
     if jax.process_count() == 1:
         return values
     return np.asarray(multihost_utils.process_allgather(values)).sum(axis=0)
 
 
 def max_over_processes(value: int) -> int:
-    """The largest of all processes' values; the same result everywhere."""
+    """Return the largest value of all processes, in each of them."""
     if jax.process_count() == 1:
         return value
     return int(np.max(multihost_utils.process_allgather(np.array(value, np.int32))))

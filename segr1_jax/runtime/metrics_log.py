@@ -1,4 +1,4 @@
-"""What a run tells while it goes: metrics.jsonl, TensorBoard, and the seconds of each phase."""
+"""Logs of a run: metrics.jsonl, TensorBoard, and the seconds of each phase."""
 
 import contextlib
 import json
@@ -21,13 +21,14 @@ OTHER = "other"  # host work in no named phase
 
 
 class MetricsWriter:
-    """Appends one JSON line per call to metrics.jsonl (sorted keys, flushed) and the same numbers to TensorBoard.
+    """Append a JSON line per call to metrics.jsonl, and the same numbers to TensorBoard.
 
-    Both are written at once: a full disk raises OSError here. (tensorboardX's own writer has a thread
-    that dies of it, and blocks its caller once its queue is full.)
+    Both are written at once: a full disk raises OSError here. (The thread of tensorboardX's own
+    writer ends at one, and blocks its caller once its queue is full.)
 
-    `start_step` is the restored step: whatever the run wrote after it is cut, so a killed run and an uninterrupted one leave the
-    same lines. 0 means that nothing was restored: all earlier lines go. Use it as a context manager.
+    `start_step` is the restored step: lines after it are cut, so that a killed run and an
+    uninterrupted one leave the same lines. 0 means that nothing was restored: all earlier lines are
+    removed. Use it as a context manager.
 
     Example:
         >>> with MetricsWriter(run, start_step=0) as writer:
@@ -54,7 +55,7 @@ class MetricsWriter:
         self._show(step, [scalar(name, value) for name, value in numbers.items()])
 
     def image(self, step: int, name: str, image_HW3: UInt8[np.ndarray, "H W 3"]) -> None:
-        """Show an RGB image in TensorBoard."""
+        """Write an RGB image to TensorBoard."""
         from tensorboardX.summary import image
 
         self._show(step, [image(name, image_HW3, dataformats="HWC")])
@@ -80,7 +81,7 @@ class MetricsWriter:
 
 
 def read_metrics(run: RunDir) -> list[dict[str, Any]]:
-    """The lines of metrics.jsonl in order; a last line cut short by a kill is left out.
+    """Read the lines of metrics.jsonl in order, without a last line that a kill cut short.
 
     Figures that are not finite, which JSON cannot hold as numbers, are numbers again.
     """
@@ -94,7 +95,8 @@ def read_metrics(run: RunDir) -> list[dict[str, Any]]:
 class PhaseTimer:
     """Seconds of the host's wall clock per phase of a step; a trace shows the same phases.
 
-    Every moment counts for one phase, the innermost, or for `other`, so phases add up to `time/step_s`. Devices work asynchronously:
+    Time counts for the innermost phase, or for `other`, so phases add up to `time/step_s`. Devices
+    work asynchronously:
     a phase holds what the host does and waits for in it, not what the devices do meanwhile.
 
     Example:
@@ -120,7 +122,7 @@ class PhaseTimer:
             self._enter(outer)
 
     def take(self, steps: int) -> dict[str, float]:
-        """Seconds since the last call, by phase and in all, as means over so many steps; the clock starts anew."""
+        """Return seconds since the last call, by phase and in total, as means over `steps`."""
         self._enter(self._phase)
         seconds, self._seconds = (
             self._seconds | {"step": sum(self._seconds.values())},
@@ -149,5 +151,5 @@ def _number(value: Any) -> int | float:
 
 
 def _json(value: int | float) -> int | float | str:
-    """JSON has no NaN: read_metrics reads these words back."""
+    """Return a number as JSON can hold it: NaN and infinities as words for read_metrics."""
     return value if math.isfinite(value) else str(value)

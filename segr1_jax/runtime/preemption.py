@@ -11,7 +11,7 @@ NOTED = "segr1: %s noted: the run saves its last step and ends; a second signal 
 
 
 class Preemption:
-    """While active, a first signal of SIGNALS is noted instead of ending the process.
+    """Note the first signal of SIGNALS instead of letting it end the process.
 
     SLURM, Kubernetes and spot machines send SIGTERM ahead of SIGKILL. A second signal has its
     default effect. A signal that is ignored on entry stays ignored: a shell starts background
@@ -42,7 +42,7 @@ class Preemption:
         os.write(2, (NOTED % signal.Signals(number).name).encode())
 
     def agreed(self) -> int:
-        """The signal that any process was sent, in every process; 0 where none was.
+        """Return, in every process, the signal that any process was sent; 0 without one.
 
         A process that stopped alone would leave the others waiting in a collective.
         """

@@ -1,4 +1,4 @@
-"""What must be settled before JAX starts: determinism, the compilation cache, the other processes of the run."""
+"""Settings before JAX starts: determinism, compilation cache, the other processes of the run."""
 
 import contextlib
 import os
@@ -23,7 +23,7 @@ VARIABLES = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 def prepare_runtime(
     *, deterministic: bool, memory_share: float | None = None, compile_cache: str = ""
 ) -> None:
-    """Call once, before any other use of JAX.
+    """Configure JAX; call it once, before any other use of JAX.
 
     Args:
         deterministic: ask XLA for reproducible reductions.
@@ -42,7 +42,9 @@ def prepare_runtime(
 
 
 def join_processes() -> None:
-    """Join the other processes if the launcher set VARIABLES; an address of `auto` leaves all three to JAX (TPU pods, SLURM, MPI).
+    """Join the other processes if the launcher set VARIABLES.
+
+    The address `auto` leaves all three to JAX (TPU pods, SLURM, MPI).
 
     Raises:
         UserError: some but not all of them are set.
@@ -66,9 +68,10 @@ def join_processes() -> None:
 
 @contextlib.contextmanager
 def end_together() -> Iterator[None]:
-    """Around a whole run: where several processes work on it and this one fails, say why and end at once.
+    """End this process at once where a run of several processes fails in it, and say why.
 
-    The others then lose their connection and end too; an orderly exit would wait for them, and they for this one's collectives.
+    The others then lose their connection and end too. An orderly exit would wait for them, and they
+    for the collectives of this process.
     """
     try:
         yield
@@ -87,12 +90,12 @@ def end_together() -> Iterator[None]:
 
 
 def is_first() -> bool:
-    """True in the one process that writes what all share."""
+    """Return True in the one process that writes shared files."""
     return jax.process_index() == 0
 
 
 def text_of_first(make: Callable[[], str]) -> str:
-    """What `make` returns in the first process, in every process; it runs there alone."""
+    """Return, in every process, the result of `make`, which runs in the first process alone."""
     if jax.process_count() == 1:
         return make()
     text = np.frombuffer(make().encode(), np.uint8) if is_first() else np.zeros(0, np.uint8)
@@ -102,6 +105,6 @@ def text_of_first(make: Callable[[], str]) -> str:
 
 
 def wait_for_all(name: str) -> None:
-    """Return once every process has come here."""
+    """Return once every process has called this."""
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(name)

@@ -1,4 +1,4 @@
-"""Progress for people: a live bar on a terminal, plain lines in a log."""
+"""Progress of long work: a live bar on a terminal, plain lines in a log."""
 
 import sys
 import time
@@ -20,7 +20,7 @@ PLAIN_INTERVAL_S = 5.0  # a log gets a line this often at most; the last step al
 
 
 class Progress:
-    """Shows step, remaining time and key figures. Use it as a context manager.
+    """Show step, remaining time and key figures. Use it as a context manager.
 
     Example:
         >>> with Progress("grpo", total=100, start=40) as progress:
@@ -43,7 +43,7 @@ class Progress:
         )
 
     def update(self, step: int, figures: Mapping[str, float]) -> None:
-        """`step` updates are done; `figures` are shown with three digits after the point."""
+        """Show that `step` updates are done, with `figures` to three decimal places."""
         text = "  ".join(f"{name} {value:.3f}" for name, value in figures.items())
         if self._bar:
             self._bar.update(self._task, completed=step, figures=text)
@@ -73,13 +73,16 @@ class Progress:
 
 
 class CountedProgress:
-    """Progress of several things one after the other, each with a count of its own. Use it as a context manager."""
+    """Show the progress of several tasks, one after the other, each with its own count.
+
+    Use it as a context manager.
+    """
 
     def __init__(self):
         self._title, self._current = "", None
 
     def update(self, title: str, done: int, total: int) -> None:
-        """`done` of `total` of the thing called `title`."""
+        """Show that `done` of `total` of `title` are done."""
         if title != self._title:
             self._close()
             self._title, self._current = title, Progress(title, total).__enter__()
@@ -97,7 +100,7 @@ class CountedProgress:
 
 
 def show_markdown(text: str, stream: TextIOBase | None = None) -> None:
-    """Print markdown: drawn on a terminal, as it stands in a log."""
+    """Print markdown: rendered on a terminal, as text in a log."""
     stream = stream or sys.stdout
     if stream.isatty():
         Console(file=stream).print(Markdown(text))

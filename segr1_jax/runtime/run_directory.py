@@ -1,4 +1,4 @@
-"""The run directory: everything a run writes, in one documented place.
+"""The run directory: every file that a run writes.
 
 config.yaml     the whole configuration          checkpoints/  Orbax steps (or in checkpoint_dir)
 config.hash     its hash                         best/         weights of the best steps (keep_best)
@@ -7,7 +7,7 @@ lock            held while a process works here
 metrics.jsonl   one line per logged step         samples/      masks beside ground truth
 tb/             the same for TensorBoard         export/       the Hugging Face directory
 profile/        XProf traces
-report.md       the closing table                incidents/    fatal requests, stacks at missed deadlines, skipped batches
+report.md       the closing table                incidents/    fatal requests, skipped batches
 report.html     table, curves and samples
 """
 
@@ -89,19 +89,19 @@ class RunDir:
 
 
 def checkpoint_root(config: RunConfig) -> str:
-    """Where the run of `config` keeps its checkpoints: a folder, or a URL."""
+    """Return the folder or URL of the checkpoints of a run."""
     return config.checkpoint_dir or str(RunDir(Path(config.run_dir)).checkpoints)
 
 
 def best_root(config: RunConfig) -> str:
-    """Where the weights of the best steps go: beside the checkpoints."""
+    """Return the folder of the weights of the best steps, beside the checkpoints."""
     if config.checkpoint_dir:
         return f"{config.checkpoint_dir}/best"
     return str(RunDir(Path(config.run_dir)).best)
 
 
 def incidents_of(config: RunConfig) -> Path:
-    """The folder of a run's incidents, whether the run directory is there or not."""
+    """Return the folder of a run's incidents, which need not exist yet."""
     return RunDir(Path(config.run_dir)).incidents
 
 
@@ -127,7 +127,7 @@ def make_run_dir(config: RunConfig) -> RunDir:
 
 
 def claim_run_dir(run: RunDir, config: RunConfig) -> None:
-    """Make `config` the one of this run directory. Call with its lock held (runtime/run_lock.py).
+    """Record `config` in this run directory. Call it with the lock held (runtime/run_lock.py).
 
     A run that has computed nothing yet binds nothing. What a resumed run may change is in
     config/resume_rules.py; where a change gives up equality to the bit, one line says so.
@@ -150,7 +150,7 @@ def claim_run_dir(run: RunDir, config: RunConfig) -> None:
 
 
 def _check_moved_checkpoints(old: RunConfig, new: RunConfig) -> None:
-    """Checkpoints may be moved to another disk; a run must not begin anew because they were not."""
+    """Raise UserError where checkpoint_dir has changed and the checkpoints were not moved there."""
     before, after = checkpoint_root(old), checkpoint_root(new)
     left = latest_step(before) if before != after else None
     if left is not None and latest_step(after) is None:
@@ -163,7 +163,7 @@ def _check_moved_checkpoints(old: RunConfig, new: RunConfig) -> None:
 
 
 def has_begun(run: RunDir) -> bool:
-    """True once the run has logged or saved anything."""
+    """Return True once the run has logged or saved anything."""
     return any(run.checkpoints.iterdir()) or (
         run.metrics.is_file() and run.metrics.stat().st_size > 0
     )

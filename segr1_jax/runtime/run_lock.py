@@ -1,4 +1,4 @@
-"""One process at a time works in a run directory: a second one would cut the metrics of the first."""
+"""A lock on the run directory: a second process would cut the metrics of the first."""
 
 import contextlib
 import errno

@@ -13,7 +13,7 @@ STEP_EVENT = "step"  # what a step is called in a trace
 
 
 class StepTrace:
-    """Traces the steps from the first to the last of `steps` (none where it is empty) into `folder`, in a folder named by the time.
+    """Trace the steps from the first to the last of `steps` into a folder of `folder`.
 
     Use it as a context manager: a run that ends in between leaves the trace of what there was.
     """
@@ -24,7 +24,7 @@ class StepTrace:
 
     @contextlib.contextmanager
     def __call__(self, step: int) -> Iterator[None]:
-        """Around one step."""
+        """Trace one step if it is among `steps`."""
         if step in self._steps and not self._active:
             with self._timer(TRACE_PHASE):
                 self._start()

@@ -1,6 +1,7 @@
-"""Cutting TensorBoard event files back to a step.
+"""Cut TensorBoard event files back to a step.
 
-An event file is a chain of TFRecords: length (uint64), its CRC (uint32), the Event message, its CRC (uint32), little endian
+An event file is a chain of TFRecords, little endian: length (uint64), its CRC (uint32), the Event
+message, its CRC (uint32)
 (tensorflow/core/lib/io/record_writer.h). Kept records are copied byte for byte.
 """
 
@@ -15,7 +16,10 @@ FOOTER_BYTES = 4
 
 
 def cut_events(directory: Path, last_step: int) -> None:
-    """Drop the records after `last_step` from every event file of `directory`; 0 removes the files. A torn last record goes too."""
+    """Drop the records after `last_step`, and a torn last one, from the event files of `directory`.
+
+    0 removes the files.
+    """
     for path in sorted(directory.glob("events.out.tfevents.*")):
         records = [record for record, step in _records(path.read_bytes()) if step <= last_step]
         if last_step > 0:
@@ -25,7 +29,7 @@ def cut_events(directory: Path, last_step: int) -> None:
 
 
 def _records(content: bytes) -> Iterator[tuple[bytes, int]]:
-    """The whole records of one event file, each with its step."""
+    """Yield the whole records of one event file, each with its step."""
     from tensorboardX.proto.event_pb2 import Event
 
     start = 0
