@@ -1,4 +1,4 @@
-"""Samples that are files: names, paths and truths now, pixels when asked for."""
+"""Samples stored in files: names and paths are known, pixels are read on access."""
 
 import dataclasses
 import functools
@@ -13,7 +13,10 @@ from segr1_jax.types import Example
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """The files of one sample; `truth` is None for prediction, and may be for a cold start from given answers."""
+    """Files of one sample.
+
+    `truth` is None for prediction, and may be None for a cold start from given answers.
+    """
 
     name: str
     image: Path
@@ -22,7 +25,11 @@ class Entry:
     answer: str | None = None
 
     def check(self, *, answer_suffices: bool = False) -> None:
-        """Read the headers: a readable image with a truth of its shape. Raises UserError otherwise."""
+        """Read the headers of the files, without decoding pixels.
+
+        Raises UserError unless there is a readable image with a truth of its shape. With
+        `answer_suffices` a sample with a given answer needs no truth.
+        """
         if self.truth is None and not (answer_suffices and self.answer):
             raise UserError(
                 self.name,
@@ -37,7 +44,7 @@ class Entry:
 
 @dataclasses.dataclass(frozen=True)
 class FileSource:
-    """Examples read from files when asked for; `surplus` are mask files that belong to no image."""
+    """Source of examples that are read from files; `surplus` are mask files without an image."""
 
     entries: list[Entry]
     surplus: tuple[Path, ...] = ()
@@ -57,11 +64,22 @@ class FileSource:
         entry = self.entries[index]
         image = open_image(entry.image)
         mask, ignore = (None, None) if entry.truth is None else entry.truth.read(*image.shape[:2])
-        return Example(index, entry.name, image, mask, entry.instruction, entry.answer, ignore)
+        return Example(
+            id=index,
+            name=entry.name,
+            image=image,
+            mask=mask,
+            instruction=entry.instruction,
+            answer=entry.answer,
+            ignore=ignore,
+        )
 
 
 def _pixels(image: Path) -> int:
-    """From the header; a file that cannot be read has none, and is an error when it is loaded."""
+    """Return the number of pixels from the header.
+
+    It is 0 for a file that cannot be read: loading that sample raises the error.
+    """
     try:
         width, height = upright_size(image, "image")
     except UserError:
@@ -70,9 +88,13 @@ def _pixels(image: Path) -> int:
 
 
 def pictures_by_stem(field: str, folder: Path) -> dict[str, Path]:
-    """Picture files of a folder by file stem; hidden ones, which archives of other systems leave behind, are no pictures.
+    """Return the picture files of a folder by file stem.
 
-    Raises UserError for no such folder, two pictures of one stem, or a name that is no UTF-8, which no report could hold.
+    Hidden files are left out: unpacked archives of other systems contain hidden copies.
+
+    Raises:
+        UserError: the folder does not exist, two pictures have one stem, or a name is not printable
+            UTF-8, which reports could not hold.
     """
     if not folder.is_dir():
         raise UserError(
@@ -82,24 +104,24 @@ def pictures_by_stem(field: str, folder: Path) -> dict[str, Path]:
             remedy="set it to the folder that holds the files",
         )
     suffixes = picture_suffixes()
-    found: dict[str, Path] = {}
+    pictures: dict[str, Path] = {}
     for path in sorted(folder.iterdir()):
         if path.suffix.lower() not in suffixes or path.name.startswith("."):
             continue
-        if not path.name.isprintable():  # bytes that are no UTF-8 arrive as lone surrogates
+        # Python decodes bytes that are not UTF-8 to lone surrogates, which are not printable.
+        if not path.name.isprintable():
             raise UserError(
                 str(folder),
                 expected="file names of printable UTF-8",
                 got=ascii(path.name),
                 remedy="rename the file",
             )
-        if path.stem in found:
-            got = f"{found[path.stem].name} and {path.name}"
+        if path.stem in pictures:
             raise UserError(
                 str(folder),
                 expected="one picture per file stem",
-                got=got,
+                got=f"{pictures[path.stem].name} and {path.name}",
                 remedy="remove or rename one",
             )
-        found[path.stem] = path
-    return found
+        pictures[path.stem] = path
+    return pictures
