@@ -1,28 +1,30 @@
-"""The one error class for bad input, which names the place, what was expected, what came, and the remedy; and the orderly early end."""
+"""The error class for bad input, and the exception that ends a run early after a signal."""
 
 import signal
 
 
 class UserError(ValueError):
-    """Input the user can mend. The command line prints it as one message without a traceback.
+    """Input that the user can fix. The command line prints it as one message without a traceback.
 
     Example:
-        >>> str(UserError("data/cat.png", expected="a mask of 640x480", got="512x512", remedy="resize the mask or fix the pair"))
-        'data/cat.png: expected a mask of 640x480, got 512x512. Remedy: resize the mask or fix the pair.'
+        >>> str(UserError("cat.png", expected="640x480", got="512x512", remedy="resize the mask"))
+        'cat.png: expected 640x480, got 512x512. Remedy: resize the mask.'
     """
 
     def __init__(self, where: str, *, expected: str, got: str, remedy: str):
-        super().__init__(
-            f"{where}: expected {expected}, got {got}. Remedy: {remedy}{'' if remedy.endswith(('.', '?')) else '.'}"
-        )
-        self.where, self.expected, self.got, self.remedy = where, expected, got, remedy
+        end = "" if remedy.endswith((".", "?")) else "."
+        super().__init__(f"{where}: expected {expected}, got {got}. Remedy: {remedy}{end}")
+        self.where = where
+        self.expected = expected
+        self.got = got
+        self.remedy = remedy
 
 
 class Preempted(Exception):
-    """A run was asked to stop (SIGTERM, Ctrl-C) and has saved its last step.
+    """Orderly end of a run that received SIGTERM or Ctrl-C and has saved its last step.
 
-    That is no fault: the same command continues. `status` is the exit status that schedulers and
-    shells expect, 128 plus the signal.
+    This is not a fault: the same command resumes the run. `status` is the exit status that
+    schedulers and shells expect, 128 plus the signal number.
     """
 
     def __init__(self, step: int, number: int):

@@ -3,8 +3,9 @@
     Example --prompt--> Prompt --rollout--> Completion --answer--> Answer | ParseStatus
       --reward client--> Score | ScoreStatus --advantages--> Group --batch--> TrainBatch
 
-Shape legend: H W native image height and width in pixels; TH TW those of its truth, which may differ; P prefix tokens; T completion
-tokens; W windows of the vision tower; S patches per window; C values per patch (3 * 2 * 14 * 14); K points; N boxes.
+Shape legend: H W native image height and width in pixels; TH TW height and width of its truth
+mask, which may differ; P prompt tokens; T completion tokens; W windows of the vision tower;
+S patches per window; C values per patch (3 * 2 * 14 * 14); K points.
 """
 
 from __future__ import annotations
@@ -17,7 +18,10 @@ from jaxtyping import Bool, Float, Int, UInt8
 
 
 class ParseStatus(enum.Enum):
-    """Why an answer text did, or did not, become an Answer. Everything but OK is the policy's fault and earns reward 0."""
+    """Result of parsing an answer text.
+
+    Every status but OK is a fault of the policy and earns reward 0.
+    """
 
     OK = "ok"
     TOO_LONG = "too_long"
@@ -37,7 +41,11 @@ class ParseStatus(enum.Enum):
 
 
 class ScoreStatus(enum.Enum):
-    """What became of a reward request. Everything but OK is our fault: never a reward of 0, the completion leaves its group."""
+    """Result of a reward request.
+
+    Every status but OK is a fault of the system, not of the policy: the completion is removed from
+    its group instead of earning reward 0.
+    """
 
     OK = "ok"
     QUARANTINED = "quarantined"
@@ -45,7 +53,7 @@ class ScoreStatus(enum.Enum):
 
 @dataclasses.dataclass(frozen=True)
 class Frame:
-    """A pixel frame that coordinates live in: x in [0, width], y in [0, height]."""
+    """Pixel frame that coordinates refer to: x in [0, width], y in [0, height]."""
 
     width: int
     height: int
@@ -53,12 +61,13 @@ class Frame:
 
 @dataclasses.dataclass(frozen=True)
 class Example:
-    """One training or evaluation sample at native size. A prediction is resized to the truth (reward/resize.py).
+    """One training or evaluation sample at native size.
 
     `id` is a stable non-negative integer: the sample's index in its source. `image` is RGB.
-    `mask` is None when only predicting. `instruction` is the sentence that picks the object, None
-    for "all primary objects"; `answer`, where the set has one, is what the policy should say (text).
-    `ignore` marks pixels that no metric of an evaluation counts.
+    `mask` is the truth, None when only predicting; a prediction of another size is resized to it
+    (reward/resize.py). `instruction` is the sentence that selects the object, None for "all
+    primary objects". `answer` is the text that the policy should write, None where the set has
+    none. `ignore` marks pixels that the metrics of an evaluation leave out.
     """
 
     id: int
@@ -76,12 +85,13 @@ class Example:
 
 @dataclasses.dataclass(frozen=True)
 class Prompt:
-    """What the policy reads: token ids with image slots, and the patches of the image(s) in window order.
+    """Input of the policy: token ids with image slots, and the patches of the images.
 
-    Patches come sorted by attention window, each window padded to S slots, so that window attention is a reshape and no
-    gather runs on the device. `image_index[p]` is the row of the tower's merged output (row = window * S/4 + unit) that
-    replaces token p, or -1 for a text token. `positions` are the M-RoPE axes (temporal, height, width);
-    `next_position` = 1 + their maximum is where the completion starts.
+    Patches are sorted by attention window and each window is padded to S slots, so that window
+    attention is a reshape and no gather runs on the device. `image_index[p]` is the row of the
+    tower's merged output (row = window * S/4 + unit) that replaces token p, or -1 for a text token.
+    `positions` are the M-RoPE axes (temporal, height, width). The completion starts at
+    `next_position`, which is 1 + their maximum.
     """
 
     example_id: int
@@ -99,9 +109,11 @@ class Prompt:
 
 @dataclasses.dataclass(frozen=True)
 class Completion:
-    """One sampled answer. `logprobs` are the sampler's, per token, of the tempered untruncated distribution.
+    """One sampled answer.
 
-    `token_ids` ends with the end-of-turn token when `finished`; else it was cut at the length cap.
+    `logprobs` holds the sampler's log-probability of each token under the distribution with
+    temperature applied, before top-p truncation. `token_ids` ends with the end-of-turn token when
+    `finished`; otherwise it was cut at the length limit.
     """
 
     example_id: int
@@ -115,7 +127,11 @@ class Completion:
 
 @dataclasses.dataclass(frozen=True)
 class Answer:
-    """A parsed answer, integers in pixels of `frame` (the model's). Boxes are (x1, y1, x2, y2) with x1 < x2 and y1 < y2."""
+    """Parsed answer, in integer pixels of `frame` (the model's).
+
+    Boxes are (x1, y1, x2, y2) with x1 < x2 and y1 < y2. A label is 1 for a point on the object and
+    0 for a point on the background.
+    """
 
     thinking: str
     boxes: tuple[tuple[int, int, int, int], ...]
@@ -126,7 +142,7 @@ class Answer:
 
 @dataclasses.dataclass(frozen=True)
 class SamPrompt:
-    """One SAM2 call: a box (or none) and the points that belong to it, float32 pixels of the native image."""
+    """One SAM2 call: an optional box and its points, in float32 pixels of the native image."""
 
     box: Float[np.ndarray, " 4"] | None
     points: Float[np.ndarray, "K 2"]
@@ -135,7 +151,10 @@ class SamPrompt:
 
 @dataclasses.dataclass(frozen=True)
 class ScoreRequest:
-    """Everything a mask reward depends on besides the SAM2 weights. The masks of all `prompts` are joined; `mask` is the truth."""
+    """Everything that a mask reward depends on besides the SAM2 weights.
+
+    The predicted mask is the union of the masks of all `prompts`; `mask` is the truth.
+    """
 
     image: UInt8[np.ndarray, "H W 3"]
     mask: Bool[np.ndarray, "TH TW"]
@@ -145,7 +164,11 @@ class ScoreRequest:
 
 @dataclasses.dataclass(frozen=True)
 class Score:
-    """The sidecar's reply. `iou` and `s_measure` are in [0, 1]; `mask`, in pixels of the image, only where the request wanted it."""
+    """Reply of the sidecar.
+
+    `iou` and `s_measure` are in [0, 1]. `mask` is the predicted mask in native pixels; it is None
+    unless the request set `want_mask`.
+    """
 
     status: ScoreStatus
     iou: float
@@ -155,7 +178,10 @@ class Score:
 
 @dataclasses.dataclass(frozen=True)
 class Reward:
-    """A completion's reward and its parts, each before weighting. `valid` is False where the score could not be had."""
+    """Reward of a completion and its parts, each part before weighting.
+
+    `valid` is False where no score could be computed.
+    """
 
     total: float
     format: float

@@ -1,4 +1,4 @@
-"""Coordinates inside a text, moved from the frame that its author saw to the frame that the policy sees."""
+"""Conversion of the coordinates in a text from its author's frame to the frame of the policy."""
 
 import re
 
@@ -16,19 +16,21 @@ _LABELS = "<labels>"
 
 
 def move_coordinates(text: str, source: Frame, target: Frame) -> str:
-    """`text` with every point (2 numbers in brackets) and box (4 numbers) rounded to pixels of `target`; in the thinking too.
+    """Convert every point (2 numbers in brackets) and box (4 numbers) to whole pixels of `target`.
 
-    The thinking must speak of the same numbers as the answer, or the policy learns that it need not. Labels, which are lists of numbers
-    too, stay: nothing after the last `<labels>` is touched.
+    Coordinates in the thinking are converted too: it must use the same numbers as the answer, or
+    the policy learns that the two may differ. Labels are lists of numbers as well, so nothing after
+    the last `<labels>` is changed.
 
     Example:
-        >>> move_coordinates("a cat at (50, 20) <bbox>[0,10,100,40]</bbox> <labels>[1,0]</labels>", Frame(100, 40), Frame(50, 80))
+        >>> text = "a cat at (50, 20) <bbox>[0,10,100,40]</bbox> <labels>[1,0]</labels>"
+        >>> move_coordinates(text, Frame(100, 40), Frame(50, 80))
         'a cat at (25, 40) <bbox>[0,20,50,80]</bbox> <labels>[1,0]</labels>'
     """
     before, tag, after = text.rpartition(_LABELS) if _LABELS in text else (text, "", "")
 
-    def moved(found: re.Match) -> str:
-        opening, numbers, closing = found.groups()
+    def moved(match: re.Match) -> str:
+        opening, numbers, closing = match.groups()
         flat = [float(number) for number in numbers.split(",")]
         pixels = np.rint(convert_points(np.reshape(flat, (-1, 2)), source, target)).astype(int)
         inside = np.minimum(pixels, (target.width, target.height)).ravel()
@@ -38,9 +40,10 @@ def move_coordinates(text: str, source: Frame, target: Frame) -> str:
 
 
 def given_answer(text: str, source: Frame, target: Frame, *, task: str, name: str) -> str:
-    """Somebody's answer to the sample `name`, in pixels of `source`, as the policy should write it: in pixels of `target`.
+    """Convert a given answer to the sample `name` from pixels of `source` to pixels of `target`.
 
-    Raises UserError where it then is no answer of this `task`.
+    The result is the answer that the policy should write. Raises UserError where it does not parse
+    as an answer of this `task`.
     """
     moved = move_coordinates(text.strip(), source, target)
     _, status = parse(moved, target, task=task)
@@ -49,6 +52,6 @@ def given_answer(text: str, source: Frame, target: Frame, *, task: str, name: st
             name,
             expected=f"an answer that parses (task {task})",
             got=status.value,
-            remedy="mend it; check data.answer_side",
+            remedy="fix the answer; check data.answer_side",
         )
     return moved

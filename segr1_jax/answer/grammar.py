@@ -1,12 +1,14 @@
-"""The answer language: one parser and one formatter for training, evaluation and demo.
+"""Grammar of answers: one parser and one formatter for training, evaluation and demo.
 
-    rl, sft   <think>..</think> <bbox>[x1,y1,x2,y2]</bbox>, <points>[[x,y],..]</points>, <labels>[1,0,..]</labels>
+    rl, sft   <think>..</think> <bbox>[x1,y1,x2,y2]</bbox>,
+              <points>[[x,y],..]</points>, <labels>[1,0,..]</labels>
     prerl     <points>[[x,y],..]</points>, <labels>[1,0,..]</labels>
 
-Several objects repeat <bbox>; there is one list of points and one of labels, at least one point, as many labels. Whitespace may stand
-between any two symbols, and a comma between elements or items is optional. Nothing else may stand before, between or after the
-elements. The first </think> ends the reasoning, and tags inside it do not count. The scanner reads each character once, so
-its time grows linearly with the text, whatever the policy writes.
+Several objects repeat <bbox>. There is one list of points, with at least one point, and one list of
+as many labels. Whitespace is allowed between any two symbols, and a comma between elements or items
+is optional. Nothing else is allowed before, between or after the elements. The first </think> ends
+the reasoning, and tags inside the reasoning are ignored. The scanner reads each character once, so
+its time grows linearly with the length of any text.
 """
 
 import dataclasses
@@ -19,14 +21,14 @@ from segr1_jax.types import Answer, Frame, ParseStatus, SamPrompt
 
 _SPACE = " \t\r\n"
 _DIGITS = "0123456789"
-_HUGE = (
-    10**6
-)  # larger integers saturate here: outside of every frame, and int() of a long digit string is quadratic
+# Larger integers saturate here: they are outside of every frame, and int() of a long digit string
+# takes quadratic time.
+_HUGE = 10**6
 
 
 @dataclasses.dataclass(frozen=True)
 class AnswerLimits:
-    """Bounds on what is read: characters of the whole text, boxes and points of one answer."""
+    """Largest number of characters, boxes and points that the parser accepts in one answer."""
 
     max_chars: int = 8192
     max_boxes: int = 16
@@ -36,13 +38,15 @@ class AnswerLimits:
 def parse(
     text: str, frame: Frame, *, task: str = "rl", limits: AnswerLimits = AnswerLimits()
 ) -> tuple[Answer | None, ParseStatus]:
-    """Read an answer whose integers are pixels of `frame`; never raises on any text.
+    """Parse an answer whose integers are pixels of `frame`. No text raises an error.
 
-    The status is the first fault met: MISSING_X where element X should begin, BAD_X where it is malformed, UNFINISHED where the text ends
-    inside an element, TRAILING_TEXT after the last. A box needs x1 < x2 and y1 < y2; 0 and the frame's width and height are inside.
+    The status names the first fault: MISSING_X where element X should begin, BAD_X where it is
+    malformed, UNFINISHED where the text ends inside an element, TRAILING_TEXT after the last
+    element. A box needs x1 < x2 and y1 < y2; 0 and the frame's width and height are inside.
 
     Example:
-        >>> text = "<think>fish</think> <bbox>[1,2,30,40]</bbox>, <points>[[5,6]]</points>, <labels>[1]</labels>"
+        >>> head = "<think>fish</think> <bbox>[1,2,30,40]</bbox>, "
+        >>> text = head + "<points>[[5,6]]</points>, <labels>[1]</labels>"
         >>> answer, status = parse(text, Frame(56, 56))
         >>> answer.boxes, answer.points, answer.labels, status.value
         (((1, 2, 30, 40),), ((5, 6),), (1,), 'ok')
@@ -56,7 +60,10 @@ def parse(
 
 
 def render(answer: Answer, *, task: str = "rl") -> str:
-    """Write an answer the one way that training shows it; `parse` reads it back unchanged."""
+    """Return the text of an answer, in the form used as a training target.
+
+    `parse` reads it back unchanged.
+    """
     parts = [] if task == "prerl" else [f"<bbox>{_list(box)}</bbox>" for box in answer.boxes]
     parts.append(f"<points>[{','.join(map(_list, answer.points))}]</points>")
     parts.append(f"<labels>{_list(answer.labels)}</labels>")
@@ -65,9 +72,10 @@ def render(answer: Answer, *, task: str = "rl") -> str:
 
 
 def sam_prompts(answer: Answer, native: Frame) -> tuple[SamPrompt, ...]:
-    """One SAM2 call per box with the points inside it (edges included), in pixels of the `native` frame; without boxes one call.
+    """Return one SAM2 call per box with the points inside it, in pixels of the `native` frame.
 
-    A point in two boxes prompts both; a point in none is left out (`stray_points` counts them).
+    Without boxes, one call takes all points. The edges of a box are inside it; a point in two boxes
+    belongs to both calls, and a point in no box is left out (`stray_points` counts these).
     """
     points_K2 = np.array(answer.points, np.int64).reshape(-1, 2)
     native_K2 = convert_points(points_K2, answer.frame, native)
@@ -89,7 +97,7 @@ def sam_prompts(answer: Answer, native: Frame) -> tuple[SamPrompt, ...]:
 
 
 def stray_points(answer: Answer) -> int:
-    """How many points lie in no box (0 for an answer without boxes)."""
+    """Count the points that are in no box (0 for an answer without boxes)."""
     return sum(
         bool(answer.boxes) and not any(_inside(point, box) for box in answer.boxes)
         for point in answer.points
@@ -103,40 +111,45 @@ class _Rejected(Exception):
 
 
 class _Scanner:
-    """A cursor over the text that only moves forward."""
+    """Cursor over the text that only moves forward."""
 
     def __init__(self, text: str):
-        self.text, self.at = text, 0
+        self.text = text
+        self.at = 0
 
     def space(self) -> None:
         while self.at < len(self.text) and self.text[self.at] in _SPACE:
             self.at += 1
 
     def comma(self) -> bool:
-        """Pass an optional comma with the space around it; tell whether there was one."""
+        """Pass an optional comma with the space around it; return whether there was one."""
         self.space()
-        found = self.accept(",")
+        is_comma = self.accept(",")
         self.space()
-        return found
+        return is_comma
 
     def accept(self, symbol: str) -> bool:
-        found = self.text.startswith(symbol, self.at)
-        self.at += len(symbol) if found else 0
-        return found
+        """Pass `symbol` if it comes next; return whether it did."""
+        is_next = self.text.startswith(symbol, self.at)
+        self.at += len(symbol) if is_next else 0
+        return is_next
 
     def expect(self, symbol: str, otherwise: ParseStatus) -> None:
-        """Pass `symbol` and the space before it, or reject: as unfinished where the text ends within it."""
+        """Pass `symbol` and the space before it.
+
+        Rejects as UNFINISHED where the text ends inside the symbol, else as `otherwise`.
+        """
         self.space()
         if not self.accept(symbol):
-            cut = symbol.startswith(self.text[self.at : self.at + len(symbol)]) and self.at + len(
-                symbol
-            ) > len(self.text)
-            raise _Rejected(ParseStatus.UNFINISHED if cut else otherwise)
+            reaches_end = self.at + len(symbol) > len(self.text)
+            is_cut = reaches_end and symbol.startswith(self.text[self.at :])
+            raise _Rejected(ParseStatus.UNFINISHED if is_cut else otherwise)
 
     def integer(self, otherwise: ParseStatus) -> int:
-        """Pass the space before and the decimal digits of an unsigned integer."""
+        """Pass space and the decimal digits of an unsigned integer; return its value."""
         self.space()
-        start, value = self.at, 0
+        start = self.at
+        value = 0
         while self.at < len(self.text) and self.text[self.at] in _DIGITS:
             value = min(value * 10 + _DIGITS.index(self.text[self.at]), _HUGE)
             self.at += 1
@@ -151,16 +164,19 @@ class _Scanner:
         limit: int,
         beyond: ParseStatus = ParseStatus.TOO_MANY,
     ) -> tuple:
-        """Pass `[item, item, ...]` of 1 to `limit` items, else reject as `beyond`; a comma between items may be left out."""
+        """Pass `[item, item, ...]` of at least one item; a comma between items is optional.
+
+        Rejects as `beyond` where there are more than `limit` items.
+        """
         self.expect("[", otherwise)
-        found = [item()]
+        values = [item()]
         while True:
             comma = self.comma()
             if not comma and self.accept("]"):
-                return tuple(found)
-            if len(found) == limit:
+                return tuple(values)
+            if len(values) == limit:
                 raise _Rejected(beyond)
-            found.append(item())
+            values.append(item())
 
 
 def _read_answer(scanner: _Scanner, frame: Frame, task: str, limits: AnswerLimits) -> Answer:

@@ -1,6 +1,7 @@
-"""The supervised answer to a mask, for the cold start: one documented function of the mask alone.
+"""Target answers for the cold start (SFT), each a function of the mask alone.
 
-Shape legend: H W native mask; h w box of the object on the model's integer grid, one pixel of margin around; K points.
+Shape legend: H W native mask; h w box of the object on the model's integer grid, with a margin of
+one pixel; K points.
 """
 
 import math
@@ -15,7 +16,7 @@ from segr1_jax.errors import UserError
 from segr1_jax.types import Answer, Frame
 
 SIZES = ("small", "medium", "large")
-SIZE_STEPS = (0.04, 0.16)  # share of the frame its box fills
+SIZE_STEPS = (0.04, 0.16)  # between two sizes: share of the frame that the box covers
 PLACES = tuple(product(("top", "middle", "bottom"), ("left", "center", "right")))
 MIN_CLEARANCE = 2.0  # pixels of the model frame between an exterior point and the mask
 
@@ -29,13 +30,16 @@ def target_answer(
     box_margin: float = 0.0,
     name: str = "mask",
 ) -> Answer:
-    """The answer that describes `mask_HW` (native pixels) in pixels of the model's `frame`.
+    """Return the answer that describes `mask_HW` (native pixels) in pixels of the model's `frame`.
 
-    One box around the whole mask, also where it has several parts: tight, or on every side wider by `box_margin` of its width and
-    height, as people draw boxes; `interior` points (at least 1), the first deepest inside, each
-    next one trading depth against distance from those before; up to `exterior` points inside the box but off the mask, chosen the
-    same way and dropped where the mask leaves no room; a line of thinking that says how large the object is and where. Nothing is
-    drawn at random, so the policy can learn the answer from the image. Raises UserError for an empty mask.
+    Box: one box around the whole mask, even where the mask has several parts. It is tight, or wider
+    on every side by `box_margin` of its width and height, like boxes that people draw.
+    Points: `interior` points (at least 1) on the mask, the first at the greatest depth, each
+    next one a trade-off between depth and distance from those before; then up to `exterior` points
+    inside the box but off the mask, chosen the same way, fewer where the mask leaves no room.
+    Thinking: one line that names the size and the place of the object.
+    Nothing is random, so the policy can learn the answer from the image. Raises UserError for an
+    empty mask.
 
     Example:
         >>> mask = np.zeros((56, 56), bool)
@@ -62,16 +66,16 @@ def target_answer(
     off_K2 = _spread(clear_hw, exterior) + origin
     points = tuple((int(x), int(y)) for x, y in np.concatenate([on_K2, off_K2]))
     return Answer(
-        _thinking(box, frame),
-        (_widened(box, frame, box_margin),),
-        points,
-        (1,) * len(on_K2) + (0,) * len(off_K2),
-        frame,
+        thinking=_thinking(box, frame),
+        boxes=(_widened(box, frame, box_margin),),
+        points=points,
+        labels=(1,) * len(on_K2) + (0,) * len(off_K2),
+        frame=frame,
     )
 
 
 def thinking_lines() -> list[str]:
-    """Every line of thinking that `target_answer` can write."""
+    """Return every line of thinking that `target_answer` can write."""
     return [_line(size, place) for size in SIZES for place in PLACES]
 
 
@@ -95,23 +99,30 @@ def _widened(
 def _on_grid(
     mask_HW: Bool[np.ndarray, "H W"], frame: Frame, box: tuple[int, int, int, int]
 ) -> Bool[np.ndarray, "h w"]:
-    """Which integer points of the model frame fall on the mask, in the box and one pixel around it.
+    """Return the mask at the integer points of the model frame, in the box and one pixel around it.
 
-    A point that stands here stays on the mask when it is converted back. The margin is always background.
+    A point set here is on the mask after conversion to native pixels. The margin is always
+    background.
     """
     height, width = mask_HW.shape
     x1, y1, x2, y2 = box
     columns = np.minimum(np.arange(x1, x2) * width // frame.width, width - 1)
     rows = np.minimum(np.arange(y1, y2) * height // frame.height, height - 1)
     grid = np.pad(mask_HW[np.ix_(rows, columns)], 1)
-    if not grid.any():  # thinner than the grid is wide: its middle stands for it
+    # A mask thinner than a step of the grid may fall between its points: set the middle point.
+    if not grid.any():
         grid[grid.shape[0] // 2, grid.shape[1] // 2] = True
     return grid
 
 
 def _spread(depth_hw: Float[np.ndarray, "h w"], count: int) -> Int[np.ndarray, "K 2"]:
-    """Up to `count` (x, y) grid points of positive depth, each the best product of depth and distance from those before."""
-    score_hw, chosen = depth_hw.copy(), []
+    """Choose up to `count` (x, y) grid points of positive depth.
+
+    The first has the greatest depth; each next one has the greatest product of depth and distance
+    from the nearest point chosen before.
+    """
+    score_hw = depth_hw.copy()
+    chosen = []
     ys, xs = np.indices(depth_hw.shape)
     nearest_hw = np.full(depth_hw.shape, np.inf)
     while len(chosen) < count and score_hw.max() > 0:

@@ -1,4 +1,4 @@
-"""Helpers for the configuration dataclasses: one documented field per knob, and the errors their checks raise."""
+"""Helpers for the configuration dataclasses: documented fields, and checks of their values."""
 
 import dataclasses
 from collections.abc import Iterable
@@ -8,9 +8,9 @@ from segr1_jax.errors import UserError
 
 
 def knob(default: Any, doc: str, *, path: bool = False) -> Any:
-    """A dataclass field with its default and its documentation, units included.
+    """Return a dataclass field with a default and its documentation, units included.
 
-    `segr1 config` prints both. `path` marks a file or folder: a relative one is relative to the
+    `segr1 config` prints both. `path` marks a file or folder: a relative path is relative to the
     working directory in which a run was started.
     """
     metadata = {"doc": doc, "path": path}
@@ -20,7 +20,7 @@ def knob(default: Any, doc: str, *, path: bool = False) -> Any:
 
 
 def section(kind: type, doc: str) -> Any:
-    """A nested configuration dataclass with its documentation."""
+    """Return a dataclass field that holds a nested configuration and its documentation."""
     return dataclasses.field(default_factory=kind, metadata={"doc": doc})
 
 

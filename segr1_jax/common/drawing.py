@@ -1,6 +1,7 @@
-"""Pictures for people: a mask with the prompts that made it, and prediction beside truth.
+"""Pictures for people: a mask with its prompts, and a prediction beside the truth.
 
-Shape legend: H W native image in pixels; across: three pictures with the gaps between them.
+Shape legend: H W native image in pixels; h w reduced image; across: width of three pictures and
+the gaps between them.
 """
 
 import io
@@ -16,7 +17,8 @@ MASK_COLOUR = (30, 144, 255)
 MASK_OPACITY = 0.5
 EDGE_COLOUR = (255, 255, 255)
 BOX_COLOUR = (255, 215, 0)
-POINT_COLOURS = {1: (50, 220, 80), 0: (235, 60, 50)}  # on the object, on the background
+# 1: a point on the object, 0: a point on the background.
+POINT_COLOURS = {1: (50, 220, 80), 0: (235, 60, 50)}
 GAP = 4  # white pixels between two pictures
 JPEG_QUALITY = 90
 
@@ -26,19 +28,18 @@ def overlay(
     mask_HW: Bool[np.ndarray, "H W"] | None = None,
     prompts: Sequence[SamPrompt] = (),
 ) -> UInt8[np.ndarray, "H W 3"]:
-    """The image with the mask tinted and outlined, boxes, and points as dots: green on the object, red on the background.
+    """Draw the mask, the boxes and the points over the image.
 
-    Prompts are in pixels of this image, as `answer.sam_prompts` gives them.
+    The mask is tinted and outlined; points are dots, green on the object and red on the background.
+    Prompts are in pixels of this image, as `answer.grammar.sam_prompts` returns them.
     """
     canvas_HW3 = image_HW3.astype(np.float32)
     stroke = max(1, min(image_HW3.shape[:2]) // 150)
     if mask_HW is not None:
-        canvas_HW3[mask_HW] = (1 - MASK_OPACITY) * canvas_HW3[mask_HW] + MASK_OPACITY * np.array(
-            MASK_COLOUR, np.float32
-        )
-        canvas_HW3[_edge(mask_HW, stroke)] = (
-            EDGE_COLOUR  # seen on objects of the tint's own colour too
-        )
+        tint = MASK_OPACITY * np.array(MASK_COLOUR, np.float32)
+        canvas_HW3[mask_HW] = (1 - MASK_OPACITY) * canvas_HW3[mask_HW] + tint
+        # The outline shows the mask on objects that have the colour of the tint.
+        canvas_HW3[_edge(mask_HW, stroke)] = EDGE_COLOUR
     picture = Image.fromarray(np.rint(canvas_HW3).astype(np.uint8))
     draw = ImageDraw.Draw(picture)
     for prompt in prompts:
@@ -51,7 +52,10 @@ def overlay(
 
 
 def _edge(mask_HW: Bool[np.ndarray, "H W"], width: int) -> Bool[np.ndarray, "H W"]:
-    """Pixels of the mask within `width` of its outside, along rows and columns; the border of the image is no outside."""
+    """Return the pixels of the mask within `width` of its outside, along rows and columns.
+
+    A mask that touches the border of the image has no outline there.
+    """
     height, breadth = mask_HW.shape
     padded = np.pad(mask_HW, width, mode="edge")
     inside_HW = mask_HW.copy()
@@ -66,7 +70,10 @@ def reduced(
     prompts: Sequence[SamPrompt],
     side: int,
 ) -> tuple[UInt8[np.ndarray, "h w 3"], Bool[np.ndarray, "h w"] | None, list[SamPrompt]]:
-    """Image, mask and prompts at most `side` pixels long, for `overlay`; a smaller image stays as it is."""
+    """Scale image, mask and prompts down to at most `side` pixels, for `overlay`.
+
+    A smaller image is returned unchanged.
+    """
     height, width = image_HW3.shape[:2]
     scale = side / max(height, width)
     if scale >= 1:
@@ -78,11 +85,11 @@ def reduced(
     ratio = np.array([size[0] / width, size[1] / height], np.float32)
     moved = [
         SamPrompt(
-            None if each.box is None else each.box * np.tile(ratio, 2),
-            each.points * ratio,
-            each.labels,
+            box=None if prompt.box is None else prompt.box * np.tile(ratio, 2),
+            points=prompt.points * ratio,
+            labels=prompt.labels,
         )
-        for each in prompts
+        for prompt in prompts
     ]
     return image, mask_HW, moved
 
@@ -93,21 +100,24 @@ def panel(
     truth_HW: Bool[np.ndarray, "H W"] | None,
     prompts: Sequence[SamPrompt] = (),
 ) -> UInt8[np.ndarray, "H across 3"]:
-    """Side by side: image | prediction with its prompts | truth. A missing mask leaves its picture untinted."""
+    """Draw side by side: image | prediction with its prompts | truth.
+
+    A missing mask leaves its picture untinted.
+    """
     pictures = (image_HW3, overlay(image_HW3, prediction_HW, prompts), overlay(image_HW3, truth_HW))
     gap = np.full((len(image_HW3), GAP, 3), 255, np.uint8)
     return np.concatenate([part for picture in pictures for part in (gap, picture)][1:], axis=1)
 
 
 def jpeg(pixels: UInt8[np.ndarray, "H W 3"]) -> bytes:
-    """The content of a JPEG file."""
+    """Return the content of a JPEG file."""
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "JPEG", quality=JPEG_QUALITY)
     return buffer.getvalue()
 
 
 def png(pixels: UInt8[np.ndarray, "H W *C"]) -> bytes:
-    """The content of a PNG file: grey (H, W) or RGB (H, W, 3)."""
+    """Return the content of a PNG file: grey (H, W) or RGB (H, W, 3)."""
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "PNG")
     return buffer.getvalue()

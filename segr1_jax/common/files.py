@@ -1,4 +1,4 @@
-"""Writing files so that a reader, or a run killed half-way, never sees half of one."""
+"""Atomic writing of files: neither a reader nor a killed run ever leaves or sees half a file."""
 
 import contextlib
 import errno
@@ -14,7 +14,7 @@ from typing import Any, BinaryIO
 from segr1_jax.errors import UserError
 
 SYNC_THREADS = 8
-# What a file system says where the user must act. Anything else, such as ENOENT, may be a bug here.
+# Errors of a file system that the user must fix. Any other, such as ENOENT, may be a bug here.
 STORAGE_FAULTS = (
     *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO),
     *(errno.ESTALE, errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG),
@@ -23,9 +23,10 @@ STORAGE_FAULTS = (
 
 @contextlib.contextmanager
 def naming_storage_faults(place: str, kept: Callable[[], str] = lambda: "") -> Iterator[None]:
-    """Turn a full, read-only or failing file system into a UserError.
+    """Raise UserError where the block meets a full, read-only or failing file system.
 
-    `place` stands for the file where the system names none; `kept` says what is whole after it.
+    `place` names the location where the system error names no file; `kept` returns a note for the
+    remedy on what is still intact.
     """
     try:
         yield
@@ -34,26 +35,27 @@ def naming_storage_faults(place: str, kept: Callable[[], str] = lambda: "") -> I
             raise
         raise UserError(
             str(error.filename or place),
-            expected="a file system that takes it",
+            expected="a file system that can be written",
             got=error.strerror or str(error),
-            remedy="look at the space and the rights there"
+            remedy="check its free space and permissions"
             + (f"; {text}" if (text := kept()) else ""),
         ) from error
 
 
 def write_atomically(path: Path, content: str | bytes, *, durable: bool = True) -> None:
-    """Write `content` to a temporary name beside `path`, then rename: `path` holds the old content or the new, never a part.
+    """Replace the content of `path`: at any time it holds the old content or all of the new.
 
-    Without `durable` a power failure may still take it: call `make_durable` for many files at once.
+    Without `durable` a power failure may still lose the new content: call `make_durable` for many
+    files at once.
     """
     with replacing(path, durable=durable) as file:
         file.write(content.encode() if isinstance(content, str) else content)
 
 
 def make_durable(paths: Iterable[Path]) -> None:
-    """Return once these files, and their names, are on the disk.
+    """Return once these files and their directory entries are on the disk.
 
-    Many fsyncs at the same time share the commits of the file system's journal.
+    Concurrent fsyncs share the commits of the file system's journal.
     """
     paths = set(paths)
     with ThreadPoolExecutor(SYNC_THREADS) as pool:
@@ -71,10 +73,13 @@ def _sync(path: Path) -> None:
 
 @contextlib.contextmanager
 def replacing(path: Path, *, durable: bool = True) -> Iterator[BinaryIO]:
-    """A file to write under a temporary name beside `path`; it takes that name at the end of the block, and goes if the block fails."""
+    """Open a temporary file beside `path` that is renamed to `path` at the end of the block.
+
+    If the block fails, the temporary file is removed and `path` is unchanged.
+    """
     path = Path(path)
     partial = partial_name(path)
-    # open() creates with the rights that the umask leaves; mkstemp would always take 0600.
+    # open() sets permissions by the umask; mkstemp would always set 0600.
     file = partial.open("xb")
     try:
         with file:
@@ -89,15 +94,16 @@ def replacing(path: Path, *, durable: bool = True) -> Iterator[BinaryIO]:
 
 
 def partial_name(path: Path) -> Path:
-    """Return a hidden name beside `path` that no other writer takes."""
+    """Return a hidden name beside `path` that no other writer uses."""
     return path.with_name(f".{path.name}.{secrets.token_hex(4)}")
 
 
 @contextlib.contextmanager
 def new_directory(path: Path, *, replace: str | None = None) -> Iterator[Path]:
-    """A directory to fill under a temporary name beside `path`; it takes that name, whole, at the end of the block, or goes if it fails.
+    """Make a temporary directory beside `path` that is renamed to `path` at the end of the block.
 
-    An existing `path` is replaced only if `replace` names a file in it: the sign that it is what the caller writes there.
+    If the block fails, the temporary directory is removed. An existing `path` is replaced only if
+    it holds a file named `replace`, which shows that the caller wrote it before.
 
     Raises:
         UserError: `path` exists and may not be replaced.
@@ -111,8 +117,8 @@ def new_directory(path: Path, *, replace: str | None = None) -> Iterator[Path]:
         raise UserError(
             str(path),
             expected=expected,
-            got="an existing one",
-            remedy="choose another or delete it",
+            got="an existing path",
+            remedy="choose another path or delete this one",
         )
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = partial_name(path)
@@ -131,7 +137,9 @@ def new_directory(path: Path, *, replace: str | None = None) -> Iterator[Path]:
 
 
 def json_line(record: dict[str, Any]) -> str:
-    """One line of JSON for any text: half a surrogate pair, which UTF-8 cannot hold (names of files have some), becomes its escape."""
-    return (
-        json.dumps(record, ensure_ascii=False).encode("utf-8", "backslashreplace").decode() + "\n"
-    )
+    """Return the record as one line of JSON.
+
+    A lone surrogate, which names of files may hold and UTF-8 cannot, is written as its escape.
+    """
+    text = json.dumps(record, ensure_ascii=False)
+    return text.encode("utf-8", "backslashreplace").decode() + "\n"

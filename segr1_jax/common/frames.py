@@ -1,7 +1,10 @@
-"""The one converter between pixel frames. Coordinates never change frame anywhere else.
+"""Conversion of coordinates between pixel frames. No other module changes the frame of coordinates.
 
-The policy speaks pixels of its own resized frame; SAM2 and the masks live in native pixels. A stretch maps x by
-native.width / model.width, without half-pixel offsets: coordinate 0 is the left edge, `width` the right edge.
+The policy answers in pixels of its own resized frame; SAM2 and the masks use native pixels. A
+stretch maps x by native.width / model.width, without half-pixel offsets: coordinate 0 is the left
+edge and `width` is the right edge.
+
+Shape legend: K points.
 """
 
 import numpy as np

@@ -1,4 +1,4 @@
-"""Fields of JSON files that others wrote: each read as what it must be, or an error that names file and field."""
+"""Typed fields of JSON files from other programs, with errors that name the file and the field."""
 
 import json
 import math
@@ -8,64 +8,68 @@ from typing import Any
 
 from segr1_jax.errors import UserError
 
-LARGEST = 2**31 - 1
+LARGEST = 2**31 - 1  # integers must fit int32
 _MISSING = object()
 
 
 def read_object(path: Path, *, remedy: str) -> dict[str, Any]:
-    """Read a file that holds one JSON object. Raises UserError where it is missing or holds anything else."""
+    """Read a file that holds one JSON object.
+
+    Raises UserError where the file is missing or holds anything else.
+    """
     path = Path(path)
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         got = str(error) or type(error).__name__
         raise UserError(str(path), expected="a JSON file", got=got, remedy=remedy) from None
-    if not isinstance(found, dict):
-        got = f"a {type(found).__name__}"
+    if not isinstance(content, dict):
+        got = f"a {type(content).__name__}"
         raise UserError(str(path), expected="a JSON object", got=got, remedy=remedy)
-    return found
+    return content
 
 
 class Fields:
-    """The fields of an object in the file `where`; `remedy` says what to do about a wrong one.
+    """Fields of an object in the file `where`; `remedy` is the remedy that errors suggest.
 
-    Every method takes the names that a field may have, and the default where it may be missing.
+    The methods that read a field take its name, or the names that it may have, and a default where
+    the field may be missing.
     """
 
     def __init__(self, values: Mapping[str, Any], where: str, remedy: str):
         self._values, self._where, self._remedy = values, where, remedy
 
     def size(self, *names: str, default: Any = _MISSING) -> int:
-        """A positive 32-bit integer."""
+        """Return a positive 32-bit integer."""
         return self._take(names, default, "a positive integer", _is_size)
 
     def index(self, *names: str, default: Any = _MISSING) -> Any:
-        """An integer from 0 on; whatever the default is where the field is missing."""
-        return self._take(names, default, "an integer from 0 on", _is_index)
+        """Return a non-negative integer, or the default (of any type) if the field is missing."""
+        return self._take(names, default, "a non-negative integer", _is_index)
 
     def number(self, *names: str, default: Any = _MISSING) -> float:
-        """A positive finite number."""
+        """Return a positive finite number."""
         return float(self._take(names, default, "a positive number", _is_positive))
 
     def sizes(self, name: str, count: int | None = None) -> tuple[int, ...]:
-        """A list of integers from 0 on."""
-        return self._list(name, count, "integers from 0 on", _is_index)
+        """Return a list of non-negative integers, of length `count` where given."""
+        return self._list(name, count, "non-negative integers", _is_index)
 
     def numbers(self, name: str, count: int) -> tuple[float, ...]:
-        """A list of finite numbers."""
+        """Return a list of `count` finite numbers."""
         return tuple(map(float, self._list(name, count, "numbers", _is_finite)))
 
     def section(self, *names: str, default: Any = _MISSING) -> "Fields":
-        """An object inside this one."""
+        """Return the fields of an object inside this one."""
         values = self._take(names, default, "an object", lambda value: isinstance(value, Mapping))
         return Fields(values, self._where, self._remedy)
 
     def over(self, below: "Fields") -> "Fields":
-        """The fields of both; of those in both, these."""
+        """Return the fields of both objects; a field of this object hides one of `below`."""
         return Fields({**below._values, **self._values}, self._where, self._remedy)
 
     def get(self, name: str, default: Any = None) -> Any:
-        """A field as it stands."""
+        """Return a field without any check."""
         return self._values.get(name, default)
 
     def _list(self, name: str, count: int | None, what: str, is_one) -> tuple:

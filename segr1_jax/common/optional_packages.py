@@ -1,4 +1,4 @@
-"""Packages that only some uses need: imported where they are used, and a clear word where they are missing."""
+"""Import of optional packages, with an error that names the missing extra."""
 
 import importlib
 from types import ModuleType
@@ -7,7 +7,7 @@ from segr1_jax.errors import UserError
 
 
 def optional_package(module: str, extra: str) -> ModuleType:
-    """The module, or a UserError that names the extra which brings it."""
+    """Import the module, or raise UserError that names the extra which installs it."""
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:

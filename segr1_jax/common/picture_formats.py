@@ -14,8 +14,8 @@ from segr1_jax.errors import UserError
 # Pillow identifies a file by its content. Without this list an EPS named .jpg starts Ghostscript.
 # Its JPEG reader opens MPO too.
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF", "PPM")
-# Above this number Pillow warns of a decompression bomb. A picture of that size has 256 MiB of
-# RGB; opening it takes 12 bytes per pixel, 1.1 GB, and its mask and overlay come on top.
+# Above this number of pixels Pillow warns of a decompression bomb. A picture of this size has
+# 256 MiB of RGB values. Opening it takes 12 bytes per pixel, 1.1 GB, without its mask and overlay.
 MOST_PIXELS = 1024**3 // 4 // 3
 _HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 _HEIC_SUFFIXES = (".heic", ".heif")
@@ -24,9 +24,9 @@ _UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.er
 
 @contextlib.contextmanager
 def opened(path: Path, kind: str, content: bytes | None = None) -> Iterator[Image.Image]:
-    """The picture at `path`, or in `content`, with its header read; Pillow decodes it on use.
+    """Open the picture at `path`, or in `content`, and read its header; Pillow decodes it on use.
 
-    Use the block for Pillow calls alone: what they raise there becomes a UserError too.
+    Use the block for Pillow calls only: errors that they raise there become a UserError too.
 
     Raises:
         UserError: no such file, another format, more than MOST_PIXELS, damaged content.
@@ -55,9 +55,9 @@ def opened(path: Path, kind: str, content: bytes | None = None) -> Iterator[Imag
 
 
 def picture_suffixes() -> set[str]:
-    """Suffixes of picture files, in lower case.
+    """Return the suffixes of picture files, in lower case.
 
-    These include formats that `opened` refuses: such a file is reported instead of overlooked.
+    These include formats that `opened` rejects: such a file is reported instead of overlooked.
     """
     return {*Image.registered_extensions(), *_HEIC_SUFFIXES}
 

@@ -1,4 +1,4 @@
-"""The versions of other packages that this one asks for."""
+"""Versions of other packages that this package requires."""
 
 import importlib.metadata
 import tomllib
@@ -13,25 +13,25 @@ PYPROJECT = Path(__file__).parents[2] / "pyproject.toml"
 
 
 def required(extra: str = "") -> dict[str, SpecifierSet]:
-    """Package -> versions, of the core, or of one extra without the core.
+    """Return the required versions by package, for the core or for one extra without the core.
 
     Example:
         >>> str(required("sidecar")["sam2"])
         '==1.1.0'
     """
     return {
-        canonicalize_name(each.name): each.specifier
-        for each in map(Requirement, _lines())
-        if bool(each.marker) == bool(extra)
-        if not each.marker or each.marker.evaluate({"extra": extra})
+        canonicalize_name(requirement.name): requirement.specifier
+        for requirement in map(Requirement, _lines())
+        if bool(requirement.marker) == bool(extra)
+        if not requirement.marker or requirement.marker.evaluate({"extra": extra})
     }
 
 
 def _lines() -> list[str]:
-    """All requirements, as wheels state them.
+    """Return all requirements in the notation of wheel metadata.
 
-    A checkout's own file comes first: the metadata of an editable install are as old as the
-    install. Beside an installed package there may be another project's file.
+    The pyproject.toml of a checkout comes first, because the metadata of an editable install are as
+    old as the install. The file beside an installed package may belong to another project.
     """
     project = tomllib.loads(PYPROJECT.read_text())["project"] if PYPROJECT.is_file() else {}
     if project.get("name") != DISTRIBUTION:

@@ -1,4 +1,4 @@
-"""Where training and evaluation samples come from."""
+"""Configuration of the sources of training and evaluation samples, and of their loading."""
 
 from dataclasses import dataclass
 
@@ -11,13 +11,13 @@ LEVELS = ("bright", "salient", "camouflaged")
 
 @dataclass(frozen=True)
 class LoaderConfig:
-    """How each process loads samples ahead of the step."""
+    """Loading of samples ahead of the step, in each process."""
 
     threads: int = knob(2, "threads that read files and build prompts")
     ahead_mb: int = knob(
         2048,
-        "budget in MB for samples that are ready before they are asked for, reckoned with the "
-        "largest image of the set; at most two batches",
+        "budget in MB for samples that are loaded ahead, estimated from the largest image of the "
+        "set; at most two batches",
     )
 
     def __post_init__(self):
@@ -31,7 +31,8 @@ class DataConfig:
 
     kind: str = knob(
         "synthetic",
-        "folder (images/ and masks/ paired by file stem), jsonl (manifest of image, mask, instruction, answer), published or synthetic",
+        "folder (images/ and masks/ paired by file stem), jsonl (manifest of image, mask, "
+        "instruction, answer), published or synthetic",
     )
     images: str = knob("", "folder: directory of images", path=True)
     masks: str = knob(
@@ -39,26 +40,30 @@ class DataConfig:
     )
     ids: str = knob(
         "",
-        "folder, published: text file with one file stem, or sample name, per line; empty = every sample",
+        "folder, published: text file with one file stem, or sample name, per line; "
+        "empty = every sample",
         path=True,
     )
     part: str = knob(
         "all",
-        "all samples, or of those the ones that hold_out sets aside (held_out) or leaves (train)",
+        "all samples, only those that hold_out sets aside (held_out), or only the others (train)",
     )
     hold_out: float = knob(
         0.0,
-        "share of the images that is set aside; the same in data and eval_data, with all sentences",
+        "share of the images that is set aside, with all their sentences; set it to the same "
+        "value in data and eval_data",
     )
-    hold_out_seed: int = knob(0, "seed of the draw of hold_out")
+    hold_out_seed: int = knob(0, "seed of the random choice of hold_out")
     manifest: str = knob("", "jsonl: manifest file; paths inside are relative to it", path=True)
     answer_side: int = knob(
         0,
-        "jsonl, fcot: side in pixels of the square that given answers speak of (images stretched to it); 0 = pixels of the image itself",
+        "jsonl, fcot: side in pixels of the square frame of given answers (images stretched to "
+        "it); 0 = pixels of the image itself",
     )
     root: str = knob(
         "",
-        "published: the folder that holds all data sets in their official layouts (`segr1 data check ROOT`)",
+        "published: the folder that holds all data sets in their official layouts "
+        "(`segr1 data check ROOT`)",
         path=True,
     )
     set: str = knob("", "published: which set, such as refcoco_plus; cod10k+camo joins two")
@@ -67,7 +72,7 @@ class DataConfig:
     size: int = knob(168, "synthetic: image side in pixels")
     count: int = knob(4096, "synthetic: number of images")
     max_objects: int = knob(1, "synthetic: 1 to 3 objects per image")
-    sentences: bool = knob(False, "synthetic: give each sample a sentence that picks one object")
+    sentences: bool = knob(False, "synthetic: give each sample a sentence that selects one object")
     seed: int = knob(0, "synthetic: seed of the set; sets of different seeds are disjoint")
 
     def __post_init__(self):

@@ -1,4 +1,4 @@
-"""Samples that are files: names, paths and truths now, pixels when asked for."""
+"""Samples stored in files: names and paths are known, pixels are read on access."""
 
 import dataclasses
 import functools
@@ -14,7 +14,10 @@ from segr1_jax.types import Example
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """The files of one sample; `truth` is None for prediction, and may be for a cold start from given answers."""
+    """Files of one sample.
+
+    `truth` is None for prediction, and may be None for a cold start from given answers.
+    """
 
     name: str
     image: Path
@@ -23,7 +26,11 @@ class Entry:
     answer: str | None = None
 
     def check(self, *, answer_suffices: bool = False) -> None:
-        """Read the headers: a readable image with a truth of its shape. Raises UserError otherwise."""
+        """Read the headers of the files, without decoding pixels.
+
+        Raises UserError unless there is a readable image with a truth of its shape. With
+        `answer_suffices` a sample with a given answer needs no truth.
+        """
         if self.truth is None and not (answer_suffices and self.answer):
             raise UserError(
                 self.name,
@@ -38,7 +45,7 @@ class Entry:
 
 @dataclasses.dataclass(frozen=True)
 class FileSource:
-    """Examples read from files when asked for; `surplus` are mask files that belong to no image."""
+    """Source of examples that are read from files; `surplus` are mask files without an image."""
 
     entries: list[Entry]
     surplus: tuple[Path, ...] = ()
@@ -58,11 +65,22 @@ class FileSource:
         entry = self.entries[index]
         image = open_image(entry.image)
         mask, ignore = (None, None) if entry.truth is None else entry.truth.read(*image.shape[:2])
-        return Example(index, entry.name, image, mask, entry.instruction, entry.answer, ignore)
+        return Example(
+            id=index,
+            name=entry.name,
+            image=image,
+            mask=mask,
+            instruction=entry.instruction,
+            answer=entry.answer,
+            ignore=ignore,
+        )
 
 
 def _pixels(image: Path) -> int:
-    """From the header; a file that cannot be read has none, and is an error when it is loaded."""
+    """Return the number of pixels from the header.
+
+    It is 0 for a file that cannot be read: loading that sample raises the error.
+    """
     try:
         width, height = upright_size(image, "image")
     except UserError:
@@ -71,23 +89,27 @@ def _pixels(image: Path) -> int:
 
 
 def pictures_by_stem(field: str, folder: Path) -> dict[str, Path]:
-    """Picture files of a folder by file stem; hidden ones, which archives of other systems leave behind, are no pictures.
+    """Return the picture files of a folder by file stem.
 
-    Raises UserError for no such folder, two pictures of one stem, or a name that is no UTF-8, which no report could hold.
+    Hidden files are left out: unpacked archives of other systems contain hidden copies.
+
+    Raises:
+        UserError: the folder does not exist, two pictures have one stem, or a name is not printable
+            UTF-8, which reports could not hold.
     """
     return _by_path(folder, sorted(_require_directory(field, folder).iterdir()))
 
 
 def pictures_below(field: str, folder: Path) -> dict[str, Path]:
-    """Picture files of a folder and the folders in it, by their path below it without suffix.
+    """Return the picture files of a folder and its subfolders, by their path without suffix.
 
-    Raises UserError as `pictures_by_stem` does.
+    Raises:
+        UserError: as `pictures_by_stem`.
     """
     return _by_path(folder, sorted(_require_directory(field, folder).rglob("*")))
 
 
 def _require_directory(field: str, folder: Path) -> Path:
-    """`folder`, which must be a directory."""
     if not folder.is_dir():
         raise UserError(
             field,
@@ -100,13 +122,14 @@ def _require_directory(field: str, folder: Path) -> Path:
 
 def _by_path(folder: Path, paths: Iterable[Path]) -> dict[str, Path]:
     suffixes = picture_suffixes()
-    found: dict[str, Path] = {}
+    pictures: dict[str, Path] = {}
     for path in paths:
         below = path.relative_to(folder)
-        hidden = any(part.startswith(".") for part in below.parts)
-        if path.suffix.lower() not in suffixes or hidden:
+        is_hidden = any(part.startswith(".") for part in below.parts)
+        if path.suffix.lower() not in suffixes or is_hidden:
             continue
-        if not str(below).isprintable():  # bytes that are no UTF-8 arrive as lone surrogates
+        # Python decodes bytes that are not UTF-8 to lone surrogates, which are not printable.
+        if not str(below).isprintable():
             raise UserError(
                 str(folder),
                 expected="file names of printable UTF-8",
@@ -114,13 +137,12 @@ def _by_path(folder: Path, paths: Iterable[Path]) -> dict[str, Path]:
                 remedy="rename the file",
             )
         name = below.with_suffix("").as_posix()
-        if name in found:
-            got = f"{found[name].relative_to(folder)} and {below}"
+        if name in pictures:
             raise UserError(
                 str(folder),
                 expected="one picture per file stem",
-                got=got,
+                got=f"{pictures[name].relative_to(folder)} and {below}",
                 remedy="remove or rename one",
             )
-        found[name] = path
-    return found
+        pictures[name] = path
+    return pictures

@@ -1,6 +1,7 @@
-"""General benchmarks in the TSV files that VLMEvalKit distributes: multiple choice (MMBench, AI2D) and yes or no (MME, POPE).
+"""General benchmarks in the TSV files that VLMEvalKit distributes.
 
-Columns: index, image (base64, or the index of the row that has it), question, answer; optionally hint, A to H, category.
+Multiple choice: MMBench, AI2D. Yes or no: MME, POPE. Columns: index, image (base64, or the index of
+the row that has it), question, answer; optionally hint, A to H, category.
 """
 
 import base64
@@ -18,13 +19,13 @@ from segr1_jax.errors import UserError
 
 FOLDER = "general"
 LETTERS = "ABCDEFGH"
-REFERENCE_LENGTH = 64  # an image cell no longer than this names another row's image
+REFERENCE_LENGTH = 64  # an image cell of at most this length is the index of another row
 NEEDED = ("index", "image", "question", "answer")
 
 
 @dataclass(frozen=True)
 class Benchmark:
-    """`kind`: choice or yes_no; `file` below ROOT/general."""
+    """Title of a benchmark, its file below ROOT/general, and its kind: choice or yes_no."""
 
     title: str
     file: str
@@ -41,7 +42,12 @@ BENCHMARKS = {
 
 @dataclass(frozen=True)
 class Question:
-    """One row. `options` are empty for yes or no; `answer` is a letter, or "yes" or "no"; `picture` tells equal images."""
+    """One row of a benchmark.
+
+    `picture` is the image in base64, so rows with equal values share an image. `options` is empty
+    for yes or no; `answer` is a letter of `options`, or "yes" or "no". `where` names the row in
+    errors.
+    """
 
     index: str
     picture: str
@@ -56,7 +62,7 @@ class Question:
         return self.index
 
     def image(self) -> UInt8[np.ndarray, "H W 3"]:
-        """Raises UserError where the cell holds no picture."""
+        """Decode the image. Raises UserError where the cell does not hold a picture."""
         try:
             content = base64.b64decode(self.picture, validate=True)
         except (binascii.Error, ValueError) as error:
@@ -70,7 +76,10 @@ class Question:
 
 
 def read_benchmark(root: Path, name: str) -> list[Question]:
-    """The questions of one benchmark. Raises UserError for a missing file, missing columns or an answer that is none."""
+    """Read the questions of one benchmark.
+
+    Raises UserError for a missing file, missing columns or an invalid answer.
+    """
     benchmark = BENCHMARKS[name]
     path = root / FOLDER / benchmark.file
     csv.field_size_limit(sys.maxsize)
@@ -108,6 +117,7 @@ def _question(
     }
     answer = row["answer"].strip()
     answer = answer if options else answer.lower()
+    question = row["question"].strip()
     if answer not in (options or ("yes", "no")):
         expected = "one of its options" if options else "yes or no"
         raise UserError(
@@ -116,19 +126,21 @@ def _question(
             got=repr(row["answer"]),
             remedy="use a split with answers",
         )
+    # An empty cell may hold "nan", as pandas writes it.
     hint = (row.get("hint") or "").strip()
-    text = (
-        f"Hint: {hint}\n{row['question'].strip()}"
-        if hint and hint != "nan"
-        else row["question"].strip()
-    )
     return Question(
-        row["index"], picture, text, options, answer, (row.get("category") or "").strip(), where
+        index=row["index"],
+        picture=picture,
+        text=f"Hint: {hint}\n{question}" if hint and hint != "nan" else question,
+        options=options,
+        answer=answer,
+        category=(row.get("category") or "").strip(),
+        where=where,
     )
 
 
 def write_toy_benchmarks(root: Path, pictures: list[bytes]) -> None:
-    """A file of every benchmark: on each picture (JPEG or PNG bytes) two questions about it."""
+    """Write a file for every benchmark, with two questions about each picture (JPEG or PNG)."""
     folder = root / FOLDER
     folder.mkdir(parents=True, exist_ok=True)
     for name, benchmark in BENCHMARKS.items():

@@ -1,4 +1,4 @@
-"""Answers that somebody already has, to be scored: one JSON line each, with the image they speak of and its mask."""
+"""Given answers to be scored: one JSON line for each, with its image and mask."""
 
 import functools
 from collections.abc import Callable, Iterator
@@ -12,7 +12,7 @@ from segr1_jax.types import Example
 
 @dataclass(frozen=True)
 class GivenAnswer:
-    """One line of a file of answers; `id` is the line's number where the line has none."""
+    """One line of a file of answers; `id` defaults to the number of the line."""
 
     line: int
     id: str
@@ -22,29 +22,33 @@ class GivenAnswer:
 
 
 def read_answers(path: Path) -> Iterator[GivenAnswer]:
-    """The lines of `path`, one at a time: {"image": .., "mask": .., "answer": .., "id": ..}, paths relative to the file, id optional.
+    """Yield the lines of `path`: {"image": .., "mask": .., "answer": .., "id": ..}.
 
-    Raises UserError at a line that is no such object.
+    Paths are relative to the file, and the id is optional. Raises UserError at a line that is not
+    such an object.
     """
-    for line, record in read_records(
-        path, paths=("image", "mask"), texts=("answer",), optional=("id",)
-    ):
-        image, mask = path.parent / record["image"], path.parent / record["mask"]
-        yield GivenAnswer(line, record.get("id", str(line)), image, mask, record["answer"])
+    records = read_records(path, paths=("image", "mask"), texts=("answer",), optional=("id",))
+    for line, record in records:
+        yield GivenAnswer(
+            line=line,
+            id=record.get("id", str(line)),
+            image=path.parent / record["image"],
+            mask=path.parent / record["mask"],
+            text=record["answer"],
+        )
 
 
 def example_opener() -> Callable[[Path, Path], Example]:
-    """A function (image path, mask path) -> Example that raises UserError for bad files.
+    """Return a function (image path, mask path) -> Example that raises UserError for bad files.
 
-    It remembers the last image and the last pair, so that consecutive answers on one image read it once.
+    It caches the last image and the last pair, so consecutive answers on one image read it once.
     """
     last_image = functools.lru_cache(maxsize=1)(open_image)
 
     @functools.lru_cache(maxsize=1)
     def open_example(image: Path, mask: Path) -> Example:
         pixels_HW3 = last_image(image)
-        return Example(
-            id=0, name=str(image), image=pixels_HW3, mask=open_mask(mask, *pixels_HW3.shape[:2])
-        )
+        mask_HW = open_mask(mask, *pixels_HW3.shape[:2])
+        return Example(id=0, name=str(image), image=pixels_HW3, mask=mask_HW)
 
     return open_example

@@ -1,4 +1,7 @@
-"""JSON lines that users write: one flat object of texts per line, read one at a time, every fault named by file and line."""
+"""JSON lines that users write: one flat object of texts per line.
+
+Lines are read one at a time, and errors name the file and the line.
+"""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -13,18 +16,20 @@ SHOWN = 120  # characters of a bad value
 def read_records(
     path: Path, *, paths: Sequence[str], texts: Sequence[str] = (), optional: Sequence[str] = ()
 ) -> Iterator[tuple[int, dict[str, str]]]:
-    """(line number from 1, record) of every line that is not blank.
+    """Yield (line number from 1, record) for every line that is not blank.
 
-    `paths` are required and not empty, `texts` are required; `optional` fields may be left out or null, and are then absent from the
-    record. Nothing is kept of earlier lines, so a file may have any length.
+    Fields of `paths` are required and not empty, and fields of `texts` are required. Fields of
+    `optional` may be missing or null, and are then absent from the record. Earlier lines are not
+    kept in memory, so a file may have any length.
 
     Raises:
-        UserError: no such file; or, when its turn comes, a line that is no JSON object or has other fields.
+        UserError: the file does not exist; or, once it is reached, a line is not a JSON object or
+            has other fields.
     """
     names = [*paths, *texts]
-    expected = f"a JSON object with the texts {', '.join(names)}" + (
-        f" and, optionally, {', '.join(optional)}" if optional else ""
-    )
+    expected = f"a JSON object with the texts {', '.join(names)}"
+    if optional:
+        expected += f" and, optionally, {', '.join(optional)}"
     for number, line in _lines(path):
         try:
             record = json.loads(line.decode())
@@ -55,6 +60,7 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
 def _problem(
     record: Any, paths: Sequence[str], names: Sequence[str], optional: Sequence[str]
 ) -> str | None:
+    """Return the first fault of a record, or None."""
     if not isinstance(record, dict):
         return f"a {type(record).__name__}"
     if missing := next((name for name in names if record.get(name) is None), None):
@@ -63,22 +69,18 @@ def _problem(
         return f"the field {unknown!r}"
     if empty := next((name for name in paths if record[name] == ""), None):
         return f"an empty {empty!r}"
-    other = next(
-        (
-            name
-            for name, value in record.items()
-            if value is not None and not isinstance(value, str)
-        ),
-        None,
-    )
-    if other:
+    texts = {name: value for name, value in record.items() if value is not None}
+    if other := next((name for name, value in texts.items() if not isinstance(value, str)), None):
         return f"{record[other]!r} for {other!r}"
-    halved = (name for name, value in record.items() if value and not _encodable(value))
-    return next((f"half a surrogate pair in {name!r}" for name in halved), None)
+    unpaired = (name for name, value in texts.items() if not _is_encodable(value))
+    return next((f"half a surrogate pair in {name!r}" for name in unpaired), None)
 
 
-def _encodable(text: str) -> bool:
-    """Whether UTF-8 can hold it, as file names and tokenizers need; JSON's escapes can do more."""
+def _is_encodable(text: str) -> bool:
+    """Return whether UTF-8 can encode the text, as file names and tokenizers require.
+
+    The escapes of JSON can express lone surrogates, which UTF-8 cannot.
+    """
     try:
         text.encode()
     except UnicodeEncodeError:

@@ -1,4 +1,4 @@
-"""A user's own set as JSON lines: an image, and optionally a mask, a sentence and an answer each."""
+"""Manifests: JSON lines of an image each, with an optional mask, sentence and answer."""
 
 import itertools
 import os
@@ -11,9 +11,10 @@ from segr1_jax.data.truth_masks import MaskFile
 
 
 def manifest_entries(path: Path) -> Iterator[Entry]:
-    """The samples of a manifest; its paths are relative to it.
+    """Yield the samples of a manifest; its paths are relative to it.
 
-    Raises UserError, when its turn comes, for a line that is malformed.
+    Raises:
+        UserError: a line is malformed; raised when the line is reached.
     """
     names = _SampleNames()
     for _, record in read_records(
@@ -21,16 +22,16 @@ def manifest_entries(path: Path) -> Iterator[Entry]:
     ):
         truth = MaskFile(path.parent / record["mask"]) if record.get("mask") else None
         yield Entry(
-            names.next_of(record["image"]),
-            path.parent / record["image"],
-            truth,
-            record.get("instruction") or None,
-            record.get("answer") or None,
+            name=names.next_of(record["image"]),
+            image=path.parent / record["image"],
+            truth=truth,
+            instruction=record.get("instruction") or None,
+            answer=record.get("answer") or None,
         )
 
 
 class _SampleNames:
-    """Names of a manifest's samples: the path of the image, numbered from its second sentence on.
+    """Names of samples: the path of the image, with a number from its second sentence on.
 
     Two spellings of a path (`a.jpg`, `./a.jpg`) are one image. No two samples have one name.
     """
@@ -42,7 +43,7 @@ class _SampleNames:
     def next_of(self, image: str) -> str:
         name = path = os.path.normpath(image)
         numbers = self._numbers.setdefault(path, itertools.count(2))
-        # A loop, for an image may be called as the second sentence about another one is.
+        # The path of another image may equal a numbered name.
         while name in self._taken:
             name = f"{path}-{next(numbers)}"
         self._taken.add(name)

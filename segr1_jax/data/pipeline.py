@@ -1,4 +1,7 @@
-"""Examples loaded and prompts built ahead of the step, by threads, from any integer position."""
+"""Loading of examples and building of prompts ahead of the step, in threads.
+
+Loading can start at any position of the global order of samples (data/sample_order.py).
+"""
 
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping
@@ -13,33 +16,33 @@ from segr1_jax.data.sources import Source
 from segr1_jax.errors import UserError
 from segr1_jax.types import Example, Prompt
 
-MAX_ATTEMPTS = 8  # replacements tried for one position before the set counts as broken
-
-
-PIXEL_BYTES = 4  # RGB, and one of the mask
+MAX_ATTEMPTS = 8  # bad samples in a row, for one position, after which the set counts as broken
+PIXEL_BYTES = 4  # three of RGB and one of the mask
 
 
 @dataclasses.dataclass(frozen=True)
 class Ahead:
-    """How many threads load, and how many samples may be ready before they are asked for."""
+    """Number of loading threads, and the largest number of samples loaded ahead."""
 
     threads: int = 2
     samples: int = 1 << 20
 
 
 def ahead_of(config: LoaderConfig, source: Source, prompt_bytes: int) -> Ahead:
-    """What `config` allows for `source`; `prompt_bytes`: the largest prompt, its patches in the main.
+    """Return the limits that `config` allows for `source`.
 
-    The bound is that of the largest image of the set: sizes are known before files are read.
+    `prompt_bytes` is the size of the largest prompt, mostly its patches. The number of samples is
+    computed from the largest image of the set, because sizes are known before pixels are read.
     """
     largest = source.largest_pixels * PIXEL_BYTES + prompt_bytes
     return Ahead(config.threads, max(1, (config.ahead_mb << 20) // largest))
 
 
 class Sample(NamedTuple):
-    """A loaded example at its global position, its prompt and, where the stage has targets, what it should be answered.
+    """Loaded example at its global position, with its prompt.
 
-    `replaces` are the bad samples that it stands in for: name -> what was wrong.
+    `target` is the target answer, None where the stage has none. `replaces` maps the names of the
+    bad samples that this one replaces to their errors.
     """
 
     position: int
@@ -51,7 +54,7 @@ class Sample(NamedTuple):
 
 @dataclasses.dataclass
 class Skipped:
-    """Bad samples met so far: name -> what was wrong. The run lists them at its end."""
+    """Bad samples so far: name -> error. The run lists them at its end."""
 
     reasons: dict[str, str] = dataclasses.field(default_factory=dict)
 
@@ -74,13 +77,19 @@ def batches(
     processes: int = 1,
     ahead: Ahead = Ahead(),
 ) -> Iterator[list[Sample]]:
-    """Endless batches of this process: from each `batch` consecutive positions (over all processes) its every `processes`-th.
+    """Yield the batches of this process without end.
 
-    The order is `order.example_index`; begin at any position, with any number of processes, and the global order is the same. A
-    sample whose file, prompt or `target` raises UserError is replaced as `example_index` says, and
-    recorded in what replaces it, for threads read ahead of what is used; other positions are not
-    touched. Raises UserError if `batch` is no multiple of `processes`, or where MAX_ATTEMPTS
-    replacements fail in a row.
+    A global batch is `batch` consecutive positions; this process loads every `processes`-th of
+    them. `example_index` maps positions to examples, so the global order is the same for every
+    start position and number of processes.
+
+    A sample whose file, prompt or `target` raises UserError is replaced by the next attempt of
+    `example_index`; other positions are not affected. The error is recorded in the replacement
+    (Sample.replaces), because threads load samples before they are used.
+
+    Raises:
+        UserError: `batch` is not a multiple of `processes`, or MAX_ATTEMPTS samples for one
+            position are bad.
     """
     if batch % processes:
         raise UserError(
@@ -91,25 +100,7 @@ def batches(
         )
 
     def load(position: int) -> Sample:
-        record = Skipped()
-        for attempt in range(MAX_ATTEMPTS):
-            sample = _load(
-                source,
-                build,
-                target,
-                position,
-                example_index(seed, position, len(source), attempt),
-                record,
-            )
-            if sample is not None:
-                return sample._replace(replaces=record.reasons)
-        last = list(record.reasons.values())[-1]
-        raise UserError(
-            "data",
-            expected="readable samples",
-            got=f"{MAX_ATTEMPTS} bad ones in a row, the last: {last}",
-            remedy="mend the set",
-        )
+        return _load_or_replace(source, build, target, seed, position)
 
     positions = process_positions(start_position, process, processes)
     return _ahead(positions, load, batch // processes, ahead)
@@ -125,19 +116,20 @@ def sweep(
     ahead: Ahead = Ahead(),
     skipped: Skipped | None = None,
 ) -> Iterator[list[Sample]]:
-    """Every example once, in the source's own order, for evaluation; the last batch may be short, bad samples are left out."""
+    """Yield every example once, in the order of the source, for evaluation.
+
+    Bad samples are left out and recorded in `skipped`. The last batch may be short.
+    """
     record = Skipped() if skipped is None else skipped
-    positions = range(process, len(source), processes)
-    return _ahead(
-        positions,
-        lambda position: _load(source, build, None, position, position, record),
-        batch,
-        ahead,
-    )
+
+    def load(position: int) -> Sample | None:
+        return _load(source, build, None, position, position, record)
+
+    return _ahead(range(process, len(source), processes), load, batch, ahead)
 
 
 class Unreadable(NamedTuple):
-    """A sample whose file or prompt is at fault, in the place where it would have been."""
+    """Sample with a bad file or prompt, at the place of the sample in its batch."""
 
     name: str
     reason: str
@@ -151,7 +143,10 @@ def walk(
     batch: int,
     ahead: Ahead = Ahead(),
 ) -> Iterator[list[Sample | Unreadable]]:
-    """The examples at `positions` in batches that depend on `positions` alone: bad samples keep their place."""
+    """Yield the examples at `positions`, with bad samples as Unreadable.
+
+    The batches depend only on `positions`, because bad samples keep their place.
+    """
 
     def load(position: int) -> Sample | Unreadable:
         record = Skipped()
@@ -159,6 +154,25 @@ def walk(
         return Unreadable(*next(iter(record.reasons.items()))) if sample is None else sample
 
     return _ahead(positions, load, batch, ahead)
+
+
+def _load_or_replace(
+    source: Source, build: Callable, target: Callable | None, seed: int, position: int
+) -> Sample:
+    """Load the sample at `position`, or the first of its replacements that can be loaded."""
+    record = Skipped()
+    for attempt in range(MAX_ATTEMPTS):
+        index = example_index(seed, position, len(source), attempt)
+        sample = _load(source, build, target, position, index, record)
+        if sample is not None:
+            return sample._replace(replaces=record.reasons)
+    last = list(record.reasons.values())[-1]
+    raise UserError(
+        "data",
+        expected="readable samples",
+        got=f"{MAX_ATTEMPTS} bad ones in a row, the last: {last}",
+        remedy="fix the set",
+    )
 
 
 def _load(
@@ -169,9 +183,15 @@ def _load(
     index: int,
     skipped: Skipped,
 ) -> Sample | None:
+    """Load example `index` for `position`, or record its error and return None."""
     try:
         example = source[index]
-        return Sample(position, example, build(example), target and target(example))
+        return Sample(
+            position=position,
+            example=example,
+            prompt=build(example),
+            target=target and target(example),
+        )
     except UserError as error:
         skipped.add(source.names[index], error)
         return None
@@ -180,7 +200,10 @@ def _load(
 def _ahead(
     positions: range, load: Callable[[int], Any], batch: int, ahead: Ahead
 ) -> Iterator[list[Sample]]:
-    """Read `positions` in order, up to two batches ahead; None from `load` leaves the position out."""
+    """Load `positions` in order, up to two batches ahead.
+
+    A position for which `load` returns None is left out.
+    """
     most = min(2 * batch, ahead.samples)
     options = grain.ReadOptions(num_threads=min(ahead.threads, most), prefetch_buffer_size=most)
     loaded = (

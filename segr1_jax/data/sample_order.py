@@ -1,6 +1,8 @@
-"""Which example stands at which position: a pure function, the same for every process count and after every resume.
+"""Order of samples: a pure function, the same for every process count and after every resume.
 
 A position counts samples from the start of training over all processes; epoch = position // size.
+
+Shape legend: N examples of the set.
 """
 
 import functools
@@ -10,10 +12,11 @@ from jaxtyping import Int
 
 
 def example_index(seed: int, position: int, size: int, attempt: int = 0) -> int:
-    """Index of the example at `position` in a set of `size`: the whole set is shuffled anew each epoch, then read in order.
+    """Return the index of the example at `position` in a set of `size`.
 
-    When that example turns out bad, attempts 1, 2, ... name its replacements: drawn from (seed, position, attempt) alone, so a bad
-    file moves no other sample and every process count replaces it by the same one.
+    The whole set is shuffled again for each epoch. Attempts 1, 2, ... are the replacements of a bad
+    example. They are sampled from (seed, position, attempt) alone, so a bad file moves no other
+    sample, and its replacement is the same for every process count.
 
     Example:
         >>> sorted(example_index(seed=7, position=p, size=4) for p in range(4))
@@ -26,7 +29,7 @@ def example_index(seed: int, position: int, size: int, attempt: int = 0) -> int:
 
 
 def process_positions(start: int, process: int, processes: int) -> range:
-    """The positions from `start` on that `process` of `processes` loads: every `processes`-th, without end."""
+    """Return the positions from `start` that a process loads: every `processes`-th, without end."""
     return range(start + process, 2**62, processes)
 
 

@@ -1,4 +1,4 @@
-"""Where examples come from: a folder of images and masks, a JSONL manifest, a published data set, or the synthetic set."""
+"""Sources of examples: a folder, a JSONL manifest, a published data set, or the synthetic set."""
 
 import dataclasses
 import hashlib
@@ -21,9 +21,10 @@ PROBLEMS_SHOWN = 5
 
 @runtime_checkable
 class Source(Protocol):
-    """Random access to examples; `example.id` is the index. Item access raises UserError for a bad file.
+    """Random access to examples; `example.id` is the index.
 
-    `largest_pixels` are those of the largest image, without decoding one.
+    Item access raises UserError for a bad file. `largest_pixels` is the number of pixels of the
+    largest image; no image is decoded for it.
     """
 
     @property
@@ -39,7 +40,7 @@ class Source(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class SyntheticSource:
-    """Examples drawn on demand; nothing is stored."""
+    """Examples of the synthetic set, rendered on access."""
 
     config: DataConfig
 
@@ -62,7 +63,7 @@ class SyntheticSource:
 
 @dataclasses.dataclass(frozen=True)
 class Spread:
-    """`count` examples of a source, evenly spread over it; ids are their indices here."""
+    """Selection of `count` examples, evenly spread over a source; ids are indices in it."""
 
     source: Source
     count: int
@@ -84,18 +85,18 @@ class Spread:
         return dataclasses.replace(self.source[self.origin(index)], id=index)
 
     def origin(self, index: int) -> int:
-        """Its index in the source."""
+        """Return the index in the source."""
         return index * len(self.source) // self.count
 
 
 def limited(source: Source, limit: int) -> Source:
-    """At most `limit` examples of `source`; 0 means all."""
+    """Return at most `limit` examples of `source`, evenly spread; 0 means all."""
     return Spread(source, limit) if 0 < limit < len(source) else source
 
 
 @dataclasses.dataclass(frozen=True)
 class First:
-    """The first `count` examples of a source."""
+    """Selection of the first `count` examples of a source."""
 
     source: Source
     count: int
@@ -117,20 +118,21 @@ class First:
         return self.source[index]
 
     def origin(self, index: int) -> int:
-        """Its index in the source."""
+        """Return the index in the source."""
         return index
 
 
 def first(source: Source, count: int) -> Source:
-    """At most `count` examples from the beginning of `source`."""
+    """Return at most `count` examples from the beginning of `source`."""
     return First(source, count) if count < len(source) else source
 
 
 def open_source(config: DataConfig) -> Source:
-    """The source that `config` names.
+    """Open the source that `config` names.
 
     Raises:
-        UserError: missing folders, empty sets, malformed manifests, or a part of a set without files.
+        UserError: a folder is missing, the set is empty, a manifest is malformed, or a part is
+            requested of a set without files.
     """
     return _part(_whole(config), config)
 
@@ -139,24 +141,22 @@ def _whole(config: DataConfig) -> Source:
     if config.kind == "synthetic":
         return SyntheticSource(config)
     if config.kind == "published":
-        found = published_split(Path(config.root), config.set, config.split)
-        return _chosen(found, Path(config.ids)) if config.ids else found
-    entries = (
-        _folder_entries(config)
-        if config.kind == "folder"
-        else list(manifest_entries(Path(config.manifest)))
-    )
+        split = published_split(Path(config.root), config.set, config.split)
+        return _chosen(split, Path(config.ids)) if config.ids else split
+    if config.kind == "folder":
+        entries, where = _folder_entries(config), config.images
+    else:
+        entries, where = list(manifest_entries(Path(config.manifest))), config.manifest
     if not entries:
-        where = config.images if config.kind == "folder" else config.manifest
         raise UserError(where, expected="at least one sample", got="none", remedy="check the path")
     return FileSource(entries)
 
 
 def _part(source: Source, config: DataConfig) -> Source:
-    """The samples that config.hold_out sets aside, or the others.
+    """Return the samples that config.hold_out sets aside, or the others.
 
-    Images are drawn, not samples: all sentences about one image are on the same side. Each image
-    has a hash of its own, so one that is added or removed moves few others.
+    It chooses images, not samples: all sentences about one image are in the same part. Images are
+    ranked by a hash of their name, so adding or removing an image moves few others.
     """
     if config.part == "all":
         return source
@@ -184,10 +184,11 @@ def _rank(seed: int, name: str) -> bytes:
 
 
 def check(source: Source, *, answer_suffices: bool = False) -> None:
-    """Read every file's header before training: each image has a mask, both are pictures, their shapes agree.
+    """Check all files of a source before training: readable images with masks of their shape.
 
-    With `answer_suffices` a sample with a given answer needs no mask.
-    Raises one UserError that names the first few bad samples and counts the rest. Pixels are not decoded.
+    Only headers are read, and pixels are not decoded. With `answer_suffices` a sample with a given
+    answer needs no mask. Raises one UserError that names the first few bad samples and the number
+    of the others.
     """
     if not isinstance(source, FileSource):
         return
@@ -195,16 +196,13 @@ def check(source: Source, *, answer_suffices: bool = False) -> None:
         problem for entry in source.entries if (problem := _problem(entry, answer_suffices))
     ]
     if problems:
-        more = (
-            f" (and {len(problems) - PROBLEMS_SHOWN} more)"
-            if len(problems) > PROBLEMS_SHOWN
-            else ""
-        )
+        others = len(problems) - PROBLEMS_SHOWN
+        more = f" (and {others} more)" if others > 0 else ""
         raise UserError(
             f"{len(problems)} of {len(source)} samples",
             expected="a readable image with a mask of its shape",
             got="; ".join(problems[:PROBLEMS_SHOWN]) + more,
-            remedy="mend these files, or leave them out of the ids file or manifest",
+            remedy="fix these files, or leave them out of the ids file or manifest",
         )
 
 
@@ -218,19 +216,16 @@ def _problem(entry: Entry, answer_suffices: bool) -> str | None:
 
 def _folder_entries(config: DataConfig) -> list[Entry]:
     images = pictures_by_stem("data.images or eval_data.images", Path(config.images))
-    masks = (
-        pictures_by_stem("data.masks or eval_data.masks", Path(config.masks))
-        if config.masks
-        else {}
-    )
+    masks = {}
+    if config.masks:
+        masks = pictures_by_stem("data.masks or eval_data.masks", Path(config.masks))
     stems = sorted(images) if not config.ids else _read_lines(Path(config.ids))
     if unknown := [stem for stem in stems if stem not in images]:
-        remedy = f"correct {config.ids} or add the images"
         raise UserError(
             config.images,
             expected=f"an image for {unknown[0]!r}",
             got=f"none ({len(unknown)} such ids)",
-            remedy=remedy,
+            remedy=f"correct {config.ids} or add the images",
         )
     return [
         Entry(stem, images[stem], MaskFile(masks[stem]) if stem in masks else None)
@@ -239,32 +234,31 @@ def _folder_entries(config: DataConfig) -> list[Entry]:
 
 
 def _chosen(source: Source, ids: Path) -> FileSource:
-    """The samples that `ids` names, in its order."""
+    """Return the samples that the file `ids` names, in its order."""
     if not isinstance(source, FileSource):
         raise UserError(
             "data.ids or eval_data.ids",
             expected="a set of images with masks",
-            got="one of answers",
+            got="a set of answers",
             remedy="leave ids empty",
         )
-    entries, names = {entry.name: entry for entry in source.entries}, _read_lines(ids)
+    entries = {entry.name: entry for entry in source.entries}
+    names = _read_lines(ids)
     if unknown := [name for name in names if name not in entries]:
-        got = f"{unknown[0]!r} ({len(unknown)} such)"
         raise UserError(
             str(ids),
             expected="names of samples of this split",
-            got=got,
-            remedy="correct it; `segr1 data check` reads the set",
+            got=f"{unknown[0]!r} ({len(unknown)} such)",
+            remedy="correct the names; `segr1 data check` checks the set",
         )
     return FileSource([entries[name] for name in names])
 
 
 def _read_lines(path: Path) -> list[str]:
-    """The lines of a text file that are not blank, stripped."""
+    """Return the lines of a text file that are not blank, stripped."""
     try:
-        return [
-            line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()
-        ]
+        lines = path.read_text(encoding="utf-8").splitlines()
+        return [line.strip() for line in lines if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(
             str(path), expected="a text file", got=str(error), remedy="correct the path"

@@ -1,6 +1,8 @@
-"""What a sample's true mask is made of: a picture, polygons, or a COCO annotation. A picture keeps its own size, whatever the image's.
+"""Stored forms of true masks: a picture, polygons, or a COCO annotation.
 
-Shape legend: H W the upright image in pixels; TH TW the truth.
+A mask that is a picture keeps its own size; the others have the size of the image.
+
+Shape legend: H W the upright image in pixels; TH TW the truth; K corners.
 """
 
 import dataclasses
@@ -17,11 +19,13 @@ from segr1_jax.common.optional_packages import optional_package
 from segr1_jax.data.images import open_mask, require_same_shape, upright_size
 from segr1_jax.errors import UserError
 
-FAR = 100_000.0  # pixels; pycocotools' memory grows with a polygon's length, and ends the process where there is no more
+# Largest coordinate in pixels. The memory that pycocotools takes grows with the length of a
+# polygon, and it ends the process where there is no more.
+FAR = 100_000.0
 
 
 class Masks(NamedTuple):
-    """The object, and the pixels that no metric counts (None: all count)."""
+    """Mask of the object, and mask of the pixels that metrics ignore (None: no such pixels)."""
 
     object: Bool[np.ndarray, "TH TW"]
     ignore: Bool[np.ndarray, "TH TW"] | None = None
@@ -29,17 +33,18 @@ class Masks(NamedTuple):
 
 @runtime_checkable
 class Truth(Protocol):
-    """A mask on disk, of an image of this size. Both methods raise UserError where it cannot be had."""
+    """Stored mask of an image of a given size. Both methods raise UserError for a bad mask."""
 
     def check(self, width: int, height: int) -> None:
-        """What can be seen without decoding pixels."""
+        """Check everything that needs no decoding of pixels."""
 
-    def read(self, height: int, width: int) -> Masks: ...
+    def read(self, height: int, width: int) -> Masks:
+        """Decode the masks."""
 
 
 @dataclasses.dataclass(frozen=True)
 class MaskFile:
-    """A picture, white on black."""
+    """Mask stored as a picture, white on black."""
 
     path: Path
 
@@ -51,7 +56,7 @@ class MaskFile:
 
 
 class Polygon(NamedTuple):
-    """Corners (x, y) in pixels; `counts` is False for a region that no metric counts."""
+    """Polygon with corners (x, y) in pixels; `counts` is False for a region that metrics ignore."""
 
     corners: Sequence[tuple[float, float]]
     counts: bool = True
@@ -59,7 +64,10 @@ class Polygon(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Polygons:
-    """Filled polygons, drawn from the largest to the smallest, of equal ones the last first (as LISA does); `where` names their file."""
+    """Filled polygons, drawn from the largest to the smallest as LISA does.
+
+    Of polygons of equal area the last of the file is drawn first. `where` names the file in errors.
+    """
 
     where: str
     polygons: tuple[Polygon, ...]
@@ -75,19 +83,24 @@ class Polygons:
 
     def read(self, height: int, width: int) -> Masks:
         self.check(width, height)
-        drawn = [
+        regions = [
             (_filled(polygon.corners, height, width), polygon.counts) for polygon in self.polygons
         ]
         object_HW, ignore_HW = np.zeros((2, height, width), bool)
-        # Not reverse=True, which keeps equal ones in the order of the file.
-        for region_HW, counts in sorted(drawn, key=lambda item: int(item[0].sum()))[::-1]:
-            object_HW[region_HW], ignore_HW[region_HW] = counts, not counts
+        # [::-1] and not reverse=True, which would keep equal areas in the order of the file.
+        for region_HW, counts in sorted(regions, key=lambda item: int(item[0].sum()))[::-1]:
+            object_HW[region_HW] = counts
+            ignore_HW[region_HW] = not counts
         return Masks(_not_empty(object_HW, self.where), ignore_HW if ignore_HW.any() else None)
 
 
 @dataclasses.dataclass(frozen=True)
 class CocoSegmentation:
-    """A COCO `segmentation`: polygons that are joined, or a run-length code, compressed or not; of an image of `height` x `width`."""
+    """COCO `segmentation` of an image of `height` x `width` pixels.
+
+    It is the union of polygons, or a run-length code, compressed or not. `where` names the
+    annotation in errors.
+    """
 
     where: str
     segmentation: Any
@@ -98,8 +111,8 @@ class CocoSegmentation:
         if (self.width, self.height) != (width, height):
             raise UserError(
                 self.where,
-                expected=f"an annotation of its image, of {width}x{height} pixels",
-                got=f"one of {self.width}x{self.height}",
+                expected=f"an annotation of its image of {width}x{height} pixels",
+                got=f"an annotation of {self.width}x{self.height} pixels",
                 remedy="copy the image again, or leave the sample out",
             )
         if not self.segmentation:
@@ -115,13 +128,13 @@ class CocoSegmentation:
         coco = optional_package("pycocotools.mask", "eval")
         try:
             mask_HW = self._decode(coco, height, width)
-        except Exception as error:  # pycocotools raises bare Exception for some malformed codes
-            got = f"{type(error).__name__}: {error}"
+        # pycocotools raises a bare Exception for some malformed codes.
+        except Exception as error:
             raise UserError(
                 self.where,
-                expected="polygons or a run-length code as COCO has them",
-                got=got,
-                remedy="mend it",
+                expected="polygons or a run-length code of COCO",
+                got=f"{type(error).__name__}: {error}",
+                remedy="fix the annotation",
             ) from error
         return Masks(_not_empty(mask_HW, self.where))
 
@@ -131,11 +144,14 @@ class CocoSegmentation:
                 require_corners(np.reshape(polygon, (-1, 2)))
             codes = coco.merge(coco.frPyObjects(self.segmentation, height, width))
         else:
+            # The size is checked before pycocotools allocates memory for it.
             codes = self.segmentation
-            if list(codes["size"]) != [height, width]:  # before any memory is taken for it
+            if list(codes["size"]) != [height, width]:
                 raise ValueError(f"run lengths for {codes['size']}")
             if isinstance(codes["counts"], list):
                 codes = coco.frPyObjects(codes, height, width)
+            # pycocotools rejects runs that are too long, but leaves the pixels after runs that are
+            # too short unset. Runs of the right length do not fit one pixel less.
             if height * width > 1 and _fits(coco, codes, height * width - 1):
                 raise ValueError("run lengths that end before the last pixel")
         return coco.decode(codes).astype(bool)
@@ -143,7 +159,7 @@ class CocoSegmentation:
 
 @dataclasses.dataclass(frozen=True)
 class Unusable:
-    """A truth whose annotation is at fault: found when the set was opened, reported when its turn comes."""
+    """Truth with a bad annotation, found when the set was opened and reported on access."""
 
     error: UserError
 
@@ -155,7 +171,10 @@ class Unusable:
 
 
 def require_corners(corners: Any) -> Float[np.ndarray, "K 2"]:
-    """Corners (x, y) in pixels as numbers. Raises ValueError or TypeError unless there are some, finite and within FAR."""
+    """Return corners (x, y) in pixels as an array.
+
+    Raises ValueError or TypeError unless there is at least one and all are finite and within FAR.
+    """
     corners_K2 = np.asarray(corners, np.float64)
     if (
         corners_K2.ndim != 2
@@ -168,7 +187,7 @@ def require_corners(corners: Any) -> Float[np.ndarray, "K 2"]:
 
 
 def _fits(coco: ModuleType, codes: Any, pixels: int) -> bool:
-    """Whether the runs end within `pixels`: pycocotools refuses longer ones, but leaves what shorter ones do not reach unset."""
+    """Return whether the runs end within `pixels`."""
     try:
         coco.decode({"size": [pixels, 1], "counts": codes["counts"]})
     except ValueError:
@@ -179,10 +198,14 @@ def _fits(coco: ModuleType, codes: Any, pixels: int) -> bool:
 def _filled(
     corners: Sequence[tuple[float, float]], height: int, width: int
 ) -> Bool[np.ndarray, "H W"]:
-    """Inside and outline, corners cut to whole pixels, as LISA draws ReasonSeg (but for some pixels of slanted outlines)."""
+    """Return the mask of a polygon: inside and outline, corners truncated to whole pixels.
+
+    LISA draws ReasonSeg this way; some pixels of slanted outlines differ.
+    """
     canvas = Image.new("1", (width, height))
     pixels = [(int(x), int(y)) for x, y in corners]
-    pixels *= 2 if len(pixels) == 1 else 1  # Pillow draws no polygon of one corner
+    # Pillow does not draw a polygon of one corner.
+    pixels *= 2 if len(pixels) == 1 else 1
     ImageDraw.Draw(canvas).polygon(pixels, fill=1, outline=1)
     return np.asarray(canvas)
 
@@ -193,6 +216,6 @@ def _not_empty(mask_HW: Bool[np.ndarray, "H W"], where: str) -> Bool[np.ndarray,
             where,
             expected="a mask with an object",
             got="no pixel inside the image",
-            remedy="mend it, or leave the sample out",
+            remedy="fix the annotation, or leave the sample out",
         )
     return mask_HW

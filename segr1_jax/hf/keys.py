@@ -1,6 +1,7 @@
-"""One literal table between our weights and Hugging Face names, read both ways, for both published layouts.
+"""Table of our weights and their Hugging Face names, read both ways, for both published layouts.
 
-Our linear kernels are [in, out] (torch: [out, in]); layers are stacked on a leading axis; the tower's joined qkv is three kernels here.
+Our linear kernels are [in, out] (torch: [out, in]), layers are stacked along a leading axis, and
+the joined qkv map of the vision tower is three kernels.
 """
 
 from collections.abc import Iterable
@@ -14,12 +15,23 @@ LAYOUTS = {
     "published": {"text": "model", "visual": "visual"},
     "nested": {"text": "model.language_model", "visual": "model.visual"},
 }
-"""`published`: the checkpoints on the hub and transformers < 4.52. `nested`: what transformers >= 4.52 saves."""
+"""Prefixes of tensor names by layout.
+
+`published` is the layout of the checkpoints on the hub and of transformers < 4.52; transformers >=
+4.52 saves `nested`.
+"""
 
 
 @dataclass(frozen=True)
 class Key:
-    """Where one of our weights lives. `move` is how the stored array becomes ours; `part` = (index, count) of a joined array."""
+    """Stored form of one of our weights.
+
+    Attributes:
+        name: template of the tensor's name.
+        move: conversion of the stored array to ours: same, transpose, or conv (a convolution over
+            whole patches becomes a linear kernel).
+        part: (index, count) of our weight in a tensor that joins several.
+    """
 
     name: str
     move: str = "same"
@@ -66,12 +78,12 @@ HEAD_NAME = "lm_head.weight"
 
 
 def table(arch: PolicyArch) -> dict[str, Key]:
-    """The key of every weight of this architecture."""
+    """Return the key of every weight of this architecture."""
     return TABLE if arch.text.tied_head else TABLE | HEAD
 
 
 def detect_layout(names: Iterable[str]) -> str | None:
-    """The layout these checkpoint names follow, or None."""
+    """Return the layout of these tensor names, or None."""
     names = set(names)
     for layout, prefixes in LAYOUTS.items():
         if f"{prefixes['text']}.embed_tokens.weight" in names:
@@ -80,12 +92,12 @@ def detect_layout(names: Iterable[str]) -> str | None:
 
 
 def stored_name(key: Key, layout: str, layer: int | None = None) -> str:
-    """The Hugging Face name of a key (of one layer where the weight is stacked)."""
+    """Return the Hugging Face name of a key (of one layer where the weight is stacked)."""
     return key.name.format(**LAYOUTS[layout], layer=layer)
 
 
 def stored_shape(key: Key, ours: tuple[int, ...], arch: PolicyArch) -> tuple[int, ...]:
-    """The shape the file must hold for one layer of our weight of shape `ours` (without the layer axis)."""
+    """Return the stored shape of our weight of shape `ours`, without the layer axis."""
     if key.move == "conv":
         vision = arch.vision
         return (ours[1], vision.in_channels, vision.temporal_patch, vision.patch, vision.patch)
@@ -94,7 +106,7 @@ def stored_shape(key: Key, ours: tuple[int, ...], arch: PolicyArch) -> tuple[int
 
 
 def to_ours(stored: np.ndarray, key: Key) -> np.ndarray:
-    """A view of the stored array in our orientation (no copy)."""
+    """Return a view of the stored array in our orientation (no copy)."""
     index, count = key.part
     rows = stored.shape[0] // count
     stored = stored[index * rows : (index + 1) * rows]

@@ -1,7 +1,8 @@
-"""A Hugging Face directory into (sharded) device arrays: strict, slice by slice.
+"""Loading of a Hugging Face directory into (sharded) device arrays, strictly and slice by slice.
 
-Each process reads only the slices its devices hold, and a slice goes to its device in pieces that are written into place there, so the
-host never holds more than a few pieces beside the arrays themselves. Everything wrong is reported at once.
+Each process reads only the slices of its devices. A slice is sent to its device in pieces, which
+are written into place there, so the host holds only a few pieces at a time. All wrong tensors are
+reported at once.
 """
 
 import functools
@@ -32,9 +33,12 @@ from segr1_jax.hf.safetensors_file import StoredTensor, open_checkpoint
 from segr1_jax.policy.params import STACKED, Params, Policy, WeightSpec
 from segr1_jax.policy.qwen2_5_vl.arch import PolicyArch, arch_from_config
 
+PIECE_BYTES = 256 * 2**20
+Slices = tuple[slice, ...]
+
 
 def read_arch(directory: Path) -> PolicyArch:
-    """The architecture in `directory/config.json`."""
+    """Read the architecture in `directory/config.json`."""
     file = Path(directory) / "config.json"
     if not file.is_file():
         raise UserError(
@@ -47,13 +51,9 @@ def read_arch(directory: Path) -> PolicyArch:
 
 
 def read_arch_file(file: Path) -> PolicyArch:
-    """The architecture in a config.json, whatever the file is called."""
+    """Read the architecture in a file with the content of a config.json."""
     config = read_object(file, remedy="correct the path, or copy or download the file again")
     return arch_from_config(config, str(file))
-
-
-PIECE_BYTES = 256 * 2**20
-Slices = tuple[slice, ...]
 
 
 def load_params(
@@ -62,17 +62,20 @@ def load_params(
     shardings: Mapping[str, Sharding],
     dtype: DTypeLike | None = np.float32,
 ) -> Params:
-    """Read the weights that `shardings` names from `directory`, placed so, converted to `dtype` (None: each as it is stored).
+    """Read the weights that `shardings` names from `directory`, and place them accordingly.
+
+    They are converted to `dtype`; with None each keeps the dtype that it is stored in.
 
     Raises:
-        UserError: listing every missing, unexpected and misshapen tensor, also of weights not asked for.
+        UserError: lists every tensor that is missing, unexpected or of another shape, among all
+            weights of the policy.
     """
-    weights, directory = _open_weights(directory, policy), Path(directory)
-    weights = {name: weights[name] for name in shardings}
+    all_weights = _open_weights(directory, policy)
+    weights = {name: all_weights[name] for name in shardings}
     console = Console(stderr=True)
     progress = track(
         weights.items(),
-        f"load {directory.name}",
+        f"load {Path(directory).name}",
         console=console,
         transient=True,
         disable=not console.is_terminal,
@@ -83,12 +86,18 @@ def load_params(
 
 
 def stored_dtypes(directory: Path, policy: Policy) -> dict[str, np.dtype]:
-    """In what dtype a Hugging Face directory holds each of our weights. Raises UserError as load_params does."""
+    """Return the dtype in which a Hugging Face directory stores each of our weights.
+
+    Raises UserError as load_params does.
+    """
     return {name: weight.dtype for name, weight in _open_weights(directory, policy).items()}
 
 
 def stored_layout(directory: Path) -> str:
-    """How a Hugging Face directory names its tensors (keys.LAYOUTS). Raises UserError where it is no Qwen2.5-VL's."""
+    """Return the layout of the tensor names in a Hugging Face directory (keys.LAYOUTS).
+
+    Raises UserError where the names are not those of a Qwen2.5-VL.
+    """
     stored = open_checkpoint(Path(directory))
     layout = detect_layout(stored)
     if layout is None:
@@ -103,7 +112,8 @@ def stored_layout(directory: Path) -> str:
 
 
 def _open_weights(directory: Path, policy: Policy) -> dict[str, "_Weight"]:
-    layout, stored = stored_layout(directory), open_checkpoint(Path(directory))
+    layout = stored_layout(directory)
+    stored = open_checkpoint(Path(directory))
     check_names(stored, policy, layout, str(directory))
     return {
         name: _Weight(name, spec, table(policy.arch)[name], layout, stored)
@@ -112,32 +122,34 @@ def _open_weights(directory: Path, policy: Policy) -> dict[str, "_Weight"]:
 
 
 class _Weight:
-    """One of our weights in a checkpoint: its rows (layers, where it is stacked) as views in our orientation; nothing is read yet."""
+    """One of our weights in a checkpoint. Creating it reads no values.
+
+    A row is an entry of the weight's first axis: a layer, where the weight is stacked.
+    """
 
     def __init__(
         self, name: str, spec: WeightSpec, key: Key, layout: str, stored: Mapping[str, StoredTensor]
     ):
-        self.shape, self._key, self._name = spec.shape, key, name
-        names = (
-            [stored_name(key, layout, layer) for layer in range(spec.shape[0])]
-            if name.startswith(STACKED)
-            else None
-        )
-        self._layers = [stored[each] for each in names] if names else None
-        self._whole = None if names else stored[stored_name(key, layout)]
-        self.dtype = max(
-            {tensor.dtype for tensor in self._layers or [self._whole]},
-            key=lambda dtype: dtype.itemsize,
-        )
+        self.shape = spec.shape
+        self._key = key
+        self._name = name
+        self._layers = self._whole = None
+        if name.startswith(STACKED):
+            layers = range(spec.shape[0])
+            self._layers = [stored[stored_name(key, layout, layer)] for layer in layers]
+        else:
+            self._whole = stored[stored_name(key, layout)]
+        dtypes = {tensor.dtype for tensor in self._layers or [self._whole]}
+        self.dtype = max(dtypes, key=lambda dtype: dtype.itemsize)
 
     def pieces(self, index: Slices, dtype: DTypeLike) -> Iterator[tuple[int, np.ndarray]]:
-        """(first row, rows) of the slice `index`, at most PIECE_BYTES each unless a single row is larger."""
+        """Yield (first row, rows) of the slice `index`.
+
+        A piece has at most PIECE_BYTES, unless a single row is larger.
+        """
         start, stop, _ = index[0].indices(self.shape[0])
-        row_bytes = np.dtype(dtype).itemsize * int(
-            np.prod(
-                [len(range(*s.indices(n))) for s, n in zip(index[1:], self.shape[1:], strict=True)]
-            )
-        )
+        row_values = int(np.prod(_slice_shape(index[1:], self.shape[1:])))
+        row_bytes = np.dtype(dtype).itemsize * row_values
         step = max(1, PIECE_BYTES // max(1, row_bytes))
         for first in range(start, stop, step):
             rows = slice(first, min(first + step, stop))
@@ -173,16 +185,15 @@ def _all_finite(values: np.ndarray) -> bool:
 
 
 def _place(weight: _Weight, sharding: Sharding, dtype: DTypeLike) -> jax.Array:
-    """The global array, from one array per device of this process, each filled in place."""
-    where = sharding.addressable_devices_indices_map(weight.shape)
-    shards = [_fill(weight, index, device, dtype) for device, index in where.items()]
+    """Return the global array, made of one array per device of this process."""
+    slices = sharding.addressable_devices_indices_map(weight.shape)
+    shards = [_fill(weight, index, device, dtype) for device, index in slices.items()]
     return jax.make_array_from_single_device_arrays(weight.shape, sharding, shards)
 
 
 def _fill(weight: _Weight, index: Slices, device: jax.Device, dtype: DTypeLike) -> jax.Array:
-    shape = tuple(
-        len(range(*part.indices(size))) for part, size in zip(index, weight.shape, strict=True)
-    )
+    """Return the slice `index` of the weight on `device`, filled there piece by piece."""
+    shape = _slice_shape(index, weight.shape)
     filled = None
     for first, rows in weight.pieces(index, dtype):
         piece = jax.device_put(rows, device)
@@ -190,16 +201,18 @@ def _fill(weight: _Weight, index: Slices, device: jax.Device, dtype: DTypeLike) 
             return piece
         if filled is None:
             filled = _empty(shape, np.dtype(dtype), device)
-        filled = _write_rows(
-            filled, piece, first
-        ).block_until_ready()  # else the pieces would queue up in host memory
+        # Without the wait the pieces would queue up in host memory.
+        filled = _write_rows(filled, piece, first).block_until_ready()
     return filled
 
 
+def _slice_shape(index: Slices, shape: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(len(range(*part.indices(size))) for part, size in zip(index, shape, strict=True))
+
+
 def _empty(shape: tuple[int, ...], dtype: np.dtype, device: jax.Device) -> jax.Array:
-    return jax.jit(
-        lambda: jnp.empty(shape, dtype), out_shardings=jax.sharding.SingleDeviceSharding(device)
-    )()
+    sharding = jax.sharding.SingleDeviceSharding(device)
+    return jax.jit(lambda: jnp.empty(shape, dtype), out_shardings=sharding)()
 
 
 @functools.partial(jax.jit, donate_argnums=0)
@@ -208,29 +221,30 @@ def _write_rows(filled: jax.Array, rows: jax.Array, first: ArrayLike) -> jax.Arr
 
 
 def expected_tensors(policy: Policy, layout: str) -> dict[str, tuple[int, ...]]:
-    """Every tensor name a checkpoint of this architecture holds in this layout, with its shape."""
+    """Return the name and shape of every tensor that a checkpoint of this policy holds."""
     expected = {}
     for name, spec in policy.specs.items():
         key = table(policy.arch)[name]
         if name.startswith(STACKED):
+            shape = stored_shape(key, spec.shape[1:], policy.arch)
             for layer in range(spec.shape[0]):
-                expected[stored_name(key, layout, layer)] = stored_shape(
-                    key, spec.shape[1:], policy.arch
-                )
+                expected[stored_name(key, layout, layer)] = shape
         else:
             expected[stored_name(key, layout)] = stored_shape(key, spec.shape, policy.arch)
     return expected
 
 
 def check_names(stored: dict[str, StoredTensor], policy: Policy, layout: str, where: str) -> None:
-    """Raise one UserError that lists everything missing, unexpected and misshapen. A redundant tied head must equal the embedding."""
+    """Check that the stored tensors are those of the policy.
+
+    Raises one UserError that lists every tensor that is missing, unexpected or of another shape. A
+    redundant tied head must equal the embedding.
+    """
     expected = expected_tensors(policy, layout)
     present = dict(stored)
     if policy.arch.text.tied_head and HEAD_NAME in present:
-        head, embed = (
-            present.pop(HEAD_NAME),
-            stored[stored_name(table(policy.arch)["embed"], layout)],
-        )
+        head = present.pop(HEAD_NAME)
+        embed = stored[stored_name(table(policy.arch)["embed"], layout)]
         if head.shape != embed.shape or not np.array_equal(head.view(), embed.view()):
             raise UserError(
                 f"{where}: {HEAD_NAME}",
@@ -252,12 +266,10 @@ def check_names(stored: dict[str, StoredTensor], policy: Policy, layout: str, wh
         if name in present and present[name].shape != shape
     ]
     if problems:
-        shown = "; ".join(problems[:20]) + (
-            f"; and {len(problems) - 20} more" if len(problems) > 20 else ""
-        )
+        more = f"; and {len(problems) - 20} more" if len(problems) > 20 else ""
         raise UserError(
             where,
             expected=f"exactly the {len(expected)} tensors config.json implies",
-            got=shown,
+            got="; ".join(problems[:20]) + more,
             remedy="use the checkpoint that belongs to this config.json",
         )

@@ -1,6 +1,7 @@
-"""Adapters as a directory that peft loads on top of the base checkpoint.
+"""Export of adapters to a directory that peft loads on top of the base checkpoint.
 
-peft names a map by its module path in transformers >= 4.52 (the nested layout) and stores A as [rank, in], B as [out, rank].
+peft names a linear map by its module path in transformers >= 4.52 (the nested layout), and stores A
+as [rank, in] and B as [out, rank].
 """
 
 import json
@@ -29,11 +30,14 @@ def export_adapter(
     *,
     overwrite: bool = False,
 ) -> Path:
-    """Write stacked adapters ("layers.attention.q.lora_a": [L, in, rank], ...) and the files of `texts`; the directory appears whole.
+    """Write stacked adapters ("layers.attention.q.lora_a": [L, in, rank], ...) for peft.
 
-    `base_name` is what peft shall call the base checkpoint. Raises UserError as files.new_directory does.
+    `base_name` is the name of the base checkpoint in peft's configuration. `texts` are further
+    files by name. The directory is renamed into place when it is complete. Raises UserError as
+    files.new_directory does.
     """
-    tensors, targets = {}, set()
+    tensors = {}
+    targets = set()
     for name, stacked in adapters.items():
         half = next(half for half in ADAPTER if name.endswith(half))
         key = TABLE[name.removesuffix(half) + ".kernel"]
@@ -52,6 +56,8 @@ def export_adapter(
 
 
 def _config(lora: LoraConfig, base_name: str, targets: list[str]) -> dict:
+    # The path names the language model, because the vision tower has maps of the same names.
+    pattern = rf".*language_model\.layers\.\d+\..*\.({'|'.join(targets)})"
     return {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
@@ -61,5 +67,5 @@ def _config(lora: LoraConfig, base_name: str, targets: list[str]) -> dict:
         "lora_dropout": 0.0,
         "bias": "none",
         "inference_mode": True,
-        "target_modules": rf".*language_model\.layers\.\d+\..*\.({'|'.join(targets)})",  # the tower has maps of the same names
+        "target_modules": pattern,
     }

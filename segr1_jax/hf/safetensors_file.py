@@ -1,6 +1,7 @@
-"""Safetensors files as memory maps: any dtype (BF16 included), any slice, nothing read that is not used.
+"""Safetensors files as memory maps: F32, F16 or BF16, any slice, without reading unused values.
 
-numpy's `get_slice` of the safetensors package cannot read BF16, so the header is read here (8 bytes little-endian length, JSON, data).
+`get_slice` of the safetensors package cannot read BF16 into numpy, so the header is read here. A
+file is 8 bytes of little-endian header length, a JSON header, and the values.
 """
 
 import json
@@ -24,12 +25,12 @@ DTYPES = {
 MAX_HEADER = 100 * 2**20
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
-AGAIN = "copy or download the file again"
+REMEDY = "copy or download the file again"
 
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """One tensor inside a file; `view()` maps it without reading."""
+    """Tensor inside a file; `view()` maps it without reading it."""
 
     file: Path
     dtype: np.dtype
@@ -41,12 +42,12 @@ class StoredTensor:
 
     @property
     def end(self) -> int:
-        """The byte after it in its file."""
+        """Offset of the first byte after the tensor."""
         return self.offset + self.dtype.itemsize * math.prod(self.shape)
 
 
 def open_checkpoint(directory: Path) -> dict[str, StoredTensor]:
-    """All tensors of a Hugging Face directory, sharded or not.
+    """Return all tensors of a Hugging Face directory, with or without shards.
 
     Raises:
         UserError: no weights, a missing or truncated shard, a header that is not safetensors.
@@ -68,7 +69,7 @@ def open_checkpoint(directory: Path) -> dict[str, StoredTensor]:
 
 
 def read_header(file: Path) -> dict[str, StoredTensor]:
-    """The tensors of one file, every length checked against the file's size."""
+    """Return the tensors of one file; all offsets are checked against the size of the file."""
     if not file.is_file():
         raise UserError(
             str(file),
@@ -88,20 +89,21 @@ def read_header(file: Path) -> dict[str, StoredTensor]:
             raise _broken(file, "a JSON header", "something else") from None
     if not isinstance(header, dict):
         raise _broken(file, "a JSON object as header", f"a {type(header).__name__}")
-    start, entries = 8 + length, {k: v for k, v in header.items() if k != "__metadata__"}
+    start = 8 + length
+    entries = {name: fields for name, fields in header.items() if name != "__metadata__"}
     tensors = {name: _stored(file, name, fields, start) for name, fields in entries.items()}
     _check_coverage(file, tensors, start, size)
     return tensors
 
 
 def _shards(index: Path) -> list[str]:
-    """The files that an index names, all of them beside it."""
-    files = read_object(index, remedy=AGAIN).get("weight_map")
+    """Return the names of the files in an index. They must be in its directory."""
+    files = read_object(index, remedy=REMEDY).get("weight_map")
     if not isinstance(files, dict):
         raise _broken(index, "weight_map, from tensors to files", repr(files)[:80])
     for name in files.values():
         if not isinstance(name, str) or Path(name).name != name:
-            raise _broken(index, "names of files beside it", repr(name)[:80])
+            raise _broken(index, "names of files in the same directory", repr(name)[:80])
     return sorted(set(files.values()))
 
 
@@ -126,17 +128,17 @@ def _stored(file: Path, name: str, fields: Any, start: int) -> StoredTensor:
 
 
 def _check_coverage(file: Path, tensors: Mapping[str, StoredTensor], start: int, size: int) -> None:
-    """Tensors fill a file without holes and without overlaps (the rule of the safetensors format)."""
+    """Check that the tensors fill the file without gap or overlap, as the format requires."""
     end = start
     for name, tensor in sorted(tensors.items(), key=lambda item: (item[1].offset, item[1].end)):
         if tensor.offset != end:
             got = f"{name} at byte {tensor.offset}"
-            raise _broken(file, f"tensors side by side, the next at byte {end}", got)
+            raise _broken(file, f"consecutive tensors, the next at byte {end}", got)
         end = tensor.end
     if end != size:
-        got = f"{size}: it is cut short" if size < end else str(size)
+        got = f"{size}: the file is truncated" if size < end else str(size)
         raise _broken(file, f"{end} bytes, where its last tensor ends", got)
 
 
 def _broken(file: Path, expected: str, got: str) -> UserError:
-    return UserError(str(file), expected=expected, got=got, remedy=AGAIN)
+    return UserError(str(file), expected=expected, got=got, remedy=REMEDY)

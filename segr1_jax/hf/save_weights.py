@@ -1,4 +1,4 @@
-"""Weights back into a Hugging Face directory: safetensors, the base's own configuration, tokenizer and processor."""
+"""Export of weights to a Hugging Face directory, with the configuration files of its base."""
 
 import shutil
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ from segr1_jax.hf.shards import outgoing, write_shards
 from segr1_jax.policy.params import Params, Policy
 
 WEIGHT_SUFFIXES = (".safetensors", ".safetensors.index.json", ".bin", ".pt")
-CARD = "README.md"  # never the base's: it speaks of another model
+CARD = "README.md"  # not copied from the base, because it describes another model
 
 
 def export_policy(
@@ -25,23 +25,24 @@ def export_policy(
     layout: str | None = None,
     overwrite: bool = False,
 ) -> Path:
-    """Write `params` as a directory that transformers and vLLM load; `texts` are files by name; all else but the weights is copied
-    from `base`.
+    """Write `params` as a directory that transformers and vLLM load.
 
-    The directory appears whole, by one rename. `dtype` is F32 or BF16 for all tensors, `layout` names them as hf/keys.py lists; None
-    for either is what `base` has, tensor by tensor.
+    All files of `base` except its weights are copied; `texts` are further files by name. The
+    directory is renamed into place when it is complete.
+
+    Args:
+        dtype: F32 or BF16 for all tensors; None keeps the dtype of each tensor in `base`.
+        layout: names of the tensors, one of hf.keys.LAYOUTS; None keeps the layout of `base`.
 
     Raises:
-        UserError: `out` exists, and `overwrite` is not set or it holds something else than a Hugging Face directory.
+        UserError: `out` exists, and `overwrite` is not set or `out` is not a Hugging Face
+            directory.
     """
     dtypes = dict.fromkeys(params, DTYPES[dtype]) if dtype else stored_dtypes(base, policy)
     with new_directory(out, replace="config.json" if overwrite else None) as partial:
         for file in sorted(base.iterdir()):
-            if (
-                file.is_file()
-                and not file.name.endswith(WEIGHT_SUFFIXES)
-                and file.name not in (CARD, *texts)
-            ):
+            is_replaced = file.name in (CARD, *texts) or file.name.endswith(WEIGHT_SUFFIXES)
+            if file.is_file() and not is_replaced:
                 shutil.copyfile(file, partial / file.name)
         write_shards(partial, list(outgoing(params, policy, layout or stored_layout(base), dtypes)))
         for name, text in texts.items():

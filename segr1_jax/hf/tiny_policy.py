@@ -1,7 +1,8 @@
-"""A tiny Qwen2.5-VL policy directory in the published layout, for learning the whole road on a CPU.
+"""A tiny Qwen2.5-VL policy directory in the published layout, to run everything on a CPU.
 
-The architecture has everything that the 3B has (window and full vision attention, merger, M-RoPE, grouped queries, tied head);
-only the sizes differ: about 2 million parameters and, at 168 pixels, 3 x 3 vision windows and 36 image tokens.
+The architecture has all parts of the 3B model (window and full vision attention, merger, M-RoPE,
+grouped queries, tied head). Only the sizes differ: about 2 million parameters and, at 168 pixels,
+3 x 3 vision windows and 36 image tokens.
 """
 
 import json
@@ -19,7 +20,9 @@ from segr1_jax.prompt.tokenizer import END_OF_TURN, PAD
 HIDDEN, MLP, LAYERS, HEADS, KV_HEADS = 160, 384, 4, 4, 2
 HEAD_DIM = HIDDEN // HEADS
 MROPE_SECTION = (4, 8, 8)  # sums to half a head
-ROPE_THETA = 10.0  # the lowest frequencies turn with the column: at the usual 1e4 and up, 6 columns of image tokens are one to them
+# The lowest frequencies encode the column. With the usual 1e4 and more, their angles would hardly
+# differ over 6 columns of image tokens.
+ROPE_THETA = 10.0
 VISION_HIDDEN, VISION_MLP, VISION_DEPTH, VISION_HEADS = 96, 256, 4, 4
 FULL_ATTENTION = (1, 3)
 PATCH, TEMPORAL_PATCH, MERGE, WINDOW = 14, 2, 2, 56
@@ -27,19 +30,27 @@ MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.2757
 EMBEDDING_STD = 0.04  # half of 1/sqrt(HIDDEN): near-uniform first logits from the tied head
 
 CHAT_TEMPLATE = (
-    "{% for message in messages %}{% if loop.first and message['role'] != 'system' %}<|im_start|>system\n"
-    "You are a helpful assistant.<|im_end|>\n{% endif %}<|im_start|>{{ message['role'] }}\n"
-    "{% if message['content'] is string %}{{ message['content'] }}{% else %}{% for part in message['content'] %}"
-    "{% if part['type'] == 'image' %}<|vision_start|><|image_pad|><|vision_end|>{% else %}{{ part['text'] }}{% endif %}"
-    "{% endfor %}{% endif %}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    "{% for message in messages %}"
+    "{% if loop.first and message['role'] != 'system' %}"
+    "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"
+    "{% endif %}"
+    "<|im_start|>{{ message['role'] }}\n"
+    "{% if message['content'] is string %}{{ message['content'] }}"
+    "{% else %}{% for part in message['content'] %}"
+    "{% if part['type'] == 'image' %}<|vision_start|><|image_pad|><|vision_end|>"
+    "{% else %}{{ part['text'] }}{% endif %}"
+    "{% endfor %}{% endif %}<|im_end|>\n"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 
 
 def make_tiny_policy(path: str | Path, *, seed: int = 0, frame: int = 168) -> Path:
-    """Write a randomly initialised policy for square images of `frame` pixels; the same arguments give the same bytes.
+    """Write a randomly initialised policy for square images of `frame` pixels.
 
-    transformers loads it as it is. The directory appears whole or not at all. Raises UserError if `path` exists or `frame`
-    is no multiple of 28 pixels.
+    The same arguments give the same bytes, and transformers loads the directory without changes. It
+    is renamed into place when it is complete. Raises UserError if `path` exists or `frame` is not a
+    multiple of 28 pixels.
     """
     path = Path(path)
     if frame < PATCH * MERGE or frame % (PATCH * MERGE):
@@ -56,25 +67,25 @@ def make_tiny_policy(path: str | Path, *, seed: int = 0, frame: int = 168) -> Pa
         (partial / "chat_template.jinja").write_text(CHAT_TEMPLATE)
         for name, record in _json_files(ids, tokenizer.get_vocab_size(), frame).items():
             (partial / name).write_text(json.dumps(record, indent=2) + "\n")
-        (partial / "model.safetensors").write_bytes(
-            save(tiny_weights(tokenizer.get_vocab_size(), seed), metadata={"format": "pt"})
-        )
+        weights = tiny_weights(tokenizer.get_vocab_size(), seed)
+        content = save(weights, metadata={"format": "pt"})
+        (partial / "model.safetensors").write_bytes(content)
     return path
 
 
 def tiny_weights(vocabulary: int, seed: int) -> dict[str, Float[np.ndarray, "..."]]:
-    """Random float32 weights under the published names (`model.*`, `visual.*`, no `lm_head`: it is tied).
+    """Return random float32 weights by published name (`model.*`, `visual.*`; the head is tied).
 
-    Matrices have deviation 1/sqrt(inputs); those that write into a residual stream are smaller by sqrt(2 * layers).
+    Matrices have the deviation 1/sqrt(inputs). Those that write into a residual stream are smaller
+    by a factor of sqrt(2 * layers).
     """
     rng = np.random.Generator(np.random.Philox(seed))
     weights: dict[str, np.ndarray] = {}
 
     def linear(name: str, outputs: int, *inputs: int, gain: float = 1.0, bias: bool = True) -> None:
         deviation = gain / np.sqrt(np.prod(inputs))
-        weights[f"{name}.weight"] = (rng.standard_normal((outputs, *inputs)) * deviation).astype(
-            np.float32
-        )
+        values = rng.standard_normal((outputs, *inputs)) * deviation
+        weights[f"{name}.weight"] = values.astype(np.float32)
         if bias:
             weights[f"{name}.bias"] = np.zeros(outputs, np.float32)
 
@@ -113,30 +124,30 @@ def tiny_weights(vocabulary: int, seed: int) -> dict[str, Float[np.ndarray, "...
 
 
 def _json_files(ids: dict[str, int], vocabulary: int, frame: int) -> dict[str, dict]:
+    """Return the content of each JSON file by name."""
     end, pad = ids[END_OF_TURN], ids[PAD]
-    vision = {
-        "depth": VISION_DEPTH,
-        "hidden_act": "silu",
-        "hidden_size": VISION_HIDDEN,
-        "intermediate_size": VISION_MLP,
-        "num_heads": VISION_HEADS,
-        "in_chans": 3,
-        "out_hidden_size": HIDDEN,
-        "patch_size": PATCH,
-        "spatial_merge_size": MERGE,
-        "spatial_patch_size": PATCH,
-        "temporal_patch_size": TEMPORAL_PATCH,
-        "tokens_per_second": 2,
-        "window_size": WINDOW,
-        "fullatt_block_indexes": list(FULL_ATTENTION),
+    return {
+        "config.json": _config(ids, vocabulary),
+        "preprocessor_config.json": _processor_config(frame),
+        "tokenizer_config.json": _tokenizer_config(),
+        "special_tokens_map.json": {"eos_token": END_OF_TURN, "pad_token": PAD},
+        "generation_config.json": {
+            "bos_token_id": pad,
+            "eos_token_id": end,
+            "pad_token_id": pad,
+            "do_sample": False,
+        },
     }
-    config = {
+
+
+def _config(ids: dict[str, int], vocabulary: int) -> dict:
+    return {
         "architectures": ["Qwen2_5_VLForConditionalGeneration"],
         "model_type": "qwen2_5_vl",
         "attention_dropout": 0.0,
-        "bos_token_id": pad,
-        "eos_token_id": end,
-        "pad_token_id": pad,
+        "bos_token_id": ids[PAD],
+        "eos_token_id": ids[END_OF_TURN],
+        "pad_token_id": ids[PAD],
         "vision_start_token_id": ids["<|vision_start|>"],
         "vision_end_token_id": ids["<|vision_end|>"],
         "vision_token_id": ids["<|vision_pad|>"],
@@ -157,10 +168,32 @@ def _json_files(ids: dict[str, int], vocabulary: int, frame: int) -> dict[str, d
         "torch_dtype": "float32",
         "use_cache": True,
         "use_sliding_window": False,
-        "vision_config": vision,
+        "vision_config": _vision_config(),
         "vocab_size": vocabulary,
     }
-    processor = {
+
+
+def _vision_config() -> dict:
+    return {
+        "depth": VISION_DEPTH,
+        "hidden_act": "silu",
+        "hidden_size": VISION_HIDDEN,
+        "intermediate_size": VISION_MLP,
+        "num_heads": VISION_HEADS,
+        "in_chans": 3,
+        "out_hidden_size": HIDDEN,
+        "patch_size": PATCH,
+        "spatial_merge_size": MERGE,
+        "spatial_patch_size": PATCH,
+        "temporal_patch_size": TEMPORAL_PATCH,
+        "tokens_per_second": 2,
+        "window_size": WINDOW,
+        "fullatt_block_indexes": list(FULL_ATTENTION),
+    }
+
+
+def _processor_config(frame: int) -> dict:
+    return {
         "min_pixels": frame**2,
         "max_pixels": frame**2,
         "patch_size": PATCH,
@@ -171,7 +204,10 @@ def _json_files(ids: dict[str, int], vocabulary: int, frame: int) -> dict[str, d
         "image_processor_type": "Qwen2VLImageProcessor",
         "processor_class": "Qwen2_5_VLProcessor",
     }
-    tokenizer = {
+
+
+def _tokenizer_config() -> dict:
+    return {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "processor_class": "Qwen2_5_VLProcessor",
         "eos_token": END_OF_TURN,
@@ -183,16 +219,4 @@ def _json_files(ids: dict[str, int], vocabulary: int, frame: int) -> dict[str, d
         ],
         "clean_up_tokenization_spaces": False,
         "model_max_length": 4096,
-    }
-    return {
-        "config.json": config,
-        "preprocessor_config.json": processor,
-        "tokenizer_config.json": tokenizer,
-        "special_tokens_map.json": {"eos_token": END_OF_TURN, "pad_token": PAD},
-        "generation_config.json": {
-            "bos_token_id": pad,
-            "eos_token_id": end,
-            "pad_token_id": pad,
-            "do_sample": False,
-        },
     }

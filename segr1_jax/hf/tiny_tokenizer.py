@@ -1,7 +1,8 @@
-"""The tokenizer of the tiny policy: few, long tokens, so that prompts and answers are short on a CPU.
+"""Tokenizer of the tiny policy: few, long tokens, which keep prompts and answers short on a CPU.
 
-Every integer of the frame is one token, and so is every piece of prompt and answer that lies between two numbers, two lines or two
-special tokens (`]</bbox>, <points>[[`). Sentences about objects fall back to byte-level BPE trained on a fixed corpus.
+Every integer of the frame is one token, and so is every piece of prompt and answer between two
+numbers, lines or special tokens (`]</bbox>, <points>[[`). Sentences about objects are tokenized by
+byte-level BPE trained on a fixed corpus.
 """
 
 import json
@@ -19,7 +20,7 @@ from segr1_jax.types import Answer, Frame
 
 SPECIAL_TOKENS = (PAD, "<|im_start|>", END_OF_TURN, *VISION_TOKENS)
 VOCABULARY_MULTIPLE = 64  # keeps the embedding divisible over any mesh
-BPE_SIZE = 400  # 256 bytes and the commonest word pieces of SENTENCES
+BPE_SIZE = 400  # 256 bytes and the most common word pieces of SENTENCES
 COLOURS = (
     "red",
     "orange",
@@ -54,7 +55,10 @@ SENTENCES = tuple(
 
 
 def tiny_tokenizer(frame: int) -> Tokenizer:
-    """A byte-level BPE tokenizer with single tokens for 0..`frame` and for the fixed phrases of prompts and answers."""
+    """Return a byte-level BPE tokenizer for frames of up to `frame` pixels.
+
+    The integers 0..`frame` and the fixed phrases of prompts and answers are single tokens.
+    """
     splitter = pre_tokenizers.Sequence(
         [
             pre_tokenizers.Split("\n", "merged_with_previous"),
@@ -68,7 +72,7 @@ def tiny_tokenizer(frame: int) -> Tokenizer:
         vocabulary.setdefault(token, len(vocabulary))
     while (len(vocabulary) + len(SPECIAL_TOKENS)) % VOCABULARY_MULTIPLE:
         vocabulary[f"<unused{len(vocabulary)}>"] = len(vocabulary)
-    # ignore_merges: a piece that is a token as a whole is taken as such.
+    # ignore_merges: a piece that is a token as a whole becomes that token.
     tokenizer = Tokenizer(BPE(vocabulary, merges, ignore_merges=True))
     tokenizer.pre_tokenizer = splitter
     tokenizer.decoder = decoders.ByteLevel()
@@ -88,13 +92,12 @@ def _train_bpe() -> tuple[dict[str, int], list[tuple[str, str]]]:
     )
     trained.train_from_iterator(SENTENCES, trainer)
     model = json.loads(trained.to_str())["model"]
-    return dict(sorted(model["vocab"].items(), key=lambda item: item[1])), [
-        tuple(merge) for merge in model["merges"]
-    ]
+    vocabulary = dict(sorted(model["vocab"].items(), key=lambda item: item[1]))
+    return vocabulary, [tuple(merge) for merge in model["merges"]]
 
 
 def _fixed_texts() -> list[str]:
-    """Prompts of every task and answers of every kind, cut at special tokens as the tokenizer cuts them."""
+    """Return the prompts of every task and answers of every kind, split at special tokens."""
     frame = Frame(9, 9)
     texts = [
         chat_text(messages(task, instruction), image_tokens=[0])
@@ -102,7 +105,13 @@ def _fixed_texts() -> list[str]:
         for instruction in (None, "")
     ]
     for line in thinking_lines():
-        answer = Answer(line, ((1, 2, 3, 4),) * 2, ((5, 6), (7, 8)), (1, 0), frame)
+        answer = Answer(
+            thinking=line,
+            boxes=((1, 2, 3, 4),) * 2,
+            points=((5, 6), (7, 8)),
+            labels=(1, 0),
+            frame=frame,
+        )
         texts += [render(answer, task=task) for task in ("rl", "prerl")]
     for token in SPECIAL_TOKENS:
         texts = [piece for text in texts for piece in text.split(token)]

@@ -1,6 +1,7 @@
-"""From values per token to one mean over a batch, in two parts that add up over micro-batches (jax).
+"""Aggregation of values per token to a mean over a batch, as sums over micro-batches (jax).
 
-Shape legend: B prompts; G completions per prompt; T completion tokens, padded on the right to rollout.max_tokens.
+Shape legend: B prompts; G completions per prompt; T completion tokens, padded on the right to
+rollout.max_tokens.
 """
 
 from collections.abc import Callable
@@ -11,7 +12,10 @@ from jaxtyping import Array, Bool, Float
 
 
 class Mean(NamedTuple):
-    """A mean before its division: totals and weights of micro-batches add up, and whoever has added them divides once."""
+    """Mean before its division.
+
+    Totals and weights of micro-batches are added up, and then divided once.
+    """
 
     total: Float[Array, ""]
     weight: Float[Array, ""]
@@ -23,7 +27,7 @@ Aggregation = Callable[[Float[Array, "B G T"], Bool[Array, "B G T"], Float[Array
 def sum_tokens(
     values_BGT: Float[Array, "B G T"], mask_BGT: Bool[Array, "B G T"]
 ) -> Float[Array, "B G"]:
-    """Sum over the real tokens of each completion."""
+    """Sum the values of the real tokens of each completion."""
     return jnp.sum(jnp.where(mask_BGT, values_BGT, 0.0), axis=-1)
 
 
@@ -32,7 +36,10 @@ def completion_mean(
     mask_BGT: Bool[Array, "B G T"],
     weight_BG: Float[Array, "B G"],
 ) -> Mean:
-    """GRPO (arXiv 2402.03300) and Seg-R1: the mean over completions of the mean over each one's tokens (0 for an empty one)."""
+    """Average over completions the mean over each one's tokens: GRPO (arXiv 2402.03300), Seg-R1.
+
+    An empty completion counts as 0.
+    """
     means_BG = sum_tokens(values_BGT, mask_BGT) / jnp.maximum(jnp.sum(mask_BGT, axis=-1), 1)
     return Mean(jnp.sum(means_BG * weight_BG), jnp.sum(weight_BG))
 
@@ -42,10 +49,13 @@ def token_mean(
     mask_BGT: Bool[Array, "B G T"],
     weight_BG: Float[Array, "B G"],
 ) -> Mean:
-    """DAPO (arXiv 2503.14476): one mean over all tokens of the batch, so that a long completion counts by its length."""
+    """Average over all tokens of the batch, so that a completion counts by its length: DAPO.
+
+    Source: arXiv 2503.14476.
+    """
     return Mean(
-        jnp.sum(sum_tokens(values_BGT, mask_BGT) * weight_BG),
-        jnp.sum(jnp.sum(mask_BGT, axis=-1) * weight_BG),
+        total=jnp.sum(sum_tokens(values_BGT, mask_BGT) * weight_BG),
+        weight=jnp.sum(jnp.sum(mask_BGT, axis=-1) * weight_BG),
     )
 
 
@@ -54,7 +64,10 @@ def constant(
     mask_BGT: Bool[Array, "B G T"],
     weight_BG: Float[Array, "B G"],
 ) -> Mean:
-    """Dr.GRPO (arXiv 2503.20783): the mean over completions of each one's sum over T, the same constant for all."""
+    """Average over completions each one's sum of values divided by T: Dr.GRPO (arXiv 2503.20783).
+
+    T is the same constant for all completions, whatever their length.
+    """
     sums_BG = sum_tokens(values_BGT, mask_BGT) / values_BGT.shape[-1]
     return Mean(jnp.sum(sums_BG * weight_BG), jnp.sum(weight_BG))
 

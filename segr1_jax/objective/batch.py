@@ -1,4 +1,4 @@
-"""Completions, as the arrays a loss reads. Numpy on the host, jax on the device.
+"""Completions as the arrays that a loss reads: numpy on the host, jax on the device.
 
 Shape legend: B prompts; G completions per prompt; T completion tokens, padded on the right.
 """
@@ -12,26 +12,41 @@ from segr1_jax.errors import UserError
 
 
 class AnswerBatch(NamedTuple):
-    """Target answers (SFT; G = 1). The loss is the mean over completions by `weight`: 1, or 0 for one left out."""
+    """Target answers of SFT (G = 1).
 
-    tokens: Any  # int32[B, G, T]
-    mask: Any  # bool[B, G, T]
-    weight: Any  # float32[B, G]
+    Attributes:
+        tokens: int32[B, G, T].
+        mask: bool[B, G, T]; True for real tokens, the end-of-turn token included.
+        weight: float32[B, G]; weight of each completion in the loss, 0 for one that is left out.
+    """
+
+    tokens: Any
+    mask: Any
+    weight: Any
 
 
 class GroupBatch(NamedTuple):
-    """Sampled completions with what GRPO needs to know of them."""
+    """Sampled completions, with their advantages and log-probabilities for GRPO.
 
-    tokens: Any  # int32[B, G, T]
-    mask: Any  # bool[B, G, T], the end-of-turn token included
-    weight: Any  # float32[B, G], as above
-    advantages: Any  # float32[B, G]
-    sampler_logprobs: Any  # float32[B, G, T]
-    reference_logprobs: Any  # float32[B, G, T]
+    Attributes:
+        tokens: int32[B, G, T].
+        mask: bool[B, G, T]; True for real tokens, the end-of-turn token included.
+        weight: float32[B, G]; weight of each completion in the loss, 0 for one that is left out.
+        advantages: float32[B, G].
+        sampler_logprobs: float32[B, G, T]; of the policy that sampled.
+        reference_logprobs: float32[B, G, T]; of the reference policy.
+    """
+
+    tokens: Any
+    mask: Any
+    weight: Any
+    advantages: Any
+    sampler_logprobs: Any
+    reference_logprobs: Any
 
 
 def answer_batch(answers: Sequence[np.ndarray], capacity: int) -> AnswerBatch:
-    """Token ids of one target answer per prompt, padded to `capacity`.
+    """Build the batch of one target answer per prompt, padded to `capacity` tokens.
 
     Raises:
         UserError: an answer longer than `capacity`.

@@ -1,4 +1,4 @@
-"""The GRPO objective, and the optimiser that follows its gradient."""
+"""Configuration of the GRPO objective and of the optimiser."""
 
 from dataclasses import dataclass
 
@@ -11,9 +11,13 @@ SCALES = ("std", "none")
 
 @dataclass(frozen=True)
 class ObjectiveConfig:
-    """The defaults are Seg-R1's loss: mean over completions of the token mean of -(min(ratio A, clip(ratio) A) - beta k3).
+    """GRPO objective. The defaults are the loss of Seg-R1.
 
-    DAPO: aggregation token_mean, clip_high 0.28, beta 0 (and rollout.refill). Dr.GRPO: aggregation constant, scale none, beta 0.
+    That loss is the mean over completions of the mean over tokens of
+    -(min(ratio A, clip(ratio) A) - beta k3).
+
+    DAPO: aggregation token_mean, clip_high 0.28, beta 0 (and rollout.refill).
+    Dr.GRPO: aggregation constant, scale none, beta 0.
     """
 
     beta: float = knob(
@@ -21,7 +25,7 @@ class ObjectiveConfig:
     )
     kl: str = knob(
         "k3",
-        "estimator of that KL in the loss: k3 or k2 (objective/kl.py tells what each one's gradient is)",
+        "estimator of that KL in the loss: k3 or k2 (objective/kl.py explains their gradients)",
     )
     clip_low: float = knob(
         0.2, "the ratio is clipped at 1 - clip_low (inactive with one update per rollout)"
@@ -31,15 +35,17 @@ class ObjectiveConfig:
     )
     aggregation: str = knob(
         "completion_mean",
-        "tokens to loss: completion_mean (GRPO: mean over completions of the mean of each), token_mean (DAPO: one mean over all tokens), "
+        "tokens to loss: completion_mean (GRPO: mean over completions of the mean of each), "
+        "token_mean (DAPO: one mean over all tokens), "
         "constant (Dr.GRPO: mean over completions of the sum of each over rollout.max_tokens)",
     )
     scale: str = knob(
         "std",
-        "advantages: divided by the group's standard deviation (std), or centred alone (none, Dr.GRPO)",
+        "advantages: divided by the group's standard deviation (std), or only centred "
+        "(none, Dr.GRPO)",
     )
     updates_per_rollout: int = knob(
-        1, "optimiser updates on each rollout, every one on the whole of it (GRPO's mu)"
+        1, "optimiser updates on each rollout, each on the whole rollout (GRPO's mu)"
     )
 
     def __post_init__(self):

@@ -1,15 +1,20 @@
-"""Schulman's estimates of KL(policy || reference) from tokens the policy sampled (joschu.net/blog/kl-approx.html). Jax, elementwise.
+"""Schulman's estimates of KL(policy || reference) from sampled tokens (jax, elementwise).
 
-With r = reference / policy, on samples of the policy itself:
+Source: joschu.net/blog/kl-approx.html. With r = reference / policy, on samples of the policy:
 
-      value                                       mean of the gradient, differentiated as it stands
-k1    -log r; unbiased, of either sign            0: d k1 = d log policy, whose mean is 0, so k1 is a metric and never a loss
-k2    (log r)^2 / 2; biased, never negative       that of KL(policy || reference), exactly
-k3    r - log r - 1; unbiased, never negative     that of KL(reference || policy), the other direction; the two meet at the reference
+      value                           mean of the gradient of that value
+k1    -log r                          0, because d k1 = d log policy has mean 0: k1 is a metric
+      unbiased, of either sign        and never a loss
+k2    (log r)^2 / 2                   exactly the gradient of KL(policy || reference)
+      biased, never negative
+k3    r - log r - 1                   the gradient of KL(reference || policy), the other direction;
+      unbiased, never negative        the two agree where the policy is the reference
 
-So k3, the paper's choice, measures one divergence and descends on the other: (1 - r) d log policy pulls without bound where the
-reference likes a token that the policy has all but given up, and with at most 1 where it is the other way round. After the first of
-several updates on a rollout its tokens no longer come from the policy, and neither column is exact.
+So k3, the paper's choice, measures one divergence and minimises the other. Its gradient per token
+is (1 - r) d log policy: the factor is unbounded where the reference gives a token a much larger
+probability than the policy, and at most 1 where the reference gives it a smaller one. After the
+first of several updates on a rollout, its tokens are no longer samples of the policy, and neither
+column is exact.
 """
 
 from collections.abc import Callable
@@ -17,26 +22,26 @@ from collections.abc import Callable
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-MAX_LOG_RATIO = 20.0  # exp of an unclipped log-ratio is the commonest NaN in GRPO runs
+MAX_LOG_RATIO = 20.0  # exp of an unclipped log-ratio is the most common source of NaN in GRPO
 
 
 def log_ratio(new: Float[Array, "..."], old: Float[Array, "..."]) -> Float[Array, "..."]:
-    """log(new / old), clipped to +-20."""
+    """Return log(new / old), clipped to +-20."""
     return jnp.clip(new - old, -MAX_LOG_RATIO, MAX_LOG_RATIO)
 
 
 def k1(logprobs: Float[Array, "..."], reference: Float[Array, "..."]) -> Float[Array, "..."]:
-    """-log r."""
+    """Return -log r."""
     return log_ratio(logprobs, reference)
 
 
 def k2(logprobs: Float[Array, "..."], reference: Float[Array, "..."]) -> Float[Array, "..."]:
-    """(log r)^2 / 2."""
+    """Return (log r)^2 / 2."""
     return 0.5 * jnp.square(log_ratio(logprobs, reference))
 
 
 def k3(logprobs: Float[Array, "..."], reference: Float[Array, "..."]) -> Float[Array, "..."]:
-    """r - log r - 1."""
+    """Return r - log r - 1."""
     r = log_ratio(reference, logprobs)
     return jnp.exp(r) - r - 1.0
 

@@ -1,4 +1,4 @@
-"""The losses, as pure functions of per-token log-probabilities (jax).
+"""Losses as pure functions of log-probabilities per token (jax).
 
 Shape legend: B prompts; G completions per prompt; T completion tokens.
 """
@@ -16,9 +16,13 @@ from segr1_jax.objective.kl import LOSS_ESTIMATORS, k1, k3, log_ratio
 
 
 class Loss(NamedTuple):
-    """What to minimise: `objective.total`, to be divided by `objective.weight` once all micro-batches are added up.
+    """Loss and metrics of a micro-batch.
 
-    Beside it metrics that are means, each with a weight of its own, and metrics that take the maximum.
+    Attributes:
+        objective: the mean to minimise; its total is divided by its weight once all micro-batches
+            are added up.
+        means: metrics that are means, each with its own weight.
+        maxima: metrics that are maxima.
     """
 
     objective: Mean
@@ -29,7 +33,7 @@ class Loss(NamedTuple):
 def clipped_surrogate(
     ratio: Float[Array, "B G T"], advantages_BG: Float[Array, "B G"], low: float, high: float
 ) -> Float[Array, "B G T"]:
-    """PPO's min(ratio A, clip(ratio, 1 - low, 1 + high) A) per token."""
+    """Return PPO's min(ratio A, clip(ratio, 1 - low, 1 + high) A) per token."""
     advantages = advantages_BG[..., None]
     return jnp.minimum(ratio * advantages, jnp.clip(ratio, 1 - low, 1 + high) * advantages)
 
@@ -37,7 +41,10 @@ def clipped_surrogate(
 def is_clipped(
     ratio: Float[Array, "B G T"], advantages_BG: Float[Array, "B G"], low: float, high: float
 ) -> Bool[Array, "B G T"]:
-    """Which tokens the clip takes the gradient from: a ratio past the bound that the advantage pushes it towards."""
+    """Mark the tokens that have no gradient because of the clip.
+
+    Their ratio is past the bound towards which the advantage moves it.
+    """
     advantages = advantages_BG[..., None]
     return ((ratio > 1 + high) & (advantages > 0)) | ((ratio < 1 - low) & (advantages < 0))
 
@@ -45,17 +52,17 @@ def is_clipped(
 def old_logprobs(
     logprobs: Float[Array, "B G T"], batch: GroupBatch, objective: ObjectiveConfig
 ) -> Float[Array, "B G T"]:
-    """Log-probabilities under the policy that sampled, the ratio's denominator.
+    """Return the log-probabilities under the policy that sampled: the denominator of the ratio.
 
-    Where each rollout gets one update, that policy is the one being updated: the sampler's figures are `logprobs` but for its roundings
-    (at most 1e-4 in float32, the metric sampler_gap). Taking `logprobs` itself leaves those out, and exp(logp - stop_gradient(logp)) is
-    exactly 1 with exactly the gradient of logp. From the second update on the two policies differ, and only the sampler knows the old.
+    With one update per rollout, that policy is the policy being updated. The sampler's values then
+    differ from `logprobs` only by rounding (at most 1e-4 in float32, the metric sampler_gap), and
+    `logprobs` without gradient avoids this difference: exp(logp - stop_gradient(logp)) is exactly 1
+    and has exactly the gradient of logp. With more updates the policies differ from the second
+    update on, and only the sampler has the old values.
     """
-    return (
-        jax.lax.stop_gradient(logprobs)
-        if objective.updates_per_rollout == 1
-        else batch.sampler_logprobs
-    )
+    if objective.updates_per_rollout == 1:
+        return jax.lax.stop_gradient(logprobs)
+    return batch.sampler_logprobs
 
 
 def grpo_loss(
@@ -64,7 +71,10 @@ def grpo_loss(
     batch: GroupBatch,
     objective: ObjectiveConfig,
 ) -> Loss:
-    """-(min(ratio A, clip(ratio) A) - beta KL) per token, aggregated as configured (Seg-R1; paper.md 1.5)."""
+    """Return the loss -(min(ratio A, clip(ratio) A) - beta KL) per token, aggregated as configured.
+
+    The default configuration gives the loss of Seg-R1.
+    """
     bounds = {"low": objective.clip_low, "high": objective.clip_high}
     ratio = jnp.exp(log_ratio(logprobs, old_logprobs(logprobs, batch, objective)))
     penalty = LOSS_ESTIMATORS[objective.kl](logprobs, batch.reference_logprobs)
@@ -78,7 +88,8 @@ def grpo_loss(
             batch.weight,
         ),
     }
-    # Without the penalty no reference is kept, and what stands in its place is the sampler's.
+    # Without the penalty there is no reference policy, and the batch repeats the sampler's
+    # log-probabilities in its place: there is no KL to report.
     for name, estimate in (("kl", k3), ("kl_k1", k1)) if objective.beta else ():
         distance = estimate(logprobs, batch.reference_logprobs)
         means[name] = completion_mean(distance, batch.mask, batch.weight)
@@ -93,8 +104,10 @@ def grpo_loss(
 def answer_loss(
     logprobs: Float[Array, "B G T"], entropy: Float[Array, "B G T"], batch: AnswerBatch
 ) -> Loss:
-    """Mean over answers of the token mean of -logp; prompt tokens carry no loss."""
+    """Return the SFT loss: the mean over answers of the mean over tokens of -logp.
+
+    Prompt tokens have no loss.
+    """
     value = completion_mean(-logprobs, batch.mask, batch.weight)
-    return Loss(
-        value, {"loss": value, "entropy": completion_mean(entropy, batch.mask, batch.weight)}, {}
-    )
+    means = {"loss": value, "entropy": completion_mean(entropy, batch.mask, batch.weight)}
+    return Loss(objective=value, means=means, maxima={})

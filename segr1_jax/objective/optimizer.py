@@ -1,4 +1,4 @@
-"""AdamW as configured."""
+"""AdamW and its schedule, built from the configuration."""
 
 import optax
 
@@ -6,24 +6,23 @@ from segr1_jax.objective.config import OptimizerConfig
 
 
 def make_schedule(config: OptimizerConfig, updates: int) -> optax.Schedule:
-    """Linear warm-up from 0, then constant or a cosine to 0 at `updates`; both count the updates made."""
-    after = (
-        optax.constant_schedule(config.learning_rate)
-        if config.schedule == "constant"
-        else optax.cosine_decay_schedule(
-            config.learning_rate, max(updates - config.warmup_steps, 1)
-        )
-    )
+    """Return a linear warm-up from 0, then a constant or a cosine to 0 at `updates`.
+
+    The schedule counts the updates that the optimiser has made.
+    """
+    if config.schedule == "constant":
+        after = optax.constant_schedule(config.learning_rate)
+    else:
+        decay_steps = max(updates - config.warmup_steps, 1)
+        after = optax.cosine_decay_schedule(config.learning_rate, decay_steps)
     if config.warmup_steps == 0:
         return after
-    return optax.join_schedules(
-        [optax.linear_schedule(0.0, config.learning_rate, config.warmup_steps), after],
-        [config.warmup_steps],
-    )
+    warmup = optax.linear_schedule(0.0, config.learning_rate, config.warmup_steps)
+    return optax.join_schedules([warmup, after], [config.warmup_steps])
 
 
 def make_optimizer(config: OptimizerConfig, updates: int) -> optax.GradientTransformation:
-    """Global-norm clipping, then AdamW on the schedule."""
+    """Return global-norm clipping followed by AdamW with the schedule."""
     adamw = optax.adamw(
         make_schedule(config, updates),
         b1=config.b1,

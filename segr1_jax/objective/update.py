@@ -1,4 +1,4 @@
-"""One optimiser update: score the completions, differentiate a loss over micro-batches, step AdamW.
+"""One optimiser update: score completions, accumulate the gradient of a loss, step AdamW.
 
 Shape legend: B prompts; G completions per prompt; T completion tokens.
 """
@@ -23,17 +23,21 @@ SoundFn = Callable[[dict[str, Array]], Bool[Array, ""]]
 
 
 class Skips(NamedTuple):
-    """Updates that were skipped: in a row up to now, and since the beginning."""
+    """Number of skipped updates: in a row up to the last update, and in total."""
 
     in_a_row: Int[Array, ""]
     total: Int[Array, ""]
 
 
 class TrainState(NamedTuple):
-    """Float32 master weights of what is trained, optimiser state, the steps (batches) seen, and the updates skipped.
+    """State of training.
 
-    The optimiser counts the updates it made, which its schedule follows: several a step where a rollout gets several, none for a
-    skipped one.
+    Attributes:
+        params: float32 master weights, of the trained weights only.
+        opt_state: state of the optimiser. It counts the updates made, which the schedule follows:
+            several per step with several updates per rollout, none for a skipped update.
+        step: number of the last batch.
+        skips: number of skipped updates.
     """
 
     params: Params
@@ -43,21 +47,27 @@ class TrainState(NamedTuple):
 
 
 class TrainBatch(NamedTuple):
-    """Prompts with their completions, all leading axes B."""
+    """Prompts with their completions; the first axis of every array is B."""
 
     prompts: PromptBatch
     completions: AnswerBatch | GroupBatch
 
 
 def init_state(params: Params, optimizer: optax.GradientTransformation) -> TrainState:
-    """Step 0."""
+    """Return the state before the first step."""
     return TrainState(
-        params, optimizer.init(params), jnp.int32(0), Skips(jnp.int32(0), jnp.int32(0))
+        params=params,
+        opt_state=optimizer.init(params),
+        step=jnp.int32(0),
+        skips=Skips(in_a_row=jnp.int32(0), total=jnp.int32(0)),
     )
 
 
 class Totals(NamedTuple):
-    """What micro-batches add up to: gradient and metrics, not yet divided by their weights. `weight` is that of the gradient."""
+    """Sums over micro-batches: gradient and metrics, not yet divided by their weights.
+
+    `weight` is the weight of the gradient.
+    """
 
     gradient: Params
     means: dict[str, Mean]
@@ -66,12 +76,13 @@ class Totals(NamedTuple):
 
 
 class Gradient(NamedTuple):
-    """The two programs of gradient accumulation, pure functions to be jitted by the caller.
+    """Two programs of gradient accumulation, pure functions to be jitted by the caller.
 
     Attributes:
-        zeros: (trained, frozen, micro-batch) -> the Totals of no micro-batch. Only shapes are read.
-        add: (totals, trained, frozen, micro-batch) -> totals with those of the micro-batch. Donate
-            the totals: the backward pass adds to them layer by layer, so one float32 gradient lives.
+        zeros: (trained, frozen, micro-batch) -> Totals of no micro-batch. Only shapes are read.
+        add: (totals, trained, frozen, micro-batch) -> totals plus those of the micro-batch. Donate
+            the totals: the backward pass adds to them layer by layer, so only one float32 gradient
+            is in memory.
     """
 
     zeros: Callable[[Params, Params, TrainBatch], Totals]
@@ -79,25 +90,25 @@ class Gradient(NamedTuple):
 
 
 def make_gradient(policy: Policy, loss: LossFn, *, temperature: float, head_chunk: int) -> Gradient:
-    """The gradient of `loss` with respect to the trained half of the weights, over micro-batches.
+    """Return the programs for the gradient of `loss` with respect to the trained weights.
 
-    What is differentiated is the loss's sum, before the division by the weight that the loss
-    defines (completions, or tokens), so micro-batches simply add up, and one may be differentiated
-    before the rewards of the next are known.
+    They differentiate the sum of the loss, before the division by the weight that the loss defines
+    (a number of completions or tokens). So micro-batches simply add up, and one can be
+    differentiated before the rewards of the next are known.
     """
 
     def objective(trained: Params, frozen: Params, batch: TrainBatch):
-        done = batch.completions
+        completions = batch.completions
         scores = score_tokens(
             policy.bind(frozen | trained),
             batch.prompts,
-            done.tokens,
-            done.mask,
+            completions.tokens,
+            completions.mask,
             temperature=temperature,
             chunk=head_chunk,
         )
         with jax.named_scope("loss"):
-            result = loss(scores.logprobs, scores.entropy, done)
+            result = loss(scores.logprobs, scores.entropy, completions)
         return result.objective.total, result
 
     def zeros(trained: Params, frozen: Params, batch: TrainBatch) -> Totals:
@@ -109,8 +120,9 @@ def make_gradient(policy: Policy, loss: LossFn, *, temperature: float, head_chun
         return Totals(gradient, means, maxima, weight)
 
     def add(totals: Totals, trained: Params, frozen: Params, batch: TrainBatch) -> Totals:
-        # Plain jax.grad stacks the gradients of all layers before they could be added: a second
-        # whole gradient. The cotangents go into references to the totals instead.
+        # jax.grad would stack the gradients of all layers before they are added to the totals: the
+        # memory of a second gradient. With references to the totals the backward pass adds the
+        # cotangents of each layer in place.
         references = jax.tree.map(jax.new_ref, totals.gradient)
         total, backward, result = jax.vjp(
             lambda weights: objective(weights, frozen, batch), trained, has_aux=True
@@ -128,10 +140,12 @@ def make_gradient(policy: Policy, loss: LossFn, *, temperature: float, head_chun
 def make_update(
     optimizer: optax.GradientTransformation, is_sound: SoundFn
 ) -> Callable[[TrainState, Totals, Int[Array, ""]], tuple[TrainState, dict[str, Array]]]:
-    """A pure function `(state, totals, step) -> (state, metrics)`, to be jitted (state donated) by the caller. No weight leaves all at 0.
+    """Return a pure function `(state, totals, step) -> (state, metrics)`.
 
-    `step` is the number of the batch that the totals are of. An update whose metrics are not `is_sound` is skipped: weights and
-    optimiser state keep their bits. The metrics are of the whole batch, so all devices and processes skip alike.
+    The caller jits it and donates the state. `step` is the number of the batch of the totals. An
+    update whose metrics are not `is_sound` is skipped: weights and optimiser state keep their bits.
+    The metrics are of the whole batch, so all devices and processes skip the same updates. Totals
+    without any weight give a gradient and means of 0.
     """
 
     def update(state: TrainState, totals: Totals, step: Int[Array, ""]):
@@ -157,4 +171,5 @@ def make_update(
 
 
 def _share(weight: Float[Array, ""]) -> Float[Array, ""]:
+    # A weight of 0 comes with a total of 0; other weights are at least 1.
     return 1.0 / jnp.maximum(weight, 1.0)

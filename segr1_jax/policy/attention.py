@@ -1,12 +1,19 @@
-"""Attention: decoding by one softmax over several K/V segments, and training by one of three implementations behind one interface.
+"""Attention: one softmax over several K/V segments, and three implementations for training.
 
-Training attends in three patterns: a prompt's prefix to itself (causal), the completions of a group to the shared prefix and each to
-itself, the patches of an image to each other. `xla` does all by `attend`. The fused kernels know one query and one key sequence with a
-static mask and segments: the completions of a group become one sequence of G x T queries over P + G x T keys (`_folded`), under a
-mask that keeps them apart. In every implementation there is ONE softmax over prefix and own keys, so autodiff is exact.
+Training has three patterns of attention: the prefix of a prompt to itself (causal), the completions
+of a group to the shared prefix and each to itself, and the patches of an image to each other. `xla`
+computes all of them with `attend`. The fused kernels take one query sequence and one key sequence
+with a static mask and segments: `Attention.group` joins the completions of a group into one
+sequence of G x T queries over P + G x T keys, and `group_mask` keeps the completions apart. Every
+implementation takes ONE softmax over the keys of the prefix and of the completion, so autodiff is
+exact. Decoding always uses `attend`.
 
-Shape legend: B batch; G completions per prompt; T query tokens of one completion; P prefix tokens; S key tokens; N query tokens of one
-sequence; H query heads; K key/value heads; R = H / K query heads per key head; C head size.
+A mask is over keys and says which of them a query may see. Masks know slots, not positions: rotary
+positions are already applied to queries and keys when they arrive here.
+
+Shape legend: B batch; G completions per prompt; T query tokens of one completion; P prefix tokens;
+S key tokens; N query tokens of one sequence; H query heads; K key/value heads; R = H / K query
+heads per key head; C head size.
 """
 
 from collections.abc import Sequence
@@ -20,17 +27,17 @@ from jaxtyping import Array, Bool, Float, Int
 
 from segr1_jax.policy.splash_attention import splash_attention
 
-MASKED = float(
-    jnp.finfo(jnp.float32).min
-)  # finite: a row with no key left stays free of NaN, its output is never read
+# The score of a masked key. It is finite, so that a row without any key has no NaN; the output of
+# such a row is never read.
+MASKED = float(jnp.finfo(jnp.float32).min)
 CUDNN = "cudnn"
 
 
 class KeyValues(NamedTuple):
-    """Rotated keys, values and which slots hold a real token that the query may see.
+    """Rotated keys, values, and a mask of the slots that a query may see.
 
-    `k`, `v`: [B, S, K, C] shared by all completions of a prompt, or [B, G, S, K, C] per completion.
-    `mask` broadcasts to the scores: [B, 1|G, 1|T, S].
+    `k` and `v` are [B, S, K, C], shared by all completions of a prompt, or [B, G, S, K, C], one per
+    completion. `mask` broadcasts to [B, G, T, S]: it is False for padding and for later tokens.
     """
 
     k: Float[Array, "B *G S K C"]
@@ -40,7 +47,7 @@ class KeyValues(NamedTuple):
 
 @dataclass(frozen=True)
 class Attention:
-    """How training attends: `xla` (anywhere), `cudnn` (NVIDIA GPUs, bfloat16) or `splash` (TPUs)."""
+    """Attention in training: `xla` (anywhere), `cudnn` (NVIDIA GPUs, bfloat16), `splash` (TPUs)."""
 
     implementation: str = "xla"
 
@@ -51,22 +58,22 @@ class Attention:
         v_BPKC: Float[Array, "B P K C"],
         mask_BP: Bool[Array, "B P"],
     ) -> Float[Array, "B P H C"]:
-        """Causal attention of a prefix to its real tokens."""
+        """Attend causally from the tokens of a prefix to its real tokens.
+
+        Causality is by slot. That is right with padding on either side, because real tokens keep
+        their order and the mask hides the padding.
+        """
         P = mask_BP.shape[1]
         causal_PP = np.tri(P, dtype=bool)
         if self.implementation == "xla":
-            return attend(
-                q_BPHC[:, None],
-                [KeyValues(k_BPKC, v_BPKC, (causal_PP & mask_BP[:, None])[:, None])],
-            )[:, 0]
-        return self._fused(
-            q_BPHC,
-            k_BPKC,
-            v_BPKC,
-            causal_PP,
-            jnp.ones_like(mask_BP, jnp.int32),
-            mask_BP.astype(jnp.int32),
-        )
+            # A prefix is a group of one completion.
+            q_B1PHC = q_BPHC[:, None]
+            seen_BPP = causal_PP & mask_BP[:, None]
+            return attend(q_B1PHC, [KeyValues(k_BPKC, v_BPKC, seen_BPP[:, None])])[:, 0]
+        # Segment 1 holds all queries and the real keys, segment 0 the padded keys.
+        query_segments_BP = jnp.ones_like(mask_BP, jnp.int32)
+        key_segments_BP = mask_BP.astype(jnp.int32)
+        return self._fused(q_BPHC, k_BPKC, v_BPKC, causal_PP, query_segments_BP, key_segments_BP)
 
     def group(
         self,
@@ -75,26 +82,25 @@ class Attention:
         own: KeyValues,
         mask_BGT: Bool[Array, "B G T"],
     ) -> Float[Array, "B G T H C"]:
-        """Completions attend to the shared prefix and, causally, to their own real tokens. `own.mask` is the causal one."""
+        """Attend from completions to the shared prefix and, causally, to their own real tokens.
+
+        `shared.mask` is [B, 1, 1, P], `own.mask` is causal, and `mask_BGT` marks the real tokens.
+        """
         if self.implementation == "xla":
             return attend(q_BGTHC, [shared, own])
+        # Join the G completions into one sequence. The static mask keeps them apart; segment 1
+        # holds all queries and the real keys, segment 0 the padded keys of prefix and completions.
         B, G, T, H, C = q_BGTHC.shape
         k, v = (
-            jnp.concatenate([whole, each.reshape(B, G * T, *each.shape[3:])], axis=1)
-            for whole, each in zip(shared[:2], own[:2], strict=True)
+            jnp.concatenate([prefix, suffix.reshape(B, G * T, *suffix.shape[3:])], axis=1)
+            for prefix, suffix in zip(shared[:2], own[:2], strict=True)
         )
-        real_BS = jnp.concatenate(
-            [shared.mask[:, 0, 0], mask_BGT.reshape(B, G * T)], axis=1
-        ).astype(jnp.int32)
-        queries_BN = jnp.ones((B, G * T), jnp.int32)
-        out = self._fused(
-            q_BGTHC.reshape(B, G * T, H, C),
-            k,
-            v,
-            group_mask(shared.k.shape[1], G, T),
-            queries_BN,
-            real_BS,
-        )
+        is_real_BS = jnp.concatenate([shared.mask[:, 0, 0], mask_BGT.reshape(B, G * T)], axis=1)
+        key_segments_BS = is_real_BS.astype(jnp.int32)
+        query_segments_BN = jnp.ones((B, G * T), jnp.int32)
+        q_BNHC = q_BGTHC.reshape(B, G * T, H, C)
+        mask_NS = group_mask(shared.k.shape[1], G, T)
+        out = self._fused(q_BNHC, k, v, mask_NS, query_segments_BN, key_segments_BS)
         return out.reshape(B, G, T, H, C)
 
     def images(
@@ -104,15 +110,19 @@ class Attention:
         v_BNHC: Float[Array, "B N H C"],
         image_BN: Int[Array, "B N"],
     ) -> Float[Array, "B N H C"]:
-        """Patches attend to those of the same image; `image_BN` is its number, -1 for padding."""
+        """Attend from patches to the patches of the same image.
+
+        `image_BN` is the number of a patch's image, -1 for padding.
+        """
         if self.implementation == "xla":
             same_BNN = (image_BN[:, :, None] == image_BN[:, None, :]) & (image_BN >= 0)[:, None]
             return attend(q_BNHC[:, None], [KeyValues(k_BNHC, v_BNHC, same_BNN[:, None])])[:, 0]
+        # Here padding attends to padding: its rows have keys, and their output is never read.
         N = image_BN.shape[1]
         return self._fused(q_BNHC, k_BNHC, v_BNHC, np.ones((N, N), bool), image_BN, image_BN)
 
     def _fused(self, q, k, v, mask_NS: np.ndarray, q_segments_BN, kv_segments_BS):
-        """A query sees the keys of its own segment that `mask_NS` allows."""
+        """Attend from each query to the keys of its own segment that `mask_NS` allows."""
         if self.implementation == "splash":
             return splash_attention(q, k, v, mask_NS, q_segments_BN, kv_segments_BS)
         seen_BNS = (q_segments_BN[:, :, None] == kv_segments_BS[:, None]) & mask_NS
@@ -120,7 +130,9 @@ class Attention:
 
 
 def group_mask(P: int, G: int, T: int) -> Bool[np.ndarray, "N S"]:
-    """Which of P + G * T keys each of G * T queries sees: the whole prefix, and of its own completion the tokens up to itself.
+    """Return the mask of G * T queries over P + G * T keys, for a group joined into one sequence.
+
+    A query sees the whole prefix, and the tokens of its own completion up to and including itself.
 
     Example:
         >>> group_mask(1, 2, 2).astype(int)
@@ -129,17 +141,17 @@ def group_mask(P: int, G: int, T: int) -> Bool[np.ndarray, "N S"]:
                [1, 0, 0, 1, 0],
                [1, 0, 0, 1, 1]])
     """
-    return np.concatenate(
-        [np.ones((G * T, P), bool), np.kron(np.eye(G, dtype=bool), np.tri(T, dtype=bool))], axis=1
-    )
+    own_NN = np.kron(np.eye(G, dtype=bool), np.tri(T, dtype=bool))
+    return np.concatenate([np.ones((G * T, P), bool), own_NN], axis=1)
 
 
 def attend(
     q_BGTHC: Float[Array, "B G T H C"], segments: Sequence[KeyValues]
 ) -> Float[Array, "B G T H C"]:
-    """One softmax over the joined keys of all segments, without repeating a shared segment G times.
+    """Attend to the keys of all segments with one softmax, without repeating a shared segment.
 
-    This is ordinary attention over the concatenated keys (so plain autodiff is exact); only the scores are concatenated.
+    This is ordinary attention over the concatenated keys, so plain autodiff is exact. Only the
+    scores are concatenated: keys and values of a shared segment stay single for all G completions.
     Scores and softmax are float32.
     """
     B, G, T, H, C = q_BGTHC.shape
@@ -157,9 +169,11 @@ def attend(
 
 
 def _masked_scores(q_BGTKRC, segment: KeyValues):
+    """Return the scaled float32 scores [B, G, K, R, T, S], MASKED where the query sees no key."""
     equation = "bgtkrc,bskc->bgkrts" if segment.k.ndim == 4 else "bgtkrc,bgskc->bgkrts"
     scores = (
         jnp.einsum(equation, q_BGTKRC, segment.k, preferred_element_type=jnp.float32)
         * q_BGTKRC.shape[-1] ** -0.5
     )
+    # The mask has no head axes: [B, G, T, S] becomes [B, G, 1, 1, T, S].
     return jnp.where(segment.mask[:, :, None, None], scores, MASKED)

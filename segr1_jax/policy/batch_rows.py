@@ -1,4 +1,4 @@
-"""Where the rows of a batch live while a program computes with them."""
+"""Sharding of the rows of a batch inside a compiled program."""
 
 from typing import Any
 
@@ -6,14 +6,15 @@ import jax
 from jax.sharding import PartitionSpec
 
 BATCH = PartitionSpec(("data", "fsdp"))
-"""Batches are split over data and fsdp, repeated over tensor."""
+"""Batches are split over data and fsdp, and replicated over tensor."""
 
 
 def split_rows(tree: Any) -> Any:
-    """Arrays of B rows, held to be split over the mesh that `use_abstract_mesh` put around the trace; unchanged where there is none.
+    """Constrain arrays of B rows to be split over the mesh that `use_abstract_mesh` set.
 
-    Weights are split over fsdp too. Left to itself the compiler may leave them so and gather the whole batch on every device instead,
-    which multiplies the activations, and the work that is not a matrix product, by the number of devices.
+    Without a mesh the arrays are unchanged. Weights are split over fsdp too. Without the constraint
+    the compiler may keep them split and gather the whole batch on every device instead, which
+    multiplies the activations, and all work except matrix products, by the number of devices.
     """
     if jax.sharding.get_abstract_mesh().empty:
         return tree

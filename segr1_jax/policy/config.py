@@ -1,4 +1,4 @@
-"""Which weights of the policy are trained."""
+"""Configuration of the weights that are trained."""
 
 from dataclasses import dataclass
 
@@ -7,7 +7,10 @@ from segr1_jax.common.config_fields import knob, require_range
 
 @dataclass(frozen=True)
 class LoraConfig:
-    """Low-rank adapters: y = x W + (alpha / rank) x A B, on every linear map of the language model (Hu et al., 2021)."""
+    """Low-rank adapters on every linear map of the language model (Hu et al., 2021).
+
+    y = x W + (alpha / rank) x A B
+    """
 
     rank: int = knob(0, "width of the adapters; 0 = none, the weights themselves are trained")
     alpha: float = knob(32.0, "adapters are scaled by alpha / rank")

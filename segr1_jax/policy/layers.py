@@ -1,4 +1,4 @@
-"""The pieces both towers are made of: one declaration per weight, norms, linear maps, rotary embedding.
+"""Layers of both towers: declarations of weights, norms, linear maps, rotary embedding.
 
 Shape legend: D hidden; H heads; C head size; I, O sizes of a linear map; ... any leading axes.
 """
@@ -18,7 +18,10 @@ Axes = tuple[str | None, ...]
 
 
 def weight(rngs: nnx.Rngs, shape: Sequence[int], axes: Axes, scale: float = 0.02) -> nnx.Param:
-    """Declare one weight: shape, logical axes (mapped to the mesh by policy/sharding.py) and a normal initialiser."""
+    """Declare one weight with a normal initialiser of standard deviation `scale`.
+
+    `axes` names its logical axes, which policy/sharding.py maps to the mesh.
+    """
     return nnx.Param(scale * jax.random.normal(rngs.params(), tuple(shape), jnp.float32), axes=axes)
 
 
@@ -28,9 +31,11 @@ def constant(value: float, shape: Sequence[int], axes: Axes) -> nnx.Param:
 
 
 class Linear(nnx.Module):
-    """x @ kernel (+ bias) in the dtype of x; the kernel is stored [in, out], the transpose of torch's.
+    """Linear map x @ kernel (+ bias) in the dtype of x.
 
-    With `lora` a low-rank adapter is added. It starts as peft's does: B at 0, A with the deviation of its uniform(+-1/sqrt(in)).
+    The kernel is stored [in, out], the transpose of torch's. With `lora` a low-rank adapter is
+    added. Its initial values follow peft: B is 0, and A has the standard deviation of peft's
+    uniform(+-1/sqrt(in)).
     """
 
     def __init__(
@@ -63,7 +68,7 @@ class Linear(nnx.Module):
 
 
 class RMSNorm(nnx.Module):
-    """Root-mean-square norm; the statistics are float32 as in transformers' Qwen2_5_VLRMSNorm."""
+    """Root-mean-square norm with float32 statistics, as in transformers' Qwen2_5_VLRMSNorm."""
 
     def __init__(self, size: int, eps: float):
         self.scale = constant(1.0, (size,), (None,))
@@ -76,7 +81,7 @@ class RMSNorm(nnx.Module):
 
 
 class GatedMLP(nnx.Module):
-    """down(silu(gate(x)) * up(x))."""
+    """Gated feed-forward layer: down(silu(gate(x)) * up(x))."""
 
     def __init__(
         self,
@@ -96,13 +101,16 @@ class GatedMLP(nnx.Module):
 
 
 class Rotary(NamedTuple):
-    """Float32 cosines and sines for one rotation per token, shared by all heads; last axis C (both halves alike)."""
+    """Float32 cosines and sines of one rotation per token, shared by all heads.
+
+    The last axis is C; its two halves are equal.
+    """
 
     cos: Float[Array, "... C"]
     sin: Float[Array, "... C"]
 
     def __call__(self, x: Float[Array, "... H C"]) -> Float[Array, "... H C"]:
-        """Rotate pairs (c, c + C/2), computed in float32, returned in the dtype of x."""
+        """Rotate pairs (c, c + C/2) in float32; return the result in the dtype of x."""
         x32 = x.astype(jnp.float32)
         left, right = jnp.split(x32, 2, axis=-1)
         turned = jnp.concatenate([-right, left], axis=-1)
@@ -110,6 +118,6 @@ class Rotary(NamedTuple):
 
 
 def rotary_from_angles(angles: Float[Array, "... half"]) -> Rotary:
-    """Rotary tables from the angle of each frequency."""
+    """Return the rotary tables for the angle of each frequency."""
     both = jnp.concatenate([angles, angles], axis=-1)
     return Rotary(jnp.cos(both), jnp.sin(both))

@@ -1,6 +1,7 @@
-"""The one function that turns states into token probabilities, for sampling, old, reference, policy and SFT alike.
+"""Token probabilities from states, for the sampler, the old, reference and current policy, and SFT.
 
-Banned ids and the temperature live here, so sampler and trainer cannot disagree about the distribution.
+All of them apply banned ids and the temperature here, so sampler and trainer always use the same
+distribution.
 
 Shape legend: B prompts; G completions; T tokens; D hidden; V vocabulary.
 """
@@ -23,7 +24,7 @@ from segr1_jax.policy.qwen2_5_vl.model import PromptBatch, Qwen25VL
 
 
 class TokenScores(NamedTuple):
-    """Per token: log-probability of the token that stands there, and entropy (nats) of the distribution it came from."""
+    """Log-probability of each token, and entropy (nats) of the distribution that predicts it."""
 
     logprobs: Float[Array, "B G T"]
     entropy: Float[Array, "B G T"]
@@ -36,7 +37,7 @@ def distribution(
     banned: Sequence[int],
     temperature: Temperature,
 ) -> Float[Array, "... V"]:
-    """Float32 log-probabilities of the tempered distribution with `banned` ids impossible."""
+    """Return the float32 log-probabilities with temperature; `banned` ids have probability 0."""
     return jax.nn.log_softmax(tempered_logits(states, kernel_DV, banned, temperature), axis=-1)
 
 
@@ -49,7 +50,10 @@ def score_tokens(
     temperature: float = 1.0,
     chunk: int = 64,
 ) -> TokenScores:
-    """Log-probability and entropy of every completion token given its prompt; 0 where `mask_BGT` is False."""
+    """Return log-probability and entropy of every completion token given its prompt.
+
+    Both are 0 where `mask_BGT` is False. `chunk` is explained in `score_states`.
+    """
     states_BGTD = model.predict_states(prompts, tokens_BGT, mask_BGT)
     banned = model.arch.never_sampled
     return score_states(
@@ -74,10 +78,11 @@ def score_states(
     temperature: float,
     chunk: int,
 ) -> TokenScores:
-    """The same from the states that predict each token.
+    """Return log-probability and entropy from the states that predict each token.
 
-    The vocabulary projection runs over `chunk` completion positions at a time (chunked_head.py), so no [B, G, T, V] array ever exists.
-    Where all positions are one chunk, their logits do, and are made again for the backward pass.
+    The vocabulary projection runs over `chunk` completion tokens at a time (chunked_head.py), so no
+    [B, G, T, V] array ever exists. Where one chunk holds all tokens, their logits do exist, and the
+    backward pass recomputes them.
     """
     head = Head(tuple(banned), temperature, chunk)
     whole = chunk >= tokens_BGT.shape[-1]

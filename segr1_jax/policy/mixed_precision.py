@@ -1,9 +1,9 @@
-"""Float32 weights in a computation of lower precision whose gradients reach them in float32.
+"""Products of float32 weights with values of lower precision, with float32 gradients.
 
-The transpose of `x @ w.astype(bfloat16)` is a bfloat16 product: XLA rounds it, and on a mesh adds up
-the roundings of all devices in bfloat16, before it becomes float32. Here the forward pass is that
-expression, and the gradient of the weight is a product of bfloat16 operands with a float32 result.
-Where dtypes agree nothing is rounded, and autodiff is left alone.
+The transpose of `x @ w.astype(bfloat16)` is a bfloat16 product: XLA rounds it to bfloat16, and on a
+mesh sums the rounded products of all devices in bfloat16, before it converts the sum to float32.
+Here the forward pass is that expression, but the gradient of the weight is a product of bfloat16
+operands with a float32 result. Where dtypes agree nothing is rounded, and plain autodiff is used.
 
 Shape legend: I, O sizes of a linear map; ... any leading axes.
 """
@@ -19,7 +19,7 @@ from jaxtyping import Array, Float
 def times(
     x: Float[Array, "... I"], weight_IO: Float[Array, "I O"], dtype: DTypeLike | None = None
 ) -> Float[Array, "... O"]:
-    """x @ weight, multiplied in the dtype of x, with a result of `dtype` (by default that of x)."""
+    """Return x @ weight, multiplied in the dtype of x, as `dtype` (default: the dtype of x)."""
     dtype = jnp.dtype(dtype or x.dtype)
     if x.dtype == weight_IO.dtype:
         return jnp.matmul(x, weight_IO, preferred_element_type=dtype)
@@ -27,7 +27,7 @@ def times(
 
 
 def spread(weight: Float[Array, " O"], like: Float[Array, "... O"]) -> Float[Array, "... O"]:
-    """The weight in the dtype of `like`, to be broadcast against it."""
+    """Return the weight in the dtype of `like`, to be broadcast against it."""
     if weight.dtype == like.dtype:
         return weight
     return _spread(weight, like.shape, like.dtype)
@@ -39,7 +39,7 @@ def _times(x, weight_IO, dtype):
 
 
 def _times_forward(x, weight_IO, dtype):
-    # The weight is kept as it is: a copy in the dtype of x would be kept for every layer.
+    # Keep the float32 weight itself: its copy in the dtype of x would be stored for every layer.
     return _times(x, weight_IO, dtype), (x, weight_IO)
 
 
@@ -51,8 +51,8 @@ def _times_backward(dtype, kept, cotangent):
         "...i,...o->io", x, cotangent, preferred_element_type=weight_IO.dtype
     )
     if dtype != x.dtype:
-        # Logits. Where the head is tied a transposition follows, and XLA's CPU backend (jaxlib
-        # 0.10.2) would fold it into a product of a kind that it cannot compute.
+        # Logits. A tied head is followed by a transposition, which XLA's CPU backend (jaxlib
+        # 0.10.2) would merge with this product into one that it cannot compute.
         weight_gradient_IO = jax.lax.optimization_barrier(weight_gradient_IO)
     return x_gradient, weight_gradient_IO
 

@@ -1,7 +1,8 @@
 """Weights as a flat dictionary, and the policy as a pure function of it.
 
-`Params` maps a dotted path ("layers.attention.q.kernel") to an array. Checkpoints, sharding rules, the Hugging Face key table and the
-optimiser all speak these paths; the modules in model.py are bound to them only while a step is traced.
+`Params` maps a dotted path ("layers.attention.q.kernel") to an array. Checkpoints, sharding rules,
+the Hugging Face key table and the optimiser all use these paths. The modules of a policy family are
+bound to the arrays only while a step is traced.
 """
 
 import dataclasses
@@ -27,7 +28,7 @@ ADAPTER = (".lora_a", ".lora_b")
 
 @dataclass(frozen=True)
 class WeightSpec:
-    """What is known of a weight before it has a value: shape (layer axis first where stacked) and one logical axis name per axis."""
+    """Shape of a weight and one logical axis name per axis; the layer axis is first if stacked."""
 
     shape: tuple[int, ...]
     axes: Axes
@@ -35,14 +36,14 @@ class WeightSpec:
 
 @dataclass(frozen=True, eq=False)
 class Policy:
-    """An architecture with its compute settings; holds no weights.
+    """Architecture with its compute settings, without weights.
 
     Attributes:
         arch: sizes and special tokens.
-        dtype: compute dtype; weights keep their own.
+        dtype: dtype of the computation; weights keep their own.
         remat: recompute layers in the backward pass.
-        lora: adapters on the language model's linears; their weights end in ADAPTER.
-        attention: how training attends.
+        lora: adapters on the linear maps of the language model; their names end in ADAPTER.
+        attention: implementation of attention in training.
     """
 
     arch: PolicyArch
@@ -56,12 +57,10 @@ class Policy:
     def __post_init__(self):
         model = nnx.eval_shape(lambda: self._make(0))
         graphdef, state = nnx.split(model)
+        flat = nnx.to_flat_state(state)
+        variables = {".".join(path): (path, variable) for path, variable in flat}
         object.__setattr__(self, "_graphdef", graphdef)
-        object.__setattr__(
-            self,
-            "_variables",
-            {".".join(path): (path, variable) for path, variable in nnx.to_flat_state(state)},
-        )
+        object.__setattr__(self, "_variables", variables)
 
     def _make(self, seed) -> Qwen25VL:
         return Qwen25VL(
@@ -75,7 +74,11 @@ class Policy:
 
     @functools.cached_property
     def base(self) -> "Policy":
-        """The same policy without adapters: what checkpoints in the Hugging Face format hold, and the reference of a LoRA run."""
+        """The same policy without adapters.
+
+        Checkpoints in the Hugging Face format hold its weights, and it is the reference policy of a
+        LoRA run.
+        """
         return dataclasses.replace(self, lora=None) if self.lora else self
 
     @property
@@ -87,7 +90,7 @@ class Policy:
         }
 
     def bind(self, params: Params) -> Qwen25VL:
-        """The model with these weights; cheap, for use inside a traced function."""
+        """Return the model with these weights; cheap, for use inside a traced function."""
         flat = [
             (path, variable.replace(params[name]))
             for name, (path, variable) in self._variables.items()
@@ -95,7 +98,7 @@ class Policy:
         return nnx.merge(self._graphdef, nnx.from_flat_state(flat))
 
     def init(self, seed: int) -> Params:
-        """Random weights (float32), for tests and for shapes no checkpoint exists for."""
+        """Return random float32 weights, for tests and for sizes that no checkpoint has."""
         _, state = nnx.split(self._make(seed))
         return {".".join(path): variable[...] for path, variable in nnx.to_flat_state(state)}
 

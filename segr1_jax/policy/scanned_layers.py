@@ -1,4 +1,4 @@
-"""Layers stacked on a leading axis and scanned, so that compile time does not grow with depth."""
+"""Layers stacked along a leading axis and scanned: compile time does not grow with depth."""
 
 from collections.abc import Callable
 from typing import Any
@@ -10,7 +10,7 @@ from segr1_jax.policy.batch_rows import split_rows
 
 
 def stacked(make: Callable[[nnx.Rngs], nnx.Module], count: int, rngs: nnx.Rngs) -> nnx.Module:
-    """`count` independent initialisations of one module; every weight gains a leading layer axis."""
+    """Stack `count` independent initialisations of a module along a leading axis of each weight."""
 
     @nnx.split_rngs(splits=count)
     @nnx.vmap(in_axes=0, out_axes=0)
@@ -28,9 +28,10 @@ def scan_layers(
     *,
     remat: bool = False,
 ) -> tuple[Any, Any]:
-    """`lax.scan` of `step(layer, carry, x) -> (carry, y)` over stacked layers; `remat` keeps only the carry between layers.
+    """Run `lax.scan` of `step(layer, carry, x) -> (carry, y)` over stacked layers.
 
-    The arrays of `carry` have the batch as first axis, and are held to it (split_rows).
+    With `remat` only the carry between layers is stored for the backward pass. The arrays of
+    `carry` have the batch as first axis and are constrained to be split along it (split_rows).
     """
     graphdef, weights = nnx.split(layers)
 

@@ -1,6 +1,7 @@
-"""Rules tables: which mesh axis carries which logical axis of a weight.
+"""Tables of rules that map the logical axes of weights to mesh axes.
 
-Axis names of weights are declared where the weight is (layers.py: `weight`); the mesh itself is made in runtime/mesh.py.
+A weight declares its axis names where it is created (layers.py: `weight`); runtime/mesh.py creates
+the mesh.
 """
 
 from collections.abc import Mapping
@@ -16,27 +17,29 @@ TRAIN_RULES = {
     "kv_heads": "tensor",
     "vocab": "tensor",
 }
-"""Master weights, gradients and optimiser state: split over fsdp and tensor."""
+"""Rules for master weights, gradients and optimiser state: split over fsdp and tensor."""
 
 ROLLOUT_RULES = TRAIN_RULES | {"embed": None}
-"""Weights while decoding: gathered over fsdp (else every token would gather them again), still split over tensor."""
+"""Rules for the weights of decoding: gathered over fsdp, still split over tensor.
+
+Weights split over fsdp would be gathered again for every token.
+"""
 
 
 def weight_shardings(
     specs: Mapping[str, WeightSpec], mesh: Mesh | AbstractMesh, rules: Mapping[str, str | None]
 ) -> dict[str, NamedSharding]:
-    """A NamedSharding per weight. An axis whose size the mesh axis does not divide stays whole."""
+    """Return a NamedSharding per weight.
 
-    def place(size: int, name: str | None) -> str | None:
+    An axis whose size is not divisible by the size of its mesh axis is not split.
+    """
+
+    def mesh_axis(size: int, name: str | None) -> str | None:
         axis = rules.get(name) if name else None
         return axis if axis and size % mesh.shape[axis] == 0 else None
 
-    return {
-        name: NamedSharding(
-            mesh,
-            PartitionSpec(
-                *(place(size, axis) for size, axis in zip(spec.shape, spec.axes, strict=True))
-            ),
-        )
-        for name, spec in specs.items()
-    }
+    def partition(spec: WeightSpec) -> PartitionSpec:
+        axes = zip(spec.shape, spec.axes, strict=True)
+        return PartitionSpec(*(mesh_axis(size, name) for size, name in axes))
+
+    return {name: NamedSharding(mesh, partition(spec)) for name, spec in specs.items()}

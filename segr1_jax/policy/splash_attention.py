@@ -1,4 +1,6 @@
-"""JAX's splash attention (Pallas, TPU) on batches and meshes; elsewhere it runs interpreted, slowly, for tests.
+"""JAX's splash attention (Pallas, TPU) for batches and meshes.
+
+On other devices it runs in Pallas's interpreter, which is slow and meant for tests.
 
 Shape legend: B batch; N query tokens; S key tokens; H query heads; K key/value heads; C head size.
 """
@@ -15,8 +17,10 @@ from jaxtyping import Array, Bool, Float, Int
 
 from segr1_jax.policy.batch_rows import BATCH
 
-BLOCK = 128  # tokens, and lanes of a head: the kernel takes whole blocks alone
-PADDING = -2  # a segment that no query has
+# The kernel takes only whole blocks, of tokens and of lanes of a head.
+BLOCK = 128
+# The segment of padding. No real query has it: -1 marks padded patches (Attention.images).
+PADDING = -2
 HEADS = "tensor"
 
 
@@ -28,9 +32,10 @@ def splash_attention(
     q_segments_BN: Int[Array, "B N"],
     kv_segments_BS: Int[Array, "B S"],
 ) -> Float[Array, "B N H C"]:
-    """Each query attends to the keys that `mask_NS` allows and that are of its segment.
+    """Attend from each query to the keys of its segment that `mask_NS` allows.
 
-    The compiler cannot split a kernel: where `use_abstract_mesh` put a mesh around the trace, rows go to data and fsdp, heads to tensor.
+    The compiler cannot split a Pallas kernel. Under a mesh that `use_abstract_mesh` set, shard_map
+    splits rows over data and fsdp, and heads over tensor.
     """
     N, C = q_BNHC.shape[1], q_BNHC.shape[3]
     q, k, v = (_whole_blocks(x, axes=(1, 3)) for x in (q_BNHC * C**-0.5, k_BSKC, v_BSKC))
@@ -58,13 +63,17 @@ def _attend(q, k, v, q_segments, kv_segments, *, mask: np.ndarray, interpret: bo
     attention = splash.make_splash_mha_single_device(
         np.broadcast_to(mask, (heads, *mask.shape)), interpret=interpret
     )
-    one_row = lambda q, k, v, *segments: attention(q, k, v, segment_ids=SegmentIds(*segments))  # noqa: E731
+
+    def one_row(q, k, v, *segments):
+        return attention(q, k, v, segment_ids=SegmentIds(*segments))
+
     heads_first = (jnp.swapaxes(x, 1, 2) for x in (q, k, v))
     return jnp.swapaxes(jax.vmap(one_row)(*heads_first, q_segments, kv_segments), 1, 2)
 
 
 def _padded_mask(mask_NS: np.ndarray) -> np.ndarray:
-    # A padded query sees all: a row without keys would divide by zero. Padded keys are of no query's segment.
+    # A padded query sees every key, because a row without keys would divide by zero. A padded key
+    # is in the segment PADDING, which no real query has.
     N, S = mask_NS.shape
     return np.pad(mask_NS, ((0, -N % BLOCK), (0, -S % BLOCK)), constant_values=True)
 

@@ -1,6 +1,7 @@
-"""Example or conversation -> Prompt: wording, tokens, positions and windowed patches.
+"""Construction of a Prompt from an example or a conversation.
 
-Shape legend: P prompt tokens; T answer tokens.
+It joins wording, tokens, positions and windowed patches. Shape legend: P prompt tokens; T answer
+tokens.
 """
 
 from collections.abc import Sequence
@@ -21,10 +22,13 @@ from segr1_jax.types import Example, Frame, Prompt
 
 
 class PromptBuilder:
-    """Builds prompts with the tokenizer and vision settings of one policy. Stateless after construction, so threads may share it.
+    """Builder of prompts with the tokenizer and the vision settings of one policy.
+
+    It has no state after construction, so threads may share it.
 
     Example:
-        >>> builder = PromptBuilder.from_directory("tiny", PromptConfig(frame=168))  # doctest: +SKIP
+        >>> config = PromptConfig(frame=168)
+        >>> builder = PromptBuilder.from_directory("tiny", config)  # doctest: +SKIP
         >>> builder.build(example).token_ids.shape  # doctest: +SKIP
         (63,)
     """
@@ -32,27 +36,33 @@ class PromptBuilder:
     def __init__(self, tokenizer: Tokenizer, vision: VisionSettings, config: PromptConfig):
         if config.frame:
             require_frame(config.frame, config.frame, vision)
-        self.tokenizer, self.vision, self.config = tokenizer, vision, config
+        self.tokenizer = tokenizer
+        self.vision = vision
+        self.config = config
 
     @classmethod
     def from_directory(cls, directory: str | Path, config: PromptConfig) -> "PromptBuilder":
-        """A builder for the policy directory `directory`. Raises UserError for missing or foreign files."""
+        """Return a builder for a policy directory.
+
+        Raises UserError for missing files and for files of another model.
+        """
         return cls(Tokenizer(directory), read_vision_settings(directory), config)
 
     @property
     def prompt_bytes(self) -> int:
-        """Bytes of the float32 patches of the largest image."""
+        """Size in bytes of the float32 patches of the largest image."""
         pixels = self.config.frame**2 or self.config.max_pixels
         return pixels * 3 * self.vision.temporal_patch * np.dtype(np.float32).itemsize
 
     def frame_of(self, example: Example) -> Frame:
-        """The frame in whose pixels answers about `example` speak: the fixed one, or the image's own."""
+        """Return the frame of answers about `example`: the fixed one, or the image's own."""
         return model_frame(example.frame, self.config, self.vision.unit, example.name)
 
     def build(self, example: Example, task: str = "") -> Prompt:
-        """The prompt for `example`: its image in its frame, its sentence (or "all primary objects") in the wording of `task` (config's).
+        """Build the prompt for `example`: its image and its instruction in the wording of `task`.
 
-        Raises UserError as `compose` does.
+        Without an instruction the prompt asks for all primary objects. `task` defaults to the
+        configuration's. Raises UserError as `compose` does.
         """
         conversation = messages(task or self.config.task, example.instruction)
         return self.compose(example.name, conversation, [example.image], example_id=example.id)
@@ -65,13 +75,17 @@ class PromptBuilder:
         *,
         example_id: int = 0,
     ) -> Prompt:
-        """The prompt for a conversation (messages as chat templates take them) about `images`, in the order of its image parts.
+        """Build the prompt for a conversation in the message format of chat templates.
 
-        `name` stands in errors; the frames of the prompt are those of its last image, a single pixel where there is none.
+        `images` are in the order of the conversation's image parts. The frames of the prompt are
+        those of its last image, or a single pixel where there is none. Errors name the sample by
+        `name`.
 
         Raises:
-            UserError: a text that spells out a special token; more or fewer images than the conversation shows; a prompt longer than
-                `max_tokens` (never cut: image slots would lose their pixels); image tokens that do not fit the images' grids.
+            UserError: a text contains a special token; the number of images is not that of the
+                conversation's image parts; the prompt is longer than `max_tokens` (it is never
+                cut, because image slots would lose their pixels); the image tokens do not fit the
+                images' grids.
         """
         self._check_texts(name, conversation, len(images))
         natives = [Frame(width=image.shape[1], height=image.shape[0]) for image in images]
@@ -91,6 +105,7 @@ class PromptBuilder:
             for image, frame in zip(images, frames, strict=True)
         ]
         windows = join_windows(resized, self.vision)
+        # Image tokens and unit_row have the same order: units in raster order, image after image.
         image_index_P = np.full(len(token_ids_P), -1, np.int32)
         image_index_P[token_ids_P == self.tokenizer.image_pad_id] = windows.unit_row
         return Prompt(
@@ -108,7 +123,7 @@ class PromptBuilder:
         )
 
     def encode_answer(self, text: str) -> Int[np.ndarray, " T"]:
-        """Token ids (int32) of an answer as the policy should have written it, end-of-turn included."""
+        """Return the token ids (int32) of a target answer, with the end-of-turn token."""
         return self.tokenizer.encode(text + END_OF_TURN)
 
     def _check_texts(self, name: str, conversation: list[dict], images: int) -> None:
@@ -122,9 +137,8 @@ class PromptBuilder:
                 remedy="give one image for each image part",
             )
         joined = "\n".join(text for text in texts if text is not None)
-        if special := next(
-            (token for token in self.tokenizer.special_tokens if token in joined), None
-        ):
+        specials = (token for token in self.tokenizer.special_tokens if token in joined)
+        if special := next(specials, None):
             raise UserError(
                 f"{name}: instruction",
                 expected="plain text",
@@ -135,21 +149,28 @@ class PromptBuilder:
     def _token_ids(
         self, name: str, conversation: list[dict], image_tokens: list[int]
     ) -> Int[np.ndarray, " P"]:
-        """The ids, short enough and with one run of image tokens per image, as long as its grid says."""
+        """Tokenize the conversation; `image_tokens` is the number of image tokens of each image.
+
+        Raises UserError for a prompt that is too long or has other runs of image tokens.
+        """
         token_ids_P = self.tokenizer.encode(chat_text(conversation, image_tokens))
         if len(token_ids_P) > self.config.max_tokens:
+            images = "images" if len(image_tokens) > 1 else "image"
             raise UserError(
                 f"{name}: prompt",
                 expected=f"at most prompt.max_tokens = {self.config.max_tokens} tokens",
-                got=f"{len(token_ids_P)}, of them {sum(image_tokens)} for the image{'s' * (len(image_tokens) > 1)}",
-                remedy="raise prompt.max_tokens, shorten the sentence or lower prompt.frame (with frame 0, prompt.max_pixels)",
+                got=f"{len(token_ids_P)}, of them {sum(image_tokens)} for the {images}",
+                remedy="raise prompt.max_tokens, shorten the sentence or lower prompt.frame "
+                "(with frame 0, prompt.max_pixels)",
             )
-        found = (image_runs(token_ids_P, self.tokenizer.image_pad_id) @ [-1, 1]).tolist()
-        if found != image_tokens:
+        run_lengths = (image_runs(token_ids_P, self.tokenizer.image_pad_id) @ [-1, 1]).tolist()
+        if run_lengths != image_tokens:
+            question = " ".join(text for text in parts(conversation[-1:]) if text is not None)
             raise UserError(
                 f"{name}: prompt",
-                expected=f"runs of {image_tokens} image tokens, as the images' grids say",
-                got=f"{found} in {' '.join(text for text in parts(conversation[-1:]) if text is not None)!r}",
-                remedy="remove image tokens from the sentence; use the tokenizer of a Qwen2.5-VL checkpoint",
+                expected=f"runs of {image_tokens} image tokens to fit the grids of the images",
+                got=f"{run_lengths} in {question!r}",
+                remedy="remove image tokens from the sentence; "
+                "use the tokenizer of a Qwen2.5-VL checkpoint",
             )
         return token_ids_P

@@ -1,4 +1,4 @@
-"""What the policy is shown and asked."""
+"""Configuration of prompts: their wording, and the size of images."""
 
 from dataclasses import dataclass
 
@@ -9,15 +9,17 @@ TASKS = ("rl", "prerl", "sft")
 
 @dataclass(frozen=True)
 class PromptConfig:
-    """Prompt text and the frame that images are resized to: one fixed square, or each image's own."""
+    """Prompt text, and the frame that images are resized to: a fixed square or the image's own."""
 
     task: str = knob(
         "rl",
-        "which prompt text: rl (think, boxes, points), prerl (points only), sft (the paper's cold-start wording)",
+        "which prompt text: rl (think, boxes, points), prerl (points only), sft (the paper's "
+        "cold-start wording)",
     )
     frame: int = knob(
         756,
-        "side in pixels of the square model frame, a multiple of patch * merge (28); 0 = each image's own shape (not for training)",
+        "side in pixels of the square model frame, a multiple of patch * merge (28); "
+        "0 = each image's own shape (not for training)",
     )
     min_pixels: int = knob(56 * 56, "frame 0: smallest area of a resized image")
     max_pixels: int = knob(

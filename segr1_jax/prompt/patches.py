@@ -1,6 +1,9 @@
-"""RGB uint8 image -> its frame and its normalised patches, as Hugging Face's Qwen2VLImageProcessor (Pillow backend) makes them.
+"""Resizing of RGB images to the model frame, and their normalised patches.
 
-Shape legend: H W image, N patches, M merge, C values per patch (channels * temporal_patch * patch * patch).
+Values equal those of Hugging Face's Qwen2VLImageProcessor (Pillow backend).
+
+Shape legend: H W image; h w resized image; N patches; M merge; p values of one channel of a patch;
+C values per patch (channels * temporal_patch * patch * patch).
 """
 
 import functools
@@ -15,11 +18,14 @@ from segr1_jax.prompt.config import PromptConfig
 from segr1_jax.prompt.processor_settings import VisionSettings
 from segr1_jax.types import Frame
 
-MAX_ASPECT = 200  # of the longer side to the shorter; transformers refuses more
+MAX_ASPECT = 200  # longer side to shorter; transformers rejects larger ratios
 
 
 def model_frame(native: Frame, config: PromptConfig, unit: int, where: str = "image") -> Frame:
-    """The frame in which the policy sees, and speaks of, an image of `native` size; `unit` is VisionSettings.unit, in pixels."""
+    """Return the frame of the policy's input and answers for an image of `native` size.
+
+    `unit` is VisionSettings.unit, in pixels.
+    """
     if config.frame:
         return Frame(width=config.frame, height=config.frame)
     height, width = smart_resize(
@@ -31,10 +37,11 @@ def model_frame(native: Frame, config: PromptConfig, unit: int, where: str = "im
 def smart_resize(
     height: int, width: int, unit: int, min_pixels: int, max_pixels: int, where: str = "image"
 ) -> tuple[int, int]:
-    """(height, width) in multiples of `unit`, near the given aspect ratio, of an area in [min_pixels, max_pixels].
+    """Return (height, width) in multiples of `unit`, with an area in [min_pixels, max_pixels].
 
-    One side is never below one unit, so a very long image may exceed `max_pixels`. Raises UserError for an aspect ratio above
-    MAX_ASPECT. Source: `smart_resize` of transformers (qwen2_vl), its roundings included.
+    The aspect ratio stays close to the given one. A side is never shorter than one unit, so a very
+    long image may exceed `max_pixels`. Raises UserError for an aspect ratio above MAX_ASPECT.
+    Source: `smart_resize` of transformers (qwen2_vl), with the same rounding.
 
     Example:
         >>> smart_resize(480, 640, 28, 56 * 56, 756 * 756)
@@ -70,7 +77,10 @@ def require_frame(
 def stretch(
     image_HW3: UInt8[np.ndarray, "H W 3"], height: int, width: int
 ) -> UInt8[np.ndarray, "h w 3"]:
-    """Resize to exactly `height` x `width` pixels with Pillow's bicubic filter, whatever becomes of the aspect ratio."""
+    """Resize to exactly `height` x `width` pixels with Pillow's bicubic filter.
+
+    The aspect ratio is not kept.
+    """
     if image_HW3.shape[:2] == (height, width):
         return image_HW3
     return np.asarray(Image.fromarray(image_HW3).resize((width, height), Image.Resampling.BICUBIC))
@@ -79,14 +89,18 @@ def stretch(
 def patchify(
     image_HW3: UInt8[np.ndarray, "H W 3"], vision: VisionSettings
 ) -> Float[np.ndarray, "N C"]:
-    """Normalised float32 patches, the M x M patches of a merged unit consecutive, units in raster order.
+    """Cut an image into normalised float32 patches.
 
-    A still image fills every frame of the temporal patch. Values equal the reference's bit for bit: there are only 256 per channel,
-    so normalising is a table look-up. Source: Qwen2VLImageProcessorPil.patchify.
+    The M x M patches of a merged unit are consecutive, and units are in raster order. A still image
+    fills every frame of the temporal patch. Values are bit for bit those of the reference: a
+    channel has only 256 values, so normalising is a table look-up.
+    Source: Qwen2VLImageProcessorPil.patchify.
     """
     height, width, _ = image_HW3.shape
     require_frame(height, width, vision, where="image")
     patch, merge, unit = vision.patch, vision.merge, vision.unit
+    # Axes after the transposition: row and column of the unit, row and column of the patch in its
+    # unit, channel, pixels of the patch.
     tiles = image_HW3.reshape(height // unit, merge, patch, width // unit, merge, patch, 3)
     tiles_N3p = tiles.transpose(0, 3, 1, 4, 6, 2, 5).reshape(-1, 3, patch * patch)
     table = _normalised(vision.mean, vision.std)

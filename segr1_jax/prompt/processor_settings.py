@@ -1,6 +1,6 @@
-"""The numbers of a policy directory that decide how an image becomes patches.
+"""Settings of a policy directory that define the patches of an image.
 
-They stand in config.json and in the processor's file.
+They are stored in config.json and in the file of the processor.
 """
 
 import dataclasses
@@ -14,7 +14,16 @@ REMEDY = "point policy.path at the whole directory of a Qwen2.5-VL checkpoint"
 
 @dataclasses.dataclass(frozen=True)
 class VisionSettings:
-    """Pixels per patch side, frames per patch, patches per merged side, window side in pixels, and RGB mean and deviation on [0, 1]."""
+    """Patch geometry and normalisation of the vision tower.
+
+    Attributes:
+        patch: side of a patch in pixels.
+        temporal_patch: frames per patch.
+        merge: side of a merged unit in patches.
+        window: side of an attention window in pixels.
+        mean: mean of each RGB channel, for values on [0, 1].
+        std: standard deviation of each RGB channel, for values on [0, 1].
+    """
 
     patch: int
     temporal_patch: int
@@ -25,16 +34,19 @@ class VisionSettings:
 
     @property
     def unit(self) -> int:
-        """Pixels per side of one merged unit, which is one image token; frames are multiples of it."""
+        """Side in pixels of a merged unit, which is one image token; frames are multiples of it."""
         return self.patch * self.merge
 
     def image_tokens(self, height: int, width: int) -> int:
-        """Image tokens of a frame of `height` x `width` pixels."""
+        """Return the number of image tokens of a frame of `height` x `width` pixels."""
         return (height // self.unit) * (width // self.unit)
 
 
 def read_vision_settings(directory: str | Path) -> VisionSettings:
-    """Read the settings of a Hugging Face policy directory. Raises UserError naming the file and the field."""
+    """Read the settings of a Hugging Face policy directory.
+
+    Raises UserError that names the file and the field.
+    """
     directory = Path(directory)
     config = directory / "config.json"
     vision = Fields(read_object(config, remedy=REMEDY), str(config), REMEDY).section(
@@ -63,7 +75,10 @@ def read_vision_settings(directory: str | Path) -> VisionSettings:
 
 
 def _image_processor(directory: Path) -> tuple[Path, Fields]:
-    """The image processor's settings and their file; transformers 5 writes one file for both."""
+    """Return the file of the image processor's settings, and these settings.
+
+    transformers 5 writes the settings of all processors to one file.
+    """
     own, joint = directory / "preprocessor_config.json", directory / "processor_config.json"
     if joint.is_file() and not own.is_file():
         fields = Fields(read_object(joint, remedy=REMEDY), str(joint), REMEDY)

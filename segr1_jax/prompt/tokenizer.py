@@ -1,4 +1,4 @@
-"""A thin, torch-free view of a Hugging Face fast tokenizer: text to ids and back, and the special ids by name."""
+"""Hugging Face fast tokenizer without torch: text to ids and back, and the special ids by name."""
 
 import json
 from collections.abc import Collection
@@ -22,12 +22,16 @@ VISION_TOKENS = (
 
 
 class Tokenizer:
-    """The tokenizer of a policy directory (`tokenizer.json`).
+    """Tokenizer of a policy directory (`tokenizer.json`).
 
-    `end_ids` end an answer: that of END_OF_TURN, which ends the answers that we teach, then what else
-    `generation_config.json`, where there is one, names. `ids` are all that stand for text, and
-    `image_pad_id` marks image slots. Raises UserError where a file is missing, unreadable or lacks
-    one of them.
+    Raises UserError where a file is missing or unreadable, or lacks one of the tokens below.
+
+    Attributes:
+        end_ids: ids that end an answer. The first is that of END_OF_TURN, which ends every target
+            answer; the others are those that `generation_config.json` names, where there is one.
+        ids: all ids of the tokenizer. The vocabulary of a policy may be larger.
+        image_pad_id: id that marks image slots.
+        special_tokens: texts of the special tokens.
     """
 
     def __init__(self, directory: str | Path):
@@ -41,7 +45,8 @@ class Tokenizer:
             )
         try:
             self._tokenizer = tokenizers.Tokenizer.from_file(str(path))
-        except Exception as error:  # tokenizers raises bare Exception for every malformed file
+        # tokenizers raises a bare Exception for every malformed file.
+        except Exception as error:
             raise UserError(
                 str(path),
                 expected="a fast tokenizer file",
@@ -63,11 +68,17 @@ class Tokenizer:
         )
 
     def encode(self, text: str) -> Int[np.ndarray, " P"]:
-        """Token ids (int32) of `text`; special tokens written out in it become their ids, none are added."""
+        """Return the token ids (int32) of `text`.
+
+        Special tokens spelled out in the text become their ids; none are added.
+        """
         return np.asarray(self._tokenizer.encode(text, add_special_tokens=False).ids, np.int32)
 
     def decode(self, ids: Int[np.ndarray, " T"]) -> str:
-        """Text of `ids`. What ends an answer is dropped; any other special token shows, for no answer may hold one."""
+        """Return the text of `ids` without the tokens that end an answer.
+
+        Any other special token stays visible in the text, so that the parser rejects the answer.
+        """
         return self._tokenizer.decode(
             [int(i) for i in ids if i not in self.end_ids], skip_special_tokens=False
         )
@@ -85,16 +96,20 @@ class Tokenizer:
 
 
 def _end_ids(file: Path, known: Collection[int]) -> list[int]:
-    """`eos_token_id` of a generation config, a number or a list of them; none where it has none."""
+    """Return the ids of `eos_token_id` of a generation config; [] where it is missing."""
     if not file.is_file():
         return []
     try:
-        found = json.loads(file.read_text(encoding="utf-8")).get("eos_token_id")
-        ends = [] if found is None else found if isinstance(found, list) else [found]
+        value = json.loads(file.read_text(encoding="utf-8")).get("eos_token_id")
+        ends = [] if value is None else value if isinstance(value, list) else [value]
         if all(type(end) is int and end in known for end in ends):
             return ends
-        got = f"eos_token_id {found!r}"
+        got = f"eos_token_id {value!r}"
     except (OSError, ValueError, AttributeError) as error:
         got = str(error)
-    expected, remedy = "JSON with ids of the tokenizer", "restore the checkpoint's own file"
-    raise UserError(str(file), expected=expected, got=got, remedy=remedy)
+    raise UserError(
+        str(file),
+        expected="JSON with ids of the tokenizer",
+        got=got,
+        remedy="restore the checkpoint's own file",
+    )

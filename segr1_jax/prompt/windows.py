@@ -1,6 +1,7 @@
-"""The padded window layout of the vision tower, so that window attention is a reshape on the device.
+"""Padded window layout of the vision tower, which makes window attention a reshape on the device.
 
-Shape legend: W windows, S slots (patches) per window, U merged units (image tokens) in raster order, C values per patch.
+Shape legend: W windows; S slots (patches) per window; U merged units (image tokens) in raster
+order; V units per window; N patches; C values per patch.
 """
 
 import dataclasses
@@ -16,11 +17,15 @@ from segr1_jax.prompt.processor_settings import VisionSettings
 
 @dataclasses.dataclass(frozen=True)
 class WindowLayout:
-    """Where the patches of one image go. Windows at the right and bottom edge may be partly empty.
+    """Slots of the patches of one image. Windows at the right and bottom edge may be partly empty.
 
-    `patch_index`: row of the patch in processor order (patches of a merged unit consecutive), -1 in an empty slot.
-    `positions`: (row, column) of the patch in the grid, 0 in an empty slot. `mask`: the slot holds a patch.
-    `unit_row`: for each merged unit, its row in the merged output [W * S / merge^2] of the padded windows.
+    Attributes:
+        patch_index: row of the patch in processor order (patches of a merged unit consecutive),
+            -1 in an empty slot.
+        positions: (row, column) of the patch in the grid, 0 in an empty slot.
+        mask: the slot holds a patch.
+        unit_row: row of each merged unit in the merged output [W * S / merge^2] of the padded
+            windows.
     """
 
     patch_index: Int[np.ndarray, "W S"]
@@ -31,9 +36,9 @@ class WindowLayout:
 
 @dataclasses.dataclass(frozen=True)
 class ImageWindows:
-    """The images of one prompt, one after another in window order; the fields are Prompt's.
+    """Images of one prompt, one after another in window order; the fields are those of Prompt.
 
-    `unit_row`: for each merged unit (image token), its row in the merged output of all windows.
+    `unit_row` is the row of each merged unit (image token) in the merged output of all windows.
     """
 
     patches: Float[np.ndarray, "W S C"]
@@ -46,11 +51,12 @@ class ImageWindows:
 def join_windows(
     images: Sequence[UInt8[np.ndarray, "_ _ 3"]], vision: VisionSettings
 ) -> ImageWindows:
-    """Window the `images` of one prompt, each already at its size in the model; none give W = U = 0."""
-    slots, values = (
-        (vision.window // vision.patch) ** 2,
-        3 * vision.temporal_patch * vision.patch**2,
-    )
+    """Lay out the `images` of one prompt, each already in its model frame, in windows.
+
+    Without images W = U = 0.
+    """
+    slots = (vision.window // vision.patch) ** 2
+    values = 3 * vision.temporal_patch * vision.patch**2
     parts = [_no_windows(slots, values)]
     for index, image in enumerate(images):
         layout = window_layout(*image.shape[:2], vision)
@@ -58,36 +64,39 @@ def join_windows(
         patches_WSC = np.where(
             layout.mask[..., None], patches_NC[layout.patch_index], np.float32(0)
         )
+        # The merged output has one row per merge^2 slots, empty slots included.
         rows_before = sum(part.patch_mask.size for part in parts) // vision.merge**2
-        window_image_W = np.full(len(layout.mask), index, np.int32)
         parts.append(
             ImageWindows(
-                patches_WSC,
-                layout.positions,
-                layout.mask,
-                window_image_W,
-                layout.unit_row + np.int32(rows_before),
+                patches=patches_WSC,
+                patch_positions=layout.positions,
+                patch_mask=layout.mask,
+                window_image=np.full(len(layout.mask), index, np.int32),
+                unit_row=layout.unit_row + np.int32(rows_before),
             )
         )
-    return ImageWindows(
-        *(
-            np.concatenate([getattr(part, f.name) for part in parts])
-            for f in dataclasses.fields(ImageWindows)
-        )
-    )
+    joined = {
+        field.name: np.concatenate([getattr(part, field.name) for part in parts])
+        for field in dataclasses.fields(ImageWindows)
+    }
+    return ImageWindows(**joined)
 
 
 def _no_windows(slots: int, values: int) -> ImageWindows:
-    patches, positions = np.zeros((0, slots, values), np.float32), np.zeros((0, slots, 2), np.int32)
     return ImageWindows(
-        patches, positions, np.zeros((0, slots), bool), np.zeros(0, np.int32), np.zeros(0, np.int32)
+        patches=np.zeros((0, slots, values), np.float32),
+        patch_positions=np.zeros((0, slots, 2), np.int32),
+        patch_mask=np.zeros((0, slots), bool),
+        window_image=np.zeros(0, np.int32),
+        unit_row=np.zeros(0, np.int32),
     )
 
 
 def window_layout(height: int, width: int, vision: VisionSettings) -> WindowLayout:
-    """The layout of an image of `height` x `width` pixels (multiples of one merged unit). Cached, arrays read-only.
+    """Return the layout of an image of `height` x `width` pixels (multiples of a merged unit).
 
-    The order of the filled slots is that of Hugging Face's `get_vision_window_index`; each window is padded to full size.
+    The order of the filled slots is that of Hugging Face's `get_vision_window_index`; each window
+    is padded to full size. Layouts are cached and their arrays are read-only.
     """
     return _layout(
         height // vision.unit, width // vision.unit, vision.merge, vision.window // vision.unit
@@ -96,8 +105,10 @@ def window_layout(height: int, width: int, vision: VisionSettings) -> WindowLayo
 
 @functools.lru_cache(maxsize=64)
 def _layout(rows: int, columns: int, merge: int, side: int) -> WindowLayout:
-    """`rows` x `columns` merged units cut into windows of `side` x `side` units."""
-    down, across = -(-rows // side), -(-columns // side)
+    """Cut `rows` x `columns` merged units into windows of `side` x `side` units."""
+    # Windows down and across the image, rounded up: -1 fills the units beyond its edges.
+    down = -(-rows // side)
+    across = -(-columns // side)
     units = np.full((down * side, across * side), -1, np.int32)
     units[:rows, :columns] = np.arange(rows * columns).reshape(rows, columns)
     units_WV = (
@@ -106,6 +117,7 @@ def _layout(rows: int, columns: int, merge: int, side: int) -> WindowLayout:
         .reshape(down * across, side * side)
     )
 
+    # Every unit becomes `cell` slots; `within` is the number of a slot's patch in its unit.
     cell = merge * merge
     mask = np.repeat(units_WV >= 0, cell, axis=1)
     within = np.tile(np.arange(cell, dtype=np.int32), side * side)
@@ -115,14 +127,15 @@ def _layout(rows: int, columns: int, merge: int, side: int) -> WindowLayout:
         [unit // columns * merge + within // merge, unit % columns * merge + within % merge],
         axis=-1,
     )
-    unit_row = np.argsort(
-        np.where(units_WV < 0, rows * columns, units_WV).reshape(-1), kind="stable"
-    )[: rows * columns]
-
-    arrays = (patch_index, np.where(mask[..., None], positions, 0), mask, unit_row)
+    # The inverse of units_WV: empty units sort behind all others and are cut off.
+    order = np.argsort(np.where(units_WV < 0, rows * columns, units_WV).reshape(-1), kind="stable")
     layout = WindowLayout(
-        *(array if array.dtype == bool else array.astype(np.int32) for array in arrays)
+        patch_index=patch_index.astype(np.int32),
+        positions=np.where(mask[..., None], positions, 0).astype(np.int32),
+        mask=mask,
+        unit_row=order[: rows * columns].astype(np.int32),
     )
-    for array in vars(layout).values():  # shared by every prompt of this size
+    # Every prompt of this size shares the arrays.
+    for array in vars(layout).values():
         array.setflags(write=False)
     return layout

@@ -1,36 +1,44 @@
-"""The one owner of prompt wording, per task, and of Qwen2.5-VL's chat layout.
+"""Prompt wording of each task, and the chat layout of Qwen2.5-VL.
 
-The three tasks differ as the paper's stages do (reasoning and boxes, points alone, the cold start's shorter wording
-with the question before the image); the sentences are our own.
+The three tasks follow the stages of the paper: reasoning with boxes and points, points alone, and
+the cold start's shorter wording with the question before the image. The sentences are our own.
 """
 
 from collections.abc import Iterator, Sequence
 
 IMAGE_PAD = "<|image_pad|>"
 DEFAULT_SYSTEM = "You are a helpful assistant."
-TEMPLATE = "<think> reasoning process here </think> <bbox>[x1,y1,x2,y2]</bbox>, <points>[[x1,y1],[x2,y2],...]</points>, <labels>[1,0,...]</labels>"
+TEMPLATE = (
+    "<think> reasoning process here </think> <bbox>[x1,y1,x2,y2]</bbox>, "
+    "<points>[[x1,y1],[x2,y2],...]</points>, <labels>[1,0,...]</labels>"
+)
 POINTS_TEMPLATE = "<points>[[x1,y1],[x2,y2],...]</points>, <labels>[1,0,...]</labels>"
 
 _SYSTEM = (
-    "The user asks for a segmentation of an image, and you answer it. First you reason in your mind, then you give the answer. "
-    "The reasoning stands inside <think> </think>, each bounding box inside <bbox> </bbox>, all points inside <points> </points> "
-    "and their labels inside <labels> </labels>, that is, "
+    "The user asks for a segmentation of an image, and you answer it. "
+    "First you reason in your mind, then you give the answer. "
+    "The reasoning stands inside <think> </think>, each bounding box inside <bbox> </bbox>, "
+    "all points inside <points> </points> and their labels inside <labels> </labels>, that is, "
     + TEMPLATE
     + ". Coordinates are pixels of the image.\n"
 )
 _LABELS = "Label 1 is a point on the object, label 0 a point on the background.\n"
-_MODERATE = "Give a moderate number of points: enough to outline the object, not so many that they burden the segmentation."
+_MODERATE = (
+    "Give a moderate number of points: enough to outline the object, "
+    "not so many that they burden the segmentation."
+)
 _EVERYTHING = "all primary objects."
 _POINTS_TASK = (
-    "Give a sparse set of point prompts for the most salient object of the image, on the object and on the background. "
-    "A moderate number is enough. "
+    "Give a sparse set of point prompts for the most salient object of the image, "
+    "on the object and on the background. A moderate number is enough. "
 )
 
 
 def messages(task: str, instruction: str | None = None) -> list[dict]:
-    """The conversation in the message format of Hugging Face chat templates.
+    """Return the conversation in the message format of Hugging Face chat templates.
 
-    `task` is rl, prerl or sft; `instruction` is the phrase that picks the object ("the red fish"), None for all of them.
+    `task` is rl, prerl or sft. `instruction` is the phrase that selects the object ("the red
+    fish"), None for all primary objects.
 
     Example:
         >>> messages("prerl")[0]["content"][0]
@@ -50,9 +58,10 @@ def messages(task: str, instruction: str | None = None) -> list[dict]:
 
 
 def chat_text(conversation: list[dict], image_tokens: Sequence[int]) -> str:
-    """Lay the conversation out as Qwen2.5-VL's chat template does, up to the assistant's turn.
+    """Format the conversation like Qwen2.5-VL's chat template, up to the assistant's turn.
 
-    `image_tokens` are the pad tokens of each image, in order. Raises ValueError unless there are as many as images.
+    `image_tokens` is the number of pad tokens of each image, in order. Raises ValueError unless it
+    has one number for each image of the conversation.
     """
     if conversation[0]["role"] != "system":
         conversation = [_system(DEFAULT_SYSTEM), *conversation]
@@ -67,7 +76,7 @@ def chat_text(conversation: list[dict], image_tokens: Sequence[int]) -> str:
 
 
 def parts(conversation: list[dict]) -> Iterator[str | None]:
-    """The pieces of the conversation in order: a text, or None for an image."""
+    """Yield the parts of the conversation in order: a text, or None for an image."""
     for turn in conversation:
         if isinstance(turn["content"], str):
             yield turn["content"]

@@ -1,4 +1,7 @@
-"""Sampled arrays back into records. Shape legend: B prompts; G completions per prompt; T longest completion."""
+"""Conversion of sampled arrays to Completion records.
+
+Shape legend: B prompts; G completions per prompt; T longest completion.
+"""
 
 from collections.abc import Callable, Sequence
 
@@ -15,7 +18,10 @@ def to_completions(
     decode: Callable[[Int[np.ndarray, " T"]], str],
     policy_version: int,
 ) -> list[list[Completion]]:
-    """One list of G completions per prompt, from host arrays. `decode` turns token ids into text without special tokens."""
+    """Return a list of G completions per prompt, from host arrays.
+
+    `decode` returns the text of token ids (Tokenizer.decode).
+    """
     tokens_BGT, logprobs_BGT, mask_BGT, finished_BG = (np.asarray(array) for array in samples)
 
     def one(b: int, g: int) -> Completion:

@@ -1,4 +1,4 @@
-"""How completions are sampled."""
+"""Configuration of sampling."""
 
 from dataclasses import dataclass
 
@@ -7,20 +7,22 @@ from segr1_jax.common.config_fields import knob, require_choice, require_range
 
 @dataclass(frozen=True)
 class RolloutConfig:
-    """Sampling for training; evaluation is greedy."""
+    """Sampling of completions in training; evaluation is greedy."""
 
     group: int = knob(8, "completions per prompt (G)")
     max_tokens: int = knob(400, "longest completion in tokens")
     weights: str = knob(
         "gathered",
-        "the copy decoding reads: gathered over fsdp once per rollout (fast), or sharded as in training (small; each token gathers it)",
+        "copy of the weights that decoding reads: gathered over fsdp once per rollout (fast), "
+        "or sharded as in training (small, but gathered again for each token)",
     )
     temperature: float = knob(
         1.0, "sampling temperature; training uses the same tempered distribution"
     )
     refill: int = knob(
         0,
-        "extra rollouts a step may make to replace groups of equal rewards by fresh prompts (DAPO); 0 = off",
+        "extra rollouts per step that replace groups of equal rewards by new prompts (DAPO); "
+        "0 = off",
     )
 
     def __post_init__(self):

@@ -1,6 +1,9 @@
-"""Sampling completions: one prefill per prompt, then one jitted loop over tokens that ends with the longest answer.
+"""Sampling of completions: one prefill per prompt, then a loop over tokens inside jit.
 
-Shape legend: B prompts; G completions per prompt; T longest completion; D hidden; L layers; K key/value heads; C head size.
+The loop ends with the longest completion.
+
+Shape legend: B prompts; G completions per prompt; T longest completion; D hidden; V vocabulary;
+L layers; K key/value heads; C head size.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,7 +19,10 @@ from segr1_jax.policy.qwen2_5_vl.model import OwnCache, PrefixCache, PromptBatch
 
 
 class Samples(NamedTuple):
-    """Sampled completions. `mask` covers each completion up to and including its end-of-turn token."""
+    """Sampled completions.
+
+    `mask` covers each completion up to and including its end-of-turn token.
+    """
 
     tokens: Int[Array, "B G T"]
     logprobs: Float[Array, "B G T"]
@@ -25,7 +31,7 @@ class Samples(NamedTuple):
 
 
 class _Loop(NamedTuple):
-    """What travels from token to token; `states` predict token `step`."""
+    """State of the loop over tokens; `states` predict the tokens at index `step`."""
 
     step: Int[Array, ""]
     states: Float[Array, "B G D"]
@@ -42,13 +48,13 @@ def make_sampler(
     temperature: Temperature = 1.0,
     greedy: bool = False,
 ) -> Callable[[Params, PromptBatch, Array, Int[Array, " B"]], Samples]:
-    """A pure function `(params, prompts, key, positions) -> Samples`, to be jitted by the caller.
+    """Return a pure function `(params, prompts, key, positions) -> Samples`.
 
-    Each token's noise is `fold_in(fold_in(fold_in(key, position), g), t)`, with the prompt's position
-    in the global order: independent of batch layout, device and process count, and another one
-    each time that an example comes again.
-    The first of `end_tokens` also fills what lies behind the end of a completion. `greedy` takes
-    the most likely token and reports its log-probability under the same distribution.
+    The caller jits it. The key of token t is `fold_in(fold_in(fold_in(key, position), g), t)`, with
+    the prompt's position in the global order of samples. So the noise does not depend on batch
+    layout, device count or process count, and it differs each time that an example is repeated.
+    The first of `end_tokens` also fills the slots after the end of a completion. `greedy` takes the
+    most likely token and reports its log-probability under the same distribution.
     """
 
     def sample(
@@ -62,9 +68,8 @@ def make_sampler(
         def choose(states_BGD, step):
             logp = distribution(states_BGD, kernel_DV, model.arch.never_sampled, temperature)
             tokens = jnp.argmax(logp, axis=-1) if greedy else _draw(keys_BG, step, logp)
-            return tokens.astype(jnp.int32), jnp.take_along_axis(logp, tokens[..., None], axis=-1)[
-                ..., 0
-            ]
+            logprobs = jnp.take_along_axis(logp, tokens[..., None], axis=-1)[..., 0]
+            return tokens.astype(jnp.int32), logprobs
 
         def advance(loop: _Loop) -> _Loop:
             tokens, logprobs = choose(loop.states, loop.step)
@@ -98,7 +103,7 @@ def _draw(
 
 
 def _append(samples: Samples, step, tokens_BG, logprobs_BG, end_tokens: Sequence[int]) -> Samples:
-    """Write token `step`; completions that had finished stay as they are."""
+    """Write the tokens at index `step`; completions that have finished are unchanged."""
     alive_BG = ~samples.finished
     ends_BG = jnp.isin(tokens_BG, jnp.array(end_tokens, jnp.int32))
     return Samples(
@@ -112,6 +117,7 @@ def _append(samples: Samples, step, tokens_BG, logprobs_BG, end_tokens: Sequence
 def _start(
     model: Qwen25VL, states_BD, prefix: PrefixCache, group: int, max_tokens: int, end_token: int
 ) -> _Loop:
+    """Return the state before the first token: all completions start from the prefix's state."""
     L, B, _, K, C = prefix.k.shape
     empty = jnp.zeros((L, B, group, max_tokens, K, C), prefix.k.dtype)
     shape = (B, group, max_tokens)

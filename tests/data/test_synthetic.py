@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from segr1_jax.data.config import LEVELS, DataConfig
-from segr1_jax.data.synthetic import SIDE_RANGE, generate, scene, sentences
+from segr1_jax.data.synthetic import generate, scene, sentences
+from segr1_jax.data.synthetic_shapes import SIDE_RANGE
 from segr1_jax.errors import UserError
 
 SIDE_SLACK = 0.08  # an object's long side is set from a coarse raster of its shape

@@ -248,7 +248,7 @@ def _with_tied_head(config):
         (wrong_shape, "q_proj.weight is .*, not "),
         (wrong_dtype, "q_proj.weight: expected one of F32, F16, BF16, got I8"),
         (untied_where_tied, "a different head.*tie_word_embeddings"),
-        (cut_file, "cut short"),
+        (cut_file, "truncated"),
         (huge_header, "header"),
         (remove_weights, "no such file"),
         (other_architecture, "config.json: model_type: expected qwen2_5_vl, got llama"),

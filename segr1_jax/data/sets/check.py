@@ -1,4 +1,4 @@
-"""What of the published sets is below a folder: counts beside the published ones, and every problem with its file and remedy."""
+"""Check of the published sets in a folder: counts of samples, and every problem with its remedy."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -18,7 +18,15 @@ KNOWN = {part for found in SETS.values() for part in Path(found.folder).parts} |
 
 @dataclass(frozen=True)
 class SplitReport:
-    """One split: `found` samples that can be used, of `published` (None: not known); `problems` are whole sentences."""
+    """Result of the check of one split.
+
+    Attributes:
+        title: title of the set.
+        split: name of the split.
+        found: number of samples that can be used.
+        published: number of samples as published (None: not known).
+        problems: one text per problem, with file and remedy.
+    """
 
     title: str
     split: str
@@ -30,13 +38,14 @@ class SplitReport:
 def check_sets(
     root: Path, progress: Callable[[str, int, int], None] = lambda *_: None
 ) -> list[SplitReport]:
-    """Every split of every set whose folder is there; headers are read, pixels are not.
+    """Check every split of every set whose folder is in `root`.
 
-    `progress` hears (set and split, samples done, samples in all). Raises UserError where no set is below `root`.
+    Headers are read, pixels are not decoded. `progress` is called with (set and split, samples
+    done, total samples). Raises UserError where `root` has no set.
     """
-    there = [found for found in SETS.values() if (root / found.folder).is_dir()]
-    if not there:
-        names = ", ".join(found.folder for found in SETS.values())
+    present = [published for published in SETS.values() if (root / published.folder).is_dir()]
+    if not present:
+        names = ", ".join(published.folder for published in SETS.values())
         raise UserError(
             str(root),
             expected=f"at least one of the folders {names}",
@@ -44,44 +53,64 @@ def check_sets(
             remedy="give the folder that holds the sets",
         )
     renamed = [
-        report for found in SETS.values() if found not in there for report in _renamed(root, found)
+        report
+        for published in SETS.values()
+        if published not in present
+        for report in _renamed(root, published)
     ]
     return [
-        _check_split(root, found, split, progress) for found in there for split in found.counts
+        _check_split(root, published, split, progress)
+        for published in present
+        for split in published.counts
     ] + renamed
 
 
-def _renamed(root: Path, found: PublishedSet) -> Iterator[SplitReport]:
-    """A folder that may be this set under another name."""
-    parent, name = (root / found.folder).parent, Path(found.folder).name
-    if near := nearest_folder(parent, name, KNOWN):
-        problem = f"{parent / near}: not a name of the official layout. Remedy: rename it to {name!r} if it is {found.title}."
-        yield SplitReport(found.title, "-", 0, None, [problem])
+def _renamed(root: Path, published: PublishedSet) -> Iterator[SplitReport]:
+    """Yield a report of a folder that may be this set under another name, if there is one."""
+    folder = root / published.folder
+    if near := nearest_folder(folder.parent, folder.name, KNOWN):
+        problem = (
+            f"{folder.parent / near}: not a name of the official layout. "
+            f"Remedy: rename it to {folder.name!r} if it is {published.title}."
+        )
+        yield SplitReport(
+            title=published.title, split="-", found=0, published=None, problems=[problem]
+        )
 
 
-def _check_split(root: Path, found: PublishedSet, split: str, progress: Callable) -> SplitReport:
-    title = f"{found.title} {split}"
+def _check_split(
+    root: Path, published: PublishedSet, split: str, progress: Callable
+) -> SplitReport:
+    found, problems = 0, []
     try:
-        source = found.read(root, split)
+        source = published.read(root, split)
     except UserError as error:
-        return SplitReport(found.title, split, 0, found.counts[split], [str(error)])
-    if not isinstance(source, FileSource):
-        return SplitReport(found.title, split, len(source), found.counts[split])
-    problems = list(_problems(source, title, progress))
-    surplus = [
-        f"{path}: no image of this name. Remedy: add it or remove the mask."
-        for path in source.surplus
-    ]
+        problems = [str(error)]
+    else:
+        found = len(source)
+        if isinstance(source, FileSource):
+            bad = list(_bad_samples(source, f"{published.title} {split}", progress))
+            found -= len(bad)
+            problems = bad + [
+                f"{path}: no image of this name. Remedy: add it or remove the mask."
+                for path in source.surplus
+            ]
     return SplitReport(
-        found.title, split, len(source) - len(problems), found.counts[split], problems + surplus
+        title=published.title,
+        split=split,
+        found=found,
+        published=published.counts[split],
+        problems=problems,
     )
 
 
-def _problems(source: FileSource, title: str, progress: Callable) -> Iterator[str]:
+def _bad_samples(source: FileSource, title: str, progress: Callable) -> Iterator[str]:
+    """Yield the problem of each sample that cannot be used."""
     for done, entry in enumerate(source.entries, start=1):
         try:
             entry.check()
         except UserError as error:
+            # An error that names the sample, and no file, means that the sample has no mask.
             yield (
                 str(error)
                 if error.where != entry.name
@@ -91,19 +120,23 @@ def _problems(source: FileSource, title: str, progress: Callable) -> Iterator[st
 
 
 def markdown(reports: list[SplitReport]) -> str:
-    """A table of the splits, then every problem."""
+    """Return a Markdown table of the splits, followed by every problem."""
     lines = ["| set | split | usable | published | problems |", "|---|---|---:|---:|---:|"]
-    for r in reports:
-        published = "-" if r.published is None else f"{r.published}"
-        lines.append(f"| {r.title} | {r.split} | {r.found} | {published} | {len(r.problems)} |")
-    listed = [f"- {r.title} {r.split}: {problem}" for r in reports for problem in r.problems]
-    missing = [
-        found.title for found in SETS.values() if found.title not in {r.title for r in reports}
+    for report in reports:
+        count = "-" if report.published is None else str(report.published)
+        cells = (report.title, report.split, report.found, count, len(report.problems))
+        lines.append(f"| {' | '.join(map(str, cells))} |")
+    listed = [
+        f"- {report.title} {report.split}: {problem}"
+        for report in reports
+        for problem in report.problems
     ]
+    titles = {report.title for report in reports}
+    missing = [published.title for published in SETS.values() if published.title not in titles]
     absent = [f"Not here: {', '.join(missing)}."] if missing else []
     return "\n".join([*lines, "", *absent, *listed]) + "\n"
 
 
 def to_json(reports: list[SplitReport]) -> str:
-    """Every figure and problem."""
+    """Return all reports as a JSON list."""
     return json.dumps([vars(report) for report in reports], indent=1) + "\n"

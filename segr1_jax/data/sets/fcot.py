@@ -1,7 +1,8 @@
-"""FCoT, the cold start's answers: parquet files of the Hugging Face set geshang/FCoT, images inside.
+"""FCoT, answers for the cold start: parquet files of the Hugging Face set geshang/FCoT.
 
-Layout: FCoT/data/train-*.parquet with the columns image {bytes, path}, thinking, problem, solution. The answer is thinking, a space and
-solution, as the reference code trains on it; `problem` repeats one request, whose wording the prompts of this package own.
+Layout: FCoT/data/train-*.parquet with the columns image {bytes, path}, thinking, problem and
+solution. The answer is thinking, a space and solution, as in the reference code. `problem` is the
+same request in every row and is not used: prompt/wording.py has the request.
 """
 
 import bisect
@@ -19,11 +20,12 @@ from segr1_jax.errors import UserError
 from segr1_jax.types import Example
 
 FOLDER = "FCoT"
+# Column -> a text that the name of its Arrow type contains.
 COLUMNS = {
     "image": "struct<bytes: binary",
     "thinking": "string",
     "solution": "string",
-}  # name -> what its Arrow type holds
+}
 LARGEST_PIXELS = 12_000_000
 
 
@@ -32,9 +34,8 @@ class AnswerSource:
     """Examples with answers and no masks, read from parquet files one row group at a time."""
 
     files: tuple[Path, ...]
-    lock: threading.Lock = dataclasses.field(
-        default_factory=threading.Lock, compare=False
-    )  # a reader thread holds one group in memory
+    # Only one thread reads at a time, so that threads share the cached row groups.
+    lock: threading.Lock = dataclasses.field(default_factory=threading.Lock, compare=False)
 
     @property
     def names(self) -> list[str]:
@@ -42,7 +43,10 @@ class AnswerSource:
 
     @property
     def largest_pixels(self) -> int:
-        """An assumption: the pictures lie in row groups, and reading every one would cost more."""
+        """Assumed size of the largest image.
+
+        Images are stored inside row groups, and reading all of them would take too long.
+        """
         return LARGEST_PIXELS
 
     def __len__(self) -> int:
@@ -62,16 +66,19 @@ class AnswerSource:
                 f"{file}: row {name}",
                 expected="image bytes, thinking and solution",
                 got="an empty field",
-                remedy="mend it",
+                remedy="download the file again",
             )
-        image = open_image(file / name, row["image"]["bytes"])
         return Example(
-            index, name, image, None, answer=f"{row['thinking'].strip()} {row['solution'].strip()}"
+            id=index,
+            name=name,
+            image=open_image(file / name, row["image"]["bytes"]),
+            mask=None,
+            answer=f"{row['thinking'].strip()} {row['solution'].strip()}",
         )
 
     @functools.cached_property
     def _groups(self) -> list[tuple[Path, int, int]]:
-        """(file, row group, rows up to its end) of every group, in order."""
+        """Tuples (file, row group, number of rows up to its end), in order."""
         sizes = [
             (file, group, rows)
             for file in self.files
@@ -82,7 +89,7 @@ class AnswerSource:
 
 
 def read_fcot(root: Path, split: str) -> AnswerSource:
-    """Raises UserError for missing or foreign files."""
+    """Open a split. Raises UserError for missing files and files of another set."""
     folder = require_folder(root / FOLDER / "data")
     files = tuple(sorted(folder.glob(f"{split}-*.parquet")))
     source = AnswerSource(files)
@@ -97,40 +104,38 @@ def read_fcot(root: Path, split: str) -> AnswerSource:
 
 
 def _group_sizes(file: Path) -> list[int]:
-    parquet, errors = (
-        optional_package("pyarrow.parquet", "eval"),
-        optional_package("pyarrow", "eval").lib,
-    )
+    """Return the number of rows of each row group."""
+    parquet = optional_package("pyarrow.parquet", "eval")
+    errors = optional_package("pyarrow", "eval").lib
     try:
-        found = parquet.ParquetFile(file)
+        table = parquet.ParquetFile(file)
     except (OSError, errors.ArrowException) as error:
         raise UserError(
             str(file), expected="a parquet file", got=str(error)[:200], remedy="download it again"
         ) from error
-    with found:
+    with table:
         if missing := [
-            name for name, kind in COLUMNS.items() if kind not in str(_type(found, name))
+            name for name, kind in COLUMNS.items() if kind not in str(_type(table, name))
         ]:
-            got = f"{missing[0]!r} of type {_type(found, missing[0])}"
+            got = f"{missing[0]!r} of type {_type(table, missing[0])}"
             raise UserError(
                 str(file), expected=f"the columns {COLUMNS}", got=got, remedy="use geshang/FCoT"
             )
-        return [found.metadata.row_group(group).num_rows for group in range(found.num_row_groups)]
+        return [table.metadata.row_group(group).num_rows for group in range(table.num_row_groups)]
 
 
-def _type(found: Any, name: str) -> Any:
-    return found.schema_arrow.field(name).type if name in found.schema_arrow.names else None
+def _type(table: Any, name: str) -> Any:
+    """Return the Arrow type of a column, None for a missing one."""
+    return table.schema_arrow.field(name).type if name in table.schema_arrow.names else None
 
 
 @functools.lru_cache(maxsize=2)
 def _read_group(file: Path, group: int) -> dict[str, list]:
-    parquet, errors = (
-        optional_package("pyarrow.parquet", "eval"),
-        optional_package("pyarrow", "eval").lib,
-    )
+    parquet = optional_package("pyarrow.parquet", "eval")
+    errors = optional_package("pyarrow", "eval").lib
     try:
-        with parquet.ParquetFile(file) as found:
-            return found.read_row_group(group, columns=list(COLUMNS)).to_pydict()
+        with parquet.ParquetFile(file) as table:
+            return table.read_row_group(group, columns=list(COLUMNS)).to_pydict()
     except (OSError, ValueError, errors.ArrowException) as error:
         raise UserError(
             f"{file}: row group {group}",
@@ -140,4 +145,6 @@ def _read_group(file: Path, group: int) -> dict[str, list]:
         ) from error
 
 
-FCOT = PublishedSet("FCoT", FOLDER, "answers", {"train": 1500}, read_fcot)
+FCOT = PublishedSet(
+    title="FCoT", folder=FOLDER, kind="answers", counts={"train": 1500}, read=read_fcot
+)

@@ -13,9 +13,10 @@ from segr1_jax.errors import UserError
 
 @dataclass(frozen=True)
 class Pair:
-    """Folders below the set's own; stems with `leave_out` in them are no samples.
+    """Folders of images and masks, relative to the folder of the set.
 
-    Of several `masks` the first that exists counts; all but the first are shared by the splits.
+    Of several `masks` the first that exists is used; all but the first are shared by the splits.
+    Files whose stem contains `leave_out` are not samples.
     """
 
     images: str
@@ -24,12 +25,16 @@ class Pair:
 
 
 def read_pairs(splits: Mapping[str, Pair], folder: str, root: Path, split: str) -> FileSource:
-    """One sample per image, by stem. An image without a mask stays in, as a sample at fault: it is listed and never silently gone."""
-    pair, base = splits[split], require_folder(root / folder)
+    """Read one sample per image, named by its stem.
+
+    An image without a mask remains as a bad sample, so that it is reported and not silently lost.
+    """
+    pair = splits[split]
+    base = require_folder(root / folder)
     own = {
         part
-        for each in splits.values()
-        for path in (each.images, *each.masks)
+        for other in splits.values()
+        for path in (other.images, *other.masks)
         for part in Path(path).parts
     }
     images = _kept(require_folder(base / pair.images, own), pair.leave_out)
@@ -39,33 +44,35 @@ def read_pairs(splits: Mapping[str, Pair], folder: str, root: Path, split: str) 
         Entry(stem, path, MaskFile(masks[stem]) if stem in masks else None)
         for stem, path in images.items()
     ]
-    of_split = masks_folder == pair.masks[0]  # else it holds the masks of other splits too
-    return FileSource(
-        entries, tuple(path for stem, path in masks.items() if of_split and stem not in images)
-    )
+    # A folder that splits share has masks of other splits: those are not surplus.
+    is_shared = masks_folder != pair.masks[0]
+    surplus = () if is_shared else (path for stem, path in masks.items() if stem not in images)
+    return FileSource(entries, tuple(surplus))
 
 
 def _kept(folder: Path, leave_out: str | None) -> dict[str, Path]:
-    found = {
+    """Return the pictures of a folder by stem, without those to leave out."""
+    pictures = {
         stem: path
         for stem, path in pictures_by_stem(str(folder), folder).items()
         if leave_out is None or leave_out not in stem
     }
-    if not found:
+    if not pictures:
         raise UserError(
             str(folder), expected="at least one picture", got="none", remedy="copy the files there"
         )
-    return found
+    return pictures
 
 
 def _set(title: str, folder: str, splits: Mapping[str, tuple[Pair, int]]) -> PublishedSet:
+    """Return the set with these splits, each a pair of folders and its published count."""
     pairs = {name: pair for name, (pair, _) in splits.items()}
     return PublishedSet(
-        title,
-        folder,
-        "foreground",
-        {name: count for name, (_, count) in splits.items()},
-        partial(read_pairs, pairs, folder),
+        title=title,
+        folder=folder,
+        kind="foreground",
+        counts={name: count for name, (_, count) in splits.items()},
+        read=partial(read_pairs, pairs, folder),
     )
 
 
@@ -74,15 +81,13 @@ def _dis(part: str) -> Pair:
 
 
 def _cod10k(part: str) -> Pair:
-    return Pair(
-        f"{part}/Image", (f"{part}/GT_Object",), leave_out="NonCAM"
-    )  # half of the set shows no camouflaged object
+    # The NonCAM half of the set shows no camouflaged object.
+    return Pair(f"{part}/Image", (f"{part}/GT_Object",), leave_out="NonCAM")
 
 
 def _camo(part: str) -> Pair:
-    return Pair(
-        f"Images/{part}", (f"GT/{part}", "GT")
-    )  # GT is one folder as published; the reference code's script splits it
+    # GT is one folder as published; a script of the reference code splits it.
+    return Pair(f"Images/{part}", (f"GT/{part}", "GT"))
 
 
 def _duts(part: str) -> Pair:
@@ -115,4 +120,4 @@ PAIR_SETS = {
     "hku_is": _set("HKU-IS", "HKU-IS", {"test": (Pair("imgs", ("gt",)), 4447)}),
     "ecssd": _set("ECSSD", "ECSSD", {"test": (Pair("images", ("ground_truth_mask",)), 1000)}),
 }
-"""By the name that data.set takes."""
+"""Foreground sets by their names in data.set."""

@@ -1,4 +1,4 @@
-"""A published data set as this package knows it: what it is called, what it should hold, how a split of it is read."""
+"""Description of a published data set: its folder, its counts of samples, and its reader."""
 
 import difflib
 from collections.abc import Callable, Collection, Mapping
@@ -14,12 +14,14 @@ Kind = Literal["foreground", "referring", "reasoning", "answers"]
 
 @dataclass(frozen=True)
 class PublishedSet:
-    """One data set in its official layout.
+    """Published data set in its official layout.
 
     Attributes:
-        folder: below the root of all sets; where it is missing, so is the set.
-        kind: what its samples ask for, which decides the metrics of an evaluation; `answers` are for a cold start, without masks.
-        counts: split -> samples as published (None: not known).
+        title: name for reports.
+        folder: folder below the root of all sets; the set is present where the folder exists.
+        kind: task of the samples, which selects the metrics of an evaluation; `answers` are for a
+            cold start and have no masks.
+        counts: split -> number of samples as published (None: not known).
         read: (root, split) -> source. Raises UserError for a missing split.
     """
 
@@ -31,7 +33,11 @@ class PublishedSet:
 
 
 def require_folder(path: Path, own: Collection[str] = ()) -> Path:
-    """`path`, which must be a folder; where it is not, the error names its neighbour with the nearest name that is not the set's `own`."""
+    """Return `path` if it is a folder.
+
+    Otherwise raises UserError that suggests a folder beside it with a similar name, except the
+    names in `own`, which belong to other parts of the set.
+    """
     if path.is_dir():
         return path
     parent = path
@@ -49,17 +55,17 @@ def require_folder(path: Path, own: Collection[str] = ()) -> Path:
 
 
 def nearest_folder(parent: Path, missing: str, own: Collection[str]) -> str | None:
-    """The folder in `parent` whose name is most like `missing`, none of `own`; None where none is alike."""
-    names = (
-        sorted(each.name for each in parent.iterdir() if each.is_dir() and each.name not in own)
-        if parent.is_dir()
-        else []
-    )
+    """Return the name in `parent` that is most similar to `missing`, except the names in `own`.
+
+    Returns None where no folder has a similar name.
+    """
+    folders = [path for path in parent.iterdir() if path.is_dir()] if parent.is_dir() else []
+    names = sorted(path.name for path in folders if path.name not in own)
     return next(iter(difflib.get_close_matches(missing, names, n=1, cutoff=0.5)), None)
 
 
 def require_file(path: Path) -> Path:
-    """`path`, which must be a file."""
+    """Return `path` if it is a file, else raise UserError."""
     if not path.is_file():
         raise UserError(
             str(path),

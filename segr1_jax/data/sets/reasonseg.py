@@ -1,13 +1,13 @@
-"""ReasonSeg: photos with a question or phrase, polygons of the target and of regions to be ignored.
+"""ReasonSeg: photos with a question or phrase, polygons of the target and of regions to ignore.
 
-Layout (paper.md 4): ReasonSeg/<split>/NAME.jpg and NAME.json. Every image is one sample with the first text, as LISA evaluates, and
-labels are read as in its utils/data_processing.py; the reference code draws images at random, and counts what is to be ignored as
-background (metrics/sample_protocol.py).
+Layout: ReasonSeg/<split>/NAME.jpg and NAME.json. Every image is one sample with its first text, as
+in LISA's evaluation, and labels are read as in LISA's utils/data_processing.py. The reference code
+of Seg-R1 samples images at random and counts ignored regions as background
+(metrics/sample_protocol.py).
 """
 
 import json
 from pathlib import Path
-from typing import Any
 
 from segr1_jax.data.file_entries import Entry, FileSource, pictures_by_stem
 from segr1_jax.data.sets.published import PublishedSet, require_folder
@@ -16,12 +16,16 @@ from segr1_jax.errors import UserError
 
 FOLDER = "ReasonSeg"
 SPLITS = {"train": 239, "val": 200, "test": 779}
-NOTE, IGNORED = "flag", "ignore"  # the whole label of a shape; a part of it. All others are targets
+NOTE = "flag"  # label of a shape that is not a region
+IGNORED = "ignore"  # part of the label of a region to ignore; all other shapes are targets
 ENCODINGS = ("utf-8-sig", "cp1252")
 
 
 def read_reasonseg(root: Path, split: str) -> FileSource:
-    """One sample per photo, named by its stem. Raises UserError for a missing or empty split."""
+    """Read one sample per photo, named by its stem.
+
+    Raises UserError for a missing or empty split.
+    """
     folder = require_folder(root / FOLDER / split, SPLITS)
     images = pictures_by_stem(str(folder), folder)
     if not images:
@@ -35,10 +39,10 @@ def _entry(stem: str, image: Path) -> Entry:
     path = image.with_suffix(".json")
     try:
         record = json.loads(_text(path))
-        text, shapes = record["text"][0].strip(), record["shapes"]
+        text = record["text"][0].strip()
         polygons = [
             Polygon(_corners(shape), IGNORED not in label)
-            for shape in shapes
+            for shape in record["shapes"]
             if (label := shape["label"].lower()) != NOTE
         ]
         if not text:
@@ -53,21 +57,16 @@ def _entry(stem: str, image: Path) -> Entry:
         AttributeError,
         RecursionError,
     ) as error:
-        got = (
-            "no such file"
-            if isinstance(error, FileNotFoundError)
-            else f"{type(error).__name__}: {error}"
-        )
+        is_missing = isinstance(error, FileNotFoundError)
         fault = UserError(
             str(path),
             expected="text, is_sentence and shapes of ReasonSeg",
-            got=got,
+            got="no such file" if is_missing else f"{type(error).__name__}: {error}",
             remedy="copy the file again",
         )
         return Entry(stem, image, Unusable(fault))
-    return Entry(
-        stem, image, Polygons(str(path), tuple(polygons)), instruction=_request(text, question)
-    )
+    truth = Polygons(str(path), tuple(polygons))
+    return Entry(stem, image, truth, instruction=_request(text, question))
 
 
 def _corners(shape: dict) -> tuple[tuple[float, float], ...]:
@@ -75,11 +74,12 @@ def _corners(shape: dict) -> tuple[tuple[float, float], ...]:
 
 
 def _request(text: str, question: bool) -> str:
-    """What follows "Identify and segment": a phrase as it is, a whole sentence as what is asked for."""
+    """Return the text after "Identify and segment": a phrase itself, or a question announced."""
     return f"what this asks for: {text}" if question else f"{text}."
 
 
-def _text(path: Path) -> Any:
+def _text(path: Path) -> str:
+    """Decode a file with the first of ENCODINGS that fits."""
     data = path.read_bytes()
     for encoding in ENCODINGS[:-1]:
         try:
@@ -89,4 +89,6 @@ def _text(path: Path) -> Any:
     return data.decode(ENCODINGS[-1])
 
 
-REASONSEG = PublishedSet("ReasonSeg", FOLDER, "reasoning", SPLITS, read_reasonseg)
+REASONSEG = PublishedSet(
+    title="ReasonSeg", folder=FOLDER, kind="reasoning", counts=SPLITS, read=read_reasonseg
+)

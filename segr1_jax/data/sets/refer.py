@@ -1,7 +1,8 @@
-"""RefCOCO, RefCOCO+ and RefCOCOg as the REFER tool kit publishes them: a pickle of references, COCO annotations, COCO photos.
+"""RefCOCO, RefCOCO+ and RefCOCOg as the REFER tool kit publishes them.
 
-Layout (paper.md 4): Refer_Segm/<set>/refs(<by>).p and instances.json, photos in Refer_Segm/coco_2014/train2014. Every sentence of every
-reference is a sample; the reference code draws one at random per photo.
+Layout: Refer_Segm/<set>/refs(<by>).p, a pickle of references; instances.json, COCO annotations; and
+photos of COCO in Refer_Segm/coco_2014/train2014. Every sentence of every reference is a sample; the
+reference code of Seg-R1 chooses one sentence per photo at random.
 """
 
 import json
@@ -17,31 +18,34 @@ from segr1_jax.data.sets.published import PublishedSet, require_file, require_fo
 from segr1_jax.data.truth_masks import CocoSegmentation, Truth, Unusable
 from segr1_jax.errors import UserError
 
-ROOT, PHOTOS = "Refer_Segm", "coco_2014/train2014"
+ROOT = "Refer_Segm"
+PHOTOS = "coco_2014/train2014"
 OWN = ("refcoco", "refcoco+", "refcocog", "coco_2014")
 
 
 class _DataOnly(pickle.Unpickler):
-    """Lists, dicts, texts and numbers need no import; a pickle that asks for one could run any program."""
+    """Unpickler of plain data only: lists, dicts, texts and numbers.
+
+    These need no import. A pickle that imports something could run any program.
+    """
 
     def find_class(self, module: str, name: str) -> Any:
-        raise pickle.UnpicklingError(f"it asks for {module}.{name}")
+        raise pickle.UnpicklingError(f"it imports {module}.{name}")
 
 
 def read_refer(name: str, refs_file: str, root: Path, split: str) -> FileSource:
-    """One sample per sentence, named `<ref_id>-<sent_id>`; references without a sentence or an annotation are samples at fault.
+    """Read one sample per sentence, named `<ref_id>-<sent_id>`.
+
+    References without a sentence or an annotation are bad samples.
 
     Raises:
-        UserError: missing files, a pickle that holds more than data, annotations that are no COCO file, an empty split.
+        UserError: a file is missing, the pickle holds more than plain data, the annotations are not
+            a COCO file, or the split is empty.
     """
-    folder, photos = (
-        require_folder(root / ROOT / name, OWN),
-        require_folder(root / ROOT / PHOTOS, OWN),
-    )
-    refs_path, instances_path = (
-        require_file(folder / refs_file),
-        require_file(folder / "instances.json"),
-    )
+    folder = require_folder(root / ROOT / name, OWN)
+    photos = require_folder(root / ROOT / PHOTOS, OWN)
+    refs_path = require_file(folder / refs_file)
+    instances_path = require_file(folder / "instances.json")
     instances = _read_instances(instances_path)
     entries = []
     for position, ref in enumerate(_read_refs(refs_path)):
@@ -49,36 +53,34 @@ def read_refer(name: str, refs_file: str, root: Path, split: str) -> FileSource:
             if ref["split"] == split:
                 entries += _entries(ref, instances, instances_path, photos)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise _malformed(
-                refs_path, f"reference {position}: {type(error).__name__} {error}"
-            ) from error
+            got = f"reference {position}: {type(error).__name__} {error}"
+            raise _malformed(refs_path, got) from error
     if not entries:
         raise UserError(
             str(refs_path),
             expected=f"references of the split {split!r}",
             got="none",
-            remedy="take the file by this annotator",
+            remedy="use a split of this file, or the file of another annotator",
         )
     source = FileSource(entries)
-    if twice := [name for name, count in Counter(source.names).items() if count > 1]:
-        raise _malformed(refs_path, f"sentence {twice[0]} (ref_id-sent_id) more than once")
+    if repeated := [name for name, count in Counter(source.names).items() if count > 1]:
+        raise _malformed(refs_path, f"sentence {repeated[0]} (ref_id-sent_id) more than once")
     return source
 
 
 def _entries(ref: Mapping, instances: Mapping, where: Path, photos: Path) -> Iterator[Entry]:
+    """Yield the samples of one reference."""
     image = instances["images"].get(ref["image_id"])
     file = photos / (image["file_name"] if image else f"COCO_train2014_{ref['image_id']:012d}.jpg")
     truth = _truth(ref, image, instances["annotations"].get(ref["ann_id"]), where)
     if not ref["sentences"]:
         yield Entry(f"{ref['ref_id']:d}-none", file, _without_sentence(ref, where))
     for sentence in ref["sentences"]:
-        said, name = (
-            sentence["sent"].strip(),
-            f"{ref['ref_id']:d}-{sentence['sent_id']:d}",
-        )  # whole numbers: names become paths
-        yield Entry(
-            name, file, truth if said else _without_sentence(ref, where), instruction=f"{said}."
-        )
+        text = sentence["sent"].strip()
+        # The format :d accepts only whole numbers, because names become paths.
+        name = f"{ref['ref_id']:d}-{sentence['sent_id']:d}"
+        sentence_truth = truth if text else _without_sentence(ref, where)
+        yield Entry(name, file, sentence_truth, instruction=f"{text}.")
 
 
 def _without_sentence(ref: Mapping, where: Path) -> Unusable:
@@ -87,22 +89,22 @@ def _without_sentence(ref: Mapping, where: Path) -> Unusable:
 
 
 def _truth(ref: Mapping, image: Mapping | None, annotation: Mapping | None, where: Path) -> Truth:
-    for kind, found in (("image", image), ("ann", annotation)):
-        if found is None:
+    for kind, record in (("image", image), ("ann", annotation)):
+        if record is None:
             number = ref[f"{kind}_id"]
             return Unusable(
                 UserError(
                     str(where),
                     expected=f"{kind}_id {number} of reference {ref['ref_id']}",
                     got="none",
-                    remedy="mend it",
+                    remedy="take REFER's own file",
                 )
             )
     return CocoSegmentation(
-        f"{where}: annotation {ref['ann_id']}",
-        annotation.get("segmentation"),
-        image["height"],
-        image["width"],
+        where=f"{where}: annotation {ref['ann_id']}",
+        segmentation=annotation.get("segmentation"),
+        height=image["height"],
+        width=image["width"],
     )
 
 
@@ -110,24 +112,24 @@ def _read_refs(path: Path) -> list[Mapping]:
     try:
         with path.open("rb") as file:
             refs = _DataOnly(file, encoding="utf-8").load()
-    except (
-        Exception
-    ) as error:  # a damaged pickle can raise anything; whatever it is, nothing of it has run
+    # A damaged pickle can raise any exception. No code of the pickle has run.
+    except Exception as error:
         raise _malformed(path, f"{type(error).__name__}: {error}") from error
     if not isinstance(refs, list) or not all(isinstance(ref, dict) for ref in refs):
-        raise _malformed(path, f"a {type(refs).__name__} of other things than references")
+        raise _malformed(path, f"a {type(refs).__name__} that is not a list of references")
     return refs
 
 
 def _read_instances(path: Path) -> dict[str, dict[int, Mapping]]:
     try:
         tree = json.loads(path.read_bytes())
-        found = {
+        instances = {
             part: {item["id"]: item for item in tree[part]} for part in ("images", "annotations")
         }
-        for image in found["images"].values():
+        # Raise here for a missing field or one of another type.
+        for image in instances["images"].values():
             int(image["height"]), int(image["width"]), Path(image["file_name"])
-        return found
+        return instances
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         got = f"{type(error).__name__}: {str(error)[:200]}"
         raise UserError(
@@ -141,7 +143,7 @@ def _read_instances(path: Path) -> dict[str, dict[int, Mapping]]:
 def _malformed(path: Path, got: str) -> UserError:
     return UserError(
         str(path),
-        expected="a pickle of REFER's references, plain data alone",
+        expected="a pickle of REFER's references, with plain data only",
         got=got[:300],
         remedy="take REFER's own file",
     )
@@ -149,11 +151,16 @@ def _malformed(path: Path, got: str) -> UserError:
 
 def _set(title: str, folder: str, refs_file: str, counts: Mapping[str, int]) -> PublishedSet:
     return PublishedSet(
-        title, f"{ROOT}/{folder}", "referring", counts, partial(read_refer, folder, refs_file)
+        title=title,
+        folder=f"{ROOT}/{folder}",
+        kind="referring",
+        counts=counts,
+        read=partial(read_refer, folder, refs_file),
     )
 
 
-REFER_SETS = {  # counts of sentences
+# The counts are numbers of sentences.
+REFER_SETS = {
     "refcoco": _set(
         "RefCOCO",
         "refcoco",
@@ -170,4 +177,4 @@ REFER_SETS = {  # counts of sentences
         "RefCOCOg", "refcocog", "refs(umd).p", {"train": 80512, "val": 4896, "test": 9602}
     ),
 }
-"""By the name that data.set takes."""
+"""Referring sets by their names in data.set."""

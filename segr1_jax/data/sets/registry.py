@@ -1,4 +1,7 @@
-"""All published data sets by the name that data.set takes. One more is one module and one line here."""
+"""All published data sets by their names in data.set.
+
+Another published data set takes one module and one line here.
+"""
 
 import difflib
 from dataclasses import replace
@@ -13,13 +16,11 @@ from segr1_jax.data.sets.refer import REFER_SETS
 from segr1_jax.errors import UserError
 
 SETS: dict[str, PublishedSet] = PAIR_SETS | REFER_SETS | {"reasonseg": REASONSEG, "fcot": FCOT}
-
-
 JOIN = "+"
 
 
 def published_set(name: str) -> PublishedSet:
-    """Raises UserError, with the nearest name, where there is no such set."""
+    """Return the set `name`. Raises UserError that suggests the nearest name if there is none."""
     if name not in SETS:
         near = difflib.get_close_matches(name, SETS, n=1)
         remedy = f"did you mean {near[0]!r}?" if near else "choose one of these"
@@ -33,34 +34,37 @@ def published_set(name: str) -> PublishedSet:
 
 
 def published_split(root: Path, name: str, split: str) -> FileSource | AnswerSource:
-    """The samples of one split below `root`, the folder of all sets. `a+b` joins sets, whose samples are then `a/NAME`, `b/NAME`."""
-    names = name.split(JOIN)
-    sources = {each: _split(root, each, split) for each in names}
-    if len(names) == 1:
+    """Return the samples of one split below `root`, the folder of all sets.
+
+    The name `a+b` joins the sets a and b; its samples are named `a/NAME` and `b/NAME`.
+    """
+    parts = name.split(JOIN)
+    sources = {part: _split(root, part, split) for part in parts}
+    if len(parts) == 1:
         return sources[name]
-    if foreign := [each for each, source in sources.items() if not isinstance(source, FileSource)]:
+    if others := [part for part, source in sources.items() if not isinstance(source, FileSource)]:
         raise UserError(
             "data.set or eval_data.set",
-            expected="sets of images with masks to be joined",
-            got=foreign[0],
-            remedy="take it alone",
+            expected="only sets of images with masks in a joined set",
+            got=others[0],
+            remedy="use this set alone",
         )
     return FileSource(
         [
-            replace(entry, name=f"{each}/{entry.name}")
-            for each, source in sources.items()
+            replace(entry, name=f"{part}/{entry.name}")
+            for part, source in sources.items()
             for entry in source.entries
         ]
     )
 
 
 def _split(root: Path, name: str, split: str) -> FileSource | AnswerSource:
-    found = published_set(name)
-    if split not in found.counts:
+    published = published_set(name)
+    if split not in published.counts:
         raise UserError(
             "data.split or eval_data.split",
-            expected=f"one of {', '.join(found.counts)} ({found.title})",
+            expected=f"one of {', '.join(published.counts)} ({published.title})",
             got=repr(split),
-            remedy="change it",
+            remedy="choose one of these",
         )
-    return found.read(root, split)
+    return published.read(root, split)

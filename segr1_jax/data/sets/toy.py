@@ -1,6 +1,7 @@
-"""Every published layout at toy size, drawn from the synthetic set: what the readers are tested on, and a table can be tried with."""
+"""Every published layout with a few synthetic samples, for tests of the readers and trial runs."""
 
 import io
+import itertools
 import json
 import pickle
 from collections.abc import Iterator
@@ -22,53 +23,51 @@ from segr1_jax.errors import UserError
 from segr1_jax.types import Example
 
 SAMPLES = 4  # per split
-SIZE = 168  # pixels: what the quickstart's policy looks at
-IGNORED = ((0, 0), (20, 0), (20, 20), (0, 20))  # a ReasonSeg region that no metric counts
+SIZE = 168  # pixels: the frame of the quickstart's policy
+IGNORED = ((0, 0), (20, 0), (20, 20), (0, 20))  # a ReasonSeg region that metrics ignore
 JPEG_QUALITY = 95
 OWN = "mine"  # the folder of the manifests
 
 
 def write_toy_sets(root: Path, *, seed: int = 0) -> None:
-    """Write all layouts and a manifest of one's own below `root`, which must not exist or be empty; the same bytes for the same seed."""
+    """Write all published layouts, and manifests of own images, below `root`.
+
+    The same seed gives the same bytes. Raises UserError unless `root` is new or empty.
+    """
     if root.exists() and any(root.iterdir()):
         raise UserError(
             str(root),
             expected="an empty or new folder",
-            got="one with files",
+            got="a folder with files",
             remedy="choose another",
         )
+    # The readers are partial functions: their arguments hold the folders and files of a set.
     pictures = _pictures(seed)
-    for name, found in PAIR_SETS.items():
-        for pair in found.read.args[0].values():
-            _write_pairs(root / found.folder, pair, pictures, name)
-    for found in REFER_SETS.values():
-        _write_refer(
-            root,
-            found.folder.removeprefix(f"{ROOT}/"),
-            found.read.args[1],
-            list(found.counts),
-            pictures,
-        )
+    for name, published in PAIR_SETS.items():
+        for pair in published.read.args[0].values():
+            _write_pairs(root / published.folder, pair, pictures, name)
+    for published in REFER_SETS.values():
+        name = published.folder.removeprefix(f"{ROOT}/")
+        _write_refer(root, name, published.read.args[1], list(published.counts), pictures)
     for split in REASONSEG.counts:
         _write_reasonseg(root / REASONSEG.folder / split, pictures)
     _write_fcot(root / FCOT / "data", pictures)
-    write_toy_benchmarks(
-        root, [_photo(generate(*next(pictures)).image) for _ in range(SAMPLES // 2)]
-    )
+    photos = [_photo(generate(*next(pictures)).image) for _ in range(SAMPLES // 2)]
+    write_toy_benchmarks(root, photos)
     for split in ("train", "held_out"):
         _write_manifest(root / OWN, split, pictures)
 
 
 def _pictures(seed: int) -> Iterator[tuple[DataConfig, int]]:
-    """(config, index) of one synthetic picture after the other, so that no two samples share one."""
-    config, index = DataConfig(size=SIZE, count=100_000, max_objects=2, seed=seed), 0
-    while True:
+    """Yield (config, index) of synthetic pictures, each once, so that no two samples share one."""
+    config = DataConfig(size=SIZE, count=100_000, max_objects=2, seed=seed)
+    for index in itertools.count():
         yield config, index
-        index += 1
 
 
 def _write_pairs(folder: Path, pair: Pair, pictures: Iterator, name: str) -> None:
-    images, masks = folder / pair.images, folder / pair.masks[-1]
+    images = folder / pair.images
+    masks = folder / pair.masks[-1]
     for part in (images, masks):
         part.mkdir(parents=True, exist_ok=True)
     for number in range(SAMPLES):
@@ -77,7 +76,8 @@ def _write_pairs(folder: Path, pair: Pair, pictures: Iterator, name: str) -> Non
         stem = f"{name}_{index:05d}"
         _save_photo(images / f"{stem}.jpg", example.image)
         _save_mask(masks / f"{stem}.png", example.mask)
-        if pair.leave_out and not number:  # a picture that must not be counted
+        # A picture that the reader must leave out.
+        if pair.leave_out and not number:
             _save_photo(images / f"{pair.leave_out}_{stem}.jpg", example.image)
             _save_mask(masks / f"{pair.leave_out}_{stem}.png", example.mask)
 
@@ -85,8 +85,12 @@ def _write_pairs(folder: Path, pair: Pair, pictures: Iterator, name: str) -> Non
 def _write_refer(
     root: Path, name: str, refs_file: str, splits: list[str], pictures: Iterator
 ) -> None:
-    """References of one object each, two sentences; the first segmentation of a split is a polygon."""
-    folder, photos = root / ROOT / name, root / ROOT / PHOTOS
+    """Write references of one object and two sentences each.
+
+    The first segmentation of a split is a polygon.
+    """
+    folder = root / ROOT / name
+    photos = root / ROOT / PHOTOS
     for part in (folder, photos):
         part.mkdir(parents=True, exist_ok=True)
     refs, images, annotations = [], [], []
@@ -98,34 +102,31 @@ def _write_refer(
             file = f"COCO_train2014_{index:012d}.jpg"
             _save_photo(photos / file, picture.image)
             images.append({"id": index, "file_name": file, "height": SIZE, "width": SIZE})
-            annotations.append(
-                {
-                    "id": index,
-                    "image_id": index,
-                    "segmentation": _segmentation(picture.masks[target], number),
-                }
-            )
-            said = [
-                {"sent": text, "sent_id": 2 * index + k}
-                for k, text in enumerate((sentence, f"{sentence} there"))
-            ]
-            refs.append(
-                {
-                    "ref_id": index,
-                    "ann_id": index,
-                    "image_id": index,
-                    "split": split,
-                    "sentences": said,
-                }
-            )
+            segmentation = _segmentation(picture.masks[target], number)
+            annotations.append({"id": index, "image_id": index, "segmentation": segmentation})
+            refs.append(_reference(index, split, sentence))
     (folder / refs_file).write_bytes(pickle.dumps(refs, protocol=2))
-    (folder / "instances.json").write_text(
-        json.dumps({"images": images, "annotations": annotations})
-    )
+    instances = {"images": images, "annotations": annotations}
+    (folder / "instances.json").write_text(json.dumps(instances))
+
+
+def _reference(index: int, split: str, sentence: str) -> dict:
+    texts = (sentence, f"{sentence} there")
+    return {
+        "ref_id": index,
+        "ann_id": index,
+        "image_id": index,
+        "split": split,
+        "sentences": [{"sent": text, "sent_id": 2 * index + k} for k, text in enumerate(texts)],
+    }
 
 
 def _segmentation(mask_HW: Bool[np.ndarray, "H W"], number: int):
-    """The mask as COCO writes it: its bounding box as a polygon, or the mask itself as compressed run lengths."""
+    """Return a COCO segmentation of a mask.
+
+    It is the bounding box as a polygon for sample 0, and the mask as compressed run lengths for the
+    others.
+    """
     coco = optional_package("pycocotools.mask", "eval")
     if number == 0:
         left, top, right, bottom = map(float, _box(mask_HW))
@@ -135,18 +136,22 @@ def _segmentation(mask_HW: Bool[np.ndarray, "H W"], number: int):
 
 
 def _write_reasonseg(folder: Path, pictures: Iterator) -> None:
-    """The object's bounding box as the target, a corner to be ignored, a note; questions and phrases take turns."""
+    """Write samples with the object's bounding box as the target, an ignored corner and a note.
+
+    Questions and phrases alternate.
+    """
     folder.mkdir(parents=True)
     for number in range(SAMPLES):
         config, index = next(pictures)
         example = generate(config, index)
+        # The outline of a polygon belongs to it, so its corners are pixels of the object.
         left, top, right, bottom = _box(example.mask)
         corners = [
             [left, top],
             [right - 1, top],
             [right - 1, bottom - 1],
             [left, bottom - 1],
-        ]  # outlines belong to polygons
+        ]
         shapes = [
             {"label": "target", "points": corners},
             {"label": "ignore", "points": [list(corner) for corner in IGNORED]},
@@ -161,20 +166,16 @@ def _write_reasonseg(folder: Path, pictures: Iterator) -> None:
 
 
 def _write_fcot(folder: Path, pictures: Iterator) -> None:
-    arrow, parquet = (
-        optional_package("pyarrow", "eval"),
-        optional_package("pyarrow.parquet", "eval"),
-    )
+    arrow = optional_package("pyarrow", "eval")
+    parquet = optional_package("pyarrow.parquet", "eval")
     folder.mkdir(parents=True)
     rows = []
     for _ in range(SAMPLES):
         config, index = next(pictures)
         example = generate(config, index)
-        content = _photo(example.image)
-        rows.append(
-            {"image": {"bytes": content, "path": f"{index}.jpg"}, "problem": "Segment it."}
-            | _reasoned(example)
-        )
+        image = {"bytes": _photo(example.image), "path": f"{index}.jpg"}
+        rows.append({"image": image, "problem": "Segment it."} | _reasoned(example))
+    # Two row groups, so that a reader crosses the end of one.
     parquet.write_table(
         arrow.Table.from_pylist(rows),
         folder / "train-00000-of-00001.parquet",
@@ -183,7 +184,7 @@ def _write_fcot(folder: Path, pictures: Iterator) -> None:
 
 
 def _write_manifest(folder: Path, split: str, pictures: Iterator) -> None:
-    """Images of one's own, as README describes them: a line with image, mask and sentence for each."""
+    """Write own images as README describes them: a line with image, mask and sentence for each."""
     for part in ("photos", "masks"):
         (folder / part).mkdir(parents=True, exist_ok=True)
     lines = []
@@ -199,15 +200,16 @@ def _write_manifest(folder: Path, split: str, pictures: Iterator) -> None:
 
 
 def _reasoned(example: Example) -> dict[str, str]:
-    """Thinking and solution about the object, in pixels of the image."""
+    """Return thinking and solution about the object, in pixels of the image."""
     left, top, right, bottom = _box(example.mask)
     middle = f"[{(left + right) // 2},{(top + bottom) // 2}]"
-    solution = f"<bbox>[{left},{top},{right},{bottom}]</bbox>, <points>[{middle}]</points>, <labels>[1]</labels>"
+    box = f"<bbox>[{left},{top},{right},{bottom}]</bbox>"
+    solution = f"{box}, <points>[{middle}]</points>, <labels>[1]</labels>"
     return {"thinking": f"<think>it lies around {middle}</think>", "solution": solution}
 
 
 def _box(mask_HW: Bool[np.ndarray, "H W"]) -> tuple[int, int, int, int]:
-    """Left, top, right, bottom of the object; the latter two just outside it."""
+    """Return left, top, right, bottom of the object; the last two are just outside it."""
     y, x = np.nonzero(mask_HW)
     return int(x.min()), int(y.min()), int(x.max()) + 1, int(y.max()) + 1
 

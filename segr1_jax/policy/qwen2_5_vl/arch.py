@@ -1,4 +1,4 @@
-"""The architecture of a Qwen2.5-VL policy, read from `config.json` alone (flat and nested forms)."""
+"""Architecture of a Qwen2.5-VL policy, read from `config.json` (flat and nested forms)."""
 
 import dataclasses
 from collections.abc import Collection, Mapping
@@ -14,7 +14,11 @@ REMEDY = "restore the checkpoint's own config.json"
 
 @dataclass(frozen=True)
 class VisionArch:
-    """The vision tower. `window` is the side of an attention window in pixels; `full_layers` attend over the whole image."""
+    """Sizes of the vision tower.
+
+    `window` is the side of an attention window in pixels. The layers of `full_layers` attend over
+    the whole image, the others inside windows.
+    """
 
     depth: int
     hidden: int
@@ -35,7 +39,11 @@ class VisionArch:
 
 @dataclass(frozen=True)
 class TextArch:
-    """The language model. `mrope_section` splits half a head's rotary frequencies among the (temporal, height, width) axes."""
+    """Sizes of the language model.
+
+    `mrope_section` is the number of rotary frequencies of each axis (temporal, height, width); they
+    add up to half of a head.
+    """
 
     layers: int
     hidden: int
@@ -52,7 +60,7 @@ class TextArch:
 
 @dataclass(frozen=True)
 class PolicyArch:
-    """Everything the modules need to know about sizes, and the token ids with a meaning."""
+    """Sizes of both towers, and the ids of special tokens."""
 
     vision: VisionArch
     text: TextArch
@@ -64,14 +72,16 @@ class PolicyArch:
     unknown_ids: tuple[int, ...] = ()
 
     def knowing(self, ids: Collection[int]) -> "PolicyArch":
-        """The same for a tokenizer with these ids: vocabularies are padded beyond it."""
+        """Return the architecture for a tokenizer with these ids; the vocabulary may have more."""
         unknown = tuple(token for token in range(self.text.vocab) if token not in ids)
         return dataclasses.replace(self, unknown_ids=unknown)
 
     @property
     def never_sampled(self) -> tuple[int, ...]:
-        """Ids whose logits are masked: the vision special ids, for a completion that held one would break the next forward pass, and
-        those that the tokenizer lacks, for no text shows them.
+        """Ids whose logits are masked.
+
+        These are the special ids of vision, which would break the next forward pass over a
+        completion, and the ids that the tokenizer lacks, which have no text.
         """
         ids = (
             self.image_token,
@@ -84,7 +94,9 @@ class PolicyArch:
 
 
 def arch_from_config(config: Mapping[str, Any], where: str = "config.json") -> PolicyArch:
-    """Read a published (flat) or transformers 5 (nested `text_config`, `rope_parameters`) configuration.
+    """Read the architecture from a published configuration.
+
+    The form of transformers 5, with nested `text_config` and `rope_parameters`, is read too.
 
     Raises:
         UserError: another architecture, a missing field, or sizes that contradict each other.
@@ -99,7 +111,16 @@ def arch_from_config(config: Mapping[str, Any], where: str = "config.json") -> P
     outer = Fields(config, where, REMEDY)
     text = outer.section("text_config", default={}).over(outer)
     vision = outer.section("vision_config")
-    arch = PolicyArch(_vision(vision), _text(outer, text), *_token_ids(outer.over(text)))
+    tokens = outer.over(text)
+    arch = PolicyArch(
+        vision=_vision(vision),
+        text=_text(outer, text),
+        image_token=tokens.index("image_token_id"),
+        video_token=tokens.index("video_token_id"),
+        vision_start_token=tokens.index("vision_start_token_id"),
+        vision_end_token=tokens.index("vision_end_token_id"),
+        vision_pad_token=tokens.index("vision_token_id", default=None),
+    )
     _check(arch, where)
     _check_variants(text, vision, where)
     return arch
@@ -144,17 +165,12 @@ def _rope(text: Fields) -> Fields:
     return text.section(name) if text.get(name) else text.section("no rope", default={})
 
 
-def _token_ids(fields: Fields) -> tuple[int | None, ...]:
-    names = ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id")
-    return (*map(fields.index, names), fields.index("vision_token_id", default=None))
-
-
 def _check(arch: PolicyArch, where: str) -> None:
     text, vision = arch.text, arch.vision
     rules = [
         (
             2 * sum(text.mrope_section) == text.head_dim,
-            f"mrope_section adding up to head_dim / 2 = {text.head_dim // 2}",
+            f"mrope_section that adds up to head_dim / 2 = {text.head_dim // 2}",
             text.mrope_section,
         ),
         (
@@ -177,7 +193,7 @@ def _check(arch: PolicyArch, where: str) -> None:
 
 
 def _check_variants(text: Fields, vision: Fields, where: str) -> None:
-    """What the published models do not use and the policy does not compute: better an error than another model's numbers."""
+    """Raise UserError for variants that the published models do not use and this code lacks."""
     rope = _rope(text)
     kinds = {str(rope.get(name)) for name in ("type", "rope_type") if rope.get(name)}
     rules = [

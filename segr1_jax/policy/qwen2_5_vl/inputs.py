@@ -1,4 +1,4 @@
-"""Prompt records into the fixed-shape arrays a jitted step takes."""
+"""Conversion of Prompt records to the arrays of fixed shape that a jitted step takes."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -10,11 +10,11 @@ from segr1_jax.policy.qwen2_5_vl.model import PromptBatch
 from segr1_jax.policy.qwen2_5_vl.vision import Images
 from segr1_jax.types import Prompt
 
-FIELDS = ("patches", "patch_positions", "patch_mask", "window_image")
-
 
 def window_bucket(windows: int) -> int:
-    """The least of 1, 2, 3, 4, 6, 8, 12, 16, 24, ... that holds `windows`: two shapes per doubling, so few programs compile.
+    """Return the least of 1, 2, 3, 4, 6, 8, 12, 16, 24, ... that is at least `windows`.
+
+    There are two shapes per doubling, so few programs are compiled.
 
     Example:
         >>> [window_bucket(windows) for windows in (0, 3, 5, 49)]
@@ -25,7 +25,10 @@ def window_bucket(windows: int) -> int:
 
 
 def pad_windows(prompt: Prompt, capacity: int) -> Prompt:
-    """`prompt` with empty windows, which belong to no image, up to `capacity` windows. Raises UserError where it has more already."""
+    """Add empty windows, which belong to no image, up to `capacity` windows.
+
+    Raises UserError for a prompt with more windows.
+    """
     extra = capacity - len(prompt.patches)
     if extra < 0:
         raise UserError(
@@ -48,13 +51,33 @@ def stack_prompts(
 ) -> PromptBatch:
     """Stack prompts, padded on the right to `capacity` tokens and `window_capacity` windows.
 
-    Without `window_capacity` nothing is added to the windows: with one fixed frame their number is a constant.
+    Without `window_capacity` no windows are added: with one fixed frame their number is constant.
 
     Raises:
-        UserError: a prompt longer than `capacity` or of more windows than `window_capacity`; without one, different window counts.
+        UserError: a prompt has more than `capacity` tokens or `window_capacity` windows; without a
+            window capacity, the prompts differ in their number of windows.
     """
     if window_capacity is not None:
         prompts = [pad_windows(prompt, window_capacity) for prompt in prompts]
+    _check_shapes(prompts, capacity)
+    length_B = np.array([len(prompt.token_ids) for prompt in prompts])
+    return PromptBatch(
+        tokens=_padded(prompts, "token_ids", capacity, fill=0),
+        positions=_padded(prompts, "positions", capacity, fill=0),
+        next_position=np.array([prompt.next_position for prompt in prompts], np.int32),
+        # -1: padding is text, no image row replaces it.
+        image_index=_padded(prompts, "image_index", capacity, fill=-1),
+        mask=np.arange(capacity) < length_B[:, None],
+        images=Images(
+            patches=_stacked(prompts, "patches").astype(np.float32),
+            positions=_stacked(prompts, "patch_positions").astype(np.int32),
+            mask=_stacked(prompts, "patch_mask"),
+            window_image=_stacked(prompts, "window_image").astype(np.int32),
+        ),
+    )
+
+
+def _check_shapes(prompts: Sequence[Prompt], capacity: int) -> None:
     longest = max(len(prompt.token_ids) for prompt in prompts)
     if longest > capacity:
         raise UserError(
@@ -72,29 +95,16 @@ def stack_prompts(
             remedy="use one square frame, or buckets",
         )
 
-    def padded(name: str, fill: int) -> np.ndarray:
-        rows = [getattr(prompt, name) for prompt in prompts]
-        return np.stack(
-            [
-                np.pad(
-                    row,
-                    [(0, 0)] * (row.ndim - 1) + [(0, capacity - row.shape[-1])],
-                    constant_values=fill,
-                )
-                for row in rows
-            ]
-        )
 
-    patches, positions, mask, image = (
-        np.stack([getattr(prompt, name) for prompt in prompts]) for name in FIELDS
-    )
-    return PromptBatch(
-        tokens=padded("token_ids", 0).astype(np.int32),
-        positions=padded("positions", 0).astype(np.int32),
-        next_position=np.array([prompt.next_position for prompt in prompts], np.int32),
-        image_index=padded("image_index", -1).astype(np.int32),
-        mask=np.arange(capacity) < np.array([len(prompt.token_ids) for prompt in prompts])[:, None],
-        images=Images(
-            patches.astype(np.float32), positions.astype(np.int32), mask, image.astype(np.int32)
-        ),
-    )
+def _padded(prompts: Sequence[Prompt], name: str, capacity: int, *, fill: int) -> np.ndarray:
+    """Stack a field whose last axis is tokens, padded on the right to `capacity` (int32)."""
+    rows = []
+    for prompt in prompts:
+        row = getattr(prompt, name)
+        widths = [(0, 0)] * (row.ndim - 1) + [(0, capacity - row.shape[-1])]
+        rows.append(np.pad(row, widths, constant_values=fill))
+    return np.stack(rows).astype(np.int32)
+
+
+def _stacked(prompts: Sequence[Prompt], name: str) -> np.ndarray:
+    return np.stack([getattr(prompt, name) for prompt in prompts])

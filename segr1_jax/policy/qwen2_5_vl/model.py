@@ -1,7 +1,9 @@
-"""Qwen2.5-VL as a policy: image and prompt once, completions on top (transformers: Qwen2_5_VLForConditionalGeneration).
+"""Qwen2.5-VL as a policy: each prompt is computed once and shared by its completions.
 
-Shape legend: B prompts; P prefix tokens; G completions per prompt; T completion tokens; M merged image rows; D hidden; L layers;
-K key/value heads; C head size.
+Source: Qwen2_5_VLForConditionalGeneration of transformers.
+
+Shape legend: B prompts; P prefix tokens; G completions per prompt; T completion tokens; M merged
+image rows; D hidden; L layers; K key/value heads; C head size; V vocabulary.
 """
 
 from typing import NamedTuple
@@ -22,7 +24,10 @@ from segr1_jax.policy.scanned_layers import scan_layers, stacked
 
 
 class PromptBatch(NamedTuple):
-    """Prompts on the device; see types.Prompt. Padding may stand left or right of the prefix: `mask` tells."""
+    """Prompts on the device; see types.Prompt.
+
+    Padding may be on the left or on the right of a prefix; `mask` marks the real tokens.
+    """
 
     tokens: Int[Array, "B P"]
     positions: Int[Array, "B 3 P"]
@@ -33,14 +38,18 @@ class PromptBatch(NamedTuple):
 
 
 class OwnCache(NamedTuple):
-    """Keys and values of the completion tokens decoded so far, slot t = token t."""
+    """Keys and values of the completion tokens decoded so far; slot t holds token t."""
 
     k: Float[Array, "L B G T K C"]
     v: Float[Array, "L B G T K C"]
 
 
 class Qwen25VL(nnx.Module):
-    """The policy. Every method is pure in the weights; compute runs in `dtype`, weights keep their own."""
+    """Vision tower and language model.
+
+    Every method is a pure function of the weights. The computation runs in `dtype`, and weights
+    keep their own dtype.
+    """
 
     def __init__(
         self,
@@ -53,19 +62,19 @@ class Qwen25VL(nnx.Module):
         attention: Attention,
     ):
         text = arch.text
-        self.arch, self.dtype, self.remat = arch, dtype, remat
-        self.vision = VisionTower(rngs, arch.vision, remat=remat, kernel=attention)
+        self.arch = arch
+        self.dtype = dtype
+        self.remat = remat
+        self.vision = VisionTower(rngs, arch.vision, remat=remat, backend=attention)
         self.embed = weight(rngs, (text.vocab, text.hidden), ("vocab", "embed"))
         self.layers = stacked(lambda r: TextLayer(r, text, lora, attention), text.layers, rngs)
         self.norm = RMSNorm(text.hidden, text.norm_eps)
-        self.head = (
-            None
-            if text.tied_head
-            else Linear(rngs, text.hidden, text.vocab, ("embed", "vocab"), bias=False)
-        )
+        self.head = None
+        if not text.tied_head:
+            self.head = Linear(rngs, text.hidden, text.vocab, ("embed", "vocab"), bias=False)
 
     def image_features(self, images: Images | Features) -> Float[Array, "B M D"]:
-        """Merged image rows of each prompt; prompts without images (W = 0) give M = 0."""
+        """Return the merged image rows of each prompt; M = 0 for prompts without images (W = 0)."""
         if isinstance(images, Features):
             return images.rows.astype(self.dtype)
         if images.patches.shape[1] == 0:
@@ -75,18 +84,21 @@ class Qwen25VL(nnx.Module):
     def prefix_embeddings(
         self, prompts: PromptBatch, features_BMD: Float[Array, "B M D"]
     ) -> Float[Array, "B P D"]:
-        """Token embeddings with the image rows in their slots."""
+        """Return the token embeddings, with the image rows in the image slots."""
         embedded_BPD = self.embed[...][prompts.tokens].astype(self.dtype)
         if features_BMD.shape[1] == 0:
             return embedded_BPD
-        rows_BPD = jnp.take_along_axis(
-            features_BMD, jnp.maximum(prompts.image_index, 0)[..., None], axis=1
-        )
+        # Text tokens have index -1: they read row 0, which the `where` below drops.
+        row_BP1 = jnp.maximum(prompts.image_index, 0)[..., None]
+        rows_BPD = jnp.take_along_axis(features_BMD, row_BP1, axis=1)
         return jnp.where(prompts.image_index[..., None] >= 0, rows_BPD, embedded_BPD)
 
     @jax.named_scope("prefill")
     def prefill(self, prompts: PromptBatch) -> tuple[Float[Array, "B D"], PrefixCache]:
-        """Run the prefix alone: the normed state of each prompt's last real token, and the K/V of every layer."""
+        """Compute the prefix.
+
+        Returns the normed state of each prompt's last real token, and the K/V of every layer.
+        """
         x_BPD = self.prefix_embeddings(prompts, self.image_features(prompts.images))
         rotary = mrope(self.arch.text, jnp.moveaxis(prompts.positions, 1, 0))
         x_BPD, (k, v) = scan_layers(
@@ -103,9 +115,15 @@ class Qwen25VL(nnx.Module):
         prefix: PrefixCache,
         own: OwnCache,
     ):
-        """One decoding step: token `step` in, the normed state that predicts token `step + 1` and the grown cache out."""
+        """Compute one decoding step from the tokens at index `step`.
+
+        Returns the normed states that predict the tokens at `step + 1`, and the cache with the K/V
+        of the given tokens added.
+        """
         x_BG1D = self.embed[...][tokens_BG][:, :, None].astype(self.dtype)
         rotary = self._suffix_rotary(prompts, step[None])
+        # The cache has a slot for every token of the longest completion. Slots from `step` on are
+        # still empty; the token itself is a segment of its own (TextLayer.decode).
         past_mask = (jnp.arange(own.k.shape[3]) < step)[None, None, None]
 
         def layer_step(layer: TextLayer, x, cache):
@@ -113,20 +131,22 @@ class Qwen25VL(nnx.Module):
             shared = KeyValues(prefix_k, prefix_v, prefix.mask[:, None, None])
             return layer.decode(x, rotary, shared, KeyValues(own_k, own_v, past_mask))
 
-        x_BG1D, (k, v) = scan_layers(
-            self.layers, layer_step, x_BG1D, ((prefix.k, prefix.v), (own.k, own.v))
-        )
+        caches = ((prefix.k, prefix.v), (own.k, own.v))
+        x_BG1D, (k, v) = scan_layers(self.layers, layer_step, x_BG1D, caches)
         grown = OwnCache(
-            own.k.at[:, :, :, step].set(k[:, :, :, 0]), own.v.at[:, :, :, step].set(v[:, :, :, 0])
+            k=own.k.at[:, :, :, step].set(k[:, :, :, 0]),
+            v=own.v.at[:, :, :, step].set(v[:, :, :, 0]),
         )
         return self.norm(x_BG1D[:, :, 0]), grown
 
     def predict_states(
         self, prompts: PromptBatch, tokens_BGT: Int[Array, "B G T"], mask_BGT: Bool[Array, "B G T"]
     ) -> Float[Array, "B G T D"]:
-        """Normed states that predict each completion token: the prefix's last state, then the state of the token before.
+        """Return the normed states that predict each completion token.
 
-        Both parts run layer by layer in one scan, so the gradient of the shared prefix sums over its G completions.
+        The state of the prefix's last real token predicts token 0, and the state of token t - 1
+        predicts token t. Prefix and completions run layer by layer in one scan, so the gradient of
+        the shared prefix sums over its G completions.
         """
         x_BPD = self.prefix_embeddings(prompts, self.image_features(prompts.images))
         x_BGTD = self.embed[...][tokens_BGT].astype(self.dtype)
@@ -134,13 +154,11 @@ class Qwen25VL(nnx.Module):
         suffix_rotary = self._suffix_rotary(prompts, jnp.arange(tokens_BGT.shape[-1]))
 
         def step(layer: TextLayer, carry, _):
-            prefix, (k, v) = layer.prefix(carry[0], prefix_rotary, prompts.mask)
-            return (
-                prefix,
-                layer.suffix(
-                    carry[1], suffix_rotary, KeyValues(k, v, prompts.mask[:, None, None]), mask_BGT
-                ),
-            ), None
+            prefix, suffix = carry
+            prefix, (k, v) = layer.prefix(prefix, prefix_rotary, prompts.mask)
+            shared = KeyValues(k, v, prompts.mask[:, None, None])
+            suffix = layer.suffix(suffix, suffix_rotary, shared, mask_BGT)
+            return (prefix, suffix), None
 
         (x_BPD, x_BGTD), _ = scan_layers(self.layers, step, (x_BPD, x_BGTD), remat=self.remat)
         first_BG1D = jnp.broadcast_to(
@@ -149,16 +167,21 @@ class Qwen25VL(nnx.Module):
         return self.norm(jnp.concatenate([first_BG1D, x_BGTD[:, :, :-1]], axis=2))
 
     def head_kernel(self) -> Float[Array, "D V"]:
-        """The vocabulary projection; a tied head is the transposed embedding."""
+        """Return the vocabulary projection; a tied head is the transposed embedding."""
         return self.embed[...].T if self.head is None else self.head.kernel[...]
 
     def _suffix_rotary(self, prompts: PromptBatch, steps_T: Int[Array, " T"]):
-        """Completion token t stands at next_position + t on all three axes, never at its cache slot."""
+        """Return the rotary tables of completion tokens `steps_T`.
+
+        Completion token t has position next_position + t on all three axes. This is not its slot in
+        a cache: an image advances the position by less than its number of tokens, and a prefix may
+        be padded.
+        """
         positions_B1T = prompts.next_position[:, None, None] + steps_T
         return mrope(self.arch.text, jnp.broadcast_to(positions_B1T, (3, *positions_B1T.shape)))
 
 
 def last_real(x_BPD: Float[Array, "B P D"], mask_BP: Bool[Array, "B P"]) -> Float[Array, "B D"]:
-    """The state of the last real prefix token, wherever the padding stands."""
+    """Return the state of the last real prefix token, with padding on either side."""
     last_B = jnp.max(jnp.where(mask_BP, jnp.arange(mask_BP.shape[1]), 0), axis=1)
     return jnp.take_along_axis(x_BPD, last_B[:, None, None], axis=1)[:, 0]

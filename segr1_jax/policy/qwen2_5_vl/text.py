@@ -1,9 +1,15 @@
-"""The language model of Qwen2.5-VL on a shared prefix (transformers: Qwen2_5_VLTextModel).
+"""Language model of Qwen2.5-VL with a shared prefix (transformers: Qwen2_5_VLTextModel).
 
-A prompt's prefix (image and text) is computed once; its G completions attend to the prefix's keys and values and to themselves.
+The prefix of a prompt (image and text) is computed once. Its G completions attend to the keys and
+values of the prefix, and each to its own.
 
-Shape legend: B prompts; P prefix tokens; G completions per prompt; T completion tokens; D hidden; H query heads;
-K key/value heads; C head size; L layers.
+Positions and masks are separate. A position sets the rotary angle: text counts up on all three
+axes, and the tokens of an image have the row and the column of its grid (prompt/positions.py). A
+mask works on slots of the arrays: it hides padding and later tokens. Keys are rotated before they
+are cached, so attention needs no positions.
+
+Shape legend: B prompts; P prefix tokens; G completions per prompt; T completion tokens; D hidden;
+H query heads; K key/value heads; C head size; L layers.
 """
 
 from typing import NamedTuple
@@ -20,7 +26,7 @@ from segr1_jax.policy.qwen2_5_vl.arch import TextArch
 
 
 class PrefixCache(NamedTuple):
-    """Rotated keys and values of the prefix of every layer, never repeated per completion."""
+    """Rotated keys and values of the prefix in every layer, shared by all completions."""
 
     k: Float[Array, "L B P K C"]
     v: Float[Array, "L B P K C"]
@@ -28,53 +34,38 @@ class PrefixCache(NamedTuple):
 
 
 def mrope(arch: TextArch, positions: Int[Array, "3 *shape"]) -> Rotary:
-    """Multimodal rotary tables: each frequency follows the axis (temporal, height, width) its section names (float32)."""
+    """Return the float32 multimodal rotary tables for positions (temporal, height, width)."""
     half = arch.head_dim // 2
     frequencies = arch.rope_theta ** (-jnp.arange(half, dtype=jnp.float32) / half)
+    # The first mrope_section[0] frequencies follow the temporal axis, the next ones the height, the
+    # last ones the width. Text has equal positions on all axes, so this is plain RoPE for it.
     axis = jnp.repeat(jnp.arange(3), jnp.array(arch.mrope_section), total_repeat_length=half)
     position_of_frequency = jnp.moveaxis(positions, 0, -1).astype(jnp.float32)[..., axis]
     return rotary_from_angles(position_of_frequency * frequencies)
 
 
 class TextAttention(nnx.Module):
-    """Grouped-query attention: biases on q, k, v, none on the output map."""
+    """Maps of grouped-query attention: q, k and v have a bias, the output map has none."""
 
     def __init__(self, rngs: nnx.Rngs, arch: TextArch, lora: LoraConfig | None):
         self.arch = arch
-        self.q = Linear(
-            rngs, arch.hidden, arch.heads * arch.head_dim, ("embed", "heads"), bias=True, lora=lora
-        )
-        self.k = Linear(
-            rngs,
-            arch.hidden,
-            arch.kv_heads * arch.head_dim,
-            ("embed", "kv_heads"),
-            bias=True,
-            lora=lora,
-        )
-        self.v = Linear(
-            rngs,
-            arch.hidden,
-            arch.kv_heads * arch.head_dim,
-            ("embed", "kv_heads"),
-            bias=True,
-            lora=lora,
-        )
-        self.o = Linear(
-            rngs, arch.heads * arch.head_dim, arch.hidden, ("heads", "embed"), bias=False, lora=lora
-        )
+        hidden = arch.hidden
+        heads = arch.heads * arch.head_dim
+        kv_heads = arch.kv_heads * arch.head_dim
+        self.q = Linear(rngs, hidden, heads, ("embed", "heads"), bias=True, lora=lora)
+        self.k = Linear(rngs, hidden, kv_heads, ("embed", "kv_heads"), bias=True, lora=lora)
+        self.v = Linear(rngs, hidden, kv_heads, ("embed", "kv_heads"), bias=True, lora=lora)
+        self.o = Linear(rngs, heads, hidden, ("heads", "embed"), bias=False, lora=lora)
 
     def project(self, x: Float[Array, "... D"], rotary: Rotary):
-        """Rotated q [..., H, C], rotated k and plain v [..., K, C]."""
+        """Return rotated q [..., H, C], rotated k [..., K, C] and v [..., K, C]."""
 
-        def heads(y, count):
-            return y.reshape(*y.shape[:-1], count, self.arch.head_dim)
+        def split(y, heads):
+            return y.reshape(*y.shape[:-1], heads, self.arch.head_dim)
 
-        q, k, v = (
-            heads(self.q(x), self.arch.heads),
-            heads(self.k(x), self.arch.kv_heads),
-            heads(self.v(x), self.arch.kv_heads),
-        )
+        q = split(self.q(x), self.arch.heads)
+        k = split(self.k(x), self.arch.kv_heads)
+        v = split(self.v(x), self.arch.kv_heads)
         return rotary(q), rotary(k), v
 
     def out(self, heads: Float[Array, "... H C"]) -> Float[Array, "... D"]:
@@ -82,10 +73,13 @@ class TextAttention(nnx.Module):
 
 
 class TextLayer(nnx.Module):
-    """Pre-norm attention and gated MLP. The three entry points share every weight."""
+    """Pre-norm attention and gated MLP.
 
-    def __init__(self, rngs: nnx.Rngs, arch: TextArch, lora: LoraConfig | None, kernel: Attention):
-        self.kernel = kernel
+    `prefix`, `suffix` and `decode` use the same weights; they differ in what the tokens may see.
+    """
+
+    def __init__(self, rngs: nnx.Rngs, arch: TextArch, lora: LoraConfig | None, backend: Attention):
+        self.backend = backend
         self.norm1 = RMSNorm(arch.hidden, arch.norm_eps)
         self.attention = TextAttention(rngs, arch, lora)
         self.norm2 = RMSNorm(arch.hidden, arch.norm_eps)
@@ -93,9 +87,12 @@ class TextLayer(nnx.Module):
 
     @jax.named_scope("text_layer")
     def prefix(self, x_BPD: Float[Array, "B P D"], rotary: Rotary, mask_BP: Bool[Array, "B P"]):
-        """Causal self-attention of the prefix; returns its new states and the K/V its completions will read."""
+        """Compute the prefix with causal attention to its real tokens.
+
+        Returns its new states, and the K/V that its completions read.
+        """
         q, k, v = self.attention.project(self.norm1(x_BPD), rotary)
-        return self._finish(x_BPD, self.kernel.prefix(q, k, v, mask_BP)), (k, v)
+        return self._finish(x_BPD, self.backend.prefix(q, k, v, mask_BP)), (k, v)
 
     @jax.named_scope("text_layer")
     def suffix(
@@ -105,27 +102,35 @@ class TextLayer(nnx.Module):
         shared: KeyValues,
         mask_BGT: Bool[Array, "B G T"],
     ):
-        """Completion tokens see the shared prefix and the real ones at or before them of their own completion."""
+        """Compute whole completions.
+
+        A token sees the shared prefix, and the real tokens of its own completion up to itself.
+        """
         q, k, v = self.attention.project(self.norm1(x_BGTD), rotary)
-        return self._finish(
-            x_BGTD, self.kernel.group(q, shared, KeyValues(k, v, causal_mask(mask_BGT)), mask_BGT)
-        )
+        own = KeyValues(k, v, causal_mask(mask_BGT))
+        return self._finish(x_BGTD, self.backend.group(q, shared, own, mask_BGT))
 
     @jax.named_scope("text_layer")
     def decode(
         self, x_BG1D: Float[Array, "B G 1 D"], rotary: Rotary, shared: KeyValues, past: KeyValues
     ):
-        """One new token per completion sees the shared prefix, the tokens decoded before it, and itself; returns its K/V too."""
+        """Compute one new token per completion; returns its state and its K/V.
+
+        It sees the shared prefix, the tokens decoded before it, and itself.
+        """
         q, k, v = self.attention.project(self.norm1(x_BG1D), rotary)
+        # The new token is a segment of its own, so that its K/V are written to the cache of all
+        # layers at once, after the scan (Qwen25VL.decode).
         itself = KeyValues(k, v, jnp.ones((1, 1, 1, 1), bool))
         return self._finish(x_BG1D, attend(q, [shared, past, itself])), (k, v)
 
     def _finish(self, x, heads):
+        """Add the attention output and the MLP to the residual stream."""
         x = x + self.attention.out(heads)
         return x + self.mlp(self.norm2(x))
 
 
 def causal_mask(mask_BGT: Bool[Array, "B G T"]) -> Bool[Array, "B G T T"]:
-    """Token t sees the real tokens at or before t."""
+    """Return the mask in which token t (rows) sees the real tokens at or before t (columns)."""
     T = mask_BGT.shape[-1]
     return jnp.tril(jnp.ones((T, T), bool)) & mask_BGT[:, :, None, :]

@@ -1,10 +1,12 @@
-"""The vision tower of Qwen2.5-VL over patches in window order (transformers: Qwen2_5_VisionTransformerPretrainedModel).
+"""Vision tower of Qwen2.5-VL over patches in window order.
 
-The host sorts patches by attention window and pads each window to S slots (prompt/windows.py), so window attention is a reshape
-and the merged rows are picked by index where they enter the text. Full-attention layers see all windows of the same image.
+The host sorts patches by attention window and pads each window to S slots (prompt/windows.py), so
+window attention is a reshape, and the text selects merged rows by index. Layers with full attention
+see all windows of the same image.
+Source: Qwen2_5_VisionTransformerPretrainedModel of transformers.
 
-Shape legend: B prompts; W windows; S patches per window; N = W * S; V values per patch; D hidden; H heads; C head size;
-M = N / merge^2 merged rows.
+Shape legend: B prompts; W windows; S patches per window; N = W * S; V values per patch; D hidden;
+H heads; C head size; M = N / merge^2 merged rows.
 """
 
 from typing import NamedTuple
@@ -26,7 +28,7 @@ NORM_EPS = 1e-6
 
 
 class Images(NamedTuple):
-    """The images of a batch of prompts, patches in padded window order (types.Prompt, stacked)."""
+    """Images of a batch of prompts, patches in padded window order (types.Prompt, stacked)."""
 
     patches: Float[Array, "B W S V"]
     positions: Int[Array, "B W S 2"]
@@ -35,16 +37,23 @@ class Images(NamedTuple):
 
 
 class Features(NamedTuple):
-    """What the tower made of the images of a batch: takes their place where the tower is frozen and runs once per step."""
+    """Output of the tower for the images of a batch.
+
+    It replaces `Images` where the tower is frozen and runs once per step.
+    """
 
     rows: Float[Array, "B M D"]
 
 
 class VisionAttention(nnx.Module):
-    """Multi-head attention with separate q, k, v maps (the checkpoint's joined qkv is split by hf/keys.py)."""
+    """Multi-head attention with separate q, k and v maps.
 
-    def __init__(self, rngs: nnx.Rngs, arch: VisionArch, kernel: Attention):
-        self.heads, self.kernel = arch.heads, kernel
+    A checkpoint has one joined qkv map, which hf/keys.py splits.
+    """
+
+    def __init__(self, rngs: nnx.Rngs, arch: VisionArch, backend: Attention):
+        self.heads = arch.heads
+        self.backend = backend
         self.q = Linear(rngs, arch.hidden, arch.hidden, ("embed", "heads"), bias=True)
         self.k = Linear(rngs, arch.hidden, arch.hidden, ("embed", "heads"), bias=True)
         self.v = Linear(rngs, arch.hidden, arch.hidden, ("embed", "heads"), bias=True)
@@ -54,37 +63,35 @@ class VisionAttention(nnx.Module):
         B, N, D = x_BND.shape
         W, S = images.mask.shape[1:]
         shape = (B, N, self.heads, D // self.heads)
-        q, k, v = (
-            self.q(x_BND).reshape(shape),
-            self.k(x_BND).reshape(shape),
-            self.v(x_BND).reshape(shape),
-        )
+        q = self.q(x_BND).reshape(shape)
+        k = self.k(x_BND).reshape(shape)
+        v = self.v(x_BND).reshape(shape)
         q, k = rotary_BNC(q), rotary_BNC(k)
 
         def whole_image():
-            image_BN = jnp.where(
-                images.mask.reshape(B, N), jnp.repeat(images.window_image, S, axis=1), -1
-            )
-            return self.kernel.images(q, k, v, image_BN)
+            is_patch_BN = images.mask.reshape(B, N)
+            window_image_BN = jnp.repeat(images.window_image, S, axis=1)
+            image_BN = jnp.where(is_patch_BN, window_image_BN, -1)
+            return self.backend.images(q, k, v, image_BN)
 
         def inside_windows():
+            # Each window is a row of its own batch, so patches of different windows never meet.
             windows = (B * W, S, *shape[2:])
             mask = images.mask.reshape(B * W, 1, 1, S)
-            out = attend(
-                q.reshape(windows)[:, None],
-                [KeyValues(k.reshape(windows), v.reshape(windows), mask)],
-            )
-            return out[:, 0].reshape(shape)
+            queries = q.reshape(windows)[:, None]
+            keys = KeyValues(k.reshape(windows), v.reshape(windows), mask)
+            return attend(queries, [keys])[:, 0].reshape(shape)
 
+        # The layers are scanned with one program, so each one chooses its attention at run time.
         return self.o(jax.lax.cond(is_full, whole_image, inside_windows).reshape(B, N, D))
 
 
 class VisionLayer(nnx.Module):
     """Pre-norm attention and gated MLP, each with a residual."""
 
-    def __init__(self, rngs: nnx.Rngs, arch: VisionArch, kernel: Attention):
+    def __init__(self, rngs: nnx.Rngs, arch: VisionArch, backend: Attention):
         self.norm1 = RMSNorm(arch.hidden, NORM_EPS)
-        self.attention = VisionAttention(rngs, arch, kernel)
+        self.attention = VisionAttention(rngs, arch, backend)
         self.norm2 = RMSNorm(arch.hidden, NORM_EPS)
         self.mlp = GatedMLP(rngs, arch.hidden, arch.intermediate, bias=True)
 
@@ -94,39 +101,42 @@ class VisionLayer(nnx.Module):
 
 
 class VisionTower(nnx.Module):
-    """Patches to merged image features in the width of the language model."""
+    """Tower from patches to merged image features of the language model's width."""
 
-    def __init__(self, rngs: nnx.Rngs, arch: VisionArch, *, remat: bool, kernel: Attention):
-        self.arch, self.remat = arch, remat
+    def __init__(self, rngs: nnx.Rngs, arch: VisionArch, *, remat: bool, backend: Attention):
+        self.arch = arch
+        self.remat = remat
         merged = arch.hidden * arch.merge**2
         self.patch_embed = weight(rngs, (arch.patch_values, arch.hidden), (None, "embed"))
-        self.layers = stacked(lambda r: VisionLayer(r, arch, kernel), arch.depth, rngs)
+        self.layers = stacked(lambda r: VisionLayer(r, arch, backend), arch.depth, rngs)
         self.merge_norm = RMSNorm(arch.hidden, NORM_EPS)
         self.merge_in = Linear(rngs, merged, merged, ("embed", "mlp"), bias=True)
         self.merge_out = Linear(rngs, merged, arch.out_hidden, ("mlp", "embed"), bias=True)
 
     @jax.named_scope("vision_tower")
     def __call__(self, images: Images, dtype: DTypeLike) -> Float[Array, "B M D"]:
-        """Merged features, row = window * S / merge^2 + unit; rows of padded slots hold finite garbage that nothing reads."""
+        """Return the merged features; row = window * S / merge^2 + unit.
+
+        Rows of padded slots hold finite values without meaning; no prompt refers to them.
+        """
         B, W, S, V = images.patches.shape
         x_BND = times(images.patches.reshape(B, W * S, V).astype(dtype), self.patch_embed[...])
         rotary_BNC = self._rotary(images.positions.reshape(B, W * S, 2))
-        is_full_L = jnp.isin(
-            jnp.arange(self.arch.depth), jnp.array(self.arch.full_layers, jnp.int32)
-        )
+        full_layers = jnp.array(self.arch.full_layers, jnp.int32)
+        is_full_L = jnp.isin(jnp.arange(self.arch.depth), full_layers)
 
         def step(layer: VisionLayer, x_BND, is_full):
             return layer(x_BND, rotary_BNC, images, is_full), None
 
         x_BND, _ = scan_layers(self.layers, step, x_BND, is_full_L, remat=self.remat)
+        # The patches of a merged unit are consecutive, so joining them is a reshape.
         per_unit = self.arch.merge**2
-        units_BMD = self.merge_norm(x_BND).reshape(
-            B, W * S // per_unit, per_unit * self.arch.hidden
-        )
+        shape = (B, W * S // per_unit, per_unit * self.arch.hidden)
+        units_BMD = self.merge_norm(x_BND).reshape(shape)
         return self.merge_out(jax.nn.gelu(self.merge_in(units_BMD), approximate=False))
 
     def _rotary(self, positions_BN2) -> Rotary:
-        """Half of the frequencies turn with the row, half with the column (float32)."""
+        """Return float32 rotary tables: half of the frequencies for rows, half for columns."""
         quarter = self.arch.hidden // self.arch.heads // 4
         frequencies = ROPE_THETA ** (-jnp.arange(quarter, dtype=jnp.float32) / quarter)
         angles = positions_BN2[..., None].astype(jnp.float32) * frequencies
