@@ -112,7 +112,7 @@ class EmbeddingFiles:
     There is one folder per `fingerprint` of model, device and versions, so a process never reads an
     embedding that it would compute differently. Several sidecars may share a folder: files appear
     complete, named by the digest of their image, with a checksum in front. The least recently read
-    files are deleted first. After an error of the disk, which `note` reports, the folder is not used.
+    files are deleted first. After a disk error, which `note` reports, the folder is not used again.
 
     A sidecar does not know how many others share the folder (other hosts may as well), so each one
     lists the folder again whenever it has written RECOUNT of the budget. Until then, every other
