@@ -1,4 +1,4 @@
-"""Jitted functions that know their name and their arguments, so that a compilation or a profile can say what was called with what."""
+"""Jitted functions with a name and recorded arguments, for the compile guard and for profiles."""
 
 import contextlib
 import inspect
@@ -8,11 +8,11 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 
-Signature = dict[str, "Leaf"]  # path of an array among the arguments -> what it looks like
+Signature = dict[str, "Leaf"]  # by the path of an array among the arguments
 
 
 class Leaf(NamedTuple):
-    """What decides about a compilation: the array's type, and how it lies on the devices."""
+    """Properties of an array that select a compiled program: its type and its sharding."""
 
     type: str
     sharding: str
@@ -22,18 +22,21 @@ class Leaf(NamedTuple):
 
 
 class Watched:
-    """A jitted function of the run. An ordinary call costs one context variable more than the plain one."""
+    """Jitted function of the run.
+
+    A call sets one context variable; apart from that it is a call of the plain jitted function.
+    """
 
     def __init__(self, name: str, function: Callable, **jit_options: Any):
         def named(*arguments):
             return function(*arguments)
 
-        named.__name__ = named.__qualname__ = (
-            name  # in traces, compiled texts and the compiler's events
-        )
-        self.name, self.parameters = name, list(inspect.signature(function).parameters)
+        # Traces, compiled texts and the compiler's events show this name.
+        named.__name__ = named.__qualname__ = name
+        self.name = name
+        self.parameters = list(inspect.signature(function).parameters)
         self.jitted = jax.jit(named, **jit_options)
-        self.compiled_with: list[Signature] = []  # by every compilation that a CompileGuard saw
+        self.compiled_with: list[Signature] = []  # of the compilations that a CompileGuard saw
 
     def __call__(self, *arguments: Any) -> Any:
         running = _call.set((self, arguments))
@@ -44,30 +47,35 @@ class Watched:
             _call.reset(running)
 
     def __getattr__(self, attribute: str) -> Any:
-        return getattr(self.jitted, attribute)  # lower, trace, eval_shape
+        # For lower, trace and eval_shape.
+        return getattr(self.jitted, attribute)
 
 
 @runtime_checkable
 class Observer(Protocol):
-    """Who wants to be told of a run's steps and make its calls (segr1_jax/profile)."""
+    """Observer of a run, which is notified of its steps and makes its calls (segr1_jax/profile)."""
 
-    def begin_step(self, step: int) -> None: ...
+    def begin_step(self, step: int) -> None:
+        """Note that a step begins."""
+        ...
 
-    def call(self, function: Watched, arguments: tuple) -> Any: ...
+    def call(self, function: Watched, arguments: tuple) -> Any:
+        """Call the function and return its result."""
+        ...
 
 
 _call: ContextVar[tuple[Watched, tuple] | None] = ContextVar("call", default=None)
 _observer: ContextVar[Observer | None] = ContextVar("observer", default=None)
 
 
-def call_at_hand() -> tuple[Watched, tuple] | None:
-    """The watched function that this thread is calling just now, with its arguments."""
+def current_call() -> tuple[Watched, tuple] | None:
+    """Return the watched function that this thread is calling, with its arguments, or None."""
     return _call.get()
 
 
 @contextlib.contextmanager
 def observed_by(observer: Observer) -> Iterator[None]:
-    """Inside the block `observer` makes the calls."""
+    """Let `observer` make the calls inside the block."""
     token = _observer.set(observer)
     try:
         yield
@@ -76,13 +84,16 @@ def observed_by(observer: Observer) -> Iterator[None]:
 
 
 def announce_step(step: int) -> None:
-    """Tell the observer, if there is one, that a step begins."""
+    """Notify the observer, if there is one, that a step begins."""
     if observer := _observer.get():
         observer.begin_step(step)
 
 
 def signature(function: Watched, arguments: tuple) -> Signature:
-    """What each array among the arguments looks like, by a path that begins with the parameter's name."""
+    """Return the Leaf of each array among the arguments.
+
+    Keys are paths that begin with the name of the parameter.
+    """
     leaves = jax.tree_util.tree_flatten_with_path(arguments)[0]
     return {
         function.parameters[path[0].idx] + jax.tree_util.keystr(path[1:]): _leaf(value)
@@ -91,7 +102,7 @@ def signature(function: Watched, arguments: tuple) -> Signature:
 
 
 def difference(old: Signature, new: Signature) -> list[str]:
-    """`path: old -> new` for every array that differs."""
+    """Return `path: old -> new` for every array that differs."""
     paths = [path for path in {**old, **new} if old.get(path) != new.get(path)]
     return [f"{path}: {old.get(path, 'nothing')} -> {new.get(path, 'nothing')}" for path in paths]
 
@@ -99,9 +110,10 @@ def difference(old: Signature, new: Signature) -> list[str]:
 def _leaf(value: Any) -> Leaf:
     type_ = jax.typeof(value)
     weak = " (weak)" if getattr(type_, "weak_type", False) else ""
-    placed = getattr(value, "sharding", None)
+    sharding = getattr(value, "sharding", None)
     return Leaf(
-        f"{type_.dtype}{list(type_.shape)}{weak}", "" if placed is None else _placement(placed)
+        type=f"{type_.dtype}{list(type_.shape)}{weak}",
+        sharding="" if sharding is None else _placement(sharding),
     )
 
 

@@ -1,6 +1,7 @@
-"""The device mesh, and the way of host rows onto it and back.
+"""The device mesh, and the transfer of rows between hosts and the mesh.
 
-Every process holds its own rows of a batch (the slice the data order gives it); together they form one global array.
+Every process has its own rows of a batch, the slice that the data order assigns to it. The rows of
+all processes form one global array.
 """
 
 import math
@@ -27,10 +28,12 @@ AXIS_TYPES = (AxisType.Auto,) * len(AXES)
 
 
 def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """The mesh of `devices` (all of all processes), axes Auto (the compiler propagates shardings).
+    """Return the mesh of `devices`, by default all devices of all processes.
+
+    Its axes are Auto: the compiler propagates shardings.
 
     Raises:
-        UserError: the sizes do not multiply to the number of devices.
+        UserError: the product of the sizes is not the number of devices.
     """
     devices = jax.devices() if devices is None else devices
     shape = mesh_shape(config, len(devices))
@@ -40,18 +43,18 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -
 
 
 def host_by_host(devices: Sequence[Any]) -> np.ndarray:
-    """The devices with those of one process side by side, so that a tensor group lies in one.
+    """Return the devices sorted by process, so that every tensor group is inside one process.
 
-    Each process loads whole rows of the batch, so its devices must hold whole tensor groups.
-    `jax.make_mesh` follows the torus of a TPU slice alone: of 8 x 8 v5e chips on hosts of 2 x 2 it
-    puts a group of 4 along one axis of the torus, over two hosts.
+    Each process loads whole rows of the batch, so its devices must form whole tensor groups.
+    `jax.make_mesh` considers only the torus of a TPU slice: of 8 x 8 v5e chips on hosts of 2 x 2 it
+    places a group of 4 along one axis of the torus, across two hosts.
     """
     ordered = sorted(devices, key=lambda device: (device.process_index, device.id))
     return np.array(ordered, dtype=object)
 
 
 def mesh_shape(config: MeshConfig, count: int) -> tuple[int, ...]:
-    """The sizes of AXES on `count` devices. Raises UserError where they do not multiply to it."""
+    """Return the sizes of AXES, or raise UserError if their product is not `count`."""
     sizes = [getattr(config, axis) for axis in AXES]
     if sizes.count(-1) == 1:
         sizes[sizes.index(-1)] = count // math.prod(size for size in sizes if size != -1)
@@ -61,13 +64,16 @@ def mesh_shape(config: MeshConfig, count: int) -> tuple[int, ...]:
             "mesh",
             expected=f"sizes that multiply to {count} devices",
             got=shape,
-            remedy="set one axis to -1 to take the rest",
+            remedy="set one axis to -1, which takes the remainder",
         )
     return tuple(sizes)
 
 
 def check_tensor_groups(tensor: int, owners: Sequence[int]) -> None:
-    """Raise UserError unless every tensor group lies in one process; `owners`: each device's, in mesh order."""
+    """Raise UserError unless every tensor group is inside one process.
+
+    `owners` has the process of each device, in mesh order.
+    """
     groups = np.asarray(owners).reshape(-1, tensor)
     if (groups != groups[:, :1]).any():
         smallest = min(Counter(owners).values())
@@ -81,36 +87,43 @@ def check_tensor_groups(tensor: int, owners: Sequence[int]) -> None:
 
 @dataclass(frozen=True)
 class Placement:
-    """Where things live on a mesh."""
+    """Shardings of batches, weights and state on a mesh."""
 
     mesh: Mesh | AbstractMesh
 
     @property
     def abstract_mesh(self) -> AbstractMesh:
+        """The mesh without its devices."""
         return self.mesh if isinstance(self.mesh, AbstractMesh) else self.mesh.abstract_mesh
 
     @property
     def replicated(self) -> NamedSharding:
+        """The sharding of arrays that every device has complete."""
         return NamedSharding(self.mesh, PartitionSpec())
 
     @property
     def rows(self) -> NamedSharding:
+        """The sharding of the rows of a batch over data and fsdp."""
         return NamedSharding(self.mesh, BATCH)
 
     @property
     def row_shards(self) -> int:
-        """Into how many parts a batch is cut; every batch size must be a multiple of it."""
+        """The number of parts of a batch; every batch size must be a multiple of it."""
         return self.mesh.shape["data"] * self.mesh.shape["fsdp"]
 
     def weights(
         self, specs: Mapping[str, WeightSpec], rules: dict[str, str | None]
     ) -> dict[str, NamedSharding]:
+        """Return the sharding of every weight under `rules` (logical axis -> mesh axis)."""
         return weight_shardings(specs, self.mesh, rules)
 
     def state(
         self, specs: Mapping[str, WeightSpec], optimizer: optax.GradientTransformation
     ) -> TrainState:
-        """The sharding of every leaf of a TrainState: optimiser moments lie where their weights lie."""
+        """Return the sharding of every leaf of a TrainState.
+
+        The moments of the optimiser have the shardings of their weights.
+        """
         weights = self.weights(specs, TRAIN_RULES)
         shapes: Params = {
             name: jax.ShapeDtypeStruct(spec.shape, np.float32) for name, spec in specs.items()
@@ -130,47 +143,51 @@ class Placement:
         """Raise UserError unless batches of these sizes split evenly."""
         for field, size in sizes.items():
             if size % self.row_shards:
-                remedy = f"make {field} a multiple of {self.row_shards} (in each micro-batch), or give devices to mesh.tensor"
                 raise UserError(
                     field,
                     expected=f"rows for data x fsdp = {self.row_shards} shards",
                     got=str(size),
-                    remedy=remedy,
+                    remedy=f"make {field} a multiple of {self.row_shards} (in each micro-batch), "
+                    "or use more devices for mesh.tensor",
                 )
 
     def check_rows(self, **sizes: int) -> None:
-        """Raise UserError unless batches of these sizes split evenly, and every process holds rows of its own."""
+        """Raise UserError unless such batches split evenly and each process has its own rows."""
         self.check_sizes(**sizes)
         owners = [device.process_index for device in self.mesh.devices.flat]
         check_tensor_groups(self.mesh.shape["tensor"], owners)
 
     def put_rows(self, local: Any) -> Any:
-        """This process's rows of every array of a tree, as global arrays split over the mesh."""
+        """Return global arrays, split over the mesh, from this process's rows of each array."""
         return jax.tree.map(
             lambda rows: jax.make_array_from_process_local_data(self.rows, np.asarray(rows)), local
         )
 
     def get_rows(self, tree: Any) -> Any:
-        """The rows of global arrays that belong to this process, in order, as numpy."""
+        """Return this process's rows of global arrays, in order, as numpy."""
         return jax.tree.map(_local_rows, tree)
 
 
 def _local_rows(array: jax.Array) -> np.ndarray:
     if array.is_fully_addressable:
         return np.asarray(array)
+    # Replicas of a row shard (over the tensor axis) have the same start: one of them is kept.
     by_start = {shard.index[0].start or 0: shard.data for shard in array.addressable_shards}
     return np.concatenate([np.asarray(by_start[start]) for start in sorted(by_start)])
 
 
 def sum_over_processes(values: np.ndarray) -> np.ndarray:
-    """Elementwise sum of a small array over all processes (float32 where there are several); the same result everywhere."""
+    """Return the elementwise sum of a small array over all processes, the same in each.
+
+    With several processes the result is float32.
+    """
     if jax.process_count() == 1:
         return values
     return np.asarray(multihost_utils.process_allgather(values)).sum(axis=0)
 
 
 def max_over_processes(value: int) -> int:
-    """The largest of all processes' values; the same result everywhere."""
+    """Return the largest value of all processes, the same in each."""
     if jax.process_count() == 1:
         return value
     return int(np.max(multihost_utils.process_allgather(np.array(value, np.int32))))

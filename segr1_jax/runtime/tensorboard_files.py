@@ -1,7 +1,10 @@
-"""Cutting TensorBoard event files back to a step.
+"""Truncation of TensorBoard event files after a step.
 
-An event file is a chain of TFRecords: length (uint64), its CRC (uint32), the Event message, its CRC (uint32), little endian
-(tensorflow/core/lib/io/record_writer.h). Kept records are copied byte for byte.
+An event file is a sequence of TFRecords, little-endian (tensorflow/core/lib/io/record_writer.h):
+
+    uint64 length | uint32 CRC of it | Event message of that length | uint32 CRC of the message
+
+Kept records are copied byte for byte.
 """
 
 import struct
@@ -15,7 +18,10 @@ FOOTER_BYTES = 4
 
 
 def cut_events(directory: Path, last_step: int) -> None:
-    """Drop the records after `last_step` from every event file of `directory`; 0 removes the files. A torn last record goes too."""
+    """Remove the records after `last_step` from every event file of `directory`.
+
+    An incomplete last record is removed too. A `last_step` of 0 deletes the files.
+    """
     for path in sorted(directory.glob("events.out.tfevents.*")):
         records = [record for record, step in _records(path.read_bytes()) if step <= last_step]
         if last_step > 0:
@@ -25,7 +31,7 @@ def cut_events(directory: Path, last_step: int) -> None:
 
 
 def _records(content: bytes) -> Iterator[tuple[bytes, int]]:
-    """The whole records of one event file, each with its step."""
+    """Yield the complete records of one event file, each with its step."""
     from tensorboardX.proto.event_pb2 import Event
 
     start = 0
