@@ -11,7 +11,7 @@ from nano_prompts import tight_box
 from segr1_jax.data.config import LEVELS, DataConfig
 from segr1_jax.data.synthetic import scene
 from segr1_jax.reward.scores import iou
-from segr1_jax.reward.transport.protocol import WirePrompt
+from segr1_jax.reward.transport.prompts_block import WirePrompt
 
 HELD_OUT_SEED = 77_000_000
 SHIFT = 0.25  # of its width, by which a box is moved to see that the mask answers to its box

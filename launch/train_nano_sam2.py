@@ -33,7 +33,7 @@ from segr1_jax.reward.sidecar.sam2_model import (
     build_model,
     with_box_corners,
 )
-from segr1_jax.reward.transport.protocol import WirePrompt
+from segr1_jax.reward.transport.prompts_block import WirePrompt
 
 TRAIN_SEED, SIDE, PROMPTS_PER_IMAGE = 9_000_000, 168, 4
 SETS = [DataConfig(level=level, max_objects=3, size=SIDE, seed=TRAIN_SEED) for level in LEVELS]

@@ -16,8 +16,8 @@ from segr1_jax.errors import UserError
 from segr1_jax.reward.client import RewardClient
 from segr1_jax.reward.config import RewardConfig
 from segr1_jax.reward.scores import iou
+from segr1_jax.reward.transport.command import model_settings
 from segr1_jax.reward.transport.gpus import placed_here
-from segr1_jax.reward.transport.process import model_settings
 from segr1_jax.types import ScoreRequest
 
 REFERENCE = Path(__file__).with_name("reference_masks.py")

@@ -217,7 +217,7 @@ def _run_stage(options: argparse.Namespace, stage: str) -> int:
     config = _stage_config(options, stage)
     from segr1_jax.common.files import naming_storage_faults
     from segr1_jax.plan.command import plan_before_training
-    from segr1_jax.runtime.checkpoint import last_good_step
+    from segr1_jax.runtime.orbax_steps import last_good_step
     from segr1_jax.runtime.processes import end_together
     from segr1_jax.runtime.run_directory import checkpoint_root
     from segr1_jax.train.loop import run_grpo, run_sft

@@ -1,4 +1,4 @@
-"""The rules that span several fields of a configuration. They run before any device work."""
+"""Rules that involve several fields of a configuration. They run before any device work."""
 
 import shutil
 from dataclasses import replace
@@ -11,23 +11,21 @@ from segr1_jax.errors import UserError
 from segr1_jax.reward.config import RewardConfig
 from segr1_jax.reward.transport.gpus import placed_here
 
-MERGED_PATCH = (
-    28  # pixels: patch 14 times spatial merge 2, the side of one image token of Qwen2.5-VL
-)
-LEGACY_FRAME, LEGACY_SIDE = (
-    756,
-    768,
-)  # pixels: what Qwen2.5-VL's processor makes of the reference code's images, and their side
+# Side of one image token of Qwen2.5-VL in pixels: patch size 14 times spatial merge size 2.
+MERGED_PATCH = 28
+# Sides in pixels: the reference code resizes images to LEGACY_SIDE, and Qwen2.5-VL's processor then
+# resizes them to LEGACY_FRAME.
+LEGACY_FRAME, LEGACY_SIDE = 756, 768
 
 
 def check(config: RunConfig) -> None:
-    """Raise UserError at the first broken rule: numbers first, then the files that the run will read."""
+    """Raise UserError for the first broken rule: numbers first, then the files of the run."""
     check_rules(config)
     check_paths(config)
 
 
 def check_rules(config: RunConfig) -> None:
-    """The rules that need no file system."""
+    """Raise UserError for the first broken rule that does not depend on the file system."""
     if config.prompt.frame % MERGED_PATCH:
         raise _error(
             "prompt.frame",
@@ -50,9 +48,9 @@ def check_rules(config: RunConfig) -> None:
     if config.guard.max_kl and config.stage == "grpo" and not config.objective.beta:
         raise _error(
             "guard.max_kl",
-            "0 where objective.beta = 0: no reference is kept",
+            "0 with objective.beta=0, which loads no reference policy",
             config.guard.max_kl,
-            "set either",
+            "set objective.beta, or guard.max_kl=0",
         )
     if bool(config.reward.sam2_config) != bool(config.reward.sam2_checkpoint):
         got = f"{config.reward.sam2_config!r} and {config.reward.sam2_checkpoint!r}"
@@ -67,7 +65,7 @@ def check_rules(config: RunConfig) -> None:
             "reward.device",
             f"cpu on hosts of {config.hardware.kind}, which have no GPU",
             config.reward.device,
-            "set reward.device=cpu, or hardware.kind to what the run is for",
+            "set reward.device=cpu, or hardware.kind to the accelerator of the run",
         )
     if config.reward.legacy:
         _check_legacy(config)
@@ -76,13 +74,13 @@ def check_rules(config: RunConfig) -> None:
 
 
 def check_paths(config: RunConfig) -> None:
-    """The files and directories that the run will read exist."""
+    """Raise UserError unless the files and directories that the run reads exist."""
     if not config.policy.path:
         raise _error(
             "policy.path",
             "a Hugging Face or run directory",
             "nothing",
-            "set it; `segr1 tiny DIR` makes a small one",
+            "set it; `segr1 tiny DIR` creates a small one",
         )
     _require_directory("policy.path", config.policy.path)
     _check_source("data", config.data)
@@ -91,7 +89,7 @@ def check_paths(config: RunConfig) -> None:
 
 
 def check_reward_paths(reward: RewardConfig) -> None:
-    """The files that the sidecar will read and the GPUs that it will use exist."""
+    """Raise UserError unless the files and GPUs of the sidecar exist."""
     placed_here(reward)
     if reward.sam2_checkpoint:
         _require_file("reward.sam2_checkpoint", reward.sam2_checkpoint)
@@ -100,18 +98,21 @@ def check_reward_paths(reward: RewardConfig) -> None:
             "reward.python",
             "a Python interpreter",
             reward.python,
-            "launch/setup.sh makes one, or leave it empty",
+            "create one with launch/setup.sh, or leave it empty",
         )
 
 
 def require_fixed_frame(config: RunConfig) -> None:
-    """Raise UserError where each image has a frame of its own: training keeps to one shape, and an export's card names its frame."""
+    """Raise UserError if each image has its own frame (prompt.frame=0).
+
+    Training compiles for one shape, and the model card of an export names its frame.
+    """
     if not config.prompt.frame:
         raise _error(
             "prompt.frame",
             f"a multiple of {MERGED_PATCH} for training and exports",
             0,
-            "leave 0 to eval, predict and score",
+            "set prompt.frame; 0 is for eval, predict and score",
         )
 
 
@@ -148,23 +149,24 @@ def _check_held_out(train: DataConfig, held_out: DataConfig) -> None:
     if train.kind == held_out.kind == "synthetic" and train.seed == held_out.seed:
         raise _error(
             "eval_data.seed",
-            "another seed than data.seed, so that the sets are disjoint",
+            "a seed other than data.seed, so that the sets are disjoint",
             held_out.seed,
             "change one of them",
         )
     if train.kind != "synthetic" and held_out == train:
         raise _error(
             "eval_data",
-            "other samples than data",
-            "the same",
-            "give it the ids or the manifest of a held-out split",
+            "samples other than those of data",
+            "the same samples",
+            "set the ids or the manifest of a held-out split",
         )
-    draw = {name: getattr(train, name) for name in ("part", "hold_out", "hold_out_seed")}
-    one_set = train.part != held_out.part and replace(held_out, **draw) == train
+    # Two parts of one set are disjoint only if both use the same share and the same seed.
+    split = {name: getattr(train, name) for name in ("part", "hold_out", "hold_out_seed")}
+    one_set = train.part != held_out.part and replace(held_out, **split) == train
     if one_set and replace(held_out, part=train.part) != train:
         raise _error(
             "eval_data.hold_out",
-            "the share and the seed of data: other draws of one set overlap",
+            "the hold_out and hold_out_seed of data, since other parts of one set overlap",
             f"{held_out.hold_out:g} with seed {held_out.hold_out_seed}",
             "make hold_out and hold_out_seed equal in data and eval_data",
         )
@@ -194,16 +196,16 @@ def _check_source(section: str, data: DataConfig) -> None:
 def _require_directory(field: str, path: str) -> None:
     if not path or not Path(path).is_dir():
         raise _error(
-            field, "a directory", _found(path), "paths are relative to the working directory"
+            field, "a directory", _state(path), "paths are relative to the working directory"
         )
 
 
 def _require_file(field: str, path: str) -> None:
     if not path or not Path(path).is_file():
-        raise _error(field, "a file", _found(path), "paths are relative to the working directory")
+        raise _error(field, "a file", _state(path), "paths are relative to the working directory")
 
 
-def _found(path: str) -> str:
+def _state(path: str) -> str:
     if not path:
         return "nothing"
     return f"{path} (not of that kind)" if Path(path).exists() else f"{path} (missing)"

@@ -1,4 +1,4 @@
-"""Accelerators: what a configuration says of its hardware, and what is known of each kind."""
+"""Accelerators: the hardware section of a configuration, and the data of each kind."""
 
 import math
 import os
@@ -12,9 +12,13 @@ GIB = 2.0**30
 
 @dataclass(frozen=True)
 class Device:
-    """Attributes: memory in bytes; dense bfloat16 FLOP/s; memory bandwidth in bytes/s; share of the memory that JAX takes by default.
+    """Data of an accelerator. Unknown speeds are NaN.
 
-    Speeds that are not known are NaN.
+    Attributes:
+        memory: bytes.
+        flops: dense bfloat16 FLOP/s.
+        bandwidth: of the memory, in bytes/s.
+        jax_share: share of the memory that JAX takes by default.
     """
 
     name: str
@@ -24,8 +28,9 @@ class Device:
     jax_share: float
 
 
-# GPUs: NVIDIA's data sheets (SXM modules, dense bfloat16), JAX's preallocation of 75 % where no sidecar leaves it another share.
-# TPUs: Google Cloud's pages of the v5e (of its 16 GiB the compiler hands out 15.75) and v5p.
+# GPUs: NVIDIA's data sheets (SXM modules, dense bfloat16) and JAX's default preallocation of 75 %,
+# which a sidecar on the same GPU replaces (RewardConfig.share_of_jax).
+# TPUs: Google Cloud's pages of the v5e (the compiler can allocate 15.75 of its 16 GiB) and v5p.
 _KNOWN = (
     Device("a100", 80 * GIB, 312e12, 2.039e12, 0.75),
     Device("h100", 80e9, 989.4e12, 3.35e12, 0.75),
@@ -40,9 +45,9 @@ KINDS = (*DEVICES, "cpu")
 
 @dataclass(frozen=True)
 class HardwareConfig:
-    """What `segr1 plan` reckons with. A run takes the devices that it finds."""
+    """Hardware that `segr1 plan` assumes. A run uses the devices that are available."""
 
-    kind: str = knob("", f"accelerator: one of {', '.join(KINDS)}; empty = not said")
+    kind: str = knob("", f"accelerator: one of {', '.join(KINDS)}; empty = not specified")
     hosts: int = knob(1, "hosts of the run, one process on each")
     chips: int = knob(1, "accelerators of each host")
 
@@ -53,14 +58,15 @@ class HardwareConfig:
 
     @property
     def devices(self) -> int:
+        """The number of accelerators of all hosts."""
         return self.hosts * self.chips
 
 
 def device_named(kind: str) -> Device:
-    """The device of a `hardware.kind`; a CPU has the memory of this host.
+    """Return the device of a `hardware.kind`; a CPU has the memory of this host.
 
     Raises:
-        UserError: no kind, or one that is not known.
+        UserError: the kind is empty or unknown.
     """
     if kind == "cpu":
         memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

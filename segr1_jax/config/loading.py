@@ -1,7 +1,8 @@
-"""A run's configuration from YAML and `key=value` overrides, and back to text.
+"""Conversion of a run's configuration from YAML and `key=value` overrides, and back to text.
 
-OmegaConf reads the YAML and the overrides; the frozen dataclasses of config/schema.py are the schema. Every value is
-checked against the type of its default, so an error names the source (file or command line), the field and the remedy.
+OmegaConf reads the YAML and the overrides; the frozen dataclasses of config/schema.py are the
+schema. Every value is checked against the type of its default, so an error names the source (file
+or command line), the field and the remedy.
 """
 
 import dataclasses
@@ -23,39 +24,41 @@ from segr1_jax.errors import UserError
 
 WARMUP = "optimizer.warmup_steps"
 LARGEST = sys.float_info.max
-MOST_BYTES = 2**16  # of a file: the worst of this size take PyYAML 4 s; ours have 3 kB
+# Largest file. PyYAML takes up to 4 s for a file of this size; our files have 3 kB.
+MOST_BYTES = 2**16
 _MALFORMED = (
     yaml.YAMLError,
     OmegaConfBaseException,
-    # What PyYAML raises for values that contradict their tag, and for deep nesting.
+    # Errors of PyYAML for values that contradict their tag, and for deep nesting.
     *(ValueError, TypeError, KeyError, AttributeError, RecursionError),
 )
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
-    """The configuration in the YAML file `path` (or in `path`/config.yaml of a run directory) under `key=value` overrides.
+    """Load a YAML file, or config.yaml of a run directory, and apply `key=value` overrides.
 
-    Paths inside are relative to the working directory. In that of a run directory, one that is not
-    there is relative to the working directory in which the run was started.
+    Paths inside are relative to the working directory. For a run directory, a path that does not
+    exist there is taken relative to the working directory in which the run was started.
 
     Raises:
-        UserError: file missing or not YAML, unknown key (names the nearest), wrong type, `${...}`, a broken rule.
+        UserError: the file is missing or not YAML; a key is unknown (the error names the nearest
+            one) or has the wrong type; a value has `${...}`; or a rule is broken.
 
     Example:
-        >>> load_config("configs/quickstart_grpo.yaml", ["steps=4", "optimizer.learning_rate=1e-4"]).steps
+        >>> load_config("configs/quickstart_grpo.yaml", ["steps=4"]).steps
         4
     """
     path = Path(path)
     file = path / "config.yaml" if path.is_dir() else path
     config = _apply(RunConfig(), _read_yaml(file), str(file))
     if path.is_dir():
-        # The directory may have been moved since it was made, or be opened from elsewhere.
+        # The run directory may have been moved, and the working directory may be another one.
         config = dataclasses.replace(_rebased(config, path), run_dir=str(path))
     return override(config, overrides)
 
 
 def override(config: RunConfig, overrides: Sequence[str]) -> RunConfig:
-    """`config` under `key=value` overrides, checked. Raises UserError as load_config does."""
+    """Return `config` with `key=value` overrides, checked. Raises UserError as load_config does."""
     changed = _apply(config, _read_overrides(overrides), "command line")
     if not any(_key(text) == WARMUP for text in overrides):
         changed = _with_fitting_warmup(config, changed)
@@ -64,7 +67,7 @@ def override(config: RunConfig, overrides: Sequence[str]) -> RunConfig:
 
 
 def _with_fitting_warmup(before: RunConfig, config: RunConfig) -> RunConfig:
-    """`config`, its warm-up scaled where overrides made the run of `before` shorter than that."""
+    """Return `config` with its warm-up scaled down if overrides made the run shorter than it."""
     warmup, updates = config.optimizer.warmup_steps, config.updates
     if not updates <= warmup < before.updates:
         return config
@@ -79,12 +82,12 @@ def _with_fitting_warmup(before: RunConfig, config: RunConfig) -> RunConfig:
 
 
 def dump_config(config: RunConfig) -> str:
-    """The whole configuration as YAML; load_config reads it back to an equal one."""
+    """Return the whole configuration as YAML, from which load_config reads an equal one."""
     return OmegaConf.to_yaml(OmegaConf.create(dataclasses.asdict(config)))
 
 
 def describe(config: Any = None) -> str:
-    """One line per knob: dotted key, default, documentation; sections in the order of the schema."""
+    """Return key, value and documentation of every knob, in the order of the schema."""
     return "\n".join(
         f"{key} = {value!r}\n    {doc}"
         for key, value, doc in _knobs(RunConfig() if config is None else config)
@@ -92,18 +95,21 @@ def describe(config: Any = None) -> str:
 
 
 def flatten(config: Any) -> dict[str, Any]:
-    """Dotted key -> value of every leaf."""
+    """Return the value of every leaf by its dotted key."""
     return {key: value for key, value, _ in _knobs(config)}
 
 
 def _rebased(config: Any, run: Path) -> Any:
-    """`config` with relative paths that are only found from where the run was started made so."""
+    """Return `config` with relative paths resolved where the run was started.
+
+    Paths that exist relative to the current working directory do not change.
+    """
     try:
-        started = Path(json.loads((run / "start.json").read_text())["working_directory"])
+        started_in = Path(json.loads((run / "start.json").read_text())["working_directory"])
     except (OSError, ValueError, KeyError):
-        # A run that has not begun, or one of before that field: its paths are taken as written.
+        # The run has not begun, or start.json was written before it had this field.
         return config
-    return _with_paths(config, started)
+    return _with_paths(config, started_in)
 
 
 def _with_paths(config: Any, base: Path) -> Any:
@@ -139,7 +145,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
             str(path),
             expected="a YAML configuration file",
             got=_one_line(error),
-            remedy="mend the file",
+            remedy="fix the file",
         ) from error
     if not isinstance(tree, dict):
         raise UserError(
@@ -168,20 +174,23 @@ def _read_text(path: Path) -> str:
             str(path),
             expected="a YAML configuration file",
             got=_one_line(error),
-            remedy="mend the file",
+            remedy="fix the file",
         ) from error
     if len(content) > MOST_BYTES:
         raise UserError(
             str(path),
             expected=f"a YAML configuration file of at most {MOST_BYTES // 1024} kB",
-            got="a larger one",
-            remedy="give the configuration itself",
+            got="a larger file",
+            remedy="pass a configuration file",
         )
     return text
 
 
 def _refuse_aliases(path: Path, text: str) -> None:
-    """A few nested aliases expand to gigabytes, and no configuration needs one."""
+    """Raise UserError for a YAML alias.
+
+    A few nested aliases expand to gigabytes, and no configuration needs one.
+    """
     for event in yaml.parse(text):
         if isinstance(event, yaml.AliasEvent):
             raise UserError(
@@ -219,9 +228,9 @@ def _key(override: str) -> str:
 
 
 def _literal(override: str) -> str:
-    """An override whose value YAML reads as the text it is: `#` starts no comment, 12 is no number.
+    """Return an override whose value YAML reads as plain text, not as a comment or a number.
 
-    A value in quotes is YAML already.
+    A value in quotes is YAML already and does not change.
     """
     value = override.partition("=")[2]
     if len(value) > 1 and value[0] == value[-1] and value[0] in "'\"":
@@ -230,7 +239,7 @@ def _literal(override: str) -> str:
 
 
 def _apply(config: Any, tree: dict[str, Any], source: str, prefix: str = "") -> Any:
-    """`config` with the values of `tree`; recursive over sections."""
+    """Return `config` with the values of `tree`, recursively over sections."""
     names = [field.name for field in dataclasses.fields(config)]
     changes = {}
     for name, value in tree.items():
@@ -252,9 +261,8 @@ def _apply(config: Any, tree: dict[str, Any], source: str, prefix: str = "") -> 
             )
     try:
         return dataclasses.replace(config, **changes)
-    except (
-        UserError
-    ) as error:  # a dataclass knows its own field, not the file or the section it stands in
+    except UserError as error:
+        # The dataclass names its own field; add the file or command line, and the section.
         where = f"{source}: {prefix}{error.where.rpartition('.')[2]}"
         raise UserError(
             where, expected=error.expected, got=error.got, remedy=error.remedy
@@ -267,7 +275,7 @@ def _typed(value: Any, kind: type, where: str) -> Any:
             where,
             expected="a plain value",
             got=value,
-            remedy="interpolation is off: write the value itself",
+            remedy="write the value itself: interpolation is disabled",
         )
     if type(value) in (int, float) and not -LARGEST <= value <= LARGEST:
         raise UserError(

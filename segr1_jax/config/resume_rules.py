@@ -1,7 +1,8 @@
-"""What a run may change of its configuration when it resumes.
+"""Rules for changes of the configuration when a run resumes.
 
-A field is in one of three groups: it changes nothing that training computes, it changes roundings
-alone (another order of sums), or it changes what is computed: then it is refused.
+A field is in one of three groups: it does not change the results of training, it changes their
+rounding only (another order of sums), or it changes what is computed. A change of a field in the
+last group is refused.
 """
 
 import hashlib
@@ -13,7 +14,7 @@ from segr1_jax.config.loading import flatten
 from segr1_jax.config.schema import RunConfig
 from segr1_jax.errors import UserError
 
-# Where a run happens, what it writes and how often it is evaluated.
+# Fields of where a run computes, of what it writes and of how often it is evaluated.
 NOTHING = (
     *("run_dir", "keep", "keep_best", "save_every", "log_every", "checkpoint_dir", "profile"),
     *(
@@ -31,7 +32,7 @@ NOTHING = (
     *(f"reward.{name}" for name in ("cache_mb", "host_cache_mb", "cache_dir_gb")),
     *(f"reward.{when}_timeout_s" for when in ("start", "request", "heartbeat")),
 )
-# How the same sums are cut into parts and which kernels make them.
+# Fields of how the same sums are split into parts and of which kernels compute them.
 ROUNDINGS = (
     *("mesh", "micro_batches", "eval_batch", "deterministic", "rollout.weights"),
     *("policy.remat", "policy.head_chunk", "policy.attention"),
@@ -40,7 +41,7 @@ ROUNDINGS = (
 
 
 def refused_changes(old: RunConfig, new: RunConfig) -> list[str]:
-    """`key: old -> new` for each changed field that a resumed run must not change."""
+    """Return `key: old -> new` for each changed field that a resumed run must not change."""
     steps_are_free = new.optimizer.schedule == "constant"
     refused = _changes(
         old,
@@ -54,21 +55,21 @@ def refused_changes(old: RunConfig, new: RunConfig) -> list[str]:
 
 
 def rounding_changes(old: RunConfig, new: RunConfig) -> list[str]:
-    """`key: old -> new` for each changed field after which equality to the bit is given up."""
+    """Return `key: old -> new` for each changed field that ends bitwise equality."""
     return _changes(old, new, lambda key: _within(key, ROUNDINGS))
 
 
 def same_run(old: RunConfig, new: RunConfig) -> bool:
-    """True where the two configurations make one and the same run."""
+    """Return True if the two configurations describe the same run."""
     return not refused_changes(old, new) and old.steps == new.steps
 
 
 def check_resumable(old: RunConfig, new: RunConfig, run: Path, done: int | None) -> None:
-    """Raise UserError unless a run of `old`, `done` steps old, may continue under `new`."""
+    """Raise UserError unless a run of `old` that has done `done` steps may continue with `new`."""
     if changed := refused_changes(old, new):
         raise UserError(
             str(run),
-            expected="the configuration that made this run",
+            expected="the configuration of this run",
             got="; ".join(changed),
             remedy="choose another run_dir, or undo the change",
         )
@@ -82,7 +83,7 @@ def check_resumable(old: RunConfig, new: RunConfig, run: Path, done: int | None)
 
 
 def config_hash(config: RunConfig) -> str:
-    """16 hex digits over every field that decides what the run computes."""
+    """Return a hash (16 hex digits) over every field that changes what the run computes."""
     deciding = {
         key: value
         for key, value in flatten(config).items()

@@ -1,4 +1,4 @@
-"""The whole configuration of a run, composed of the stages' own."""
+"""The whole configuration of a run, composed of the configurations of its stages."""
 
 from dataclasses import dataclass, field
 
@@ -15,16 +15,21 @@ from segr1_jax.rollout.config import RolloutConfig
 
 @dataclass(frozen=True)
 class PolicyConfig:
-    """Which weights to start from and in which precision to compute. The architecture comes from config.json alone."""
+    """Initial weights, precision and trained parts of the policy.
+
+    The architecture is read from config.json only.
+    """
 
     path: str = knob(
         "",
-        "Hugging Face directory (config.json, safetensors, tokenizer) or a run directory to start from",
+        "Hugging Face directory (config.json, safetensors, tokenizer) or run directory to start "
+        "from",
         path=True,
     )
     arch: str = knob(
         "",
-        "what `segr1 plan` takes where policy.path is not there: a name in configs/arch, or a config.json",
+        "architecture for `segr1 plan` if policy.path does not exist: a name in configs/arch, or a "
+        "config.json",
     )
     compute_dtype: str = knob(
         "bfloat16", "float32 or bfloat16; master weights and optimiser stay float32"
@@ -33,25 +38,26 @@ class PolicyConfig:
     head_chunk: int = knob(16, "completion positions per chunk of the vocabulary projection")
     attention: str = knob(
         "xla",
-        "how training attends: xla (anywhere), cudnn (NVIDIA GPUs, with compute_dtype=bfloat16) or splash (TPUs); same results",
+        "attention kernel of training: xla (anywhere), cudnn (NVIDIA GPUs, with "
+        "compute_dtype=bfloat16) or splash (TPUs); same results",
     )
     tower: str = knob(
         "trained",
-        "vision tower: trained, or frozen (its features are computed once per step, for all that need them)",
+        "vision tower: trained, or frozen (its features are then computed once per step)",
     )
     lora: LoraConfig = section(LoraConfig, "adapters instead of full training; needs tower=frozen")
 
     def __post_init__(self):
         require_choice("policy.tower", self.tower, ("trained", "frozen"))
         if self.lora.rank and self.tower != "frozen":
-            expected = "frozen where policy.lora.rank is set: adapters are all that is trained"
+            expected = "frozen with policy.lora.rank, which trains adapters only"
             raise UserError(
                 "policy.tower", expected=expected, got=self.tower, remedy="set policy.tower=frozen"
             )
         require_choice("policy.compute_dtype", self.compute_dtype, ("float32", "bfloat16"))
         require_choice("policy.attention", self.attention, ("xla", "cudnn", "splash"))
         if self.attention == "cudnn" and self.compute_dtype != "bfloat16":
-            expected = "bfloat16 with policy.attention=cudnn, which knows no float32"
+            expected = "bfloat16 with policy.attention=cudnn, which does not support float32"
             raise UserError(
                 "policy.compute_dtype",
                 expected=expected,
@@ -63,11 +69,15 @@ class PolicyConfig:
 
 @dataclass(frozen=True)
 class GuardConfig:
-    """An update with numbers that are not finite, or past a bound, is skipped: weights and moments stay, incidents/ keeps the batch."""
+    """Bounds of updates.
+
+    An update that exceeds one, or has numbers that are not finite, is skipped: weights and moments
+    do not change, and its batch is written to incidents/.
+    """
 
     max_kl: float = knob(
         0.0,
-        "skip an update where the mean KL to the reference is above this (nats per token); 0 = off",
+        "skip an update if the mean KL to the reference is above this (nats per token); 0 = off",
     )
     max_grad_norm: float = knob(
         0.0, "skip an update whose gradient has a norm above this, before clipping; 0 = off"
@@ -75,7 +85,7 @@ class GuardConfig:
     in_a_row: int = knob(5, "updates skipped in a row that end the run")
     rate: float = knob(
         0.05,
-        "share of all steps with a skipped update that ends the run, once they are more than in_a_row",
+        "share of steps with a skipped update that ends the run, once there are more than in_a_row",
     )
 
     def __post_init__(self):
@@ -87,7 +97,10 @@ class GuardConfig:
 
 @dataclass(frozen=True)
 class MeshConfig:
-    """Device mesh: data x fsdp x tensor must be the number of devices; one of them may be -1 (the rest)."""
+    """Axis sizes of the device mesh.
+
+    data x fsdp x tensor must be the number of devices. One of them may be -1: the remainder.
+    """
 
     data: int = knob(1, "replicas of the weights; the batch is split over data and fsdp")
     fsdp: int = knob(-1, "shards of weights and optimiser state")
@@ -96,17 +109,19 @@ class MeshConfig:
 
 @dataclass(frozen=True)
 class SftConfig:
-    """Supervised cold start on answers made from masks."""
+    """Supervised cold start on answers generated from masks."""
 
     interior_points: int = knob(2, "foreground points per answer")
     exterior_points: int = knob(1, "background points per answer")
     second_task: str = knob(
         "",
-        "every other sample is asked and answered in this prompt.task too (prerl: points alone), so that the policy knows both grammars",
+        "prompt.task that every second sample is trained on as well (prerl: points only), so that "
+        "the policy learns both grammars",
     )
     box_margin: float = knob(
         0.0,
-        "boxes are wider than their object by this share of its width and height on every side; 0 = tight",
+        "margin of a box on every side, as a share of the width and height of its object; "
+        "0 = tight",
     )
 
     def __post_init__(self):
@@ -118,7 +133,10 @@ class SftConfig:
 
 @dataclass(frozen=True)
 class ProfileConfig:
-    """An XProf trace of an ordinary run, in profile/ of the run directory; it changes nothing that is computed."""
+    """XProf trace of an ordinary run, in profile/ of the run directory.
+
+    It does not change the results of the run.
+    """
 
     steps: list = knob(
         [], "trace from the first to the last of these two steps, such as [10, 12]; empty = off"
@@ -140,16 +158,20 @@ class ProfileConfig:
 
 @dataclass(frozen=True)
 class RunConfig:
-    """A training run. `segr1 sft` and `segr1 train` read the same schema; each ignores the other's stage section."""
+    """Configuration of a training run.
 
-    run_dir: str = knob("runs/default", "everything the run writes goes here")
+    `segr1 sft` and `segr1 train` read the same schema; each ignores the section of the other stage.
+    """
+
+    run_dir: str = knob("runs/default", "directory of everything the run writes")
     stage: str = knob("grpo", "sft or grpo")
     seed: int = knob(0, "seed of data order, sampling and initialisation")
-    steps: int = knob(100, "batches to train on: an update each, or objective.updates_per_rollout")
+    steps: int = knob(100, "batches to train on: one update each, or objective.updates_per_rollout")
     batch: int = knob(24, "prompts per update, over all processes")
     micro_batches: int = knob(
         1,
-        "gradient accumulation: the batch is cut into this many parts; a part is differentiated while the next is rewarded",
+        "gradient accumulation: number of parts of a batch; the gradient of one part is computed "
+        "while the next one is scored",
     )
     eval_every: int = knob(
         0, "steps between evaluations; 0 = only before the first step and after the last"
@@ -162,30 +184,31 @@ class RunConfig:
     )
     eval_first: bool = knob(True, "evaluate before the first step")
     save_every: int = knob(50, "steps between checkpoints")
-    keep: int = knob(2, "checkpoints kept: the newest")
+    keep: int = knob(2, "number of newest checkpoints to keep")
     keep_best: int = knob(
         0,
-        "weights kept besides, in best/: those of the evaluated steps of the highest held-out IoU",
+        "number of evaluated steps of the highest held-out IoU whose weights are kept in best/",
     )
     checkpoint_dir: str = knob(
         "",
-        "where checkpoints go: a folder, or an object store such as gs://bucket/run; empty = in run_dir",
+        "location of the checkpoints: a folder, or an object store such as gs://bucket/run; "
+        "empty = in run_dir",
         path=True,
     )
     checkpoint_check: str = knob(
         "stop",
-        "where a checkpoint to resume from fails its checksums: stop, step_before (go on from an "
-        "earlier one) or off (not verified)",
+        "action if the checkpoint to resume from fails its checksums: stop, step_before (resume "
+        "from an earlier one) or off (do not verify)",
     )
     compile_cache: str = knob(
         "",
-        "folder of compiled programs; several hosts need one that all see, since the first process "
-        "alone writes it; empty = ~/.cache/segr1_jax/xla, or JAX_COMPILATION_CACHE_DIR",
+        "folder of compiled programs; several hosts need a shared one, since only the first "
+        "process writes it; empty = ~/.cache/segr1_jax/xla, or JAX_COMPILATION_CACHE_DIR",
         path=True,
     )
     log_every: int = knob(1, "steps between metric lines")
     deterministic: bool = knob(
-        True, "bitwise reproducible: fixed reductions where the backend offers them"
+        True, "bitwise reproducible: deterministic reductions if the backend supports them"
     )
     policy: PolicyConfig = section(PolicyConfig, "the policy")
     data: DataConfig = section(DataConfig, "training data")
@@ -200,9 +223,9 @@ class RunConfig:
     objective: ObjectiveConfig = section(ObjectiveConfig, "GRPO objective")
     optimizer: OptimizerConfig = section(OptimizerConfig, "optimiser")
     guard: GuardConfig = section(GuardConfig, "updates that are skipped")
-    sft: SftConfig = section(SftConfig, "answers made from masks")
+    sft: SftConfig = section(SftConfig, "answers generated from masks")
     mesh: MeshConfig = section(MeshConfig, "device mesh")
-    hardware: HardwareConfig = section(HardwareConfig, "hardware that a plan reckons with")
+    hardware: HardwareConfig = section(HardwareConfig, "hardware that `segr1 plan` assumes")
     profile: ProfileConfig = section(ProfileConfig, "trace of an ordinary run")
 
     def __post_init__(self):
@@ -223,10 +246,10 @@ class RunConfig:
 
     @property
     def answer_tokens(self) -> int:
-        """The longest answer of an evaluation."""
+        """The largest number of tokens of an answer in an evaluation."""
         return self.eval_max_tokens or self.rollout.max_tokens
 
     @property
     def updates(self) -> int:
-        """Optimiser updates of the whole run, which the learning rate's schedule counts."""
+        """The number of optimiser updates of the whole run, which the schedule counts."""
         return self.steps * (self.objective.updates_per_rollout if self.stage == "grpo" else 1)

@@ -1,11 +1,11 @@
-"""The error for an unknown key: it names the key that is probably meant."""
+"""The error for an unknown key, which names the most likely key."""
 
 import difflib
 from collections.abc import Mapping, Sequence
 
 from segr1_jax.errors import UserError
 
-# What transformers, TRL and reference codes call a knob, by its last part, and our key for it.
+# Our key for each name that transformers, TRL and reference codes use, by its last part.
 FOREIGN = {
     "lr": "optimizer.learning_rate",
     "warmup_ratio": "optimizer.warmup_steps",
@@ -33,10 +33,12 @@ FOREIGN = {
 def unknown_key(
     source: str, key: str, siblings: Sequence[str], docs: Mapping[str, str]
 ) -> UserError:
-    """The error for `key`, read from `source`.
+    """Return the error for `key`, read from `source`.
 
     Args:
-        siblings: keys of the section in which it stands.
+        source: the file, or the command line.
+        key: the unknown key.
+        siblings: keys of the section that contains it.
         docs: documentation of every key of the configuration.
     """
     meant = _meant(key, siblings, list(docs))

@@ -12,7 +12,7 @@ from jax import monitoring
 from segr1_jax.profile.model_flops import Work, work_of
 from segr1_jax.rollout.sampler import Samples
 from segr1_jax.runtime.compile_guard import COMPILE_EVENT
-from segr1_jax.runtime.compiled_functions import Watched, call_at_hand
+from segr1_jax.runtime.compiled_functions import Watched, current_call
 
 
 class ProfileEnded(Exception):
@@ -80,7 +80,7 @@ class Recorder:
         return seen
 
     def _listen(self, event: str, seconds: float, fun_name: str = "", **_) -> None:
-        call = call_at_hand()
+        call = current_call()
         if event == COMPILE_EVENT and call and fun_name == f"jit({call[0].name})":
             self._of(call[0]).compile_seconds.append(seconds)
 

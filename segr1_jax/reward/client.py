@@ -1,11 +1,12 @@
-"""The trainer's door to SAM2: submit requests, do other work, collect scores.
+"""The trainer's interface to SAM2: submit requests, do other work, collect scores.
 
     with RewardClient(config) as client:
-        client.encode(image)                      # ahead, while the policy generates
-        ticket = client.submit(requests)          # waits only while reward.queue requests are in flight
-        scores = client.collect(ticket)           # in order; every request answered exactly once
+        client.encode(image)              # ahead of the scores, while the policy generates
+        ticket = client.submit(requests)  # waits only while reward.queue requests are in flight
+        scores = client.collect(ticket)   # in order; every request is answered exactly once
 
-Behind it stand one or several sidecars; an image always goes to the same one, where its embedding is.
+The client distributes requests over one or several sidecars. All requests for one image go to the
+same sidecar, which has the embedding of that image in its cache.
 """
 
 import hashlib
@@ -21,7 +22,7 @@ from jaxtyping import Shaped, UInt8
 
 from segr1_jax.errors import UserError
 from segr1_jax.reward.config import RewardConfig
-from segr1_jax.reward.transport import protocol
+from segr1_jax.reward.transport import prompts_block, protocol
 from segr1_jax.reward.transport.channel import Channel
 from segr1_jax.reward.transport.gpus import placed_here
 from segr1_jax.types import Score, ScoreRequest
@@ -31,13 +32,19 @@ DIGEST_BYTES = 16
 
 @dataclass(frozen=True)
 class Stats:
-    """Totals of all sidecars at a moment. Seconds of work, counts, and how long the trainer has waited for them."""
+    """Totals of all sidecars at one moment: counts, seconds of work, seconds the trainer waited.
+
+    `at_s` is the moment itself, in seconds of `time.perf_counter`.
+    """
 
     totals: Counter
     at_s: float
 
     def figures_since(self, before: "Stats") -> dict[str, float]:
-        """What happened between two moments, in the units of the metrics; restarts, quarantined and damaged count from the start."""
+        """Return the differences between two moments, in the units of the metrics.
+
+        Restarts, quarantined and damaged requests are counted from the start of the run.
+        """
         now, then = self.totals, before.totals
         done = Counter({name: now[name] - then[name] for name in now})
         return {
@@ -59,17 +66,20 @@ class Stats:
 
 @dataclass(frozen=True)
 class _Ticket:
-    """Scores to come, and which of them each channel owes."""
+    """Scores of one `submit`, None until they arrive, and the indices sent to each channel."""
 
     scores: list[Score | None]
-    owed: dict[int, list[int]]
+    indices_of_channel: dict[int, list[int]]
 
 
 class RewardClient:
-    """Scores masks in sidecar processes. Safe to call from several threads.
+    """Client that scores masks in sidecar processes. Safe to call from several threads.
 
-    Raises UserError where `config.device` names GPUs that this process does not see.
-    `incidents` is the folder for what went wrong (reward.incidents); None keeps nothing.
+    `incidents` is the folder for reports of faults (reward/transport/incidents.py); None writes no
+    report.
+
+    Raises:
+        UserError: `config.device` names GPUs that this process does not see.
     """
 
     def __init__(self, config: RewardConfig, incidents: Path | None = None):
@@ -88,10 +98,11 @@ class RewardClient:
         self.close()
 
     def start(self) -> None:
-        """Bring the sidecars up, all at once.
+        """Start all sidecars at the same time and wait until they are up.
 
         Raises:
-            UserError: one did not come up within config.start_timeout_s; the message ends with its last lines.
+            UserError: a sidecar was not up within config.start_timeout_s; the message ends with the
+                last lines of its output.
         """
         try:
             for channel in self._channels:
@@ -103,35 +114,45 @@ class RewardClient:
             raise
 
     def close(self) -> None:
-        """End the sidecars and give the shared memory back; unanswered requests stay so. A second call does nothing."""
+        """Stop the sidecars and free the shared memory. A second call does nothing.
+
+        Unanswered requests remain unanswered.
+        """
         for channel in self._channels:
             channel.close()
 
     def encode(self, image: UInt8[np.ndarray, "H W 3"]) -> None:
-        """Have the image encoded ahead of its scores. Never waits: with a full queue the hint is dropped."""
+        """Request the encoding of an image ahead of its scores.
+
+        Never waits: the request is dropped when the queue is full.
+        """
         _check_image(image)
         digest = _digest(image)
         self._channels[self._home(digest)].encode(image, digest)
 
     def submit(self, requests: Sequence[ScoreRequest]) -> int:
-        """Send requests and return the ticket for their scores; waits only while config.queue requests are in flight.
+        """Send requests and return the ticket for their scores.
+
+        Waits only while config.queue requests are in flight.
 
         Raises:
-            UserError: an image, mask or prompt that cannot be scored.
-            SidecarLost: a sidecar could not be brought back.
+            UserError: an image, mask or prompt cannot be scored.
+            SidecarLost: a sidecar could not be restarted.
         """
         for request in requests:
             _check_request(request)
-        number, ticket = next(self._numbers), _Ticket([None] * len(requests), {})
+        number = next(self._numbers)
+        ticket = _Ticket([None] * len(requests), {})
         self._tickets[number] = ticket
-        digests: dict[int, bytes] = {}  # a group shares one image object: hash it once
+        # The completions of a group share one image object and one mask object: hash each once.
+        digests: dict[int, bytes] = {}
         for index, request in enumerate(requests):
             for array in (request.image, request.mask):
                 if id(array) not in digests:
                     digests[id(array)] = _digest(array)
             image_digest, mask_digest = digests[id(request.image)], digests[id(request.mask)]
             home = self._home(image_digest)
-            ticket.owed.setdefault(home, []).append(index)
+            ticket.indices_of_channel.setdefault(home, []).append(index)
             self._channels[home].score(
                 request,
                 image_digest,
@@ -141,27 +162,29 @@ class RewardClient:
         return number
 
     def collect(self, number: int) -> list[Score]:
-        """The scores of one `submit`, in its order; waits for them. A ticket is good for one collect.
+        """Wait for the scores of one `submit` and return them in its order.
+
+        A ticket can be collected once.
 
         Raises:
-            SidecarLost: a sidecar could not be brought back.
+            SidecarLost: a sidecar could not be restarted.
         """
         ticket = self._tickets[number]
-        for home, indices in ticket.owed.items():
+        for home, indices in ticket.indices_of_channel.items():
             self._channels[home].wait_for(
                 lambda indices=indices: all(ticket.scores[index] is not None for index in indices)
             )
         return self._tickets.pop(number).scores
 
     def stats(self) -> Stats:
-        """Totals up to now."""
+        """Return the totals up to now."""
         return Stats(
             sum((channel.totals() for channel in self._channels), Counter()), time.perf_counter()
         )
 
     @property
     def sidecar_pids(self) -> list[int]:
-        """Process ids of the sidecars at this moment."""
+        """The current process ids of the sidecars."""
         return [channel.pid for channel in self._channels]
 
     def _home(self, digest: bytes) -> int:
@@ -173,7 +196,7 @@ def _put(scores: list[Score | None], index: int, score: Score) -> None:
 
 
 def _digest(array: Shaped[np.ndarray, "..."]) -> bytes:
-    """Content hash over shape, type and bytes."""
+    """Return a content hash over shape, type and bytes."""
     head = f"{array.dtype.str}{array.shape}".encode()
     return hashlib.blake2b(
         np.ascontiguousarray(array), digest_size=DIGEST_BYTES, key=head[:64]
@@ -194,7 +217,8 @@ def _check_request(request: ScoreRequest) -> None:
     if problem or len(request.prompts) > protocol.MAX_PROMPTS:
         raise UserError(
             "reward request",
-            expected=f"at most {protocol.MAX_PROMPTS} prompts, each a finite box or 1 to {protocol.MAX_POINTS} points labelled 0 or 1",
+            expected=f"at most {protocol.MAX_PROMPTS} prompts, each a finite box or 1 to "
+            f"{prompts_block.MAX_POINTS} points labelled 0 or 1",
             got=problem or f"{len(request.prompts)} prompts",
             remedy="parse answers with segr1_jax.answer.grammar",
         )
@@ -202,7 +226,7 @@ def _check_request(request: ScoreRequest) -> None:
 
 def _prompt_problem(prompt) -> str:
     points, labels = np.asarray(prompt.points), np.asarray(prompt.labels)
-    if points.shape != (len(labels), 2) or len(labels) > protocol.MAX_POINTS:
+    if points.shape != (len(labels), 2) or len(labels) > prompts_block.MAX_POINTS:
         return f"points {points.shape} with {len(labels)} labels"
     if prompt.box is None and not len(labels):
         return "a prompt with neither box nor points"

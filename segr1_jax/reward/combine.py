@@ -5,13 +5,15 @@ from segr1_jax.types import ParseStatus, Reward, Score, ScoreStatus
 
 
 def combine(weights: RewardWeights, parse: ParseStatus, score: Score | None) -> Reward:
-    """total = format * (0 or 1) + iou * IoU + s_measure * S (paper: 1, 0.7, 0.3).
+    """Return total = format * (0 or 1) + iou * IoU + s_measure * S (paper: 1, 0.7, 0.3).
 
-    A text that does not parse earns 0: that is the policy's fault. A score that could not be had makes the reward invalid: the
-    completion leaves its group. `score` is None exactly where the text did not parse.
+    A text that does not parse earns 0: that is a fault of the policy. A missing score is a fault of
+    the sidecar and makes the reward invalid: the completion is dropped from its group. `score` is
+    None exactly where the text did not parse.
 
     Example:
-        >>> combine(RewardWeights(), ParseStatus.OK, Score(ScoreStatus.OK, iou=0.5, s_measure=0.6)).total
+        >>> score = Score(ScoreStatus.OK, iou=0.5, s_measure=0.6)
+        >>> combine(RewardWeights(), ParseStatus.OK, score).total
         1.53
     """
     if parse is not ParseStatus.OK:

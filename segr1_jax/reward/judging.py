@@ -1,7 +1,8 @@
-"""Answers to rewards: parse the text, move its prompts to native pixels, have the sidecar score the mask.
+"""Rewards of answer texts: parse a text, map its prompts to native pixels, score the mask of SAM2.
 
-Two calls, so that other work (reference log-probabilities) fits between them: `submit` sends, `collect` waits. With `legacy` the
-reference code's reward takes the place of ours (reward/legacy.py).
+`submit` sends the requests and `collect` waits for the scores, so that other work (the reference
+log-probabilities) runs between the two calls. `legacy` selects the reward of the reference code
+(reward/legacy.py).
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -23,7 +24,10 @@ Submitted, Finished = TypeVar("Submitted"), TypeVar("Finished")
 
 @dataclass(frozen=True)
 class AnswerText:
-    """What the policy wrote about an example. An unfinished text (cut at the length cap) never counts as an answer."""
+    """Text that the policy wrote for an example.
+
+    An unfinished text (cut at the length cap) never counts as an answer.
+    """
 
     example: Example
     text: str
@@ -32,7 +36,10 @@ class AnswerText:
 
 @dataclass(frozen=True)
 class Judged:
-    """A reward with what led to it; `mask` only where it was asked for and the text parsed (a legacy one is of 768 x 768)."""
+    """Reward of one text with its parsed answer.
+
+    `mask` is present where it was requested and the text parsed; a legacy mask is 768 x 768.
+    """
 
     reward: Reward
     answer: Answer | None
@@ -52,10 +59,10 @@ class Pending:
 def one_behind(
     submitted: Iterable[Submitted], finish: Callable[[Submitted], Finished]
 ) -> Iterator[Finished]:
-    """`finish` of each item once the next one is there.
+    """Yield `finish(item)` of each item after the next item has been submitted.
 
-    While the sidecar makes the masks of one batch, the policy writes the answers of the next; two
-    batches of images are alive.
+    While the sidecar computes the masks of one batch, the policy writes the answers of the next.
+    Two batches of images are in memory at a time.
     """
     waiting: list[Submitted] = []
     for item in submitted:
@@ -67,7 +74,7 @@ def one_behind(
 
 
 def encode(client: RewardClient, example: Example, *, legacy: bool = False) -> None:
-    """Have the image of a later `submit` encoded ahead. Never waits."""
+    """Request the encoding of the image of a later `submit`. Never waits."""
     client.encode((legacy_example(example) if legacy else example).image)
 
 
@@ -80,7 +87,10 @@ def submit(
     want_masks: bool = False,
     legacy: bool = False,
 ) -> Pending:
-    """Parse every text (coordinates in pixels of its example's frame) and send those that parsed to the sidecar."""
+    """Parse every text and send a request to the sidecar for each text that parsed.
+
+    Coordinates in a text are pixels of `frame_of(example)`.
+    """
     parsed = [
         parse(item.text, frame_of(item.example), task=task)
         if item.finished
@@ -93,6 +103,7 @@ def submit(
         if answer is not None
     ]
     if legacy:
+        # The legacy S-measure is computed here, from the mask.
         pairs, want_masks = legacy_pairs(pairs), True
     requests = [
         ScoreRequest(example.image, example.mask, sam_prompts(answer, example.frame), want_masks)
@@ -107,7 +118,7 @@ def submit(
 
 
 def collect(client: RewardClient, pending: Pending, weights: RewardWeights) -> list[Judged]:
-    """Wait for the scores; one result per text, in order."""
+    """Wait for the scores and return one result per text, in order."""
     scores = iter(client.collect(pending.ticket))
     judged = []
     for answer, status in zip(pending.answers, pending.statuses, strict=True):

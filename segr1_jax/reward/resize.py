@@ -1,10 +1,12 @@
-"""The one rule for a prediction and a truth of different sizes: the prediction is resized to the truth, as saliency tools do.
+"""Resize of a prediction to the size of its ground truth, as saliency tools do.
 
-PySODEvalToolkit calls cv2.resize(prediction, INTER_LINEAR) on 8 bits. This is its arithmetic, to the bit: taps at half-pixel centres
-in float32, weights of 11 bits, four bits dropped between the axes. Some pixels of a resized mask lie within a grey level of the
-threshold, so that exact interpolation would decide otherwise. Numpy only, as whoever scores has no OpenCV.
+PySODEvalToolkit calls cv2.resize(prediction, INTER_LINEAR) on 8 bits. This module reproduces that
+arithmetic bit for bit: taps at half-pixel centres in float32, weights of 11 bits, four bits dropped
+between the two axes. Some pixels of a resized mask are within one grey level of the threshold, so
+exact interpolation would give another mask. The module needs numpy only, because neither the
+sidecar nor the evaluation has OpenCV.
 
-Shape legend: H W given; h w wanted.
+Shape legend: H W given size; h w wanted size.
 """
 
 from __future__ import annotations
@@ -13,15 +15,19 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-if TYPE_CHECKING:  # the sidecar's interpreter need not have jaxtyping
+# jaxtyping may be absent in the interpreter of the sidecar.
+if TYPE_CHECKING:
     from jaxtyping import Bool, UInt8
 
-HALF = 127  # of 255: a grey map's mask is what is brighter
+# The mask of a grey map (0 to 255) is the set of brighter pixels.
+HALF = 127
 WEIGHT_BITS = 11
 
 
 def resize_map(map_HW: UInt8[np.ndarray, "H W"], size: tuple[int, int]) -> UInt8[np.ndarray, "h w"]:
-    """A grey map of 0 to 255 at another (height, width), bilinearly; itself where it has that size.
+    """Resize a grey map of 0 to 255 to another (height, width), bilinearly.
+
+    A map of the wanted size is returned itself.
 
     Example:
         >>> resize_map(np.array([[0, 255]], np.uint8), (1, 4))
@@ -31,6 +37,8 @@ def resize_map(map_HW: UInt8[np.ndarray, "H W"], size: tuple[int, int]) -> UInt8
         return map_HW
     rows, columns = (_taps(new, old) for new, old in zip(size, map_HW.shape, strict=True))
     left_Hw, right_Hw = map_HW[:, columns.low], map_HW[:, columns.high]
+    # Fixed point as in OpenCV: 8 bits of grey and 11 of weight, less 4, give 15 bits per row. The
+    # second axis adds 11 bits of weight; 16 are dropped per tap and 2, rounded, from the sum.
     across_Hw = (left_Hw * columns.low_weight + right_Hw * columns.high_weight) >> 4
     upper_hw = (across_Hw[rows.low] * rows.low_weight[:, None]) >> 16
     lower_hw = (across_Hw[rows.high] * rows.high_weight[:, None]) >> 16
@@ -38,14 +46,14 @@ def resize_map(map_HW: UInt8[np.ndarray, "H W"], size: tuple[int, int]) -> UInt8
 
 
 def resize_mask(mask_HW: Bool[np.ndarray, "H W"], size: tuple[int, int]) -> Bool[np.ndarray, "h w"]:
-    """A mask at another (height, width): what is brighter than half in its resized map."""
+    """Resize a mask to another (height, width): the pixels above HALF of its resized grey map."""
     if mask_HW.shape == tuple(size):
         return mask_HW
     return resize_map(mask_HW.astype(np.uint8) * np.uint8(255), size) > HALF
 
 
 class _Taps(NamedTuple):
-    """For each wanted place of one axis: the places before and behind it, with their weights (int32)."""
+    """The two source indices of each output index along one axis, with their weights (int32)."""
 
     low: np.ndarray
     high: np.ndarray

@@ -1,22 +1,25 @@
 """The mask terms of the reward for binary masks: IoU and S-measure (numpy only).
 
-S-measure (Fan et al., ICCV 2017, "Structure-measure") needs nothing but pixel counts when both masks are binary: the ground truth's
-centroid splits the image into four quadrants, and each term follows from the pixels, foreground pixels and common pixels per part.
+S-measure (Fan et al., ICCV 2017, "Structure-measure") needs only pixel counts when both masks are
+binary: the centroid of the ground truth splits the image into four quadrants, and each term follows
+from the numbers of pixels, foreground pixels and common pixels of each quadrant.
 
 Edge cases, by hand (p prediction, g ground truth; pysodmetrics agrees wherever it is finite):
 
     g empty                        S = 1 - mean(p)
     g full                         S = mean(p)
-    quadrant without pixels        its weight is 0 and so is its share (centroid on the last row or column; pysodmetrics: NaN)
+    quadrant without pixels        weight 0, contributes 0 (the centroid is in the last row or
+                                   column; pysodmetrics returns NaN)
     quadrant of one pixel          variances 0, so 1 like any quadrant where p and g are constant
     quadrant, p and g constant     1, also when they differ (the SSIM formula is 0/0 there)
     quadrant, covariance 0         0 unless both variances, or both means, are 0
     fore- or background of 1 pixel standard deviation 0: 1 if predicted right, else 0
 
-    Worked: 2x2, g = [[1,0],[0,0]], p the same. Centroid (0, 0): quadrants of one pixel each, region 1. Object: foreground 1 of weight
-    1/4, background 1 of weight 3/4. S = 1. With p = all ones: region 1; foreground 1/4, background 0: S = (1/4 + 1) / 2 = 0.625.
+    Worked: 2x2, g = [[1,0],[0,0]], p the same. Centroid (0, 0): quadrants of one pixel each,
+    region 1. Object: foreground 1 of weight 1/4, background 1 of weight 3/4. S = 1.
+    With p = all ones: region 1; foreground 1/4, background 0: S = (1/4 + 1) / 2 = 0.625.
 
-Legend: H W mask side lengths.
+Shape legend: H W side lengths of a mask; h w the wanted side lengths.
 """
 
 from __future__ import annotations
@@ -26,15 +29,16 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-if TYPE_CHECKING:  # the sidecar's interpreter need not have jaxtyping
+# jaxtyping may be absent in the interpreter of the sidecar.
+if TYPE_CHECKING:
     from jaxtyping import Bool
 
 EPS = float(np.spacing(1))  # as in the authors' code
-ALPHA = 0.5  # share of the object term
+ALPHA = 0.5  # weight of the object term
 
 
 def iou(mask: Bool[np.ndarray, "H W"], truth: Bool[np.ndarray, "H W"]) -> float:
-    """Intersection over union; two empty masks agree: 1."""
+    """Return intersection over union; 1 for two empty masks."""
     mask, truth = _clean(mask), _clean(truth)
     common = _count(mask & truth)
     union = _count(mask) + _count(truth) - common
@@ -42,7 +46,10 @@ def iou(mask: Bool[np.ndarray, "H W"], truth: Bool[np.ndarray, "H W"]) -> float:
 
 
 def s_measure(mask: Bool[np.ndarray, "H W"], truth: Bool[np.ndarray, "H W"]) -> float:
-    """S = 0.5 object + 0.5 region of a binary prediction against a binary ground truth, in [0, 1]; the module has the edge cases."""
+    """Return S = 0.5 object + 0.5 region of a prediction against a ground truth, in [0, 1].
+
+    Both masks are binary. The edge cases are listed at the top of this module.
+    """
     mask, truth = _clean(mask), _clean(truth)
     pixels, row_counts = truth.size, _ones(truth, axis=1)
     wanted = int(row_counts.sum())
@@ -51,19 +58,20 @@ def s_measure(mask: Bool[np.ndarray, "H W"], truth: Bool[np.ndarray, "H W"]) -> 
     if wanted == pixels:
         return _count(mask) / pixels
     quadrants = _quadrants(mask, truth, row_counts)
-    predicted, hit = (
-        sum(part.predicted for part in quadrants),
-        sum(part.common for part in quadrants),
-    )
-    kept_out = pixels - predicted - wanted + hit
-    foreground = _object(hit, wanted) * wanted / pixels
-    background = _object(kept_out, pixels - wanted) * (1 - wanted / pixels)
+    predicted = sum(part.predicted for part in quadrants)
+    common = sum(part.common for part in quadrants)
+    both_background = pixels - predicted - wanted + common
+    foreground = _object(common, wanted) * wanted / pixels
+    background = _object(both_background, pixels - wanted) * (1 - wanted / pixels)
     region = sum(_ssim(part) * part.pixels / pixels for part in quadrants)
     return max(0.0, ALPHA * (foreground + background) + (1 - ALPHA) * region)
 
 
 def resize_nearest(mask: Bool[np.ndarray, "H W"], size: tuple[int, int]) -> Bool[np.ndarray, "h w"]:
-    """The mask at another (height, width), each pixel from the source pixel under its centre."""
+    """Resize a mask to another (height, width); each pixel copies the source pixel at its centre.
+
+    Integer arithmetic makes the choice of the source pixel exact.
+    """
     if mask.shape == tuple(size):
         return mask
     rows, columns = (
@@ -73,13 +81,13 @@ def resize_nearest(mask: Bool[np.ndarray, "H W"], size: tuple[int, int]) -> Bool
 
 
 def capped_size(size: tuple[int, int], max_side: int) -> tuple[int, int]:
-    """(height, width) scaled so that the long side is at most `max_side`."""
+    """Scale (height, width) so that the long side is at most `max_side`."""
     scale = min(1.0, max_side / max(size))
     return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
 
 
 class _Part(NamedTuple):
-    """Counts of a quadrant: its pixels, those predicted, those wanted, those both."""
+    """Pixel counts of a quadrant: all, predicted, wanted (in the truth), common to both masks."""
 
     pixels: int
     predicted: int
@@ -88,7 +96,10 @@ class _Part(NamedTuple):
 
 
 def _clean(mask: Bool[np.ndarray, "H W"]) -> Bool[np.ndarray, "H W"]:
-    """True as the byte 1. numpy's counts add bytes, and the True of a 1-bit image read by Pillow is 255."""
+    """Return the mask with every True stored as the byte 1.
+
+    The counts below add bytes, and True in a 1-bit image read by Pillow is the byte 255.
+    """
     ones = mask.view(np.uint8)
     return mask if ones.max(initial=0) <= 1 else ones != 0
 
@@ -98,14 +109,17 @@ def _count(mask: Bool[np.ndarray, "..."]) -> int:
 
 
 def _object(right: int, pixels: int) -> float:
-    """Similarity of a region whose ground truth is constant: `right` of its `pixels` are predicted so."""
+    """Return the similarity of a region of constant truth: `right` of its `pixels` are correct."""
     mean = right / pixels
     deviation = math.sqrt(right * (pixels - right) / (pixels * (pixels - 1))) if pixels > 1 else 0.0
     return 2 * mean / (mean * mean + 1 + deviation + EPS)
 
 
 def _quadrants(mask, truth, row_counts) -> list[_Part]:
-    """The quadrants that have pixels, around the ground truth's centroid. Each array is read once or twice: this takes the time."""
+    """Return the quadrants around the centroid of the ground truth that have pixels.
+
+    Reading the arrays dominates the time of the score, so each one is read once or twice only.
+    """
     split_y = _split(row_counts)
     halves = [(rows, _ones(truth[rows], axis=0)) for rows in (slice(split_y), slice(split_y, None))]
     split_x = _split(sum(column_counts for _, column_counts in halves))
@@ -122,17 +136,24 @@ def _quadrants(mask, truth, row_counts) -> list[_Part]:
 
 
 def _ones(mask: Bool[np.ndarray, "H W"], axis: int) -> np.ndarray:
-    # Bytes added to the narrowest integer that holds a side: several times as fast as bools added to int64.
+    # Adding bytes into the narrowest integer that holds a side is several times as fast as adding
+    # bools into int64.
     return mask.view(np.uint8).sum(axis, dtype=np.min_scalar_type(max(mask.shape)))
 
 
 def _split(counts) -> int:
-    """Where the first part ends: behind the mean index, rounded half to even as the authors' code does."""
+    """Return the length of the first part: one past the mean index.
+
+    The mean is rounded half to even, as in the authors' code.
+    """
     return int(np.round(np.arange(len(counts)) @ counts / counts.sum())) + 1
 
 
 def _ssim(part: _Part) -> float:
-    """SSIM without stabilisers, from counts; integer numerators keep its two zero tests exact."""
+    """Return SSIM without stabilisers, from counts.
+
+    Integer numerators keep the two tests for zero exact.
+    """
     pixels, predicted, wanted, common = part
     if pixels == 1:
         return 1.0

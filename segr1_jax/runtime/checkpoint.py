@@ -1,17 +1,17 @@
 """Checkpoints: one atomic Orbax step of four items.
 
-params    trained weights: with the initial ones, enough for evaluation and export on any mesh
-train     optimiser state, step count, updates skipped
-position  the next position in the global data order, and what each process has counted (tally.py)
-config    the configuration that made them
+params    the trained weights; with the initial weights of the run they are sufficient for
+          evaluation and export, on any mesh
+train     optimiser state, step count, number of skipped updates
+position  the next position in the global data order, and the tallies of each process (tally.py)
+config    the configuration of the run
 
-They are on a local disk or in an object store (`gs://bucket/run`): Orbax commits a step either way.
-Each step holds checksums of its files (checksums.py), which a restore verifies.
+Checkpoints are stored on a local disk or in an object store (`gs://bucket/run`); Orbax commits a
+step on either. Each step has checksums of its files (checksums.py), which a restore verifies.
 """
 
-import contextlib
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,19 +21,27 @@ import orbax.checkpoint as ocp
 from etils import epath
 from jax.sharding import Sharding
 from orbax.checkpoint.checkpoint_managers import preservation_policy as policies
-from orbax.checkpoint.options import AsyncOptions
 
 from segr1_jax.errors import UserError
 from segr1_jax.objective.update import TrainState
 from segr1_jax.policy.params import Params
-from segr1_jax.runtime.checksums import damaged_files, require_undamaged, write_checksums
+from segr1_jax.runtime.checksums import damaged_files, require_undamaged
+from segr1_jax.runtime.orbax_steps import (
+    explaining_failed_restore,
+    explaining_failed_save,
+    latest_step,
+    step_manager,
+)
 
 IOU = "iou"
 
 
 @dataclass(frozen=True)
 class Restored:
-    """State restored from a checkpoint."""
+    """State restored from a checkpoint.
+
+    `position` is the next position in the global data order; `tallies` has one entry per process.
+    """
 
     state: TrainState
     position: int
@@ -43,12 +51,12 @@ class Restored:
 class Checkpoints:
     """The `keep` newest checkpoints of one run.
 
-    Saving is asynchronous; leaving the context waits for it. A save that fails (a full disk, a lost
-    store) raises UserError at the next call: the steps before it are whole.
+    Saving is asynchronous; leaving the context waits for it. A save that fails (full disk, lost
+    store) raises UserError at the next call; the steps before it are complete.
     """
 
     def __init__(self, directory: epath.PathLike, *, keep: int):
-        self._manager = _manager(directory, policies.LatestN(keep))
+        self._manager = step_manager(directory, policies.LatestN(keep))
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -58,7 +66,7 @@ class Checkpoints:
 
     @property
     def latest(self) -> int | None:
-        """Step of the newest complete checkpoint."""
+        """The step of the newest complete checkpoint, or None."""
         return self._manager.latest_step()
 
     def save(
@@ -68,52 +76,57 @@ class Checkpoints:
         config: dict[str, Any],
         tallies: Sequence[dict[str, Any]] = (),
     ) -> None:
-        """Write all items of this step; the step exists once all of them do."""
+        """Save all items of this step. The step exists only once all of them are written."""
         items = ocp.args.Composite(
             params=ocp.args.StandardSave(state.params),
             train=ocp.args.StandardSave(_all_but_params(state)),
             position=ocp.args.JsonSave({"position": position, "processes": [*tallies]}),
             config=ocp.args.JsonSave(config),
         )
-        with _naming_last_good_step(self._manager):
+        with explaining_failed_save(self._manager):
             self._manager.save(int(state.step), args=items)
 
     def wait(self) -> None:
-        """Return once every save so far is committed."""
-        with _naming_last_good_step(self._manager):
+        """Return once all steps saved so far are committed."""
+        with explaining_failed_save(self._manager):
             self._manager.wait_until_finished()
 
     def restore(self, abstract: TrainState, *, check: str = "stop") -> Restored | None:
-        """Restore the newest checkpoint with the shardings of `abstract`; None in a new run.
+        """Restore the newest checkpoint, or return None in a new run.
 
-        `check` is the run's checkpoint_check. Raises UserError where a step is damaged, unless an
-        earlier one may stand in for it; the damaged steps are deleted then, for the run makes them
-        again.
+        Args:
+            abstract: ShapeDtypeStructs with the shardings of the state.
+            check: the run's checkpoint_check. With `step_before`, an earlier step replaces a
+                damaged one; later steps are then deleted, since the run computes them again.
+
+        Raises:
+            UserError: a step is damaged and no earlier one may replace it.
         """
         if self.latest is None:
             return None
         step = self.latest if check == "off" else self._undamaged(check)
         restored = self._restore(step, abstract)
-        for later in [found for found in self._manager.all_steps() if found > step]:
+        for later in [each for each in self._manager.all_steps() if each > step]:
             self._manager.delete(later)
         return restored
 
     def _undamaged(self, check: str) -> int:
-        """Return the newest undamaged step, or the newest of all where `check` is stop."""
+        """Return the newest undamaged step; with `stop`, the newest of all must be undamaged."""
         steps = sorted(self._manager.all_steps(), reverse=True)
         for step, before in zip(steps, [*steps[1:], None], strict=True):
             path = self._manager.directory / str(step)
             if check == "stop" or before is None:
                 require_undamaged(path, remedy=_remedy(check, before))
                 return step
-            if not (bad := damaged_files(path)):
+            if not (damaged := damaged_files(path)):
                 return step
             if jax.process_index() == 0:
-                lost = (
-                    f"{path}: step {step} is damaged ({', '.join(bad[:3])}); trying step {before}"
+                names = ", ".join(damaged[:3])
+                print(
+                    f"{path}: step {step} is damaged ({names}); trying step {before}",
+                    file=sys.stderr,
                 )
-                print(lost, file=sys.stderr)
-        raise AssertionError("a directory with a newest step holds steps")
+        raise AssertionError("a directory with a newest step has steps")
 
     def _restore(self, step: int, abstract: TrainState) -> Restored:
         items = ocp.args.Composite(
@@ -121,21 +134,21 @@ class Checkpoints:
             train=ocp.args.StandardRestore(_all_but_params(abstract)),
             position=ocp.args.JsonRestore(),
         )
-        with _naming_damage(self._manager.directory / str(step)):
-            found = self._manager.restore(step, args=items)
-        record = found["position"]
-        # Checkpoints of before have no tallies.
+        with explaining_failed_restore(self._manager.directory / str(step)):
+            restored = self._manager.restore(step, args=items)
+        record = restored["position"]
+        # Checkpoints of earlier versions have no tallies.
         return Restored(
-            TrainState(found["params"], **found["train"]),
-            record["position"],
-            record.get("processes", []),
+            state=TrainState(restored["params"], **restored["train"]),
+            position=record["position"],
+            tallies=record.get("processes", []),
         )
 
 
 class BestWeights:
-    """Weights, without optimiser, of the `keep` steps of the highest held-out IoU.
+    """Weights, without optimiser state, of the `keep` steps of the highest held-out IoU.
 
-    Steps after `step`, where the run resumes, are deleted: the run makes them again.
+    Steps after `step`, from which the run resumes, are deleted: the run computes them again.
     """
 
     def __init__(self, directory: epath.PathLike, *, keep: int, step: int):
@@ -145,8 +158,8 @@ class BestWeights:
         best = policies.BestN(
             get_metric_fn=_held_out_iou, n=keep, keep_checkpoints_without_metrics=False
         )
-        self._manager = _manager(directory, best, best_fn=_held_out_iou)
-        for later in [found for found in self._manager.all_steps() if found > step]:
+        self._manager = step_manager(directory, best, best_fn=_held_out_iou)
+        for later in [each for each in self._manager.all_steps() if each > step]:
             self._manager.delete(later)
 
     def __enter__(self) -> "BestWeights":
@@ -157,60 +170,26 @@ class BestWeights:
             self._manager.close()
 
     def save(self, step: int, params: Params, iou: float) -> None:
-        """Write the weights of this step asynchronously if its IoU is among the highest."""
+        """Save the weights of this step, asynchronously, if its IoU is among the highest."""
         if not self._keep:
             return
-        # The metrics of a step can be read once it is committed.
-        with _naming_last_good_step(self._manager):
+        # The metrics of a step can be read only once the step is committed.
+        with explaining_failed_save(self._manager):
             self._manager.wait_until_finished()
         if step in self._manager.all_steps():
             return
-        known = [self._manager.metrics(found)[IOU] for found in self._manager.all_steps()]
-        if len(known) == self._keep and iou <= min(known):
+        kept = [self._manager.metrics(each)[IOU] for each in self._manager.all_steps()]
+        if len(kept) == self._keep and iou <= min(kept):
             return
         items = ocp.args.Composite(params=ocp.args.StandardSave(params))
-        with _naming_last_good_step(self._manager):
+        with explaining_failed_save(self._manager):
             self._manager.save(step, args=items, metrics={IOU: iou})
-
-
-def _manager(directory: epath.PathLike, policy: Any, **options: Any) -> ocp.CheckpointManager:
-    """Open a checkpoint manager; `policy`, one of Orbax's, selects the steps that are kept."""
-    directory = epath.Path(directory).resolve()
-    # Orbax calls it when all items of a step are there and before it commits the step.
-    finish = AsyncOptions(post_finalization_callback=lambda: _add_checksums(directory))
-    options = ocp.CheckpointManagerOptions(
-        preservation_policy=policy,
-        create=True,
-        enable_async_checkpointing=True,
-        async_options=finish,
-        **options,
-    )
-    return ocp.CheckpointManager(directory, options=options)
-
-
-def _add_checksums(directory: epath.Path) -> None:
-    """Write the checksums of the uncommitted step under `directory`."""
-    if jax.process_index() == 0:
-        for partial in ocp.utils.tmp_checkpoints(directory):
-            write_checksums(partial.get())
 
 
 def _remedy(check: str, before: int | None) -> str:
     if before is None:
         return "copy the checkpoint again; there is no step before it"
-    return f"copy it again, or go on from step {before} with checkpoint_check=step_before"
-
-
-@contextlib.contextmanager
-def _naming_last_good_step(manager: ocp.CheckpointManager) -> Iterator[None]:
-    try:
-        yield
-    except Exception as error:
-        got = f"{type(error).__name__}: {str(error)[:500]}"
-        remedy = f"look at the space and the rights there; {last_good_step(manager.directory)}"
-        raise UserError(
-            str(manager.directory), expected="a checkpoint to be written", got=got, remedy=remedy
-        ) from error
+    return f"copy it again, or resume from step {before} with checkpoint_check=step_before"
 
 
 def _all_but_params(state: TrainState) -> dict[str, Any]:
@@ -221,22 +200,8 @@ def _held_out_iou(metrics: dict[str, float]) -> float:
     return metrics[IOU]
 
 
-def latest_step(directory: epath.PathLike) -> int | None:
-    """Return the newest finished checkpoint under `directory`; None where there is none."""
-    directory = epath.Path(directory)
-    return max(ocp.utils.checkpoint_steps(directory), default=None) if directory.is_dir() else None
-
-
-def last_good_step(directory: epath.PathLike) -> str:
-    """Return the part of a message that names the step from which the same command continues."""
-    step = latest_step(directory)
-    if step is None:
-        return "no step is saved yet"
-    return f"step {step} is whole and the same command goes on from it"
-
-
 def newest_step(directory: epath.PathLike) -> int:
-    """Return the newest finished checkpoint under `directory`; raise UserError without one."""
+    """Return the newest finished checkpoint under `directory`, or raise UserError."""
     step = latest_step(directory)
     if step is None:
         raise UserError(
@@ -251,59 +216,43 @@ def newest_step(directory: epath.PathLike) -> int:
 def restore_params(
     directory: epath.PathLike, step: int, shardings: Mapping[str, Sharding] | Sharding
 ) -> Params:
-    """Restore float32 weights of one checkpoint under `directory`.
+    """Restore weights (float32) of one checkpoint under `directory`.
 
-    These are the ones that `shardings` names and the checkpoint holds, or all with one sharding.
+    With a mapping, the result has the weights that both `shardings` and the checkpoint name. With a
+    single sharding, it has all weights of the checkpoint.
     """
     directory = epath.Path(directory).resolve()
     if step not in (steps := ocp.utils.checkpoint_steps(directory)):
-        remedy = "raise `keep` of that run, or start a new run from what it has"
         raise UserError(
             str(directory),
             expected=f"the checkpoint of step {step}",
             got=f"steps {sorted(steps)}",
-            remedy=remedy,
+            remedy="raise `keep` of that run, or start a new run from one of its steps",
         )
     item = directory / str(step) / "params"
     require_undamaged(item.parent, item.name, remedy="copy it again, or name another step")
     handler = ocp.PyTreeCheckpointHandler()
-    with _naming_damage(item.parent):
-        held = handler.metadata(item).tree
+    with explaining_failed_restore(item.parent):
+        stored = handler.metadata(item).tree
     if isinstance(shardings, Sharding):
-        shardings = dict.fromkeys(held, shardings)
+        shardings = dict.fromkeys(stored, shardings)
     wanted = {
-        name: jax.ShapeDtypeStruct(held[name].shape, np.float32, sharding=sharding)
+        name: jax.ShapeDtypeStruct(stored[name].shape, np.float32, sharding=sharding)
         for name, sharding in shardings.items()
-        if name in held
+        if name in stored
     }
     if not wanted:
         return {}
     arguments = ocp.checkpoint_utils.construct_restore_args(wanted)
-    with _naming_damage(item.parent), ocp.Checkpointer(handler) as checkpointer:
+    with explaining_failed_restore(item.parent), ocp.Checkpointer(handler) as checkpointer:
         return checkpointer.restore(
             item,
             args=ocp.args.PyTreeRestore(item=wanted, restore_args=arguments, partial_restore=True),
         )
 
 
-@contextlib.contextmanager
-def _naming_damage(step: epath.Path) -> Iterator[None]:
-    try:
-        yield
-    except jax.errors.JaxRuntimeError:  # the device's fault, such as its memory
-        raise
-    except Exception as error:  # Orbax hands on what its storage says as a bare Exception
-        got, remedy = (
-            f"{type(error).__name__}: {str(error)[:300]}",
-            "copy it again, or delete it to use the one before",
-        )
-        raise UserError(
-            str(step), expected="a whole checkpoint that fits", got=got, remedy=remedy
-        ) from error
-
-
 def abstract_state(shapes: TrainState, shardings: TrainState) -> TrainState:
-    """Return ShapeDtypeStructs that carry their shardings."""
+    """Return the ShapeDtypeStructs of `shapes` with `shardings`."""
     return jax.tree.map(
         lambda shape, sharding: jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=sharding),
         shapes,

@@ -1,8 +1,9 @@
-"""Checksums of a checkpoint: a digest of every file of a step, written before its commit.
+"""Checksums of a checkpoint: a digest of every file of a step, written before it is committed.
 
-Orbax and TensorStore verify the B-tree of a checkpoint but not its array data, and no checksum in
-one file says that the file belongs to another step. The digests cover both. The first process reads
-the step back to compute them, in threads; a restore divides the files over the processes.
+Orbax and TensorStore verify the B-tree of a checkpoint but not its array data, and no checksum
+inside one file can show that the file belongs to another step. The digests cover both. The first
+process computes them in threads by reading the step back; a restore divides the files over the
+processes.
 """
 
 import hashlib
@@ -20,14 +21,14 @@ from jax.experimental import multihost_utils
 from segr1_jax.errors import UserError
 
 MANIFEST = "checksums.json"
-# Orbax writes these when it commits, after the digests are made. Nothing is restored from them.
+# Orbax writes these when it commits, after the digests are computed. Nothing is restored from them.
 UNCHECKED = ("_CHECKPOINT_METADATA", "commit_success.txt")
 THREADS = 8  # SHA-256 and reads release the interpreter's lock
 CHUNK_BYTES = 8 * 2**20
 
 
 def write_checksums(step: epath.Path) -> None:
-    """Write the digests of all files under `step`; to be called once nothing else writes there."""
+    """Write the digests of all files under `step`. Call it once nothing else writes there."""
     names = [str(path.relative_to(step)) for path in _files(step)]
     names = [name for name in names if name not in UNCHECKED]
     with ThreadPoolExecutor(THREADS) as pool:
@@ -37,10 +38,10 @@ def write_checksums(step: epath.Path) -> None:
 
 
 def damaged_files(step: epath.Path, item: str = "") -> list[str]:
-    """Return the files of `step` (of one item, where named) that are missing or not as written.
+    """Return the files of `step`, or of one `item` of it, that are missing or changed.
 
     Every process must call this together: each reads its share of the files, and all return the
-    same list. A step without digests, of a version that made none, passes with a line that says so.
+    same list. A step of an earlier version, which wrote no digests, passes with a warning.
     """
     if not (step / MANIFEST).exists():
         if jax.process_index() == 0:
@@ -48,21 +49,23 @@ def damaged_files(step: epath.Path, item: str = "") -> list[str]:
         return []
     began, digests = time.monotonic(), _manifest(step)
     names = [name for name in digests if name.startswith(f"{item}/" if item else "")]
-    mine = names[jax.process_index() :: jax.process_count()]
+    local_names = names[jax.process_index() :: jax.process_count()]
     with ThreadPoolExecutor(THREADS) as pool:
-        found = dict(zip(mine, pool.map(lambda name: _digest(step / name), mine), strict=True))
-    bad = _of_any_process([found.get(name, digests[name]) != digests[name] for name in names])
+        local_digests = pool.map(lambda name: _digest(step / name), local_names)
+        local = dict(zip(local_names, local_digests, strict=True))
+    # Each process flags its own files only; a file is damaged if any process flags it.
+    bad = _of_any_process([local.get(name, digests[name]) != digests[name] for name in names])
     if (seconds := time.monotonic() - began) > 1 and jax.process_index() == 0:
         print(f"{step}: {len(names)} files verified in {seconds:.0f} s", file=sys.stderr)
     return [name for name, damaged in zip(names, bad, strict=True) if damaged]
 
 
 def require_undamaged(step: epath.Path, item: str = "", *, remedy: str) -> None:
-    """Raise UserError where a file of `step` is damaged."""
+    """Raise UserError if a file of `step`, or of one `item` of it, is damaged."""
     if bad := damaged_files(step, item):
         raise UserError(
             str(step),
-            expected=f"files as they were written, by {MANIFEST}",
+            expected=f"files as they were written, according to {MANIFEST}",
             got=f"{len(bad)} that are missing or changed: {', '.join(bad[:3])}",
             remedy=remedy,
         )
@@ -89,7 +92,7 @@ def _files(directory: epath.Path) -> Iterable[epath.Path]:
 
 
 def _digest(path: epath.Path) -> str:
-    """Return the SHA-256 of a file in hexadecimal; empty where there is no such file."""
+    """Return the SHA-256 of a file in hexadecimal, or an empty string if it does not exist."""
     if not path.exists():
         return ""
     digest = hashlib.sha256()
@@ -101,7 +104,7 @@ def _digest(path: epath.Path) -> str:
 
 def _of_any_process(flags: list[bool]) -> np.ndarray:
     """Return the elementwise `or` over the processes."""
-    mine = np.array(flags, bool)
+    local = np.array(flags, bool)
     if jax.process_count() == 1 or not flags:
-        return mine
-    return np.asarray(multihost_utils.process_allgather(mine)).any(axis=0)
+        return local
+    return np.asarray(multihost_utils.process_allgather(local)).any(axis=0)

@@ -1,4 +1,4 @@
-"""Detect compilations after warm-up, and name the function and the argument that changed."""
+"""Guard against compilations after warm-up: an error names the function and the argument."""
 
 import contextlib
 import sys
@@ -9,19 +9,18 @@ from collections.abc import Iterator
 from jax import monitoring
 
 from segr1_jax.errors import UserError
-from segr1_jax.runtime.compiled_functions import Watched, call_at_hand, difference, signature
+from segr1_jax.runtime.compiled_functions import Watched, current_call, difference, signature
 from segr1_jax.runtime.processes import is_first
 
-SHOWN_S = 10.0  # a compilation that takes longer gets a line of its own
+SHOWN_S = 10.0  # a longer compilation is logged in a line of its own
 COMPILE_EVENT = "/jax/core/compile/backend_compile_duration"
 SHOWN_ARGUMENTS = 4
 
 
 class CompileGuard:
-    """Record the XLA compilations of this thread while active; those after `warm` are faults.
+    """Listener for the XLA compilations of this thread; those after `warm` are faults.
 
-    A compilation inside a call of a Watched function records the signature of that call. Steps that
-    compile nothing record nothing.
+    The signature of a Watched function's call is recorded only if the call compiles something.
     """
 
     def __init__(self):
@@ -32,9 +31,9 @@ class CompileGuard:
         monitoring.register_event_duration_secs_listener(self._listen)
 
     def warm(self) -> None:
-        """Count every further compilation as a fault; call it once every function has run.
+        """Count every later compilation as a fault. Call it once every function has run.
 
-        The first call says how long the compiler, or the cache of compiled programs, took.
+        The first call logs the time of the compiler, or of the cache of compiled programs.
         """
         if not self._warm and is_first():
             what = f"{self._programs} programs compiled or read in {self._seconds:.0f} s"
@@ -52,12 +51,13 @@ class CompileGuard:
 
     @property
     def after_warm(self) -> int:
+        """The number of compilations after `warm`."""
         return self._faults.total()
 
     def check(self) -> None:
         """Raise UserError if anything was compiled after warm-up.
 
-        It names the function and the arguments that changed.
+        The error names the functions and the arguments that changed.
         """
         if self._faults:
             raise UserError(
@@ -67,20 +67,20 @@ class CompileGuard:
                     f"{what} ({count} times)" if count > 1 else what
                     for what, count in self._faults.items()
                 ),
-                remedy="keep shapes, dtypes and shardings as they were; "
-                "JAX_LOG_COMPILES=1 shows where",
+                remedy="keep shapes, dtypes and shardings constant; JAX_LOG_COMPILES=1 shows the "
+                "place of a compilation",
             )
 
     def close(self) -> None:
+        """Stop listening."""
         monitoring.unregister_event_duration_listener(self._listen)
 
     def _listen(self, event: str, seconds: float, fun_name: str = "?", **_) -> None:
-        if (
-            event != COMPILE_EVENT or threading.get_ident() != self._thread
-        ):  # a checkpoint is written in threads of its own
+        # Other threads, such as those that write a checkpoint, may compile at any time.
+        if event != COMPILE_EVENT or threading.get_ident() != self._thread:
             return
         self._count(fun_name, seconds)
-        call = call_at_hand()
+        call = current_call()
         cause = _explain(*call) if call and fun_name == f"jit({call[0].name})" else fun_name
         if self._warm and not self._expected:
             self._faults[cause] += 1
@@ -95,11 +95,10 @@ class CompileGuard:
 
 
 def _explain(function: Watched, arguments: tuple) -> str:
-    """Record a compilation, and return how it differs from the nearest earlier one."""
+    """Record the signature of a compilation and return its changes from the nearest earlier one."""
     now = signature(function, arguments)
-    changes = min(
-        (difference(before, now) for before in function.compiled_with), key=len, default=None
-    )
+    differences = (difference(before, now) for before in function.compiled_with)
+    changes = min(differences, key=len, default=None)
     function.compiled_with.append(now)
     return f"{function.name}: {_changes(changes)}"
 

@@ -1,4 +1,4 @@
-"""Jitted functions that know their name and arguments, for the compile guard and for profiles."""
+"""Jitted functions with a name and recorded arguments, for the compile guard and for profiles."""
 
 import contextlib
 import inspect
@@ -11,11 +11,11 @@ import jax
 P = ParamSpec("P")
 R = TypeVar("R")
 
-Signature = dict[str, "Leaf"]  # path of an array among the arguments -> what it looks like
+Signature = dict[str, "Leaf"]  # by the path of an array among the arguments
 
 
 class Leaf(NamedTuple):
-    """The parts of an argument that decide about a compilation: its type and its sharding."""
+    """Properties of an array that select a compiled program: its type and its sharding."""
 
     type: str
     sharding: str
@@ -25,17 +25,21 @@ class Leaf(NamedTuple):
 
 
 class Watched(Generic[P, R]):
-    """A jitted function of the run; a call sets one context variable more than a plain one."""
+    """Jitted function of the run.
+
+    A call sets one context variable; apart from that it is a call of the plain jitted function.
+    """
 
     def __init__(self, name: str, function: Callable[P, R], **jit_options: Any):
         def named(*arguments):
             return function(*arguments)
 
-        # The name appears in traces, compiled texts and the compiler's events.
+        # Traces, compiled texts and the compiler's events show this name.
         named.__name__ = named.__qualname__ = name
-        self.name, self.parameters = name, list(inspect.signature(function).parameters)
+        self.name = name
+        self.parameters = list(inspect.signature(function).parameters)
         self.jitted = jax.jit(named, **jit_options)
-        self.compiled_with: list[Signature] = []  # by every compilation that a CompileGuard saw
+        self.compiled_with: list[Signature] = []  # of the compilations that a CompileGuard saw
 
     def __call__(self, *arguments: P.args, **named: P.kwargs) -> R:
         if named:
@@ -48,24 +52,29 @@ class Watched(Generic[P, R]):
             _call.reset(running)
 
     def __getattr__(self, attribute: str) -> Any:
-        return getattr(self.jitted, attribute)  # lower, trace, eval_shape
+        # For lower, trace and eval_shape.
+        return getattr(self.jitted, attribute)
 
 
 @runtime_checkable
 class Observer(Protocol):
-    """Something that is notified of the steps of a run and makes its calls (segr1_jax/profile)."""
+    """Observer of a run, which is notified of its steps and makes its calls (segr1_jax/profile)."""
 
-    def begin_step(self, step: int) -> None: ...
+    def begin_step(self, step: int) -> None:
+        """Note that a step begins."""
+        ...
 
-    def call(self, function: Watched, arguments: tuple) -> Any: ...
+    def call(self, function: Watched, arguments: tuple) -> Any:
+        """Call the function and return its result."""
+        ...
 
 
 _call: ContextVar[tuple[Watched, tuple] | None] = ContextVar("call", default=None)
 _observer: ContextVar[Observer | None] = ContextVar("observer", default=None)
 
 
-def call_at_hand() -> tuple[Watched, tuple] | None:
-    """Return the watched function that this thread is calling, with its arguments."""
+def current_call() -> tuple[Watched, tuple] | None:
+    """Return the watched function that this thread is calling, with its arguments, or None."""
     return _call.get()
 
 
@@ -86,7 +95,10 @@ def announce_step(step: int) -> None:
 
 
 def signature(function: Watched, arguments: tuple) -> Signature:
-    """Return type and sharding of each array argument, by a path that begins with its parameter."""
+    """Return the Leaf of each array among the arguments.
+
+    Keys are paths that begin with the name of the parameter.
+    """
     leaves = jax.tree_util.tree_flatten_with_path(arguments)[0]
     return {
         function.parameters[path[0].idx] + jax.tree_util.keystr(path[1:]): _leaf(value)
@@ -103,9 +115,10 @@ def difference(old: Signature, new: Signature) -> list[str]:
 def _leaf(value: Any) -> Leaf:
     type_ = jax.typeof(value)
     weak = " (weak)" if getattr(type_, "weak_type", False) else ""
-    placed = getattr(value, "sharding", None)
+    sharding = getattr(value, "sharding", None)
     return Leaf(
-        f"{type_.dtype}{list(type_.shape)}{weak}", "" if placed is None else _placement(placed)
+        type=f"{type_.dtype}{list(type_.shape)}{weak}",
+        sharding="" if sharding is None else _placement(sharding),
     )
 
 

@@ -1,4 +1,4 @@
-"""Disk and host memory that checkpoints of a run need, checked before the first step."""
+"""Disk space and host memory that the checkpoints of a run need, checked before the first step."""
 
 import math
 import shutil
@@ -12,16 +12,22 @@ from segr1_jax.errors import UserError
 from segr1_jax.objective.update import TrainState
 from segr1_jax.runtime.run_directory import best_root, checkpoint_root
 
-# Bytes per second that a host writes: an assumption, of a local NVMe disk or a good shared one.
+# Assumed bytes per second that a host writes, to a local NVMe disk or a fast shared one.
 DISK_RATE = 1e9
 GB = 1e9
 
 
 @dataclass(frozen=True)
 class SavingNeeds:
-    """Bytes of one checkpoint, of everything kept on disk, of one host's memory; seconds of a save.
+    """Bytes and seconds that saving needs.
 
-    Orbax copies a host's shards to memory, then writes them while training goes on.
+    Orbax copies a host's shards to its memory, then writes them while training continues.
+
+    Attributes:
+        checkpoint: bytes of one checkpoint.
+        disk: bytes of everything kept on disk.
+        host_memory: bytes of one host's memory during a save.
+        seconds: duration of a save.
     """
 
     checkpoint: float
@@ -31,18 +37,27 @@ class SavingNeeds:
 
 
 def saving_needs(config: RunConfig, state: TrainState, hosts: int) -> SavingNeeds:
-    """Return the needs of a run; `state` holds arrays or shapes of all devices together.
+    """Return the needs of a run of `config`.
 
-    An old checkpoint goes once the new one is whole, so one more than `keep` lie there for a while.
+    `state` has arrays or their shapes, of all devices together. An old checkpoint is deleted once
+    the new one is complete, so `keep` + 1 checkpoints exist for some time.
     """
-    whole, weights = _bytes(state), _bytes(state.params)
+    checkpoint, weights = _bytes(state), _bytes(state.params)
     best = (config.keep_best + 1) * weights if config.keep_best else 0
-    share = whole / hosts
-    return SavingNeeds(whole, (config.keep + 1) * whole + best, share, share / DISK_RATE)
+    share = checkpoint / hosts
+    return SavingNeeds(
+        checkpoint=checkpoint,
+        disk=(config.keep + 1) * checkpoint + best,
+        host_memory=share,
+        seconds=share / DISK_RATE,
+    )
 
 
 def require_disk(config: RunConfig, state: TrainState, hosts: int) -> None:
-    """Raise UserError where the disk has no room for the checkpoints (object stores have)."""
+    """Raise UserError if the disk has no room for the checkpoints.
+
+    An object store is taken to have room.
+    """
     root = checkpoint_root(config)
     if "://" in root:
         return

@@ -1,7 +1,7 @@
 """Initial weights of a run: a Hugging Face directory, or a checkpoint of another run.
 
-A run with a frozen tower or adapters saves only what it trains; the remainder is where it began
-itself, so one start may build on another.
+A run with a frozen tower or with adapters saves only the weights that it trains. The others come
+from its own start, so a start may refer to another one.
 """
 
 import dataclasses
@@ -31,13 +31,14 @@ PLACES = ("base", "checkpoints")  # fields of a Start that hold a path
 
 @dataclasses.dataclass(frozen=True)
 class Start:
-    """Weights to start from.
+    """Initial weights of a run.
 
     Attributes:
-        base: the Hugging Face directory at the bottom, with config.json, tokenizer and processor.
-        checkpoints, step: a checkpoint of a run; its weights go before those below.
-        below: where that run started.
-        lora: the adapters of that run, where it trained adapters.
+        base: Hugging Face directory of the first run, with config.json, tokenizer and processor.
+        checkpoints: directory of a run's checkpoints, or None to start from `base`.
+        step: the step in `checkpoints`; its weights take precedence over those of `below`.
+        below: the start of that run.
+        lora: configuration of the adapters that the run trained, or None.
     """
 
     base: str
@@ -47,7 +48,7 @@ class Start:
     lora: LoraConfig | None = None
 
     def load(self, policy: Policy, shardings: dict[str, NamedSharding], dtype: DTypeLike) -> Params:
-        """Load the weights that `shardings` names, adapters merged.
+        """Load the weights that `shardings` names, with adapters merged.
 
         `policy` is the policy without adapters.
         """
@@ -55,11 +56,12 @@ class Start:
             return load_params(Path(self.base), policy, shardings, dtype)
         if self.lora:
             return self._load_merged(policy, shardings, dtype)
-        held = restore_params(Path(self.checkpoints), self.step, shardings)
-        missing = {name: sharding for name, sharding in shardings.items() if name not in held}
-        rest = self.below.load(policy, missing, dtype) if missing else {}
+        trained = restore_params(Path(self.checkpoints), self.step, shardings)
+        missing = {name: sharding for name, sharding in shardings.items() if name not in trained}
+        others = self.below.load(policy, missing, dtype) if missing else {}
         return {
-            name: rest[name] if name in missing else held[name].astype(dtype) for name in shardings
+            name: others[name] if name in missing else trained[name].astype(dtype)
+            for name in shardings
         }
 
     def adapters(self, mesh: jax.sharding.Mesh) -> Params:
@@ -96,13 +98,13 @@ def _merge(kernel, lora_a, lora_b, *, scale: float):
 
 
 def resolve_start(path: str | Path) -> Start:
-    """Follow a run, or one checkpoint of it, back to the Hugging Face directory it began from.
+    """Return the start that a Hugging Face directory, a run or a checkpoint of it defines.
 
-    A checkpoint is RUN/checkpoints/STEP or, of those with the highest IoU, RUN/best/STEP. A run
-    directory stands for its newest checkpoint at this moment.
+    A checkpoint is RUN/checkpoints/STEP or, for those with the highest IoU, RUN/best/STEP. A run
+    directory stands for its newest checkpoint at the time of the call.
 
     Raises:
-        UserError: `path` is none of these, or holds no finished checkpoint.
+        UserError: `path` is none of these, or has no finished checkpoint.
     """
     path = Path(path)
     if (path / "config.json").is_file():
@@ -113,7 +115,7 @@ def resolve_start(path: str | Path) -> Start:
         run = path.parent.parent
         best = path.parent == RunDir(run).best
         return _from_run(run, step=int(path.name), best=best)
-    got = "neither config.json nor config.yaml in it" if path.is_dir() else "no such directory"
+    got = "neither config.json nor config.yaml" if path.is_dir() else "no such directory"
     raise UserError(
         str(path),
         expected="a Hugging Face directory, a run directory or a checkpoint in one",
@@ -128,33 +130,33 @@ def _from_run(path: Path, step: int | None = None, *, best: bool = False) -> Sta
     lora = config.policy.lora
     below = _recorded(RunDir(path))
     return Start(
-        below.base,
-        checkpoints,
-        newest_step(checkpoints) if step is None else step,
-        below,
-        lora if lora.rank else None,
+        base=below.base,
+        checkpoints=checkpoints,
+        step=newest_step(checkpoints) if step is None else step,
+        below=below,
+        lora=lora if lora.rank else None,
     )
 
 
 def recorded_start(config: RunConfig) -> Start:
     """Return the start of a run, the same in every process.
 
-    A run that has begun recorded it: the run it started from may have gone on since, and the
-    reference policy must not move. For a new run the first process alone resolves policy.path,
-    for a live run saves steps between the looks of two processes.
+    A run that has begun reads its recorded start: the run that it started from may have continued
+    since, and the reference policy must not change. For a new run, only the first process resolves
+    policy.path, because a running source may save another step before the next process resolves it.
     """
     directory = RunDir(Path(config.run_dir))
 
-    def find() -> str:
+    def resolve() -> str:
         begun = directory.start.is_file() and has_begun(directory)
         start = _recorded(directory) if begun else resolve_start(config.policy.path)
         return json.dumps(dataclasses.asdict(start))
 
-    return _from_json(json.loads(text_of_first(find)), directory.path)
+    return _from_json(json.loads(text_of_first(resolve)), directory.path)
 
 
 def record_start(directory: RunDir, start: Start) -> None:
-    """Write the start and the working directory of its relative paths into the run directory."""
+    """Write the start to the run directory, with the working directory of its relative paths."""
     record = {"working_directory": os.getcwd()} | _to_json(start, directory.path)
     write_atomically(directory.start, json.dumps(record) + "\n")
 
@@ -163,14 +165,16 @@ def _recorded(directory: RunDir) -> Start:
     try:
         return _from_json(json.loads(directory.start.read_text()), directory.path)
     except (OSError, ValueError, TypeError, KeyError) as error:
-        remedy = "copy a run directory whole; this file says which weights it began from"
         raise UserError(
-            str(directory.start), expected="where the run began", got=str(error), remedy=remedy
+            str(directory.start),
+            expected="the record of the run's initial weights",
+            got=str(error),
+            remedy="copy the complete run directory, which includes this file",
         ) from error
 
 
 def _to_json(start: Start, run: Path) -> dict[str, Any]:
-    """Return the start with absolute paths, and with paths relative to the run directory."""
+    """Return the start with every local path both absolute and relative to the run directory."""
     record = dataclasses.asdict(start)
     for name in PLACES:
         if record[name] is not None and "://" not in record[name]:
@@ -184,14 +188,14 @@ def _from_json(record: dict[str, Any], run: Path) -> Start:
     fields = {name: value for name, value in record.items() if name in names}
     for name in PLACES:
         if isinstance(fields.get(name), dict):
-            fields[name] = _found(fields[name], run)
+            fields[name] = _current_path(fields[name], run)
     below, lora = fields.get("below"), fields.get("lora")
     return Start(
         **fields | {"below": below and _from_json(below, run), "lora": lora and LoraConfig(**lora)}
     )
 
 
-def _found(place: dict[str, str], run: Path) -> str:
-    """Return the current path: the recorded one, or the one that moved with the run directory."""
+def _current_path(place: dict[str, str], run: Path) -> str:
+    """Return a recorded path, or its new place if it was moved together with the run directory."""
     moved = run / place["from_run"]
     return str(moved) if moved.exists() and not Path(place["path"]).exists() else place["path"]

@@ -1,7 +1,7 @@
-"""The device mesh, and the placement of host rows on it.
+"""The device mesh, and the transfer of rows between hosts and the mesh.
 
-Every process holds its own rows of a batch (a slice of the data order); together the rows of all
-processes form one global array.
+Every process has its own rows of a batch, the slice that the data order assigns to it. The rows of
+all processes form one global array.
 """
 
 import math
@@ -28,10 +28,12 @@ AXIS_TYPES = (AxisType.Auto,) * len(AXES)
 
 
 def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """Make the mesh of `devices` (of all processes), with Auto axes: XLA propagates shardings.
+    """Return the mesh of `devices`, by default all devices of all processes.
+
+    Its axes are Auto: the compiler propagates shardings.
 
     Raises:
-        UserError: the sizes do not multiply to the number of devices.
+        UserError: the product of the sizes is not the number of devices.
     """
     devices = jax.devices() if devices is None else devices
     shape = mesh_shape(config, len(devices))
@@ -41,18 +43,18 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -
 
 
 def host_by_host(devices: Sequence[Any]) -> np.ndarray:
-    """Order devices by process, so that a tensor group is inside one process.
+    """Return the devices sorted by process, so that every tensor group is inside one process.
 
-    Each process loads whole rows of the batch, so its devices must hold whole tensor groups.
-    `jax.make_mesh` follows the torus of a TPU slice alone: of 8 x 8 v5e chips on hosts of 2 x 2 it
-    puts a group of 4 along one axis of the torus, over two hosts.
+    Each process loads whole rows of the batch, so its devices must form whole tensor groups.
+    `jax.make_mesh` considers only the torus of a TPU slice: of 8 x 8 v5e chips on hosts of 2 x 2 it
+    places a group of 4 along one axis of the torus, across two hosts.
     """
     ordered = sorted(devices, key=lambda device: (device.process_index, device.id))
     return np.array(ordered, dtype=object)
 
 
 def mesh_shape(config: MeshConfig, count: int) -> tuple[int, ...]:
-    """Return the sizes of AXES; raise UserError where their product is not `count` devices."""
+    """Return the sizes of AXES, or raise UserError if their product is not `count`."""
     sizes = [getattr(config, axis) for axis in AXES]
     if sizes.count(-1) == 1:
         sizes[sizes.index(-1)] = count // math.prod(size for size in sizes if size != -1)
@@ -62,7 +64,7 @@ def mesh_shape(config: MeshConfig, count: int) -> tuple[int, ...]:
             "mesh",
             expected=f"sizes that multiply to {count} devices",
             got=shape,
-            remedy="set one axis to -1 to take the rest",
+            remedy="set one axis to -1, which takes the remainder",
         )
     return tuple(sizes)
 
@@ -70,7 +72,7 @@ def mesh_shape(config: MeshConfig, count: int) -> tuple[int, ...]:
 def check_tensor_groups(tensor: int, owners: Sequence[int]) -> None:
     """Raise UserError unless every tensor group is inside one process.
 
-    `owners` are the processes of the devices in mesh order.
+    `owners` has the process of each device, in mesh order.
     """
     groups = np.asarray(owners).reshape(-1, tensor)
     if (groups != groups[:, :1]).any():
@@ -85,36 +87,43 @@ def check_tensor_groups(tensor: int, owners: Sequence[int]) -> None:
 
 @dataclass(frozen=True)
 class Placement:
-    """Shardings of weights, rows and states on a mesh."""
+    """Shardings of batches, weights and state on a mesh."""
 
     mesh: Mesh | AbstractMesh
 
     @property
     def abstract_mesh(self) -> AbstractMesh:
+        """The mesh without its devices."""
         return self.mesh if isinstance(self.mesh, AbstractMesh) else self.mesh.abstract_mesh
 
     @property
     def replicated(self) -> NamedSharding:
+        """The sharding of arrays that every device has complete."""
         return NamedSharding(self.mesh, PartitionSpec())
 
     @property
     def rows(self) -> NamedSharding:
+        """The sharding of the rows of a batch over data and fsdp."""
         return NamedSharding(self.mesh, BATCH)
 
     @property
     def row_shards(self) -> int:
-        """Number of parts of a batch; every batch size is a multiple of it."""
+        """The number of parts of a batch; every batch size must be a multiple of it."""
         return self.mesh.shape["data"] * self.mesh.shape["fsdp"]
 
     def weights(
         self, specs: Mapping[str, WeightSpec], rules: dict[str, str | None]
     ) -> dict[str, NamedSharding]:
+        """Return the sharding of every weight under `rules` (logical axis -> mesh axis)."""
         return weight_shardings(specs, self.mesh, rules)
 
     def state(
         self, specs: Mapping[str, WeightSpec], optimizer: optax.GradientTransformation
     ) -> TrainState:
-        """Return the shardings of a TrainState; moments have those of their weights."""
+        """Return the sharding of every leaf of a TrainState.
+
+        The moments of the optimiser have the shardings of their weights.
+        """
         weights = self.weights(specs, TRAIN_RULES)
         shapes: Params = {
             name: jax.ShapeDtypeStruct(spec.shape, np.float32) for name, spec in specs.items()
@@ -134,50 +143,51 @@ class Placement:
         """Raise UserError unless batches of these sizes split evenly."""
         for field, size in sizes.items():
             if size % self.row_shards:
-                remedy = (
-                    f"make {field} a multiple of {self.row_shards} (in each micro-batch), "
-                    "or give devices to mesh.tensor"
-                )
                 raise UserError(
                     field,
                     expected=f"rows for data x fsdp = {self.row_shards} shards",
                     got=str(size),
-                    remedy=remedy,
+                    remedy=f"make {field} a multiple of {self.row_shards} (in each micro-batch), "
+                    "or use more devices for mesh.tensor",
                 )
 
     def check_rows(self, **sizes: int) -> None:
-        """Raise UserError unless batches of these sizes split evenly over devices and processes."""
+        """Raise UserError unless such batches split evenly and each process has its own rows."""
         self.check_sizes(**sizes)
         owners = [device.process_index for device in self.mesh.devices.flat]
         check_tensor_groups(self.mesh.shape["tensor"], owners)
 
     def put_rows(self, local: Any) -> Any:
-        """Put this process's rows of every array of a tree on the mesh, as global arrays."""
+        """Return global arrays, split over the mesh, from this process's rows of each array."""
         return jax.tree.map(
             lambda rows: jax.make_array_from_process_local_data(self.rows, np.asarray(rows)), local
         )
 
     def get_rows(self, tree: Any) -> Any:
-        """Return the rows of global arrays that belong to this process, in order, as numpy."""
+        """Return this process's rows of global arrays, in order, as numpy."""
         return jax.tree.map(_local_rows, tree)
 
 
 def _local_rows(array: jax.Array) -> np.ndarray:
     if array.is_fully_addressable:
         return np.asarray(array)
+    # Replicas of a row shard (over the tensor axis) have the same start: one of them is kept.
     by_start = {shard.index[0].start or 0: shard.data for shard in array.addressable_shards}
     return np.concatenate([np.asarray(by_start[start]) for start in sorted(by_start)])
 
 
 def sum_over_processes(values: np.ndarray) -> np.ndarray:
-    """Sum a small array over all processes (in float32 where there are several)."""
+    """Return the elementwise sum of a small array over all processes, the same in each.
+
+    With several processes the result is float32.
+    """
     if jax.process_count() == 1:
         return values
     return np.asarray(multihost_utils.process_allgather(values)).sum(axis=0)
 
 
 def max_over_processes(value: int) -> int:
-    """Return the largest value of all processes, in each of them."""
+    """Return the largest value of all processes, the same in each."""
     if jax.process_count() == 1:
         return value
     return int(np.max(multihost_utils.process_allgather(np.array(value, np.int32))))

@@ -1,4 +1,4 @@
-"""Logs of a run: metrics.jsonl, TensorBoard, and the seconds of each phase."""
+"""Metrics of a run: metrics.jsonl, TensorBoard, and the seconds of each phase."""
 
 import contextlib
 import json
@@ -17,18 +17,19 @@ from segr1_jax.runtime.run_directory import RunDir
 from segr1_jax.runtime.tensorboard_files import cut_events
 
 NOT_FINITE = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
-OTHER = "other"  # host work in no named phase
+OTHER = "other"  # host work outside every named phase
 
 
 class MetricsWriter:
-    """Append a JSON line per call to metrics.jsonl, and the same numbers to TensorBoard.
+    """Writer of one JSON line per call to metrics.jsonl, and of the same numbers to TensorBoard.
 
-    Both are written at once: a full disk raises OSError here. (The thread of tensorboardX's own
-    writer ends at one, and blocks its caller once its queue is full.)
+    Lines have sorted keys. Both files are flushed at once, so a full disk raises OSError here.
+    (tensorboardX's own writer has a thread that ends at that error and then blocks its caller once
+    its queue is full.)
 
-    `start_step` is the restored step: lines after it are cut, so that a killed run and an
-    uninterrupted one leave the same lines. 0 means that nothing was restored: all earlier lines are
-    removed. Use it as a context manager.
+    `start_step` is the restored step. Lines after it are deleted, so that a killed and resumed run
+    leaves the same lines as an uninterrupted one; 0 deletes all earlier lines. Use it as a context
+    manager.
 
     Example:
         >>> with MetricsWriter(run, start_step=0) as writer:
@@ -36,7 +37,7 @@ class MetricsWriter:
     """
 
     def __init__(self, run: RunDir, start_step: int = 0):
-        # Imported here: it is slow, and no reader of configurations needs it.
+        # Imported here because it is slow, and commands that only read metrics do not need it.
         from tensorboardX.event_file_writer import EventsWriter
 
         _cut_lines(run, start_step)
@@ -70,6 +71,7 @@ class MetricsWriter:
         self._board.flush()
 
     def close(self) -> None:
+        """Close both files."""
         self._lines.close()
         self._board.close()
 
@@ -81,23 +83,23 @@ class MetricsWriter:
 
 
 def read_metrics(run: RunDir) -> list[dict[str, Any]]:
-    """Read the lines of metrics.jsonl in order, without a last line that a kill cut short.
+    """Return the lines of metrics.jsonl in order, without a last line cut short by a kill.
 
-    Figures that are not finite, which JSON cannot hold as numbers, are numbers again.
+    Values that are not finite, which JSON stores as words, are converted back to numbers.
     """
     if not run.metrics.exists():
         return []
-    whole = run.metrics.read_text().rpartition("\n")[0]
-    lines = map(json.loads, whole.splitlines())
+    complete = run.metrics.read_text().rpartition("\n")[0]
+    lines = map(json.loads, complete.splitlines())
     return [{name: NOT_FINITE.get(value, value) for name, value in line.items()} for line in lines]
 
 
 class PhaseTimer:
-    """Seconds of the host's wall clock per phase of a step; a trace shows the same phases.
+    """Timer of the host's wall clock per phase of a step. A trace shows the same phases.
 
-    Time counts for the innermost phase, or for `other`, so phases add up to `time/step_s`. Devices
-    work asynchronously:
-    a phase holds what the host does and waits for in it, not what the devices do meanwhile.
+    All time belongs to exactly one phase, the innermost, or to `other`, so the phases add up to
+    `time/step_s`. Devices work asynchronously: a phase includes the work and the waiting of the
+    host, not the work of the devices.
 
     Example:
         >>> timer = PhaseTimer()
@@ -113,6 +115,7 @@ class PhaseTimer:
 
     @contextlib.contextmanager
     def __call__(self, phase: str) -> Iterator[None]:
+        """Count the time inside the block for `phase`."""
         outer = self._phase
         self._enter(phase)
         try:
@@ -122,12 +125,13 @@ class PhaseTimer:
             self._enter(outer)
 
     def take(self, steps: int) -> dict[str, float]:
-        """Return seconds since the last call, by phase and in total, as means over `steps`."""
+        """Return the seconds of each phase and in total since the last call, and restart.
+
+        The values are means over `steps` steps.
+        """
         self._enter(self._phase)
-        seconds, self._seconds = (
-            self._seconds | {"step": sum(self._seconds.values())},
-            defaultdict(float),
-        )
+        seconds = self._seconds | {"step": sum(self._seconds.values())}
+        self._seconds = defaultdict(float)
         return {f"time/{name}_s": value / steps for name, value in seconds.items()}
 
     def _enter(self, phase: str) -> None:
@@ -151,5 +155,5 @@ def _number(value: Any) -> int | float:
 
 
 def _json(value: int | float) -> int | float | str:
-    """Return a number as JSON can hold it: NaN and infinities as words for read_metrics."""
+    """Return the value, or the word for it if it is not finite: JSON has no NaN."""
     return value if math.isfinite(value) else str(value)

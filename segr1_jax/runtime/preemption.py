@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C as requests to stop: the step in progress is saved before the run ends."""
+"""Orderly stop at SIGTERM and Ctrl-C: the step in progress is saved before the run ends."""
 
 import os
 import signal
@@ -7,15 +7,15 @@ from types import FrameType
 from segr1_jax.runtime.mesh import max_over_processes
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
-NOTED = "segr1: %s noted: the run saves its last step and ends; a second signal ends it at once\n"
+RECEIVED = "segr1: %s received: the run saves its last step and ends; a second signal ends it now\n"
 
 
 class Preemption:
-    """Note the first signal of SIGNALS instead of letting it end the process.
+    """Handler that records the first signal of SIGNALS instead of ending the process.
 
-    SLURM, Kubernetes and spot machines send SIGTERM ahead of SIGKILL. A second signal has its
-    default effect. A signal that is ignored on entry stays ignored: a shell starts background
-    jobs without SIGINT. Use as a context manager, in the main thread.
+    SLURM, Kubernetes and spot machines send SIGTERM before SIGKILL. A second signal has its default
+    effect. A signal that is ignored on entry remains ignored: a shell starts background jobs with
+    SIGINT ignored. Use it as a context manager, in the main thread.
     """
 
     def __enter__(self) -> "Preemption":
@@ -38,12 +38,12 @@ class Preemption:
         for each in self._before:
             default = signal.SIG_DFL if each == signal.SIGTERM else signal.default_int_handler
             signal.signal(each, default)
-        # A handler may interrupt a print: os.write is safe there.
-        os.write(2, (NOTED % signal.Signals(number).name).encode())
+        # A handler may interrupt a print; os.write is safe in that case.
+        os.write(2, (RECEIVED % signal.Signals(number).name).encode())
 
     def agreed(self) -> int:
-        """Return, in every process, the signal that any process was sent; 0 without one.
+        """Return the signal that any process has received, or 0, the same in every process.
 
-        A process that stopped alone would leave the others waiting in a collective.
+        If one process stopped alone, the others would wait in a collective.
         """
         return max_over_processes(self._asked)

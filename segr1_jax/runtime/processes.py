@@ -1,4 +1,4 @@
-"""Settings before JAX starts: determinism, compilation cache, the other processes of the run."""
+"""Setup before JAX starts: determinism, compilation cache, and the other processes of the run."""
 
 import contextlib
 import os
@@ -14,8 +14,8 @@ from jax.experimental import multihost_utils
 from segr1_jax.errors import Preempted, UserError
 
 CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "segr1_jax" / "xla"
-FAILED = 70  # exit status of a process that takes its peers with it (EX_SOFTWARE)
-MIN_COMPILE_S = 1.0  # quicker compilations are not worth a file
+FAILED = 70  # exit status of a process whose failure ends the others (EX_SOFTWARE)
+MIN_COMPILE_S = 1.0  # shorter compilations are not cached
 DETERMINISTIC = "--xla_gpu_deterministic_ops=true"
 VARIABLES = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 
@@ -23,59 +23,61 @@ VARIABLES = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 def prepare_runtime(
     *, deterministic: bool, memory_share: float | None = None, compile_cache: str = ""
 ) -> None:
-    """Configure JAX; call it once, before any other use of JAX.
+    """Configure JAX. Call it once, before any other use of JAX.
 
     Args:
-        deterministic: ask XLA for reproducible reductions.
-        memory_share: the part of each GPU's memory that JAX takes; None leaves it to JAX.
-        compile_cache: folder of compiled programs; empty means CACHE. Of several processes JAX lets
-            the first one write there, so hosts that should find its programs must share the folder.
+        deterministic: request reproducible reductions from XLA.
+        memory_share: share of each GPU's memory for JAX; None uses JAX's default.
+        compile_cache: folder of compiled programs; empty means CACHE. With several processes only
+            the first one writes to it, so hosts that should use its programs must share it.
     """
     if memory_share is not None:
         os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", f"{memory_share:.3f}")
     if deterministic:
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {DETERMINISTIC}".strip()
-    if not jax.config.jax_compilation_cache_dir:  # JAX_COMPILATION_CACHE_DIR wins
+    # JAX_COMPILATION_CACHE_DIR takes precedence.
+    if not jax.config.jax_compilation_cache_dir:
         jax.config.update("jax_compilation_cache_dir", compile_cache or str(CACHE))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", MIN_COMPILE_S)
     join_processes()
 
 
 def join_processes() -> None:
-    """Join the other processes if the launcher set VARIABLES.
+    """Join the other processes of the run if the launcher set VARIABLES.
 
-    The address `auto` leaves all three to JAX (TPU pods, SLURM, MPI).
+    With the address `auto`, JAX detects all three itself (TPU pods, SLURM, MPI).
 
     Raises:
-        UserError: some but not all of them are set.
+        UserError: some but not all of the variables are set.
     """
-    found = {name: os.environ[name] for name in VARIABLES if name in os.environ}
-    if not found:
+    values = {name: os.environ[name] for name in VARIABLES if name in os.environ}
+    if not values:
         return
-    if found.get("JAX_COORDINATOR_ADDRESS") == "auto":
+    if values.get("JAX_COORDINATOR_ADDRESS") == "auto":
         return jax.distributed.initialize()
-    if len(found) < len(VARIABLES):
-        missing = ", ".join(name for name in VARIABLES if name not in found)
+    if len(values) < len(VARIABLES):
+        missing = ", ".join(name for name in VARIABLES if name not in values)
         raise UserError(
             "environment",
             expected=f"all of {', '.join(VARIABLES)}",
             got=f"no {missing}",
             remedy="set them, or none of them",
         )
-    address, count, index = found.values()
+    address, count, index = values.values()
     jax.distributed.initialize(address, int(count), int(index))
 
 
 @contextlib.contextmanager
 def end_together() -> Iterator[None]:
-    """End this process at once where a run of several processes fails in it, and say why.
+    """End this process at once, with its error, if it fails in a run of several processes.
 
-    The others then lose their connection and end too. An orderly exit would wait for them, and they
-    for the collectives of this process.
+    The others then lose the connection and end too. An orderly exit would wait for the others,
+    which wait for the collectives of this process. Use it around a whole run.
     """
     try:
         yield
-    except Preempted:  # all have agreed to it
+    except Preempted:
+        # All processes have agreed to stop.
         raise
     except BaseException as error:
         if jax.process_count() == 1:
@@ -90,14 +92,18 @@ def end_together() -> Iterator[None]:
 
 
 def is_first() -> bool:
-    """Return True in the one process that writes shared files."""
+    """Return True in the first process, which writes the shared files."""
     return jax.process_index() == 0
 
 
 def text_of_first(make: Callable[[], str]) -> str:
-    """Return, in every process, the result of `make`, which runs in the first process alone."""
+    """Return, in every process, the text that `make` returns in the first one.
+
+    `make` runs in the first process only.
+    """
     if jax.process_count() == 1:
         return make()
+    # A broadcast needs equal shapes in all processes, so the size is sent first.
     text = np.frombuffer(make().encode(), np.uint8) if is_first() else np.zeros(0, np.uint8)
     size = int(multihost_utils.broadcast_one_to_all(np.int32(text.size)))
     padded = np.resize(text, size) if is_first() else np.zeros(size, np.uint8)
@@ -105,6 +111,6 @@ def text_of_first(make: Callable[[], str]) -> str:
 
 
 def wait_for_all(name: str) -> None:
-    """Return once every process has called this."""
+    """Return once every process has called this with the same name."""
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(name)

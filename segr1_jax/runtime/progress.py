@@ -1,4 +1,4 @@
-"""Progress of long work: a live bar on a terminal, plain lines in a log."""
+"""Progress display: a live bar on a terminal, plain lines in a log."""
 
 import sys
 import time
@@ -16,11 +16,12 @@ from rich.progress import (
 )
 from rich.progress import Progress as Bar
 
-PLAIN_INTERVAL_S = 5.0  # a log gets a line this often at most; the last step always
+# Shortest time between two lines in a log. The last step always has a line.
+PLAIN_INTERVAL_S = 5.0
 
 
 class Progress:
-    """Show step, remaining time and key figures. Use it as a context manager.
+    """Display of step, remaining time and key figures. Use it as a context manager.
 
     Example:
         >>> with Progress("grpo", total=100, start=40) as progress:
@@ -28,22 +29,18 @@ class Progress:
     """
 
     def __init__(self, title: str, total: int, start: int = 0, stream: TextIOBase | None = None):
-        self._title, self._total, self._start, self._stream = (
-            title,
-            total,
-            start,
-            stream or sys.stderr,
-        )
+        self._title = title
+        self._total = total
+        self._start = start
+        self._stream = stream or sys.stderr
         self._began = self._printed = time.monotonic()
         self._bar = _bar(Console(file=self._stream)) if self._stream.isatty() else None
-        self._task = (
-            self._bar.add_task(title, total=total, completed=start, figures="")
-            if self._bar
-            else None
-        )
+        self._task = None
+        if self._bar:
+            self._task = self._bar.add_task(title, total=total, completed=start, figures="")
 
     def update(self, step: int, figures: Mapping[str, float]) -> None:
-        """Show that `step` updates are done, with `figures` to three decimal places."""
+        """Show that `step` updates are done, and `figures` with three digits after the point."""
         text = "  ".join(f"{name} {value:.3f}" for name, value in figures.items())
         if self._bar:
             self._bar.update(self._task, completed=step, figures=text)
@@ -73,16 +70,13 @@ class Progress:
 
 
 class CountedProgress:
-    """Show the progress of several tasks, one after the other, each with its own count.
-
-    Use it as a context manager.
-    """
+    """Display of several counts one after the other. Use it as a context manager."""
 
     def __init__(self):
         self._title, self._current = "", None
 
     def update(self, title: str, done: int, total: int) -> None:
-        """Show that `done` of `total` of `title` are done."""
+        """Show that `done` of `total` are done for `title`."""
         if title != self._title:
             self._close()
             self._title, self._current = title, Progress(title, total).__enter__()
@@ -100,7 +94,7 @@ class CountedProgress:
 
 
 def show_markdown(text: str, stream: TextIOBase | None = None) -> None:
-    """Print markdown: rendered on a terminal, as text in a log."""
+    """Print markdown, rendered on a terminal and unchanged in a log."""
     stream = stream or sys.stdout
     if stream.isatty():
         Console(file=stream).print(Markdown(text))

@@ -1,14 +1,20 @@
-"""The run directory: every file that a run writes.
+"""The run directory, which contains everything that a run writes.
 
-config.yaml     the whole configuration          checkpoints/  Orbax steps (or in checkpoint_dir)
-config.hash     its hash                         best/         weights of the best steps (keep_best)
-start.json      the weights it began from        eval/         one JSONL of rows per evaluation
-lock            held while a process works here
-metrics.jsonl   one line per logged step         samples/      masks beside ground truth
-tb/             the same for TensorBoard         export/       the Hugging Face directory
-profile/        XProf traces
-report.md       the closing table                incidents/    fatal requests, skipped batches
-report.html     table, curves and samples
+config.yaml    the whole configuration
+config.hash    its hash
+start.json     the initial weights
+lock           held while a process works in the directory
+checkpoints/   Orbax steps (or in checkpoint_dir)
+best/          weights of the best steps (keep_best)
+metrics.jsonl  one line per logged step
+tb/            the same for TensorBoard
+profile/       XProf traces
+eval/          one JSONL of rows per evaluation
+samples/       masks beside the ground truth
+incidents/     quarantined requests, stacks at missed deadlines, batches of skipped updates
+export/        the Hugging Face directory
+report.md      the final table
+report.html    table, curves and samples
 """
 
 import os
@@ -22,12 +28,12 @@ from segr1_jax.config.loading import dump_config, load_config
 from segr1_jax.config.resume_rules import check_resumable, config_hash, rounding_changes
 from segr1_jax.config.schema import RunConfig
 from segr1_jax.errors import UserError
-from segr1_jax.runtime.checkpoint import latest_step
+from segr1_jax.runtime.orbax_steps import latest_step
 
 
 @dataclass(frozen=True)
 class RunDir:
-    """Paths inside one run directory."""
+    """Paths in one run directory."""
 
     path: Path
 
@@ -89,29 +95,29 @@ class RunDir:
 
 
 def checkpoint_root(config: RunConfig) -> str:
-    """Return the folder or URL of the checkpoints of a run."""
+    """Return the folder or URL of the run's checkpoints."""
     return config.checkpoint_dir or str(RunDir(Path(config.run_dir)).checkpoints)
 
 
 def best_root(config: RunConfig) -> str:
-    """Return the folder of the weights of the best steps, beside the checkpoints."""
+    """Return the folder or URL of the weights of the best steps."""
     if config.checkpoint_dir:
         return f"{config.checkpoint_dir}/best"
     return str(RunDir(Path(config.run_dir)).best)
 
 
 def incidents_of(config: RunConfig) -> Path:
-    """Return the folder of a run's incidents, which need not exist yet."""
+    """Return the folder of a run's incidents. The run directory need not exist."""
     return RunDir(Path(config.run_dir)).incidents
 
 
 def make_run_dir(config: RunConfig) -> RunDir:
     """Create `config.run_dir` unless it is a run directory already.
 
-    It appears complete (config, hash, folders) by one rename, so a kill never leaves half of one.
+    One rename creates it complete (config, hash, folders), so a kill never leaves a partial one.
 
     Raises:
-        UserError: the directory holds something that is no run.
+        UserError: the directory has files but is not a run directory.
     """
     run = RunDir(Path(config.run_dir))
     if not _has_content(run.path):
@@ -127,13 +133,14 @@ def make_run_dir(config: RunConfig) -> RunDir:
 
 
 def claim_run_dir(run: RunDir, config: RunConfig) -> None:
-    """Record `config` in this run directory. Call it with the lock held (runtime/run_lock.py).
+    """Write `config` to this run directory. Call it with the lock held (runtime/run_lock.py).
 
-    A run that has computed nothing yet binds nothing. What a resumed run may change is in
-    config/resume_rules.py; where a change gives up equality to the bit, one line says so.
+    Any configuration may replace that of a run that has not computed anything. The changes that a
+    resumed run may make are in config/resume_rules.py; a change that ends bitwise equality is
+    logged.
 
     Raises:
-        UserError: another configuration made the run, or its checkpoints lie elsewhere.
+        UserError: the run has another configuration, or its checkpoints are in another place.
     """
     if has_begun(run):
         old = load_config(run.config)
@@ -142,7 +149,7 @@ def claim_run_dir(run: RunDir, config: RunConfig) -> None:
         if rounded := rounding_changes(old, config):
             print(f"resumed with {'; '.join(rounded)}: equal up to rounding", file=sys.stderr)
         if old.steps != config.steps:
-            # They tell of the end of a run that now continues.
+            # Both reports describe the end of a run that now continues.
             run.report.unlink(missing_ok=True)
             run.page.unlink(missing_ok=True)
     write_atomically(run.config, dump_config(config))
@@ -150,13 +157,16 @@ def claim_run_dir(run: RunDir, config: RunConfig) -> None:
 
 
 def _check_moved_checkpoints(old: RunConfig, new: RunConfig) -> None:
-    """Raise UserError where checkpoint_dir has changed and the checkpoints were not moved there."""
+    """Raise UserError if checkpoint_dir changed but the checkpoints were not moved.
+
+    Otherwise the run would start again at step 0.
+    """
     before, after = checkpoint_root(old), checkpoint_root(new)
-    left = latest_step(before) if before != after else None
-    if left is not None and latest_step(after) is None:
+    step = latest_step(before) if before != after else None
+    if step is not None and latest_step(after) is None:
         raise UserError(
             "checkpoint_dir",
-            expected=f"the checkpoints of this run ({before} holds step {left})",
+            expected=f"the checkpoints of this run ({before} has step {step})",
             got=f"none in {after}",
             remedy=f"move them there, or set checkpoint_dir={old.checkpoint_dir or repr('')}",
         )
@@ -164,9 +174,8 @@ def _check_moved_checkpoints(old: RunConfig, new: RunConfig) -> None:
 
 def has_begun(run: RunDir) -> bool:
     """Return True once the run has logged or saved anything."""
-    return any(run.checkpoints.iterdir()) or (
-        run.metrics.is_file() and run.metrics.stat().st_size > 0
-    )
+    has_metrics = run.metrics.is_file() and run.metrics.stat().st_size > 0
+    return any(run.checkpoints.iterdir()) or has_metrics
 
 
 def _has_content(path: Path) -> bool:

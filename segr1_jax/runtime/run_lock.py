@@ -1,4 +1,4 @@
-"""A lock on the run directory: a second process would cut the metrics of the first."""
+"""Lock of a run directory: a second process would delete metrics of the first."""
 
 import contextlib
 import errno
@@ -14,20 +14,20 @@ from typing import TextIO
 from segr1_jax.errors import UserError
 
 NAME = "lock"
-# What file systems answer that know no locks.
+# Errors of file systems that do not support locks.
 UNSUPPORTED = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 
 
 @contextlib.contextmanager
 def locked(directory: Path) -> Iterator[None]:
-    """Hold the lock of a run directory; the kernel releases it however the process ends.
+    """Hold the lock of a run directory. The kernel releases it when the process ends in any way.
 
-    `flock` holds between the processes of one host on any local file system, and between hosts on
-    NFS (v4, or v3 with lockd) and on Lustre mounted with `flock`. Where the file system knows no
-    locks a warning says so and the run goes on.
+    `flock` works between the processes of one host on any local file system, and between hosts on
+    NFS (v4, or v3 with lockd) and on Lustre mounted with `flock`. If the file system does not
+    support locks, a warning is printed and the run continues.
 
     Raises:
-        UserError: another process holds it; names its host, process id and start.
+        UserError: another process has the lock; names its host, process id and start.
     """
     with (directory / NAME).open("a+", encoding="utf-8") as file:
         _acquire(file, directory)
@@ -35,7 +35,7 @@ def locked(directory: Path) -> Iterator[None]:
         try:
             yield
         finally:
-            # The file stays: whoever deleted it could delete the lock of the next run.
+            # The file is not deleted, because that could delete the lock of the next run.
             _write(file, "")
 
 
@@ -47,7 +47,7 @@ def _acquire(file: TextIO, directory: Path) -> None:
         holder = file.read().strip() or "another process"
         raise UserError(
             str(directory),
-            expected="a run directory that no other process works in",
+            expected="a run directory that no other process uses",
             got=holder,
             remedy="wait until it ends, or choose another run_dir",
         ) from None
@@ -55,8 +55,8 @@ def _acquire(file: TextIO, directory: Path) -> None:
         if error.errno not in UNSUPPORTED:
             raise
         print(
-            f"segr1: {directory} lies on a file system without locks ({error.strerror}): see to it "
-            "that no second process works there",
+            f"segr1: {directory} is on a file system without locks ({error.strerror}); make sure "
+            "that no second process uses it",
             file=sys.stderr,
         )
 

@@ -1,4 +1,4 @@
-"""An XProf trace of some steps of an ordinary run (profile.steps)."""
+"""XProf trace of some steps of an ordinary run (profile.steps)."""
 
 import contextlib
 from collections.abc import Iterator, Sequence
@@ -8,14 +8,15 @@ import jax
 
 from segr1_jax.runtime.metrics_log import PhaseTimer
 
-TRACE_PHASE = "trace"  # starting the profiler, and writing what it saw
-STEP_EVENT = "step"  # what a step is called in a trace
+TRACE_PHASE = "trace"  # time to start the profiler and to write the trace
+STEP_EVENT = "step"  # name of a step in a trace
 
 
 class StepTrace:
-    """Trace the steps from the first to the last of `steps` into a folder of `folder`.
+    """Trace of the steps from the first to the last of `steps`, or of none if `steps` is empty.
 
-    Use it as a context manager: a run that ends in between leaves the trace of what there was.
+    It is written to a folder in `folder` that is named by the time. Use it as a context manager: a
+    run that ends earlier leaves the trace of the steps so far.
     """
 
     def __init__(self, steps: Sequence[int], folder: Path, timer: PhaseTimer):
@@ -24,7 +25,7 @@ class StepTrace:
 
     @contextlib.contextmanager
     def __call__(self, step: int) -> Iterator[None]:
-        """Trace one step if it is among `steps`."""
+        """Trace one step, if it is selected. Use it around the step."""
         if step in self._steps and not self._active:
             with self._timer(TRACE_PHASE):
                 self._start()
@@ -36,9 +37,8 @@ class StepTrace:
 
     def _start(self) -> None:
         options = jax.profiler.ProfileOptions()
-        options.python_tracer_level = (
-            0  # every Python call would hide the phases, and slow the host down
-        )
+        # A trace of every Python call would hide the phases and slow down the host.
+        options.python_tracer_level = 0
         jax.profiler.start_trace(self._folder, profiler_options=options)
         self._active = True
 

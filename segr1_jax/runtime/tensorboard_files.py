@@ -1,8 +1,10 @@
-"""Cut TensorBoard event files back to a step.
+"""Truncation of TensorBoard event files after a step.
 
-An event file is a chain of TFRecords, little endian: length (uint64), its CRC (uint32), the Event
-message, its CRC (uint32)
-(tensorflow/core/lib/io/record_writer.h). Kept records are copied byte for byte.
+An event file is a sequence of TFRecords, little-endian (tensorflow/core/lib/io/record_writer.h):
+
+    uint64 length | uint32 CRC of it | Event message of that length | uint32 CRC of the message
+
+Kept records are copied byte for byte.
 """
 
 import struct
@@ -16,9 +18,9 @@ FOOTER_BYTES = 4
 
 
 def cut_events(directory: Path, last_step: int) -> None:
-    """Drop the records after `last_step`, and a torn last one, from the event files of `directory`.
+    """Remove the records after `last_step` from every event file of `directory`.
 
-    0 removes the files.
+    An incomplete last record is removed too. A `last_step` of 0 deletes the files.
     """
     for path in sorted(directory.glob("events.out.tfevents.*")):
         records = [record for record, step in _records(path.read_bytes()) if step <= last_step]
@@ -29,7 +31,7 @@ def cut_events(directory: Path, last_step: int) -> None:
 
 
 def _records(content: bytes) -> Iterator[tuple[bytes, int]]:
-    """Yield the whole records of one event file, each with its step."""
+    """Yield the complete records of one event file, each with its step."""
     from tensorboardX.proto.event_pb2 import Event
 
     start = 0

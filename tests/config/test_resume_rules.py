@@ -106,7 +106,7 @@ def test_checkpoints_left_behind_are_named(old, tmp_path):
     run = begun(old)
     (run.checkpoints / "3").mkdir()
     moved = changed(old, tmp_path, f"checkpoint_dir={tmp_path / 'large_disk'}")
-    with pytest.raises(UserError, match="holds step 3"):
+    with pytest.raises(UserError, match="has step 3"):
         claim_run_dir(run, moved)
     assert load_config(run.config).checkpoint_dir == ""
     (tmp_path / "large_disk" / "3").mkdir(parents=True)

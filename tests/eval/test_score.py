@@ -18,7 +18,7 @@ from segr1_jax.eval import score
 from segr1_jax.prompt.config import PromptConfig
 from segr1_jax.reward.scores import iou, s_measure
 from segr1_jax.reward.sidecar.sam2_model import NANO_CHECKPOINT, NANO_CONFIG, Sam2, build_model
-from segr1_jax.reward.transport.protocol import WirePrompt
+from segr1_jax.reward.transport.prompts_block import WirePrompt
 from segr1_jax.types import Score, ScoreStatus
 
 ROOT = Path(__file__).parents[2]

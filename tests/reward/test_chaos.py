@@ -20,7 +20,7 @@ LATEST_BLOW_S = 0.03  # about what the requests of a round take
 # In every sidecar: the order that lies in the file `order` is carried out once, in whichever request comes to it.
 HOOKS = """
 import os, random
-from segr1_jax.reward import protocol
+from segr1_jax.reward.transport import prompts_block, protocol
 
 def take(kind):
     order = {order!r}
@@ -29,7 +29,7 @@ def take(kind):
         return True
     return False
 
-set_working, unpack_prompts = protocol.set_working, protocol.unpack_prompts
+set_working, unpack_prompts = protocol.set_working, prompts_block.unpack_prompts
 
 def crash(region, seq):
     set_working(region, seq)
@@ -42,7 +42,7 @@ def exhaust(block, count):
         raise torch.OutOfMemoryError("injected")
     return unpack_prompts(block, count)
 
-protocol.set_working, protocol.unpack_prompts = crash, exhaust
+protocol.set_working, prompts_block.unpack_prompts = crash, exhaust
 """
 
 

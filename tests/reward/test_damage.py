@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[2]
 DAMAGED_BYTES = 1 << 18
 SIDECAR = "import sys\nif any('segr1_jax.reward.sidecar.server' in w for w in sys.orig_argv):\n"
 SCRIBBLE_ONCE = f"""
-    from segr1_jax.reward import protocol
+    from segr1_jax.reward.transport import protocol
     set_working, told = protocol.set_working, []
     def scribble(region, seq):
         set_working(region, seq)

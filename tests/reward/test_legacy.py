@@ -12,7 +12,7 @@ from segr1_jax.reward.judging import AnswerText
 from segr1_jax.reward.legacy import legacy_example, legacy_score
 from segr1_jax.reward.scores import iou
 from segr1_jax.reward.sidecar.sam2_model import NANO_CHECKPOINT, NANO_CONFIG, Sam2, build_model
-from segr1_jax.reward.transport.protocol import WirePrompt
+from segr1_jax.reward.transport.prompts_block import WirePrompt
 from segr1_jax.types import Example, Frame, ParseStatus, Score, ScoreStatus
 
 MASK_ONLY = RewardWeights(format=0.0)

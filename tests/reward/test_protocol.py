@@ -6,13 +6,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from segr1_jax.reward.transport import protocol
+from segr1_jax.reward.transport.prompts_block import WirePrompt, pack_prompts, unpack_prompts
 from segr1_jax.reward.transport.protocol import (
     Hello,
     Kind,
     ProtocolError,
     Reply,
     Request,
-    WirePrompt,
 )
 
 REGION = 1 << 20
@@ -124,7 +124,7 @@ def _prompts():
 
 @given(_prompts())
 def test_prompts_round_trip(prompts):
-    again = protocol.unpack_prompts(protocol.pack_prompts(prompts), len(prompts))
+    again = unpack_prompts(pack_prompts(prompts), len(prompts))
     for a, b in zip(prompts, again, strict=True):
         assert (a.box is None) == (b.box is None)
         if a.box is not None:
@@ -135,12 +135,12 @@ def test_prompts_round_trip(prompts):
 
 @given(_prompts(), st.data())
 def test_corrupted_prompts_are_refused_or_sane(prompts, data):
-    block = bytearray(protocol.pack_prompts(prompts))
+    block = bytearray(pack_prompts(prompts))
     if block:
         block[data.draw(st.integers(0, len(block) - 1))] = data.draw(st.integers(0, 255))
     block = bytes(block)[: data.draw(st.integers(0, len(block)))]
     try:
-        again = protocol.unpack_prompts(block, data.draw(st.integers(0, 6)))
+        again = unpack_prompts(block, data.draw(st.integers(0, 6)))
     except ProtocolError:
         return
     assert all(np.isfinite(p.points).all() and np.isin(p.labels, (0, 1)).all() for p in again)

@@ -9,7 +9,7 @@ import pytest
 from segr1_jax.errors import UserError
 from segr1_jax.reward.client import RewardClient
 from segr1_jax.reward.config import RewardConfig
-from segr1_jax.reward.transport import supervisor as keeper
+from segr1_jax.reward.transport import supervisor
 from segr1_jax.reward.transport.supervisor import SidecarLost
 from segr1_jax.types import ScoreStatus
 
@@ -75,7 +75,7 @@ def test_a_first_start_that_fails_by_itself_blames_the_configuration(at_start):
 def test_restarts_that_never_succeed_end_in_a_loss_with_the_last_words(
     at_start, requests, monkeypatch
 ):
-    monkeypatch.setattr(keeper, "RESTARTS_WITHOUT_REPLY", 3)
+    monkeypatch.setattr(supervisor, "RESTARTS_WITHOUT_REPLY", 3)
     at_start("if number: os._exit(print('the disk is gone', file=sys.stderr, flush=True) or 4)")
     with RewardClient(RewardConfig()) as client:
         os.kill(client.sidecar_pids[0], signal.SIGKILL)

@@ -20,8 +20,8 @@ from segr1_jax.reward.sidecar.sam2_model import (
     model_tree,
 )
 from segr1_jax.reward.sidecar.server import Notes, Server, Settings, _files
-from segr1_jax.reward.transport import process as supervisor
 from segr1_jax.reward.transport import protocol
+from segr1_jax.reward.transport.command import settings_json
 from segr1_jax.reward.transport.protocol import Kind, Request
 
 MAP_BYTES = 4 * 16
@@ -143,7 +143,7 @@ def test_the_sidecars_folder_depends_on_all_that_changes_an_embedding(model, tmp
     config = RewardConfig(cache_dir=str(tmp_path / "cache"))
     larger = tmp_path / "larger.yaml"
     larger.write_text(NANO_CONFIG.read_text().replace("image_size: ", "image_size: 2"))
-    settings = Settings(**json.loads(supervisor._settings(config, 3, 4)))
+    settings = Settings(**json.loads(settings_json(config, 3, 4)))
     several = (
         settings,
         settings._replace(config=str(larger)),

@@ -19,6 +19,7 @@ from segr1_jax.reward.sidecar.embeddings import EmbeddingCache
 from segr1_jax.reward.sidecar.sam2_model import NANO_CHECKPOINT, NANO_CONFIG, Sam2, build_model
 from segr1_jax.reward.sidecar.server import Server
 from segr1_jax.reward.transport import protocol
+from segr1_jax.reward.transport.prompts_block import pack_prompts
 from segr1_jax.reward.transport.protocol import Kind, Request
 from segr1_jax.types import ScoreStatus
 
@@ -76,7 +77,7 @@ def test_large_images_are_scored_at_the_cap(requests, sam2):
     blocks = [
         request.image,
         request.mask,
-        np.frombuffer(protocol.pack_prompts(request.prompts), np.uint8),
+        np.frombuffer(pack_prompts(request.prompts), np.uint8),
     ]
     image_at, mask_at, prompts_at, result_at = np.cumsum(
         [protocol.HEADER_BYTES, *(b.nbytes for b in blocks)]
@@ -127,9 +128,10 @@ def test_neither_death_nor_order_nor_cache_changes_a_score(requests, expected):
 TRAINER = """
 import sys, time
 import numpy as np
-from segr1_jax.reward import protocol
+from segr1_jax.reward.transport import protocol
 from segr1_jax.reward.client import RewardClient
 from segr1_jax.reward.config import RewardConfig
+from segr1_jax.reward.transport.prompts_block import pack_prompts
 from segr1_jax.reward.transport.protocol import Kind, Request
 from segr1_jax.reward.sidecar.sam2_model import NANO_CHECKPOINT, NANO_CONFIG, Sam2, build_model
 client = RewardClient(RewardConfig())

@@ -7,7 +7,7 @@ import torch
 
 from segr1_jax.reward.config import RewardConfig
 from segr1_jax.reward.sidecar import server as sidecar
-from segr1_jax.reward.transport import process as supervisor
+from segr1_jax.reward.transport.command import settings_json
 
 
 @pytest.fixture
@@ -24,7 +24,7 @@ def asked(monkeypatch):
 
 def settings(device: str) -> sidecar.Settings:
     config = RewardConfig(device=device, gpu_memory=0.25)
-    return sidecar.Settings(**json.loads(supervisor._settings(config, 3, 4)))
+    return sidecar.Settings(**json.loads(settings_json(config, 3, 4)))
 
 
 @pytest.mark.parametrize(

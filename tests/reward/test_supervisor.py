@@ -16,6 +16,7 @@ from segr1_jax.reward.config import RewardConfig
 from segr1_jax.reward.transport import protocol
 from segr1_jax.reward.transport.incidents import MAX_FILES, Incidents
 from segr1_jax.reward.transport.process import Ending
+from segr1_jax.reward.transport.prompts_block import unpack_prompts
 from segr1_jax.reward.transport.protocol import Kind, Request
 from segr1_jax.types import ScoreStatus
 
@@ -48,7 +49,7 @@ def test_a_request_that_brings_it_down_twice_is_quarantined_and_kept(requests, s
     with np.load(kept) as content:
         np.testing.assert_array_equal(content["image"], batch[1].image)
         np.testing.assert_array_equal(content["mask"], batch[1].mask)
-        (prompt, *_) = protocol.unpack_prompts(content["prompts"].tobytes(), int(content["count"]))
+        (prompt, *_) = unpack_prompts(content["prompts"].tobytes(), int(content["count"]))
         assert "exit status -6" in str(content["obituary"])
     np.testing.assert_array_equal(prompt.box, batch[1].prompts[0].box)
 

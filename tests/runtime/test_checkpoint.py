@@ -76,7 +76,7 @@ def test_none_of_the_best_are_kept_where_none_are_asked_for(tmp_path):
 def test_a_full_disk_names_the_last_good_step(tmp_path):
     checkpoints = Checkpoints(tmp_path, keep=2)
     save_and_wait(checkpoints, step=1)
-    with pytest.raises(UserError, match="step 1 is whole"), no_room_for_more_than(SMALL_FILE):
+    with pytest.raises(UserError, match="step 1 is complete"), no_room_for_more_than(SMALL_FILE):
         save_and_wait(checkpoints, step=2)
     assert newest_step(tmp_path) == 1
     whole = Placement(make_mesh(MeshConfig())).replicated
@@ -102,11 +102,11 @@ def test_a_damaged_checkpoint_is_named(tmp_path):
         restore_params(tmp_path, 1, {"w": whole})
     shapes = jax.eval_shape(lambda: state(1))
     abstract = abstract_state(shapes, jax.tree.map(lambda _: whole, shapes))
-    with pytest.raises(UserError, match=f"{tmp_path}/1: expected a whole checkpoint"):
+    with pytest.raises(UserError, match=f"{tmp_path}/1: expected a complete checkpoint"):
         checkpoints.restore(abstract, check="off")
 
 
 def test_a_run_copied_without_its_start_is_named(tmp_path):
     (tmp_path / "config.yaml").write_text(dump_config(load_config(CONFIG)))
-    with pytest.raises(UserError, match=r"start\.json: expected where the run began"):
+    with pytest.raises(UserError, match=r"start\.json: expected the record of"):
         resolve_start(tmp_path)

@@ -46,13 +46,13 @@ def train(monkeypatch, policy, run) -> int:
 
 # name: the object that is patched, its attribute, calls that still succeed, what the message holds
 SITES = {
-    "metrics": (MetricsWriter, "write", 2, "step 1 is whole"),
-    "page": (closing, "write_report", 0, "step 2 is whole"),
+    "metrics": (MetricsWriter, "write", 2, "step 1 is complete"),
+    "page": (closing, "write_report", 0, "step 2 is complete"),
     "run directory": (rundir, "write_atomically", 0, "no step is saved yet"),
     "first evaluation": (evaluation_files, "write_atomically", 0, "no step is saved yet"),
-    "evaluation": (evaluation_files, "write_atomically", 2, "step 1 is whole"),
-    "baselines": (closing, "write_atomically", 0, "step 2 is whole"),
-    "report": (closing, "write_atomically", 3, "step 2 is whole"),
+    "evaluation": (evaluation_files, "write_atomically", 2, "step 1 is complete"),
+    "baselines": (closing, "write_atomically", 0, "step 2 is complete"),
+    "report": (closing, "write_atomically", 3, "step 2 is complete"),
 }
 FAST = ("metrics",)  # the others meet the fault on the same way out
 

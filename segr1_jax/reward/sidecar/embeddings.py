@@ -1,4 +1,4 @@
-"""Image embeddings by content hash: on the device, then in host memory, then (where configured) on disk."""
+"""Cache of image embeddings by content hash: on the device, in host memory, optionally on disk."""
 
 from __future__ import annotations
 
@@ -18,43 +18,50 @@ import torchvision
 from segr1_jax.common.files import replacing
 from segr1_jax.reward.sidecar.sam2_model import Embedding
 
-RECOUNT = 1 / 64  # of the budget
+# A process lists the folder again after it has written this share of the budget.
+RECOUNT = 1 / 64
 _SUM = struct.Struct("<I")
 
 
 class Tier:
-    """Embeddings under a budget in bytes, the least recently put first to go."""
+    """Embeddings under a budget in bytes; the least recently put one is removed first."""
 
     def __init__(self, budget: int):
         self._budget, self._held = budget, 0
         self._embeddings: OrderedDict[bytes, Embedding] = OrderedDict()
 
     def take(self, digest: bytes) -> Embedding | None:
-        """Remove and return it, or None."""
+        """Remove and return an embedding, or return None."""
         embedding = self._embeddings.pop(digest, None)
         self._held -= embedding.nbytes if embedding else 0
         return embedding
 
     def put(self, digest: bytes, embedding: Embedding) -> list[tuple[bytes, Embedding]]:
-        """Add it; returns what had to go for it, which is itself where it exceeds the whole budget."""
+        """Add an embedding and return those removed to make room for it.
+
+        An embedding that exceeds the whole budget is itself removed.
+        """
         self._embeddings[digest] = embedding
         self._held += embedding.nbytes
-        gone = []
+        removed = []
         while self._held > self._budget:
             digest, old = self._embeddings.popitem(last=False)
             self._held -= old.nbytes
-            gone.append((digest, old))
-        return gone
+            removed.append((digest, old))
+        return removed
 
     def empty(self) -> list[tuple[bytes, Embedding]]:
         """Remove and return everything."""
-        gone, self._held = list(self._embeddings.items()), 0
+        removed, self._held = list(self._embeddings.items()), 0
         self._embeddings.clear()
-        return gone
+        return removed
 
 
 class EmbeddingCache:
-    """Three tiers, each optional (a budget of 0, no folder). What a tier has no room for moves to the next."""
+    """Cache in three tiers, each of them optional (a budget of 0, no folder).
+
+    Embeddings that a tier has no room for move to the next one.
+    """
 
     def __init__(
         self,
@@ -63,34 +70,32 @@ class EmbeddingCache:
         host_bytes: int = 0,
         files: EmbeddingFiles | None = None,
     ):
-        self._name, self._device, self._host, self._files = (
-            device,
-            Tier(device_bytes),
-            Tier(host_bytes),
-            files,
-        )
+        self._name = device
+        self._device = Tier(device_bytes)
+        self._host = Tier(host_bytes)
+        self._files = files
 
     def get(self, digest: bytes) -> Embedding | None:
-        """The embedding on the device, or None."""
-        found = (
+        """Return the embedding on the device, or None."""
+        cached = (
             self._device.take(digest)
             or self._host.take(digest)
             or (self._files.read(digest) if self._files else None)
         )
-        if found is None:
+        if cached is None:
             return None
-        embedding = found.to(self._name)
+        embedding = cached.to(self._name)
         self._keep(digest, embedding)
         return embedding
 
     def put(self, digest: bytes, embedding: Embedding) -> None:
-        """Keep a new embedding."""
+        """Store a new embedding."""
         self._keep(digest, embedding)
         if self._files:
             self._files.write(digest, embedding)
 
     def leave_device(self) -> None:
-        """Move everything off the device: its memory is needed."""
+        """Move everything off the device, to free its memory."""
         self._to_host(self._device.empty())
 
     def _keep(self, digest: bytes, embedding: Embedding) -> None:
@@ -102,14 +107,16 @@ class EmbeddingCache:
 
 
 class EmbeddingFiles:
-    """Embeddings on disk, for sets that are gone through more than once where encoding is slow (hosts without a GPU).
+    """Embeddings on disk, for data sets read more than once on hosts where encoding is slow.
 
-    One folder per `fingerprint` of model, device and versions: an embedding is never read by anything that would compute another.
-    Several sidecars may share a folder: files appear whole, under their content's name, with a checksum in front. The longest unread
-    go first. Where the disk fails, `note` gets one line and the files are used no more.
+    There is one folder per `fingerprint` of model, device and versions, so a process never reads an
+    embedding that it would compute differently. Several sidecars may share a folder: files appear
+    complete, named by the digest of their image, with a checksum in front. The least recently read
+    files are deleted first. After a disk error, which `note` reports, the folder is not used again.
 
-    How many sidecars share the folder is not known to any (hosts may share it too), so each counts the folder anew whenever it has
-    itself written RECOUNT of the budget: every further sidecar may exceed the budget by that share, for as long.
+    A sidecar does not know how many others share the folder (other hosts may as well), so each one
+    lists the folder again whenever it has written RECOUNT of the budget. Until then, every other
+    sidecar may exceed the budget by that share.
     """
 
     def __init__(self, folder: Path, fingerprint: str, budget: int, note: Callable[[str], None]):
@@ -119,14 +126,17 @@ class EmbeddingFiles:
         self._is_on = True
 
     def read(self, digest: bytes) -> Embedding | None:
-        """The embedding in host memory, or None; a damaged file is noted, removed and computed anew."""
+        """Return the embedding in host memory, or None.
+
+        A damaged file is reported and removed; its embedding is then computed again.
+        """
         path = self._path(digest)
         if not self._is_on:
             return None
         try:
             content = path.read_bytes()
             if _sum(digest, content[_SUM.size :]) != content[: _SUM.size]:
-                self._note(f"embedding {path.name} is damaged; it is made anew")
+                self._note(f"embedding {path.name} is damaged; computing it again")
                 path.unlink(missing_ok=True)
                 return None
             os.utime(path)
@@ -135,11 +145,11 @@ class EmbeddingFiles:
         except OSError as error:
             self._switch_off(error)
             return None
-        held = torch.load(io.BytesIO(content[_SUM.size :]), map_location="cpu", weights_only=True)
-        return Embedding(tuple(held["features"]), tuple(held["size"]))
+        state = torch.load(io.BytesIO(content[_SUM.size :]), map_location="cpu", weights_only=True)
+        return Embedding(tuple(state["features"]), tuple(state["size"]))
 
     def write(self, digest: bytes, embedding: Embedding) -> None:
-        """Store it under a temporary name, then rename."""
+        """Write an embedding under a temporary name, then rename the file."""
         if not self._is_on:
             return
         on_host, payload = embedding.to("cpu"), io.BytesIO()
@@ -168,27 +178,30 @@ class EmbeddingFiles:
             held -= size
 
     def _listing(self) -> list[tuple[float, int, Path]]:
-        """(last read, bytes, path) of every file."""
-        found = []
+        """Return (time of the last read, bytes, path) of every file."""
+        listing = []
         for path in self._folder.iterdir():
             try:
                 stat = path.stat()
             except FileNotFoundError:  # another sidecar has just removed it
                 continue
-            found.append((stat.st_mtime, stat.st_size, path))
-        return found
+            listing.append((stat.st_mtime, stat.st_size, path))
+        return listing
 
     def _path(self, digest: bytes) -> Path:
         return self._folder / f"{digest.hex()}.pt"
 
 
 def _sum(digest: bytes, content: bytes) -> bytes:
-    """CRC-32 of a file's content and of the image it belongs to."""
+    """Return the CRC-32 of the content of a file and of the digest of its image."""
     return _SUM.pack(zlib.crc32(content, zlib.crc32(digest)))
 
 
 def platform_facts(device: torch.device, threads: int) -> tuple[str, ...]:
-    """What decides the last bits of an embedding besides the model: kernels and order of sums."""
+    """Return the facts besides the model that change the last bits of an embedding.
+
+    Versions, device and threads select the kernels and the order of sums.
+    """
     versions = (torch.__version__, torchvision.__version__)
     if device.type == "cuda":
         name = torch.cuda.get_device_name(device)
@@ -197,10 +210,10 @@ def platform_facts(device: torch.device, threads: int) -> tuple[str, ...]:
 
 
 def fingerprint(model: torch.nn.Module, tree: dict, *facts: str) -> str:
-    """Hash of a model's weights, of its resolved YAML and of `facts` that its results depend on."""
-    found = hashlib.blake2b(repr(facts).encode(), digest_size=12)
-    found.update(json.dumps(tree, sort_keys=True, default=str).encode())
+    """Return a hash of a model's weights, its resolved YAML and the `facts` that change results."""
+    digest = hashlib.blake2b(repr(facts).encode(), digest_size=12)
+    digest.update(json.dumps(tree, sort_keys=True, default=str).encode())
     for name, tensor in sorted(model.state_dict().items()):
-        found.update(name.encode())
-        found.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return found.hexdigest()
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

@@ -1,10 +1,14 @@
-"""SAM2 as two pure functions: encode(image) -> embedding, decode(embedding, prompts of one answer) -> joined mask.
+"""SAM2 as two pure functions.
 
-Masks equal `SAM2ImagePredictor.predict(multimask_output=False)` pixel for pixel; unlike the predictor nothing is hidden in state and
-any image size that the model can take works (the predictor fixes its feature sizes for 1024 px).
+    encode(image) -> embedding
+    decode(embedding, prompts of one answer) -> union of their masks
 
-Shape legend: H W native image; h w feature map (image_size / 4, / 8, / 16); C channels; B prompts of one decode; K points, a box
-counting as two.
+Masks equal `SAM2ImagePredictor.predict(multimask_output=False)` pixel for pixel. Unlike the
+predictor, this module keeps no state between calls, and it takes every image size that the model
+supports (the predictor fixes its feature sizes for 1024 px).
+
+Shape legend: H W native image; h w feature map (image_size / 4, / 8, / 16); C channels; B prompts
+of one decode; K points, where a box counts as two.
 """
 
 from __future__ import annotations
@@ -24,21 +28,24 @@ from sam2.utils.transforms import SAM2Transforms
 
 from segr1_jax.errors import UserError
 
-if TYPE_CHECKING:  # the sidecar's interpreter need not have jaxtyping
+# jaxtyping may be absent in the interpreter of the sidecar.
+if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from jaxtyping import Bool, UInt8
 
-    from segr1_jax.reward.transport.protocol import WirePrompt
+    from segr1_jax.reward.transport.prompts_block import WirePrompt
 
 ASSETS = Path(__file__).parents[1] / "assets"
 NANO_CONFIG, NANO_CHECKPOINT = ASSETS / "sam2_nano.yaml", ASSETS / "sam2_nano.safetensors"
 BOX_LABELS = (2, 3)  # SAM2's labels of the top left and bottom right corner
 MASK_THRESHOLD = 0.0
-# SAM2.1 tiny, one CPU thread: 0.083 s per prompt alone, 0.194 s per prompt in a batch of 16. Fixed numbers, not a measurement at every
-# start: another batch size may change the last bits of a mask's logits, and a resumed run must score like the uninterrupted one.
+# SAM2.1 tiny, one CPU thread: 0.083 s per prompt alone, 0.194 s per prompt in a batch of 16. These
+# are constants and not measured at every start, because the batch size may change the last bits of
+# a mask's logits, and a resumed run must score exactly like the uninterrupted one.
 CPU_DECODE_BATCH, GPU_DECODE_BATCH = 1, 16
-STABILITY_OVERRIDES = {  # what sam2.build_sam.build_sam2 adds when apply_postprocessing
+# Overrides that sam2.build_sam.build_sam2 adds with apply_postprocessing.
+STABILITY_OVERRIDES = {
     "dynamic_multimask_via_stability": True,
     "dynamic_multimask_stability_delta": 0.05,
     "dynamic_multimask_stability_thresh": 0.98,
@@ -46,24 +53,29 @@ STABILITY_OVERRIDES = {  # what sam2.build_sam.build_sam2 adds when apply_postpr
 
 
 class Embedding(NamedTuple):
-    """What the mask decoder reads of one image: feature maps (1, C, h, w), finest first, and the native (H, W)."""
+    """Input of the mask decoder for one image.
+
+    `features` are maps (1, C, h, w), finest first; `size` is the native (H, W).
+    """
 
     features: tuple[torch.Tensor, ...]
     size: tuple[int, int]
 
     @property
     def nbytes(self) -> int:
+        """The number of bytes of the feature maps."""
         return sum(f.element_size() * f.nelement() for f in self.features)
 
     def to(self, device: str) -> Embedding:
-        """The same on another device (itself where it is there)."""
+        """Return the embedding on `device`, without a copy if it is there already."""
         return self._replace(features=tuple(f.to(device) for f in self.features))
 
 
 class Sam2:
-    """A frozen SAM2. Results depend on the arguments alone, never on earlier calls.
+    """Frozen SAM2. Results depend on the arguments alone, never on earlier calls.
 
-    Where the device's memory does not suffice for a decode batch, its halves are decoded one after the other; `retries` counts that.
+    If the device runs out of memory for a decode batch, its halves are decoded one after the other;
+    `retries` counts these cases.
     """
 
     def __init__(
@@ -88,13 +100,12 @@ class Sam2:
             else contextlib.nullcontext()
         )
         with torch.inference_mode(), self._autocast:
-            self._grid_pe_1chw = (
-                self.model.sam_prompt_encoder.get_dense_pe()
-            )  # the same for every image
+            # The positional encoding of the grid is the same for every image.
+            self._grid_pe_1chw = self.model.sam_prompt_encoder.get_dense_pe()
 
     @torch.inference_mode()
     def encode(self, image_HW3: UInt8[np.ndarray, "H W 3"]) -> Embedding:
-        """The embedding of an RGB image at native size."""
+        """Return the embedding of an RGB image at native size."""
         pixels_1chw = self._transforms(image_HW3)[None].to(self.device)
         with self._autocast:
             backbone = self.model.forward_image(pixels_1chw)
@@ -114,10 +125,11 @@ class Sam2:
         prompts: Sequence[WirePrompt],
         size: tuple[int, int] | None = None,
     ) -> Bool[np.ndarray, "H W"]:
-        """The masks of one answer's prompts, joined. No prompt gives an empty mask.
+        """Return the union of the masks of one answer's prompts, empty without prompts.
 
-        Coordinates are in native pixels whatever the `size` (height, width) of the mask, native if None. Prompts of equal token
-        count share a decoder batch, in answer order: padding points is not neutral in SAM2.
+        `size` is the (height, width) of the mask, native if None. Coordinates are in native pixels
+        in either case. Prompts with the same number of points share a decoder batch, in the order
+        of the answer: padding with points would change the masks of SAM2.
         """
         size = size or embedding.size
         mask_HW = torch.zeros(size, dtype=torch.bool, device=self.device)
@@ -149,7 +161,8 @@ class Sam2:
         except torch.OutOfMemoryError:
             if len(coords_BK2) == 1:
                 raise
-        # Only now, without the exception: it holds the frames of the failed call, and they its tensors.
+        # Outside the handler: the exception keeps the frames of the failed call and its tensors
+        # alive.
         self.note_retry(f"a decode batch of {len(coords_BK2)} prompts")
         half = len(coords_BK2) // 2
         first, second = (
@@ -159,7 +172,7 @@ class Sam2:
         return first | second
 
     def note_retry(self, what: str) -> None:
-        """Count and log that `what` did not fit into the device's memory, and give back what torch holds in reserve."""
+        """Count and log that `what` did not fit into device memory, and free torch's cache."""
         self.retries += 1
         print(
             f"out of memory on {self.device} for {what}; trying less at a time",
@@ -190,7 +203,10 @@ class Sam2:
 
 
 def with_box_corners(prompt: WirePrompt) -> tuple[np.ndarray, np.ndarray]:
-    """SAM2's point list of a prompt: (K, 2) coordinates and K labels, the box's two corners first."""
+    """Return the points of a prompt as SAM2 takes them: (K, 2) coordinates and K labels.
+
+    The two corners of the box come first.
+    """
     if prompt.box is None:
         return prompt.points, prompt.labels
     return np.concatenate([prompt.box.reshape(2, 2), prompt.points]), np.concatenate(
@@ -201,12 +217,16 @@ def with_box_corners(prompt: WirePrompt) -> tuple[np.ndarray, np.ndarray]:
 def build_model(
     config: str | Path, checkpoint: str | Path | None, *, postprocessing: bool
 ) -> torch.nn.Module:
-    """Build a SAM2Base from a YAML path, or a name inside the sam2 package, and load its weights (none: random).
+    """Build a SAM2Base and load its weights.
 
-    `postprocessing` applies the overrides that `build_sam2` adds and the YAMLs lack.
+    Args:
+        config: a YAML path, or a name inside the sam2 package.
+        checkpoint: the weights; None leaves them random.
+        postprocessing: apply the overrides that `build_sam2` adds to the YAML.
 
     Raises:
-        UserError: no such file, a `_target_` that is no class of the sam2 package, or weights that do not fit.
+        UserError: a file does not exist, a `_target_` is not a class of the sam2 package, or the
+            weights do not fit.
     """
     tree = model_tree(config, postprocessing=postprocessing)
     _check_targets(tree, str(config))
@@ -217,7 +237,7 @@ def build_model(
 
 
 def model_tree(config: str | Path, *, postprocessing: bool) -> dict:
-    """The resolved YAML of a model, with the overrides that `build_model` applies."""
+    """Return the resolved YAML of a model, with the overrides that `build_model` applies."""
     tree = _read_config(config)
     if postprocessing:
         tree.setdefault("sam_mask_decoder_extra_args", {}).update(STABILITY_OVERRIDES)
@@ -231,7 +251,8 @@ def _read_config(config: str | Path) -> dict:
             str(config),
             expected="a SAM2 config: a YAML file, or a name inside the sam2 package",
             got="no such file",
-            remedy="set reward.sam2_config to a path or to a name such as configs/sam2.1/sam2.1_hiera_l.yaml",
+            remedy="set reward.sam2_config to a path or to a name such as "
+            "configs/sam2.1/sam2.1_hiera_l.yaml",
         )
     tree = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
     if not isinstance(tree, dict) or not isinstance(tree.get("model"), dict):
@@ -242,7 +263,10 @@ def _read_config(config: str | Path) -> dict:
 
 
 def _check_targets(node: Any, where: str) -> None:
-    """A Hydra `_target_` is a program to run: allow nothing but classes that the sam2 package itself defines."""
+    """Raise UserError unless every `_target_` is a class that the sam2 package itself defines.
+
+    Hydra calls the object that a `_target_` names, so any other target could run any program.
+    """
     if isinstance(node, list):
         for item in node:
             _check_targets(item, where)
@@ -252,22 +276,23 @@ def _check_targets(node: Any, where: str) -> None:
                 where,
                 expected="every _target_ to be a class of the sam2 package",
                 got=repr(node["_target_"]),
-                remedy="use a config made for sam2; others could run any program",
+                remedy="use a config written for sam2; others could run any program",
             )
         for item in node.values():
             _check_targets(item, where)
 
 
 def _is_sam2_class(target: Any) -> bool:
-    # The class is looked up without walking attributes: "sam2.build_sam.os.system" starts with "sam2." too.
+    # Import the module and read one attribute only: "sam2.build_sam.os.system" starts with "sam2."
+    # too.
     module, _, name = str(target).rpartition(".")
     if not module.startswith("sam2."):
         return False
     try:
-        found = getattr(importlib.import_module(module), name, None)
+        value = getattr(importlib.import_module(module), name, None)
     except ImportError:
         return False
-    return isinstance(found, type) and found.__module__.startswith("sam2.")
+    return isinstance(value, type) and value.__module__.startswith("sam2.")
 
 
 def _load_weights(model: torch.nn.Module, path: Path) -> None:

@@ -1,9 +1,11 @@
-"""The sidecar's program: one SAM2, one socket, one request at a time.
+"""Program of the sidecar: one SAM2, one socket, one request at a time.
 
-    python -m segr1_jax.reward.sidecar.server SETTINGS_JSON     (started by reward.supervisor, with two inherited descriptors)
+    python -m segr1_jax.reward.sidecar.server SETTINGS_JSON
 
-Ends when the trainer ends: the kernel sends SIGKILL when the starting thread dies, and a closed socket ends the loop. A thread beats
-in the shared region, so that the trainer can tell a stopped process from one at work; on SIGUSR1 all stacks go to stderr.
+reward/transport/process.py starts it with two inherited descriptors. It ends when the trainer ends:
+the kernel sends SIGKILL when the thread that started it dies, and a closed socket ends its loop. A
+thread increments the heartbeats in the shared region, so that the trainer can distinguish a stopped
+process from a busy one. On SIGUSR1 it writes the stacks of all threads to stderr.
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ import numpy as np
 from segr1_jax import __version__
 from segr1_jax.reward.resize import resize_mask
 from segr1_jax.reward.scores import capped_size, iou, resize_nearest, s_measure
-from segr1_jax.reward.transport import protocol
+from segr1_jax.reward.transport import prompts_block, protocol
 from segr1_jax.reward.transport.protocol import Hello, Kind, Reply, Request
 
 PR_SET_PDEATHSIG = 1
@@ -35,7 +37,7 @@ BEAT_S = 0.25
 
 
 class Settings(NamedTuple):
-    """What a sidecar is started with: the inherited descriptors, its parent, the model and its limits."""
+    """Settings of a sidecar: the inherited descriptors, its parent, the model and its limits."""
 
     socket_fd: int
     region_fd: int
@@ -56,7 +58,7 @@ class Settings(NamedTuple):
 
 
 class Notes:
-    """Lines for the trainer's log; they leave with the next reply."""
+    """Lines for the log of the trainer, each sent with one of the next replies."""
 
     def __init__(self):
         self._lines: deque[str] = deque()
@@ -67,24 +69,30 @@ class Notes:
         self._lines.append(line)
 
     def take(self) -> str:
-        """The oldest line, or an empty one."""
+        """Remove and return the oldest line, or return an empty string."""
         return self._lines.popleft() if self._lines else ""
 
 
 class DamagedBlock(Exception):
-    """A block of the region does not have the checksum that its request gives."""
+    """A block of the region does not match the checksum in its request."""
 
 
 class Server:
-    """Answers requests; a reply depends on its request's bytes alone, never on what else is cached or queued."""
+    """Server of requests.
+
+    A reply depends on the bytes of its request alone, never on the cache or the queue.
+    """
 
     def __init__(self, sam2, region, cache, max_side: int, notes: Notes | None = None):
-        self._sam2, self._region, self._cache, self._max_side = sam2, region, cache, max_side
+        self._sam2 = sam2
+        self._region = region
+        self._cache = cache
+        self._max_side = max_side
         self._notes = notes or Notes()
         self._bytes = np.frombuffer(region, np.uint8)
 
     def serve(self, sock: socket.socket) -> None:
-        """Answer until the other side closes the socket."""
+        """Answer requests until the trainer closes the socket."""
         while record := sock.recv(protocol.RECORD_BYTES * 2):
             request = protocol.unpack_request(record, len(self._region))
             protocol.set_working(self._region, request.seq)
@@ -97,7 +105,11 @@ class Server:
             sock.send(reply)
 
     def answer(self, request: Request) -> Reply:
-        """Do what is asked; where the device's memory does not suffice, once more with the cached embeddings moved off it."""
+        """Return the reply to a request.
+
+        If the device runs out of memory, the cached embeddings are moved off it and the request is
+        computed a second time.
+        """
         from torch import OutOfMemoryError
 
         retries = self._sam2.retries
@@ -105,7 +117,8 @@ class Server:
             reply = self._answer(request)
         except OutOfMemoryError:
             reply = None
-        if reply is None:  # outside the handler: the exception holds the failed call's tensors
+        # Outside the handler: the exception keeps the tensors of the failed call alive.
+        if reply is None:
             self._sam2.note_retry(
                 f"a {request.width}x{request.height} image beside the cached ones"
             )
@@ -118,25 +131,33 @@ class Server:
         embedding = self._cache.get(request.digest)
         encode_ms = 0.0
         if embedding is None:
-            embedding = self._sam2.encode(
-                self._checked(request.image_sum, request.image_at, request.height, request.width, 3)
+            image = self._checked(
+                request.image_sum, request.image_at, request.height, request.width, 3
             )
+            embedding = self._sam2.encode(image)
             self._cache.put(request.digest, embedding)
             encode_ms = (time.perf_counter() - began) * 1e3
         scores = self._score(request, embedding) if request.kind is Kind.SCORE else (0.0, 0.0, 0)
         total_ms = (time.perf_counter() - began) * 1e3
-        *figures, result_sum = scores
-        times_ms = (encode_ms, total_ms - encode_ms)
-        return Reply(request.seq, *figures, *times_ms, result_sum=result_sum)
+        return Reply(
+            seq=request.seq,
+            iou=scores[0],
+            s_measure=scores[1],
+            encode_ms=encode_ms,
+            decode_ms=total_ms - encode_ms,
+            result_sum=scores[2],
+        )
 
     def _score(self, request: Request, embedding) -> tuple[float, float, int]:
-        """IoU, S-measure and the checksum of the mask that was written."""
+        """Return IoU, S-measure and the checksum of the result mask (0 if it is not wanted)."""
         block = self._checked(
             request.prompts_sum, request.prompts_at, request.prompts_bytes
         ).tobytes()
-        prompts = protocol.unpack_prompts(block, request.prompts)
+        prompts = prompts_block.unpack_prompts(block, request.prompts)
         native, sides = (request.height, request.width), (request.mask_height, request.mask_width)
         truth = self._checked(request.mask_sum, request.mask_at, *sides) != 0
+        # Image and truth may differ in size: each is capped alone, then the mask is resized to the
+        # truth.
         truth = resize_nearest(truth, capped_size(sides, self._max_side))
         mask = self._sam2.decode(embedding, prompts, capped_size(native, self._max_side))
         result_sum = 0
@@ -148,7 +169,10 @@ class Server:
         return iou(mask, truth), s_measure(mask, truth), result_sum
 
     def _checked(self, expected_sum: int, offset: int, *shape: int) -> np.ndarray:
-        """A copy of a block, which nobody changes after its checksum is verified."""
+        """Return a verified copy of a block.
+
+        The copy is made first, so that the bytes cannot change after the check.
+        """
         block = self._block(offset, *shape).copy()
         if protocol.checksum(block) != expected_sum:
             raise DamagedBlock
@@ -159,6 +183,7 @@ class Server:
 
 
 def main() -> None:
+    """Load SAM2, send the hello and answer requests until the trainer ends."""
     settings = Settings(**json.loads(sys.argv[1]))
     _die_with_parent(settings.parent_pid)
     faulthandler.register(signal.SIGUSR1, all_threads=True)
@@ -166,6 +191,7 @@ def main() -> None:
     region = protocol.open_region(settings.region_fd)
     notes = Notes()
     sam2, cache = _load(settings, notes)
+    # The duration of the first encode scales the deadline of a request (transport/deadlines.py).
     began = time.perf_counter()
     sam2.encode(np.zeros((sam2.model.image_size, sam2.model.image_size, 3), np.uint8))
     encode_s = time.perf_counter() - began
@@ -183,13 +209,12 @@ def _beat(region) -> None:
 
 def _die_with_parent(parent_pid: int) -> None:
     ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    if os.getppid() != parent_pid:  # the parent was gone before the kernel knew
+    # The parent may have ended before prctl took effect.
+    if os.getppid() != parent_pid:
         sys.exit("the trainer ended before its sidecar was up")
-    for request in (
-        signal.SIGINT,
-        signal.SIGTERM,
-    ):  # Ctrl-C, or a scheduler that tells the whole group: the trainer's to answer
-        signal.signal(request, signal.SIG_IGN)
+    # Ctrl-C and a scheduler signal the whole process group: the trainer handles these signals.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _load(settings: Settings, notes: Notes):
@@ -200,9 +225,8 @@ def _load(settings: Settings, notes: Notes):
 
     torch.set_num_threads(settings.threads)
     torch.use_deterministic_algorithms(True, warn_only=True)
-    torch.utils.deterministic.fill_uninitialized_memory = (
-        False  # a debugging aid that costs time; nothing here reads such memory
-    )
+    # A debugging aid that costs time; SAM2 does not read uninitialized memory.
+    torch.utils.deterministic.fill_uninitialized_memory = False
     _limit_memory(settings)
     model = build_model(
         settings.config, settings.checkpoint or None, postprocessing=settings.postprocessing
@@ -215,12 +239,12 @@ def _load(settings: Settings, notes: Notes):
 
 
 def _limit_memory(settings: Settings) -> None:
-    """Keep SAM2 to its share of a GPU; JAX has the rest."""
+    """Limit SAM2 to its share of a GPU; JAX has the remainder."""
     import torch
 
     device = torch.device(settings.device)
     if settings.memory_fraction and device.type == "cuda":
-        # torch asks for an index here, unlike everywhere else.
+        # torch requires an index here, unlike everywhere else.
         torch.cuda.set_per_process_memory_fraction(settings.memory_fraction, device.index or 0)
 
 

@@ -1,4 +1,4 @@
-"""The way to one sidecar: blocks in its shared region, requests out, scores back."""
+"""Channel to one sidecar: write blocks to its shared region, send requests, return scores."""
 
 import itertools
 import os
@@ -13,50 +13,59 @@ from jaxtyping import Bool, UInt8
 from segr1_jax.errors import UserError
 from segr1_jax.reward.config import RewardConfig
 from segr1_jax.reward.transport import protocol
+from segr1_jax.reward.transport.jobs import Job
+from segr1_jax.reward.transport.prompts_block import pack_prompts
 from segr1_jax.reward.transport.protocol import Kind, Reply, Request
 from segr1_jax.reward.transport.shared_memory import Arena
-from segr1_jax.reward.transport.supervisor import Job, Keeper
+from segr1_jax.reward.transport.supervisor import Supervisor
 from segr1_jax.types import Score, ScoreRequest, ScoreStatus
 
 
 class Channel:
-    """Scores masks in one sidecar process. Safe to call from several threads.
+    """Channel that scores masks in one sidecar process. Safe to call from several threads.
 
-    Blocks of the region are placed by content: a group of completions shares one copy of its image and of its mask.
+    Blocks of the region are keyed by content: the completions of a group share one copy of their
+    image and one of their mask.
     """
 
     def __init__(self, config: RewardConfig, incidents: Path | None = None):
         self._config = config
         self._region_fd, self._region = protocol.create_region()
         self._arena = Arena(self._region)
-        self._keeper = Keeper(config, self._region_fd, self._region, incidents)
+        self._supervisor = Supervisor(config, self._region_fd, self._region, incidents)
         self._sequence = itertools.count(1)
         self._totals = Counter()
 
     def start(self) -> None:
-        """Begin to bring the sidecar up; `wait_until_up` returns when it is."""
-        self._keeper.start()
+        """Begin to start the sidecar; `wait_until_up` returns when it is up."""
+        self._supervisor.start()
 
     def wait_until_up(self) -> None:
-        """Return when the sidecar is up, or raise what kept it from coming up."""
-        self._keeper.wait_until_up()
+        """Return when the sidecar is up, or raise the error that kept it from starting."""
+        self._supervisor.wait_until_up()
 
     def close(self) -> None:
-        """End the sidecar and give the shared memory back; unanswered requests stay so. A second call does nothing."""
+        """Stop the sidecar and free the shared memory. A second call does nothing.
+
+        Unanswered requests remain unanswered.
+        """
         if not self._region.closed:
-            self._keeper.close()
+            self._supervisor.close()
             os.close(self._region_fd)
             self._region.close()
 
     @property
     def pid(self) -> int:
-        """Process id of the sidecar at this moment."""
-        return self._keeper.pid
+        """The current process id of the sidecar."""
+        return self._supervisor.pid
 
     def encode(self, image: UInt8[np.ndarray, "H W 3"], digest: bytes) -> None:
-        """Have the image encoded ahead of its scores. Never waits: with a full queue the hint is dropped."""
-        with self._keeper.changed:
-            if self._keeper.in_flight < self._config.queue:
+        """Request the encoding of an image ahead of its scores.
+
+        Never waits: the request is dropped when the queue or the region is full.
+        """
+        with self._supervisor.changed:
+            if self._supervisor.in_flight < self._config.queue:
                 at = self._arena.put(np.ascontiguousarray(image), digest)
                 if at is not None:
                     self._post(
@@ -70,28 +79,31 @@ class Channel:
         mask_digest: bytes,
         answer: Callable[[Score], None],
     ) -> None:
-        """Send a request; `answer` gets its score later, once. Waits while the queue or the region is full."""
-        size, prompts = request.image.shape[:2], protocol.pack_prompts(request.prompts)
+        """Send a request and return; `answer` is called later, once, with its score.
+
+        Waits while the queue or the region is full.
+        """
+        size, prompts = request.image.shape[:2], pack_prompts(request.prompts)
 
         def read(reply: Reply | None) -> None:
-            answer(
-                _score(
-                    reply, self._read_mask(blocks[3], size) if request.want_mask and reply else None
-                )
-            )
+            # blocks[3] is the result mask: `_place` returns image, mask, prompts, result.
+            mask = self._read_mask(blocks[3], size) if request.want_mask and reply else None
+            answer(_score(reply, mask))
 
-        with self._keeper.changed:
-            self._wait_for(lambda: self._keeper.in_flight < self._config.queue)
+        with self._supervisor.changed:
+            self._wait_for(lambda: self._supervisor.in_flight < self._config.queue)
             while (blocks := self._place(request, image_digest, mask_digest, prompts)) is None:
-                if not self._keeper.in_flight:
+                if not self._supervisor.in_flight:
+                    # The region is empty, so waiting would not make room.
                     raise UserError(
                         "reward request",
-                        expected=f"an image that fits {protocol.REGION_BYTES >> 20} MB with its mask",
+                        expected=f"an image that fits into {protocol.REGION_BYTES >> 20} MB "
+                        "together with its mask",
                         got=f"{size[1]}x{size[0]} pixels",
                         remedy="scale it down",
                     )
-                before = self._keeper.in_flight
-                self._wait_for(lambda before=before: self._keeper.in_flight < before)
+                before = self._supervisor.in_flight
+                self._wait_for(lambda before=before: self._supervisor.in_flight < before)
             self._post(
                 Kind.SCORE,
                 size,
@@ -104,30 +116,37 @@ class Channel:
             )
 
     def wait_for(self, ready: Callable[[], bool]) -> None:
-        """Wait for answers until `ready()`; raises SidecarLost if the sidecar could not be brought back."""
-        with self._keeper.changed:
+        """Wait for scores until `ready()`.
+
+        Raises:
+            SidecarLost: the sidecar could not be restarted.
+        """
+        with self._supervisor.changed:
             self._wait_for(ready)
 
     def totals(self) -> Counter:
-        """Counts and seconds since the start, and the queue's depth at this moment."""
-        with self._keeper.changed:
-            keeper = self._keeper
+        """Return counts and seconds since the start, and the current depth of the queue."""
+        with self._supervisor.changed:
+            supervisor = self._supervisor
             return self._totals + Counter(
-                restarts=keeper.restarts,
-                quarantined=keeper.quarantined,
-                damaged=keeper.damaged,
-                queue_depth=keeper.in_flight,
+                restarts=supervisor.restarts,
+                quarantined=supervisor.quarantined,
+                damaged=supervisor.damaged,
+                queue_depth=supervisor.in_flight,
             )
 
     def _wait_for(self, ready: Callable[[], bool]) -> None:
         began = time.perf_counter()
-        self._keeper.wait_for(ready)
+        self._supervisor.wait_for(ready)
         self._totals["wait_s"] += time.perf_counter() - began
 
     def _place(
         self, request: ScoreRequest, image_digest: bytes, mask_digest: bytes, prompts: bytes
     ) -> list[int] | None:
-        """Offsets of image, mask, prompts and, where wanted, result; None, holding nothing, while there is no room."""
+        """Place image, mask, prompts and, if wanted, the result mask; return their offsets.
+
+        Returns None, and holds no block, if there is no room for all of them.
+        """
         steps = [
             lambda: self._arena.put(np.ascontiguousarray(request.image), image_digest),
             lambda: self._arena.put(np.ascontiguousarray(request.mask), mask_digest),
@@ -156,25 +175,34 @@ class Channel:
         truth: tuple[int, int] = (0, 0),
         prompts: tuple[int, int] = (0, 0),
     ) -> None:
+        # `blocks` are image, mask, prompts, result; an encode request has the image only.
         image_at, mask_at, prompts_at, result_at = blocks + [0] * (4 - len(blocks))
+        sums = [self._arena.checksum(offset) for offset in blocks[: len(contents)]]
+        image_sum, mask_sum, prompts_sum = sums + [0] * (3 - len(sums))
         request = Request(
-            kind,
-            next(self._sequence),
-            digest,
-            image_at,
-            mask_at,
-            prompts_at,
-            result_at,
-            *size,
-            *truth,
-            *prompts,
-            *map(self._arena.checksum, blocks[: len(contents)]),
+            kind=kind,
+            seq=next(self._sequence),
+            digest=digest,
+            image_at=image_at,
+            mask_at=mask_at,
+            prompts_at=prompts_at,
+            result_at=result_at,
+            height=size[0],
+            width=size[1],
+            mask_height=truth[0],
+            mask_width=truth[1],
+            prompts=prompts[0],
+            prompts_bytes=prompts[1],
+            image_sum=image_sum,
+            mask_sum=mask_sum,
+            prompts_sum=prompts_sum,
         )
 
-        def write_anew() -> None:
-            for offset, content in zip(blocks, contents, strict=False):  # a result has no content
+        def rewrite() -> None:
+            # A result block has no content, so `contents` may be one shorter than `blocks`.
+            for offset, content in zip(blocks, contents, strict=False):
                 content = content if isinstance(content, bytes) else np.ascontiguousarray(content)
-                self._arena.write_anew(offset, content)
+                self._arena.rewrite(offset, content)
 
         def done(reply: Reply | None) -> None:
             answer(reply)
@@ -183,7 +211,7 @@ class Channel:
             if reply is not None:
                 self._count(kind, reply)
 
-        self._keeper.post(Job(request, done, write_anew))
+        self._supervisor.post(Job(request, done, rewrite))
 
     def _count(self, kind: Kind, reply: Reply) -> None:
         self._totals["scores"] += kind is Kind.SCORE

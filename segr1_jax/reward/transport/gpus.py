@@ -1,4 +1,4 @@
-"""The GPUs that this process sees, asked of the driver: neither torch nor JAX need be there."""
+"""GPUs visible to this process, read from the CUDA driver without torch or JAX."""
 
 import ctypes
 import functools
@@ -10,10 +10,10 @@ DRIVER = "libcuda.so.1"
 
 
 def placed_here(config: RewardConfig) -> RewardConfig:
-    """`config` with its sidecars placed on the GPUs of this process.
+    """Return `config` with its sidecars placed on the GPUs of this process.
 
     Raises:
-        UserError: it names CUDA devices that are not here.
+        UserError: `config.device` names CUDA devices that this process does not see.
     """
     if "cuda" not in config.device:
         return config.placed(0)
@@ -31,10 +31,10 @@ def placed_here(config: RewardConfig) -> RewardConfig:
 
 @functools.cache
 def visible_gpus() -> int:
-    """How many GPUs CUDA shows to this process (CUDA_VISIBLE_DEVICES heeded).
+    """Return the number of GPUs visible to this process, with CUDA_VISIBLE_DEVICES applied.
 
     Raises:
-        UserError: there is no driver or no GPU.
+        UserError: there is no CUDA driver or no GPU.
     """
     count = ctypes.c_int(0)
     try:
@@ -42,7 +42,7 @@ def visible_gpus() -> int:
     except OSError as error:
         raise _no_gpu(str(error)) from None
     if status := cuda.cuInit(0) or cuda.cuDeviceGetCount(ctypes.byref(count)):
-        raise _no_gpu(f"CUDA error {status} of the driver")
+        raise _no_gpu(f"CUDA error {status} from the driver")
     if not count.value:
         raise _no_gpu("no GPU")
     return count.value
@@ -53,5 +53,5 @@ def _no_gpu(got: str) -> UserError:
         "reward.device",
         expected="an NVIDIA GPU with its driver for `cuda`",
         got=got,
-        remedy="see `nvidia-smi` and CUDA_VISIBLE_DEVICES, or set reward.device=cpu",
+        remedy="check `nvidia-smi` and CUDA_VISIBLE_DEVICES, or set reward.device=cpu",
     )

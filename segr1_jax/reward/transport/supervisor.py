@@ -1,4 +1,4 @@
-"""The thread that keeps a sidecar alive and every request answered exactly once."""
+"""Thread that keeps a sidecar running and has every request answered exactly once."""
 
 import logging
 import mmap
@@ -6,60 +6,34 @@ import select
 import threading
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 from segr1_jax.reward.config import RewardConfig
 from segr1_jax.reward.transport import protocol
+from segr1_jax.reward.transport.deadlines import Deadlines, Ticks
 from segr1_jax.reward.transport.incidents import Incidents, describe
-from segr1_jax.reward.transport.process import POLL_MS, CannotStart, Sidecar, Ticks
+from segr1_jax.reward.transport.jobs import Failure, Job
+from segr1_jax.reward.transport.process import POLL_MS, CannotStart, Sidecar
 from segr1_jax.reward.transport.protocol import ProtocolError, Reply, Request
 
-FAULTS_TO_QUARANTINE = 2  # the request was in work when the sidecar failed by itself
-DAMAGES_TO_QUARANTINE = 3  # blocks written anew that often are damaged again: the memory is bad
-DEATHS_TO_QUARANTINE = 6  # or ended for whatever reason: some killers of memory hogs leave no trace that tells them from a person
-# Of the start-up encode, before a request counts as stuck: SAM2-L takes 18 s on a free CPU thread
-# and 46 s on a busy one, and out of memory it is encoded twice.
-ENCODES_TO_DEADLINE = 5
-# The budget of restarts, full again with every answer: a run survives any number of kills between
-# which it makes progress, and a broken host ends it after about three minutes of pauses.
+# Budget of restarts, refilled by every reply. A run survives any number of kills as long as it
+# makes progress between them; on a broken host it ends after about three minutes of pauses.
 RESTARTS_WITHOUT_REPLY = 40
-FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 5.0  # before a restart; doubled until the next answer
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 5.0  # before a restart; doubled until the next reply
 
 log = logging.getLogger(__name__)
 
 
 class SidecarLost(RuntimeError):
-    """The sidecar cannot be brought back; the message has its last words."""
+    """The sidecar cannot be restarted; the message ends with the last lines of its output."""
 
 
-@dataclass
-class Job:
-    """A request on its way, with the keeper's lock held in both calls.
+class Supervisor:
+    """Owner of one sidecar process, which it starts, watches and replaces in a thread of its own.
 
-    `done` gets its reply, or None for quarantine; `write_anew` writes the request's blocks again.
-    """
-
-    request: Request
-    done: Callable[[Reply | None], None]
-    write_anew: Callable[[], None]
-    faults: int = 0
-    deaths: int = 0
-    damages: int = 0
-
-
-class Failure(NamedTuple):
-    """Why a sidecar must be replaced. `request_at_fault` None: its exit status tells."""
-
-    reason: str
-    request_at_fault: bool | None = None
-
-
-class Keeper:
-    """Owns the sidecar from a thread of its own, as long-lived as itself: the kernel kills a sidecar with the thread that made it.
-
-    `changed` guards all state here and in the channel; it is notified at every answer and at the end.
+    The thread lives as long as the supervisor, because the kernel kills a sidecar when the thread
+    that started it ends. `changed` guards all state of the supervisor and of its channel; it is
+    notified at every reply and at the end.
     """
 
     def __init__(
@@ -71,26 +45,28 @@ class Keeper:
         self.damaged = 0
         self._config, self._region_fd, self._region = config, region_fd, region
         self._incidents = Incidents(incidents)
-        self._jobs: dict[int, Job] = {}  # unanswered, oldest first
+        self._jobs: dict[int, Job] = {}  # unanswered, by sequence number, oldest first
         self._unsent: deque[int] = deque()
         self._sidecar: Sidecar | None = None
         self._failure: Exception | None = None
         self._closing = self._was_up = False
-        self._unanswered_s = self._silent_s = 0.0
-        self._silent_restarts = 0
-        self._thread = threading.Thread(target=self._run, name="segr1-reward-keeper", daemon=True)
+        self._deadlines = Deadlines(config)
+        self._restarts_without_reply = 0
+        self._thread = threading.Thread(
+            target=self._run, name="segr1-reward-supervisor", daemon=True
+        )
 
     def start(self) -> None:
-        """Begin to bring the sidecar up; `wait_until_up` returns when it is."""
+        """Begin to start the sidecar; `wait_until_up` returns when it is up."""
         self._thread.start()
 
     def wait_until_up(self) -> None:
-        """Return when the sidecar is up, or raise what kept it from coming up."""
+        """Return when the sidecar is up, or raise the error that kept it from starting."""
         with self.changed:
             self.wait_for(lambda: self._sidecar is not None)
 
     def close(self) -> None:
-        """End the sidecar; unanswered requests stay so."""
+        """Stop the sidecar. Unanswered requests remain unanswered."""
         with self.changed:
             self._closing = True
             self.changed.notify_all()
@@ -99,17 +75,18 @@ class Keeper:
 
     @property
     def pid(self) -> int:
-        """The process id of the sidecar; waits while one is being started."""
+        """The process id of the sidecar; waits while a sidecar is being started."""
         with self.changed:
             self.wait_for(lambda: self._sidecar is not None)
             return self._sidecar.pid
 
     @property
     def in_flight(self) -> int:
+        """The number of unanswered requests."""
         return len(self._jobs)
 
     def wait_for(self, ready: Callable[[], bool]) -> None:
-        """Wait, with the lock held, until `ready()`; raise what ended the keeper meanwhile."""
+        """Wait, with the lock held, until `ready()`, or raise the error that ended the thread."""
         self.changed.wait_for(lambda: self._failure is not None or ready())
         if self._failure is not None:
             raise self._failure
@@ -117,7 +94,7 @@ class Keeper:
     def post(self, job: Job) -> None:
         """Send a job, with the lock held."""
         if not self._jobs:
-            self._unanswered_s = 0.0
+            self._deadlines.restart_reply()
         self._jobs[job.request.seq] = job
         self._unsent.append(job.request.seq)
         self._flush()
@@ -125,8 +102,8 @@ class Keeper:
     def _run(self) -> None:
         try:
             while self._bring_up() and (failure := self._listen()) is not None:
-                self._bury(failure)
-        except Exception as error:  # noqa: BLE001 (handed over to whoever waits)
+                self._replace(failure)
+        except Exception as error:  # noqa: BLE001 (raised in the threads that wait)
             self._failure = error
         finally:
             if self._sidecar is not None:
@@ -136,10 +113,10 @@ class Keeper:
                 self.changed.notify_all()
 
     def _bring_up(self) -> bool:
-        """Start sidecars until one is up; False once the client closes.
+        """Start sidecars until one is up. Return False if the client closes before that.
 
         Raises:
-            UserError: the first one failed by itself: the configuration may be wrong.
+            UserError: the first sidecar failed by itself, so the configuration may be wrong.
             SidecarLost: the budget of restarts is spent.
         """
         while not self._closing:
@@ -159,50 +136,50 @@ class Keeper:
         """Send the unanswered requests to a new sidecar."""
         with self.changed:
             self._sidecar, self._was_up = sidecar, True
-            self._unanswered_s = self._silent_s = 0.0
-            # What was in work when a sidecar died goes last: whatever happens to it again costs the others nothing.
+            self._deadlines.restart()
+            # A request that was in work when a sidecar died is sent last, so that another death
+            # does not delay the other requests.
             self._unsent = deque(sorted(self._jobs, key=lambda seq: (self._jobs[seq].deaths, seq)))
             self._flush()
             self.changed.notify_all()
 
     def _count_restart(self, reason: str) -> None:
-        """Log a loss and pause before the next start, unless the budget of restarts is spent."""
+        """Log a failure and pause before the next start, unless the budget of restarts is spent."""
         self.restarts += 1
-        self._silent_restarts += 1
-        if self._silent_restarts > RESTARTS_WITHOUT_REPLY:
-            raise SidecarLost(
-                f"{self._silent_restarts} sidecars in a row answered nothing; the last {reason}"
-            )
+        self._restarts_without_reply += 1
+        count = self._restarts_without_reply
+        if count > RESTARTS_WITHOUT_REPLY:
+            raise SidecarLost(f"{count} sidecars in a row sent no reply; the last {reason}")
         log.warning("the reward sidecar %s; starting another", reason)
-        pause_s = min(FIRST_PAUSE_S * 2 ** (self._silent_restarts - 1), LONGEST_PAUSE_S)
+        pause_s = min(FIRST_PAUSE_S * 2 ** (count - 1), LONGEST_PAUSE_S)
         with self.changed:
             self.changed.wait_for(lambda: self._closing, pause_s)
 
     def _listen(self) -> Failure | None:
-        """Take replies until the sidecar fails, or until close, for None."""
+        """Receive replies until the sidecar fails. Return None if the client closes."""
         poller = select.poll()
         poller.register(self._sidecar.socket, select.POLLIN)
         ticks, beats = Ticks(), -1
         while True:
             readable = poller.poll(POLL_MS)
-            tick = ticks.next()
+            tick_s = ticks.next()
             with self.changed:
                 if self._closing:
                     return None
-                self._unanswered_s += tick
                 beats, last = protocol.get_beats(self._region), beats
-                self._silent_s = 0.0 if beats != last else self._silent_s + tick
+                self._deadlines.advance(tick_s, beating=beats != last)
                 try:
-                    if readable and not self._take_reply():
+                    if readable and not self._receive_reply():
                         return Failure("ended")
                 except (ConnectionError, ProtocolError) as error:
-                    return Failure(f"broke off: {error}")
+                    return Failure(f"closed the connection: {error}")
                 self._flush()
-                missed = self._missed_deadline()
+                missed = self._deadlines.missed(self._sidecar.encode_s, len(self._jobs))
             if missed:
-                return self._watch_out(missed)
+                return self._report_missed(missed)
 
-    def _take_reply(self) -> bool:
+    def _receive_reply(self) -> bool:
+        """Receive one reply and finish its job. Return False if the sidecar closed the socket."""
         record = self._sidecar.socket.recv(protocol.RECORD_BYTES * 2)
         if not record:
             return False
@@ -210,11 +187,12 @@ class Keeper:
         job = self._jobs.get(reply.seq)
         if job is None:
             raise ProtocolError(f"reply to request {reply.seq}, which is not in flight")
-        self._unanswered_s = self._silent_restarts = 0
+        self._deadlines.restart_reply()
+        self._restarts_without_reply = 0
         if reply.note:
             self._incidents.note(reply.note)
         if reply.damaged or not self._is_intact(job.request, reply):
-            self._ask_again(job)
+            self._send_again(job)
             return True
         del self._jobs[reply.seq]
         job.done(reply)
@@ -228,74 +206,65 @@ class Keeper:
         block = self._region[request.result_at : request.result_at + size]
         return protocol.checksum(block) == reply.result_sum
 
-    def _ask_again(self, job: Job) -> None:
-        """Write a damaged request's blocks anew and send it once more."""
+    def _send_again(self, job: Job) -> None:
+        """Rewrite the blocks of a request with a damaged block and send it again."""
         self.damaged += 1
-        job.damages += 1
         what = f"{describe(job.request)} had a damaged block in shared memory"
-        if job.damages >= DAMAGES_TO_QUARANTINE:
+        if job.count_damage():
             self._quarantine(job, f"{what} {job.damages} times")
             return
-        log.warning("%s; it is written anew", what)
-        job.write_anew()
+        log.warning("%s; rewriting its blocks", what)
+        job.rewrite()
         self._unsent.append(job.request.seq)
 
     def _flush(self) -> None:
-        """Send what the socket takes now; the rest goes after the next reply, or to the next sidecar."""
+        """Send as many requests as the socket accepts.
+
+        The others are sent after the next reply, or to the next sidecar.
+        """
         if self._sidecar is None:
             return
         try:
             while self._unsent:
-                self._sidecar.socket.send(
-                    protocol.pack_request(self._jobs[self._unsent[0]].request)
-                )
+                request = self._jobs[self._unsent[0]].request
+                self._sidecar.socket.send(protocol.pack_request(request))
                 self._unsent.popleft()
         except (BlockingIOError, ConnectionError):
             return
 
-    def _missed_deadline(self) -> str:
-        # Each answer begins the count anew: waiting in line behind others is not counted.
-        encodes_s = ENCODES_TO_DEADLINE * self._sidecar.encode_s
-        deadline_s = max(self._config.request_timeout_s, encodes_s)
-        if self._jobs and self._unanswered_s > deadline_s:
-            return f"did not answer in {deadline_s:g} s (reward.request_timeout_s)"
-        if self._silent_s > self._config.heartbeat_timeout_s:
-            return f"gave no sign of life for {self._config.heartbeat_timeout_s:g} s (reward.heartbeat_timeout_s)"
-        return ""
+    def _report_missed(self, missed: str) -> Failure:
+        """Report a missed deadline with the stacks of both processes.
 
-    def _watch_out(self, missed: str) -> Failure:
-        """Say what is being waited for and keep the stacks of both sides. That somebody has stopped a process is no request's fault."""
+        The request in work is not at fault if the sidecar was stopped from outside.
+        """
         job = self._jobs.get(protocol.get_working(self._region))
         work = describe(job.request) if job else "nothing"
         stopped, stacks = self._sidecar.is_stopped, self._sidecar.stacks()
         self._incidents.missed_deadline(
-            f"reward sidecar {self._sidecar.pid} {missed}, with {work} in work, {len(self._jobs)} waiting for an answer",
+            f"reward sidecar {self._sidecar.pid} {missed}, with {work} in work, "
+            f"{len(self._jobs)} waiting for an answer",
             stacks,
         )
         return Failure(missed, request_at_fault=not stopped)
 
-    def _bury(self, failure: Failure) -> None:
-        """End a failed sidecar; count its death against the request that it was working on."""
+    def _replace(self, failure: Failure) -> None:
+        """Stop a failed sidecar and count its death against the request that it was working on."""
         with self.changed:
-            dead, self._sidecar = self._sidecar, None
-        ending = dead.kill() if failure.request_at_fault is not None else dead.stop()
-        at_fault = (
-            ending.own_fault if failure.request_at_fault is None else failure.request_at_fault
-        )
+            sidecar, self._sidecar = self._sidecar, None
+        ended_itself = failure.request_at_fault is None
+        ending = sidecar.stop() if ended_itself else sidecar.kill()
+        at_fault = ending.own_fault if ended_itself else failure.request_at_fault
         with self.changed:
             job = self._jobs.get(protocol.get_working(self._region))
             protocol.set_working(self._region, 0)
-            if job is not None:
-                job.deaths += 1
-                job.faults += at_fault
-                if job.faults >= FAULTS_TO_QUARANTINE or job.deaths >= DEATHS_TO_QUARANTINE:
-                    self._quarantine(job, str(ending))
+            if job is not None and job.count_death(at_fault=at_fault):
+                self._quarantine(job, str(ending))
         self._count_restart(f"{failure.reason} ({str(ending).strip()})")
 
-    def _quarantine(self, job: Job, obituary: str) -> None:
-        self._incidents.quarantine(job.request, self._region, obituary)
+    def _quarantine(self, job: Job, reason: str) -> None:
+        self._incidents.quarantine(job.request, self._region, reason)
         del self._jobs[job.request.seq]
         self.quarantined += 1
-        self._silent_restarts = 0
+        self._restarts_without_reply = 0
         job.done(None)
         self.changed.notify_all()

@@ -1,0 +1,52 @@
+"""Requests in flight, with the faults that count against them."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from segr1_jax.reward.transport.protocol import Reply, Request
+
+# A request is quarantined once it was in work at this many failures that the sidecar caused itself,
+FAULTS_TO_QUARANTINE = 2
+# or once its blocks were damaged this many times although they were rewritten: the memory is bad,
+DAMAGES_TO_QUARANTINE = 3
+# or once it was in work at this many deaths of any cause: some killers of processes that use too
+# much memory leave the same exit status as a kill by a person.
+DEATHS_TO_QUARANTINE = 6
+
+
+@dataclass
+class Job:
+    """A request in flight. Both calls are made with the supervisor's lock held.
+
+    `done` gets the reply, or None if the request is quarantined. `rewrite` writes the blocks of the
+    request again.
+    """
+
+    request: Request
+    done: Callable[[Reply | None], None]
+    rewrite: Callable[[], None]
+    faults: int = 0
+    deaths: int = 0
+    damages: int = 0
+
+    def count_death(self, *, at_fault: bool) -> bool:
+        """Count a sidecar that ended with this request in work; True if it must be quarantined."""
+        self.deaths += 1
+        self.faults += at_fault
+        return self.faults >= FAULTS_TO_QUARANTINE or self.deaths >= DEATHS_TO_QUARANTINE
+
+    def count_damage(self) -> bool:
+        """Count a damaged block of this request; True if it must be quarantined."""
+        self.damages += 1
+        return self.damages >= DAMAGES_TO_QUARANTINE
+
+
+class Failure(NamedTuple):
+    """Reason to replace a sidecar.
+
+    `request_at_fault` is None if the sidecar has ended by itself: its exit status then decides.
+    """
+
+    reason: str
+    request_at_fault: bool | None = None
