@@ -1,4 +1,4 @@
-"""Does transformers compute from an exported directory what we compute from the weights in memory? One noise image, one answer, all logits.
+"""Compare an export with transformers: one noise image, one answer, all logits.
 
 Shape legend: B prompts; P prompt and answer tokens; T answer tokens; V vocabulary.
 """
@@ -31,9 +31,15 @@ SPARE_BYTES = 2 * 2**30  # activations, the interpreter, torch
 
 
 def obstacle(policy: Policy, python: str) -> str | None:
-    """What keeps this host from the check: memory for float32 weights, or an interpreter with torch and transformers; or None."""
+    """Return the reason why this host cannot check an export, or None.
+
+    The check needs memory for float32 weights, and an interpreter with torch and transformers.
+    """
     interpreter = python or sys.executable
-    probe = "import sys, importlib.util as u; sys.exit(not all(map(u.find_spec, ('torch', 'transformers'))))"
+    probe = (
+        "import sys, importlib.util as u; "
+        "sys.exit(not all(map(u.find_spec, ('torch', 'transformers'))))"
+    )
     if subprocess.run([interpreter, "-c", probe], check=False).returncode:
         return f"{interpreter} has not both torch and transformers"
     copies = 1 + (
@@ -50,9 +56,9 @@ def obstacle(policy: Policy, python: str) -> str | None:
 
 
 def verify_export(opened: Opened, directory: Path, python: str) -> float:
-    """The largest difference between the logits of `directory` in transformers and of `opened`, divided by the largest logit.
+    """Return the largest difference of the logits of `directory` and `opened`, relative to the largest.
 
-    Both compute in float32; ours from the weights in memory, rounded to the dtypes that the directory stores them in.
+    Both compute in float32, ours from the weights in memory, rounded to the dtypes of the directory.
 
     Raises:
         UserError: transformers cannot read the directory, or the logits differ.
@@ -97,7 +103,10 @@ def _as_stored(opened: Opened, directory: Path) -> Opened:
 def answer_logits(
     opened: Opened, prompts: Sequence[Prompt], answers: Sequence[np.ndarray]
 ) -> Float[np.ndarray, "B T V"]:
-    """Logits that predict each token of one answer per prompt, unmasked and untempered; answers are padded to the longest."""
+    """Return the logits of each token of one answer per prompt, without bans or temperature.
+
+    Answers are padded to the longest.
+    """
     engine = opened.engine
     on_mesh = engine.put_prompts(prompts)
     batch = answer_batch(answers, max(len(answer) for answer in answers))
@@ -115,7 +124,7 @@ def answer_logits(
 def transformers_logits(
     directory: Path, inputs: dict[str, np.ndarray], python: str, dtype: str = "float32"
 ) -> Float[np.ndarray, "B P V"]:
-    """Logits of transformers, run by `python` on the CPU, for the `inputs` of its forward.
+    """Return the logits of transformers, run by `python` on the CPU, for `inputs` of its forward.
 
     Raises:
         UserError: it cannot read the directory, or fails.

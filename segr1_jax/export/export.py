@@ -1,4 +1,4 @@
-"""`segr1 export`: a trained policy as a Hugging Face directory with a model card, or its adapters as peft's files."""
+"""`segr1 export`: a policy as a Hugging Face directory, or its adapters as files of peft."""
 
 import sys
 from pathlib import Path
@@ -62,9 +62,11 @@ def run_export(
     overwrite: bool = False,
     check: bool | None = None,
 ) -> None:
-    """Write the newest weights of `source` to `out`, in dtype and layout of the base it began from unless `layout` names another.
+    """Write the newest weights of `source` to `out`, in the dtypes and the layout of its base.
 
-    `check` compares the logits of what was written with those of transformers; None does so where the memory is there.
+    `layout` names another layout.
+
+    `check` compares the written logits with those of transformers; None checks if memory allows.
 
     Raises:
         UserError: `out` exists, `source` holds no policy, there is no fixed frame, or the check fails.
@@ -91,6 +93,7 @@ def run_export(
         return
     difference = verify_export(opened, out, config.reward.python)
     print(
-        f"transformers gives the same logits: largest difference {difference:.1e} of the largest logit",
+        "transformers gives the same logits: largest difference "
+        f"{difference:.1e} of the largest logit",
         file=sys.stderr,
     )

@@ -1,4 +1,4 @@
-"""The model card of an export: what the policy is, how it was trained, and a script that uses it with transformers and sam2 alone."""
+"""The model card of an export: the policy, its training, and a script that uses it."""
 
 import json
 from importlib.resources import files
@@ -19,7 +19,7 @@ SAMPLING = (
     "top_p",
     "repetition_penalty",
 )  # Qwen2.5-VL's own sets 1.05: it changes repeated coordinates
-# Measured with launch/processor_distance.py, the worst of its four sets of images; README, Status has them all.
+# Measured with launch/processor_distance.py, the worst of its four sets (launch/RESULTS.md).
 DISTANCE = """the default one of transformers resizes and rounds differently. Measured with segr1_jax's quickstart policy
 it differs by up to 4 grey levels of 255 (mean at most 0.02), which moves the logits of an answer by up to 0.014 (mean at most 0.0002),
 changed 1 of 680 greedy answers, and left the mean IoU of the masks as it was (within 0.0001); another policy may react more."""
@@ -28,7 +28,8 @@ library_name: transformers
 pipeline_tag: image-text-to-text
 ---
 """
-# build_sam2 finds only the configurations inside the sam2 package, and adds overrides that suit only models with trained multiple masks.
+# build_sam2 finds only the configurations inside the sam2 package, and adds overrides that suit
+# only models with several trained masks.
 PUBLISHED = (
     "from sam2.build_sam import build_sam2",
     'build_sam2(sam2_config, sam2_weights, device="cpu")',
@@ -41,7 +42,7 @@ OWN = (
 
 
 def model_card(config: RunConfig, source: Path, start: Start) -> str:
-    """The README of an exported directory. No host names, no absolute paths."""
+    """Return the README of an exported directory, without host names and absolute paths."""
     report = RunDir(source).report
     table = (
         report.read_text().partition("\n\n")[2]
@@ -76,7 +77,7 @@ and even of a square image may make a neighbouring frame. And take the Pillow pr
 
 
 def adapter_card(config: RunConfig, start: Start) -> str:
-    """The README of an exported adapter."""
+    """Return the README of an exported adapter."""
     base = Path(start.base).name
     return f"""---
 library_name: peft
@@ -98,7 +99,7 @@ def _trained(config: RunConfig, start: Start) -> str:
 
 
 def script(config: RunConfig) -> str:
-    """At most 25 lines of Python that turn an image into a mask with an exported directory, transformers and sam2."""
+    """Return the script that turns an image into a mask with an export, transformers and sam2."""
     published = config.reward.postprocessing and config.reward.sam2_config
     sam2_import, sam2_build = PUBLISHED if published else OWN
     text = files("segr1_jax.export").joinpath("assets/segment.py.txt").read_text()
@@ -111,13 +112,13 @@ def script(config: RunConfig) -> str:
 
 
 def conversations(config: RunConfig) -> str:
-    """The messages of this policy's task as JSON: for everything, and for one thing, with OBJECT where its sentence goes."""
+    """Return the messages of the task as JSON: for all objects, and for the sentence OBJECT."""
     task = config.prompt.task
     return json.dumps({"all": messages(task), "one": messages(task, OBJECT)}, indent=2) + "\n"
 
 
 def generation_config(base: Path, policy: Policy) -> str:
-    """The base's generation config made greedy: no penalty on repeated digits, none of the tokens that
+    """Return the generation config of the base made greedy: no penalty on repeated digits, no tokens that
     our sampler bans, and the ends of an answer that it knows.
     """
     file = base / "generation_config.json"

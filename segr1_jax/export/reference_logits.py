@@ -1,4 +1,6 @@
-"""What transformers computes from an exported directory. Runs alone under an interpreter that has torch: imports nothing of this package.
+"""Compute the logits of transformers from an exported directory.
+
+This script runs alone under an interpreter that has torch: it imports nothing of this package.
 
 python reference_logits.py DIRECTORY INPUTS.npz OUT.npy DTYPE
 

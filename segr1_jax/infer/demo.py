@@ -1,4 +1,7 @@
-"""`segr1 demo`: a page on this machine to upload an image, ask, and see reasoning, box, points and mask. Needs the extra `demo`."""
+"""`segr1 demo`: a local page to upload an image, ask, and see reasoning, prompts and mask.
+
+It needs the extra `demo`.
+"""
 
 import dataclasses
 import functools
@@ -39,7 +42,7 @@ LONGEST = 400  # characters of a sentence
 
 @dataclasses.dataclass(frozen=True)
 class Shown:
-    """What the page shows of one answer; `files` are the mask and the record to download, none without a mask."""
+    """One answer on the page; `files` are mask and record to download, if there is a mask."""
 
     text: str
     status: str
@@ -48,7 +51,7 @@ class Shown:
 
 
 class Demo:
-    """Answers one image at a time; the sidecar and the compiled programs are kept between requests."""
+    """Answer one image at a time, with the sidecar and compiled programs kept between requests."""
 
     def __init__(self, responder: Responder, folder: Path):
         self._responder, self._folder = responder, folder
@@ -56,14 +59,13 @@ class Demo:
         self._made: deque[Path] = deque()
 
     def answer(self, image: str | None, sentence: str, temperature: float) -> Shown:
-        """Never raises for what a user may upload or ask: the fault is what is shown."""
+        """Answer an upload; a fault of the upload or the question is shown and not raised."""
         with self._lock:
             self._count += 1
             try:
                 return self._answer(_checked(image), _sentence(sentence), temperature)
             except UserError as error:
-                told = f"{error.where}: expected {error.expected}, got {error.got}. Remedy: {error.remedy}."
-                return Shown("", told.replace(str(image), "image"))
+                return Shown("", str(error).replace(str(image), "image"))
 
     def _answer(self, path: Path, sentence: str | None, temperature: float) -> Shown:
         example = Example(self._count, "image", open_image(path), None, sentence)
@@ -114,7 +116,7 @@ class Demo:
 
     @functools.cached_property
     def _tempered(self):
-        """The sampler with its temperature as an argument: no value of it compiles anew."""
+        """Compiled sampler that takes the temperature as an argument: no value recompiles it."""
         engine = self._responder.opened.engine
         settings = {
             "group": 1,
@@ -131,7 +133,7 @@ class Demo:
 
 
 def answer_record(text: str, sentence: str | None, example: Example, prompts) -> str:
-    """What can be downloaded beside the mask: text, instruction, size, prompts in native pixels."""
+    """Return the downloadable record: text, instruction, size, prompts in native pixels."""
     record = {
         "answer": text,
         "instruction": sentence,
@@ -179,7 +181,10 @@ def _sentence(text: str) -> str | None:
 
 
 def build_page(demo: Demo):
-    """The Gradio page. What the policy writes is shown in a text field, never as HTML or Markdown; fonts are the system's."""
+    """Build the Gradio page, with system fonts.
+
+    Texts of the policy are shown in a text field, never as HTML or Markdown.
+    """
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     gradio = optional_package("gradio", "demo")
 
@@ -196,12 +201,13 @@ def build_page(demo: Demo):
         title="Seg-R1", analytics_enabled=False, delete_cache=(KEPT_S, KEPT_S)
     ) as page:
         gradio.Markdown(
-            "# Seg-R1\nUpload an image, say what to segment (or leave it empty for all primary objects), and ask."
+            "# Seg-R1\nUpload an image, say what to segment (or leave it empty for all primary "
+            "objects), and ask."
         )
         with gradio.Row():
             with gradio.Column():
                 image = gradio.Image(type="filepath", sources=["upload"], label="Image")
-                # The file as it came: Gradio would decode it first, and say only "Error" where it cannot.
+                # The uploaded file: Gradio would decode it, and say only "Error" if it cannot.
                 image.preprocess = lambda payload: payload and payload.path
                 sentence = gradio.Textbox(
                     label="What to segment", placeholder="the left cat", max_length=LONGEST
@@ -227,7 +233,7 @@ def build_page(demo: Demo):
 
 
 def run_demo(config: RunConfig, source: Path, port: int) -> None:
-    """Serve the page on this machine alone until SIGTERM or Ctrl-C; what was uploaded and made is deleted then."""
+    """Serve the page on this machine until SIGTERM or Ctrl-C, then delete uploads and results."""
     with tempfile.TemporaryDirectory(prefix="segr1-demo-") as folder:
         # Gradio reads it at import; uploads would stay in its own folder after the end.
         os.environ["GRADIO_TEMP_DIR"] = str(Path(folder) / "uploads")

@@ -1,4 +1,4 @@
-"""The page of an evaluated set: its table, and the samples that say most about the policy."""
+"""The page of an evaluated set: its table, the worst samples, and samples of every quality."""
 
 import dataclasses
 from collections.abc import Iterator, Sequence
@@ -27,7 +27,10 @@ def write_gallery(
     result: SetResult,
     table: Table,
 ) -> None:
-    """Write the page to `path`; masks lie in `folder`. Of many samples it shows the worst, and as many spread over the rest."""
+    """Write the page to `path`; masks are in `folder`.
+
+    Of many samples it shows the worst, and as many spread over the others.
+    """
     scored = {sample.name: sample for sample in result.samples}
     readable = [item for item in counted if item.prediction.name in scored]
     ranked = sorted(readable, key=lambda item: scored[item.prediction.name].scores.iou)
@@ -64,7 +67,7 @@ def _samples(
 
 
 def sample_of(folder: Path, prediction: Prediction, example: Example) -> ReportSample:
-    """What the page shows of a prediction whose mask lies in `folder`, without truth and score."""
+    """Return a prediction as the page shows it, without truth and score."""
     mask_HW = None
     if prediction.mask is not None:
         mask_HW = resize_map(read_map(folder / prediction.mask), example.image.shape[:2]) > HALF

@@ -1,6 +1,6 @@
-"""General questions put to the policy, to see that its other abilities are kept: plain chat, generated answers, no SAM2.
+"""General questions to the policy, which check that its other abilities are kept: chat, no SAM2.
 
-Pictures keep their aspect ratio, as Qwen2.5-VL is meant to be used: these answers need no fixed frame.
+Pictures keep their aspect ratio, as Qwen2.5-VL expects: these answers need no fixed frame.
 """
 
 import dataclasses
@@ -27,7 +27,10 @@ def ask_all(
     identity: dict[str, Any],
     progress: Callable[[int, int], None] = lambda *_: None,
 ) -> tuple[list[Answered], dict[str, str]]:
-    """(every question with its answer, what could not be asked and why), written to `folder` on the way (resumable.py)."""
+    """Return every question with its answer, and the questions that failed with their reasons.
+
+    Answers are written to `folder` as they come (resumable_lines.py).
+    """
     engine, rows = responder.opened.own_frames, responder.rows
     identity = identity | {"prompt": dataclasses.asdict(engine.config.prompt)}
 

@@ -1,6 +1,6 @@
-"""Whose predictions these are: what the bytes of an answer depend on, without times, hosts or paths.
+"""Identity of predictions: everything that an answer depends on, without times, hosts or paths.
 
-What depends on a sample alone stands in the line of its answer (data/sample_digests.py).
+The part that depends on a sample alone is in the line of its answer (data/sample_digests.py).
 """
 
 import dataclasses
@@ -20,11 +20,16 @@ from segr1_jax.infer.load_policy import Opened
 from segr1_jax.policy.params import Params
 
 DIGITS = 16
-PATHS = ("root", "images", "masks", "ids", "manifest")  # where a set lies is not what it is
+# Paths of a set are not part of its identity.
+PATHS = ("root", "images", "masks", "ids", "manifest")
 
 
 def identity(opened: Opened, data: DataConfig, names: Sequence[str]) -> dict[str, Any]:
-    """Version, policy, prompt, answer length, batch, compute dtype, SAM2, and the set with the names of its samples."""
+    """Return the identity of the predictions of a policy on a set.
+
+    It has version, policy, prompt, answer length, batch, compute dtype, SAM2, and the set with the
+    names of its samples.
+    """
     config = opened.engine.config
     reward = config.reward
     return {
@@ -55,7 +60,10 @@ def identity(opened: Opened, data: DataConfig, names: Sequence[str]) -> dict[str
 
 
 def weights_digest(weights: Params) -> str:
-    """A hash of every weight's bits, the same on any mesh: sums of bits times position, modulo 2^32, which no order of adding changes."""
+    """Return a hash of the bits of every weight, the same on any mesh.
+
+    It is made of sums of bits times position modulo 2^32, which do not depend on the order.
+    """
     sums = jax.device_get(jax.jit(lambda tree: jax.tree.map(_bit_sum, tree))(weights))
     text = "".join(
         f"{name} {weights[name].dtype} {weights[name].shape} {int(sums[name])}\n"
@@ -75,13 +83,12 @@ def _bit_sum(x: Shaped[Array, "..."]) -> UInt32[Array, ""]:
 
 
 def _odd_strides(axes: int) -> list[int]:
-    return [
-        pow(2654435761, axis + 1, 2**32) for axis in range(axes)
-    ]  # Knuth's multiplier: neighbours get far-apart factors
+    # Knuth's multiplier: neighbours get distant factors.
+    return [pow(2654435761, axis + 1, 2**32) for axis in range(axes)]
 
 
 def _policy_digest(opened: Opened) -> str:
-    """What of a policy is not in its weights: sizes, tokenizer, how pictures are normalised, what ends an answer."""
+    """Return a hash of what is not in the weights: sizes, tokenizer, normalisation, end tokens."""
     engine, tokenizer = opened.engine, Path(opened.start.base) / "tokenizer.json"
     ends = engine.builder.tokenizer.end_ids
     parts = engine.policy.arch, file_digest(tokenizer), engine.builder.vision, ends
@@ -89,7 +96,7 @@ def _policy_digest(opened: Opened) -> str:
 
 
 def _sam2_config(config: str) -> str:
-    """The contents of a file; a name where the file is inside the sam2 package."""
+    """Return a hash of a file, or the name of a configuration inside the sam2 package."""
     if not config:
         return "nano"
     return file_digest(Path(config)) if Path(config).is_file() else Path(config).name

@@ -1,4 +1,4 @@
-"""The pictures that a command line names."""
+"""Pictures named on the command line."""
 
 import glob
 import os
@@ -14,7 +14,7 @@ from segr1_jax.errors import UserError
 def named_pictures(
     named: Sequence[str], instruction: str | None, but: Sequence[Path] = ()
 ) -> FileSource:
-    """The pictures that files, folders and patterns name, each once; none in the folders `but`.
+    """Return the pictures that files, folders and patterns name, each once, but none in `but`.
 
     A picture's name is its path below the folder that all share, without its suffix where that
     tells them apart. Raises UserError for a name of no picture.

@@ -1,4 +1,4 @@
-"""A trained policy opened for use: its engine and weights, from a run or a Hugging Face directory."""
+"""Open a trained policy: engine and weights of a run or a Hugging Face directory."""
 
 import dataclasses
 import functools
@@ -19,7 +19,7 @@ from segr1_jax.train.engine import Engine, compute_dtype
 
 @dataclasses.dataclass(frozen=True)
 class Opened:
-    """`params` are the float32 weights, placed for decoding."""
+    """A policy that is ready for use; `params` are float32 weights, sharded for decoding."""
 
     engine: Engine
     start: Start
@@ -31,7 +31,7 @@ class Opened:
 
     @functools.cached_property
     def own_frames(self) -> Engine:
-        """The engine for images in frames of their own, near their shapes; of a fixed frame, of at most its area."""
+        """Engine for images in frames of their own shape, at most as large as a fixed frame."""
         prompt, builder = self.engine.config.prompt, self.engine.builder
         if not prompt.frame:
             return self.engine
@@ -45,7 +45,7 @@ class Opened:
 
 
 def open_policy(config: RunConfig, source: Path) -> Opened:
-    """Read the weights in `source`: the newest checkpoint of a run directory, or a Hugging Face directory.
+    """Read the weights in `source`, the newest ones of a run or those of a Hugging Face directory.
 
     Raises:
         UserError: `source` is neither, or holds no finished checkpoint.

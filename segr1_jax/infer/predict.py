@@ -48,13 +48,18 @@ def run_predict(
     count: int = 4,
     overlays: str = "small",
 ) -> list[Prediction]:
-    """Write masks/NAME.png (0 and 255, native size), overlays/NAME.jpg, predictions.jsonl and report.html below `out`.
+    """Predict masks of images and write them below `out`.
 
-    `images` are files, folders (all pictures below them) and patterns; NAME is the path below the folder that all share, without its
-    suffix. Without `images` the first `count` held-out examples are used. An answer that does not parse has no mask; a file that cannot
+    Written are masks/NAME.png (0 and 255, native size), overlays/NAME.jpg, predictions.jsonl and
+    report.html.
+
+    `images` are files, folders (all pictures below them) and patterns; NAME is the path below the
+    folder that all share, without its suffix. Without `images` the first `count` held-out examples
+    are used. An answer that does not parse has no mask; a file that cannot
     be read is listed with its reason. The page shows the first MOST_SAMPLES.
 
-    Lines are written as the answers come, and the same call goes on where it was interrupted; what another call left in `out` goes.
+    Lines are written as the answers come. The same call continues where it was interrupted; files
+    of another call in `out` are deleted.
 
     Raises:
         UserError: no picture to be found, or `out` holds an evaluation.
@@ -103,7 +108,7 @@ def _owner(out: Path) -> dict[str, Any]:
 
 
 def _marks(source: Source) -> list[list[Any]]:
-    """What tells samples apart: the name; of a file also path, sentence, size and time of change.
+    """Return the fields that identify samples: the name; of files also path, sentence, size, mtime.
 
     A hash of the contents would read tens of gigabytes before the first answer.
     """
@@ -126,13 +131,13 @@ def _size_and_time(path: Path) -> tuple[int, int]:
 
 
 def _remove_others(out: Path, mine: dict[str, Any]) -> None:
-    """Delete what another call left: a mask that stays would pass for one of this call.
+    """Delete the files of another call: a mask of it would pass for one of this call.
 
     Only files that the other call named go, for others may lie beside them. The names come from its
     identity: pictures of a batch that was cut short have no line.
     """
     owner = _owner(out)
-    # As resumable.py writes and compares it.
+    # As resumable_lines.py writes and compares it.
     if owner == json.loads(json.dumps(mine)):
         return
     named = owner.get("images")
@@ -148,7 +153,7 @@ def _remove_others(out: Path, mine: dict[str, Any]) -> None:
 
 
 def _names_in_lines(out: Path) -> list[str]:
-    """The names that a version without identities left."""
+    """Return the names in lines of a version that wrote no identities."""
     lines = out / LINES
     return [prediction.name for prediction in read_predictions(lines)] if lines.is_file() else []
 

@@ -1,4 +1,4 @@
-"""A trained policy that answers: examples to texts and masks, a whole set to a folder of predictions."""
+"""Answer with a trained policy: examples to texts and masks, a set to a folder of predictions."""
 
 import contextlib
 import dataclasses
@@ -48,11 +48,11 @@ class Responder:
 
     @property
     def rows(self) -> int:
-        """Prompts that this process answers at a time."""
+        """Number of prompts that this process answers at a time."""
         return self.opened.engine.config.eval_batch // jax.process_count()
 
     def answerer(self) -> Answerer:
-        """Prompts to completions, in batches of `rows`."""
+        """Return the function from prompts to completions, in batches of `rows`."""
         engine = self.opened.engine
         return Answerer(
             engine, self.opened.rollout_weights, self.rows, engine.builder.build(FILLER)
@@ -61,7 +61,7 @@ class Responder:
     def write(
         self, answerer: Answerer, pairs: Sequence[tuple[Example, Prompt]]
     ) -> list[AnswerText]:
-        """Texts for up to `rows` examples; images are encoded while the policy writes."""
+        """Write texts for up to `rows` examples; images are encoded while the policy writes."""
         for example, _ in pairs:
             self.client.encode(example.image)
         done = answerer([prompt for _, prompt in pairs])
@@ -71,11 +71,11 @@ class Responder:
         ]
 
     def judge(self, texts: Sequence[AnswerText]) -> list[Judged]:
-        """Masks for what was answered, at native size."""
+        """Return masks of the answers at native size."""
         return self.collect(self.submit(texts))
 
     def submit(self, texts: Sequence[AnswerText]) -> Pending:
-        """Have the masks made. An empty truth is sent along; the scores against it are not used."""
+        """Submit answers for their masks, with an empty truth; scores against it are not used."""
         engine = self.opened.engine
         blank = [dataclasses.replace(item, example=_blank(item.example)) for item in texts]
         return submit(
@@ -83,13 +83,13 @@ class Responder:
         )
 
     def collect(self, pending: Pending) -> list[Judged]:
-        """The masks of one `submit`."""
+        """Wait for the masks of one `submit`."""
         return collect(self.client, pending, self.opened.engine.config.reward.weights)
 
 
 @dataclasses.dataclass(frozen=True)
 class Asked:
-    """A batch whose masks are being made; samples that cannot be read keep their places."""
+    """A batch whose masks are pending; samples that cannot be read keep their places."""
 
     positions: range
     entries: list[AnswerText | Unreadable]
@@ -108,7 +108,9 @@ def answer_set(
     progress: Callable[[int, int], None] = lambda *_: None,
     show: Callable[[AnswerText, Judged], Path | None] = lambda *_: None,
 ) -> list[Prediction]:
-    """Answer every example of `source` into `folder` (resumable.py) and return all predictions, in its order, in every process.
+    """Answer every example of `source` into `folder` and return all predictions in its order.
+
+    Every process returns them. An interrupted call continues (resumable_lines.py).
 
     `show` may write a picture of an answer, and returns its path. Several threads call it.
     """
@@ -145,7 +147,7 @@ def answer_set(
 
 
 def _ask(responder: Responder, source: Source, positions: range, count: int) -> Iterator[Asked]:
-    """`count` batches, the last ones empty where `positions` are fewer."""
+    """Yield `count` batches; the last ones are empty where there are fewer `positions`."""
     builder, config = responder.opened.engine.builder, responder.opened.engine.config
     answerer = responder.answerer()
     ahead = ahead_of(config.loader, source, builder.prompt_bytes)
@@ -167,7 +169,7 @@ def _predict(
     photos: Mapping[str, str],
     pool: ThreadPoolExecutor,
 ) -> Iterator[Prediction]:
-    """One prediction per sample, in order."""
+    """Yield one prediction per sample, in order."""
     named = [photos.get(text.example.name) for text in batch.texts]
     made = pool.map(as_prediction, batch.texts, judged, itertools.repeat(folder), named)
     for entry in batch.entries:
@@ -179,7 +181,7 @@ def _predict(
 
 
 def _photos(source: Source) -> dict[str, str]:
-    """Name -> its image below the folder that all images of the set share."""
+    """Return the image of each name, relative to the folder that all images of the set share."""
     if not isinstance(source, FileSource):
         return {}
     images = {entry.name: entry.image.absolute() for entry in source.entries}
@@ -188,7 +190,7 @@ def _photos(source: Source) -> dict[str, str]:
 
 
 def as_prediction(item: AnswerText, judged: Judged, folder: Path, photo: str | None) -> Prediction:
-    """The line of one answer; its mask is written below `folder`."""
+    """Return the line of one answer, with its mask written below `folder`."""
     example, status = item.example, judged.reward.parse.value
     if judged.reward.parse is ParseStatus.OK and judged.mask is None:
         status = QUARANTINED
@@ -205,7 +207,7 @@ def _blank(example: Example) -> Example:
 
 @contextlib.contextmanager
 def responding(config: RunConfig, source: Path) -> Iterator[Responder]:
-    """The policy in `source` with its sidecar running; masks are made at native size."""
+    """Open the policy in `source` and start its sidecar, which makes masks at native size."""
     config = dataclasses.replace(config, reward=config.reward.at_native_size())
     opened = open_policy(config, source)
     with RewardClient(config.reward) as client:

@@ -1,4 +1,4 @@
-"""Lines written by several processes, a batch at a time, that survive being killed: the same call goes on, and ends with the same bytes."""
+"""Lines written by several processes in batches; a killed call continues to the same bytes."""
 
 import json
 import math
@@ -28,11 +28,12 @@ def write_lines(
     progress: Callable[[int, int], None] = lambda *_: None,
     foreign: Callable[[int, bytes], str | None] = lambda *_: None,
 ) -> Path:
-    """Have `total` lines in folder/predictions.jsonl, in order, and return its path once it is there.
+    """Write `total` lines to folder/predictions.jsonl in order, and return its path.
 
-    `lines_from` gets this process's positions that are still to be done and the number of batches: it yields one line for each
-    position, `rows` at a time, then empty batches, for the processes answer in one program and have equally many. What the lines of
-    a batch name must be on the disk by then. Batches depend on `total`, `rows` and the number of processes alone.
+    `lines_from` gets this process's remaining positions and the number of batches. It yields the
+    lines of `rows` positions at a time, then empty batches: the processes answer in one program, so
+    each has the same number. Files that the lines of a batch name are on disk by then. Batches
+    depend on `total`, `rows` and the number of processes alone.
 
     `foreign` gets a position and the line that an earlier call left for it, and names the sample
     there if the line is about another. Threads call it.
@@ -67,7 +68,7 @@ def remove_lines(folder: Path) -> None:
 
 
 def _claim(folder: Path, identity: dict[str, Any]) -> None:
-    """Note whose lines lie here; those of another policy or set must not be mixed with these."""
+    """Record the identity of the lines; lines of another policy or set must not be mixed in."""
     path, content = folder / IDENTITY, json.dumps(identity, indent=1, sort_keys=True) + "\n"
     if path.is_file() and path.read_text() != content:
         old = json.loads(path.read_text())
@@ -89,7 +90,7 @@ def _claim(folder: Path, identity: dict[str, Any]) -> None:
 
 
 def _require_own_lines(folder: Path, foreign: Callable[[int, bytes], str | None]) -> None:
-    """All processes look at lines of their own, and raise together."""
+    """Check the lines of each process; all processes raise together."""
     with ThreadPoolExecutor(READERS) as pool:
         found = [name for name in pool.map(foreign, *_lines_here(folder)) if name is not None]
     if count := max_over_processes(len(found)):
@@ -103,7 +104,7 @@ def _require_own_lines(folder: Path, foreign: Callable[[int, bytes], str | None]
 
 
 def _lines_here(folder: Path) -> tuple[list[int], list[bytes]]:
-    """Positions of this process that have a line, and the lines. One cut short by a kill is left out."""
+    """Return the positions of this process that have a complete line, and the lines."""
     process, processes = jax.process_index(), jax.process_count()
     whole = folder / LINES
     path = whole if whole.is_file() else _part(folder, process, processes)
@@ -117,7 +118,7 @@ def _part(folder: Path, process: int, processes: int) -> Path:
 
 
 def _batches_everywhere(part: Path, rows: int) -> int:
-    """How many whole batches every process has on disk. A line cut short by a kill does not end with a line break."""
+    """Return the number of whole batches that every process has on disk."""
     lines = part.read_bytes().count(b"\n") if part.is_file() else 0
     return -max_over_processes(-(lines // rows))
 
