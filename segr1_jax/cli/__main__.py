@@ -1,4 +1,4 @@
-"""`python -m segr1_jax.cli`: the same as the console script."""
+"""Entry point of `python -m segr1_jax.cli`, equivalent to the console script."""
 
 import sys
 

@@ -1,6 +1,7 @@
-"""What each subcommand calls.
+"""Functions of the subcommands.
 
-Implementations are imported once the configuration has been read and checked: `--help` and a mistyped key answer at once, without JAX.
+Implementations are imported after the configuration has been read and checked, so that `--help` and
+the error for a misspelt key appear at once, without loading JAX.
 """
 
 import argparse
@@ -19,14 +20,17 @@ REASONS_SHOWN = 5
 
 
 def sft(options: argparse.Namespace) -> int:
+    """Run the supervised cold start."""
     return _run_stage(options, "sft")
 
 
 def train(options: argparse.Namespace) -> int:
+    """Run GRPO training."""
     return _run_stage(options, "grpo")
 
 
 def evaluate(options: argparse.Namespace) -> int:
+    """Evaluate a policy, or given predictions."""
     if options.predictions:
         return _rescore(options)
     config, source = _config_and_source(options)
@@ -46,12 +50,13 @@ def evaluate(options: argparse.Namespace) -> int:
 
 
 def _rescore(options: argparse.Namespace) -> int:
+    """Score the predictions of --predictions."""
     config = load_config(options.config, options.overrides)
     if options.suite or options.source:
         raise UserError(
             "--predictions",
             expected="neither --suite nor --source",
-            got="one of them",
+            got="one of the two",
             remedy="score one set at a time",
         )
     from segr1_jax.eval.rescore import run_rescore
@@ -64,6 +69,7 @@ def _rescore(options: argparse.Namespace) -> int:
 
 
 def predict(options: argparse.Namespace) -> int:
+    """Write masks for images; return 1 if an image could not be read."""
     _require_positive("--count", options.count)
     config, source = _config_and_source(options)
     out = options.out or Path(config.run_dir) / "samples" / "predict"
@@ -81,15 +87,16 @@ def predict(options: argparse.Namespace) -> int:
     )
     counts = Counter(prediction.status for prediction in predictions)
     print(f"wrote {out}: {', '.join(f'{count} {status}' for status, count in counts.items())}")
-    unread = [prediction.reason for prediction in predictions if prediction.reason]
-    for line in unread[:REASONS_SHOWN] + [f"and {len(unread) - REASONS_SHOWN} more"] * (
-        len(unread) > REASONS_SHOWN
-    ):
-        print(line, file=sys.stderr)
-    return int(bool(unread))
+    reasons = [prediction.reason for prediction in predictions if prediction.reason]
+    for reason in reasons[:REASONS_SHOWN]:
+        print(reason, file=sys.stderr)
+    if len(reasons) > REASONS_SHOWN:
+        print(f"and {len(reasons) - REASONS_SHOWN} more", file=sys.stderr)
+    return int(bool(reasons))
 
 
 def demo(options: argparse.Namespace) -> int:
+    """Serve the demo page until it is interrupted."""
     config, source = _config_and_source(options)
     from segr1_jax.infer.demo import run_demo
 
@@ -99,6 +106,7 @@ def demo(options: argparse.Namespace) -> int:
 
 
 def score(options: argparse.Namespace) -> int:
+    """Score the answers of a JSON lines file."""
     config = load_config(options.config, options.overrides)
     check_reward_paths(config.reward)
     from segr1_jax.eval.score import run_score
@@ -110,6 +118,7 @@ def score(options: argparse.Namespace) -> int:
 
 
 def export(options: argparse.Namespace) -> int:
+    """Write a Hugging Face directory, or the adapters of a LoRA run."""
     config, source = _config_and_source(options)
     out = options.out or Path(config.run_dir) / ("adapter" if options.adapter else "export")
     from segr1_jax.export.export import run_export, run_export_adapter
@@ -131,6 +140,7 @@ def export(options: argparse.Namespace) -> int:
 
 
 def plan(options: argparse.Namespace) -> int:
+    """Print the plan of a run; return 1 if the run does not fit."""
     config = load_config(options.config, options.overrides)
     require_fixed_frame(config)
     from segr1_jax.common.files import write_atomically
@@ -147,6 +157,7 @@ def plan(options: argparse.Namespace) -> int:
 
 
 def profile(options: argparse.Namespace) -> int:
+    """Profile some steps and write the table and the trace."""
     config = load_config(options.config, options.overrides)
     check(config)
     _require_positive("--steps", options.steps)
@@ -164,6 +175,7 @@ def profile(options: argparse.Namespace) -> int:
 
 
 def data(options: argparse.Namespace) -> int:
+    """Check the published sets, or write toy copies of them."""
     return {"check": _check_data, "toy": _toy_data}[options.action](options)
 
 
@@ -189,6 +201,7 @@ def _toy_data(options: argparse.Namespace) -> int:
 
 
 def tiny(options: argparse.Namespace) -> int:
+    """Write a small random policy."""
     from segr1_jax.hf.tiny_policy import make_tiny_policy
 
     make_tiny_policy(options.out, seed=options.seed, frame=options.frame)
@@ -197,6 +210,7 @@ def tiny(options: argparse.Namespace) -> int:
 
 
 def doctor(options: argparse.Namespace) -> int:
+    """Print the checks of this machine; return 1 if one failed."""
     from segr1_jax.cli.doctor import examine, report
 
     checks = examine(options.python)
@@ -205,6 +219,7 @@ def doctor(options: argparse.Namespace) -> int:
 
 
 def show_config(options: argparse.Namespace) -> int:
+    """Print every key, or one whole configuration."""
     if options.config is None:
         print(describe())
         return 0
@@ -248,7 +263,7 @@ def _stage_config(options: argparse.Namespace, stage: str) -> RunConfig:
 
 def _require_positive(option: str, value: int) -> None:
     if value < 1:
-        raise UserError(option, expected="at least 1", got=str(value), remedy="change it")
+        raise UserError(option, expected="at least 1", got=str(value), remedy="raise it")
 
 
 def _prepare(config: RunConfig) -> None:
@@ -268,11 +283,10 @@ def _config_and_source(options: argparse.Namespace) -> tuple[RunConfig, Path]:
     config = load_config(options.config, options.overrides)
     source = options.source or Path(config.run_dir)
     if not source.is_dir():
-        remedy = "train first, or name a run or Hugging Face directory with --source"
         raise UserError(
             "--source" if options.source else "run_dir",
             expected="a directory",
             got=f"{source} (missing)",
-            remedy=remedy,
+            remedy="train first, or name a run or Hugging Face directory with --source",
         )
     return config, source

@@ -1,4 +1,4 @@
-"""`segr1 doctor`: is this machine ready, and if not, what to do."""
+"""Checks of the machine for `segr1 doctor`, each with a remedy."""
 
 import functools
 import importlib.metadata
@@ -16,16 +16,17 @@ from packaging.utils import canonicalize_name
 
 from segr1_jax.common.requirements import required
 
-OPTIONAL = ("eval", "demo")  # extras whose packages may be missing
+OPTIONAL = ("eval", "demo")  # extras whose packages need not be installed
 CUDNN = ("nvidia-cudnn-cu12", "nvidia-cudnn-cu13")
 SETUP = "bash launch/setup.sh cpu (or cuda12, cuda13, tpu)"
-ASK_TIMEOUT_S = 120  # importing torch from a cold network disk
+ASK_TIMEOUT_S = 120  # an import of torch from a cold network disk takes long
 MIN_PYTHON = (3, 11)
 LOW_MEMORY_GB, LOW_DISK_GB = 4, 10
 ASK_VERSIONS = """
 import importlib.metadata, json, sys
 names = {dist.metadata["Name"].lower(): dist.version for dist in importlib.metadata.distributions()}
-print(json.dumps({"python": sys.version.split()[0]} | {name: names[name] for name in sys.argv[1:] if name in names}))
+asked = {name: names[name] for name in sys.argv[1:] if name in names}
+print(json.dumps({"python": sys.version.split()[0]} | asked))
 """
 ASK_TORCH = """
 import json, torch
@@ -38,7 +39,10 @@ print(json.dumps([torch.cuda.get_device_name(index) for index in range(count)]))
 
 @dataclass(frozen=True)
 class Check:
-    """One line of the report. `status` is ok, warn or fail; `remedy` is empty when ok."""
+    """One line of the report.
+
+    `status` is ok, warn or fail; `found` is the state of the machine; `remedy` is empty when ok.
+    """
 
     name: str
     status: str
@@ -47,24 +51,27 @@ class Check:
 
 
 def examine(sidecar_python: str = "", disk: Path = Path()) -> list[Check]:
-    """All checks of this interpreter, of the sidecar's (`sidecar_python`, or `find_sidecar`'s) and of the machine."""
+    """Return all checks of this interpreter, of the sidecar's interpreter and of the machine.
+
+    The interpreter of the sidecar is `sidecar_python`, or the result of `find_sidecar`.
+    """
     own = _own_versions()
-    found = sidecar_python or find_sidecar(own, Path(sys.prefix)) or sys.executable
+    python = sidecar_python or find_sidecar(own, Path(sys.prefix)) or sys.executable
     checks = [check_python(sys.version_info[:2])]
     checks += [check_package(name, own, versions) for name, versions in required().items()]
     for extra in OPTIONAL:
         optional = {name: asked for name, asked in required(extra).items() if name in own}
         checks += [check_package(name, own, asked) for name, asked in optional.items()]
     checks += [check_devices(), check_cudnn(own)]
-    checks += check_sidecar(functools.partial(ask_versions, found), found)
-    checks += [check_torch_devices(functools.partial(ask_torch_devices, found), has_gpu())]
+    checks += check_sidecar(functools.partial(ask_versions, python), python)
+    checks += [check_torch_devices(functools.partial(ask_torch_devices, python), has_gpu())]
     return [*checks, check_memory(), check_disk(shutil.disk_usage(disk).free / 1e9)]
 
 
 def find_sidecar(own: Mapping[str, str], prefix: Path) -> str:
-    """The interpreter that `launch/setup.sh cuda12` makes beside an environment without torch.
+    """Return the interpreter that `launch/setup.sh cuda12` creates beside one without torch.
 
-    Empty where this environment has torch, or where there is no other.
+    The result is empty if this environment has torch, or if there is no other.
     """
     beside = prefix.parent / prefix.name.replace(".venv", ".venv-sidecar", 1) / "bin" / "python"
     wanted = "torch" not in own and beside != prefix / "bin" / "python"
@@ -72,7 +79,7 @@ def find_sidecar(own: Mapping[str, str], prefix: Path) -> str:
 
 
 def report(checks: list[Check]) -> str:
-    """One aligned line per check, the remedy below where there is one."""
+    """Return one aligned line per check, with its remedy, if any, in the next line."""
     lines = []
     for check in checks:
         lines.append(f"{check.status:<5}{check.name:<20}{check.found}")
@@ -82,6 +89,7 @@ def report(checks: list[Check]) -> str:
 
 
 def check_python(version: tuple[int, int]) -> Check:
+    """Check the version of this interpreter."""
     found = ".".join(map(str, version))
     if version < MIN_PYTHON:
         return Check(
@@ -94,12 +102,13 @@ def check_python(version: tuple[int, int]) -> Check:
 
 
 def check_package(name: str, versions: Mapping[str, str], asked: SpecifierSet) -> Check:
-    """`name` is among the installed `versions`, in one of the versions that `asked` allows."""
+    """Check that the installed `versions` have `name` in a version that `asked` allows."""
     if name not in versions:
         return Check(name, "fail", "missing", SETUP)
     if not asked.contains(versions[name], prereleases=True):
         command = "pip install"
-        if name == "sam2":  # its isolated build fetches torch again
+        # An isolated build of sam2 would download torch a second time.
+        if name == "sam2":
             command = "SAM2_BUILD_CUDA=0 pip install --no-build-isolation"
         return Check(
             name, "fail", f"{versions[name]}, not {asked}", f"{command} '{name}{asked}', or {SETUP}"
@@ -108,6 +117,7 @@ def check_package(name: str, versions: Mapping[str, str], asked: SpecifierSet) -
 
 
 def check_devices() -> Check:
+    """Check that JAX has a device, and a GPU if the machine has one."""
     try:
         import jax
 
@@ -117,7 +127,7 @@ def check_devices() -> Check:
             "devices",
             "fail",
             " ".join(str(error).split()),
-            "JAX_PLATFORMS=cpu runs on the CPU; else reinstall with launch/setup.sh",
+            "set JAX_PLATFORMS=cpu to use the CPU, or reinstall with launch/setup.sh",
         )
     found = f"{len(devices)} x {devices[0].device_kind}"
     if devices[0].platform == "cpu" and has_gpu():
@@ -125,30 +135,37 @@ def check_devices() -> Check:
             "devices",
             "warn",
             found,
-            "there is an NVIDIA GPU, but this jax is CPU-only: launch/setup.sh cuda13 (or cuda12)",
+            "this jax does not support the NVIDIA GPU: run launch/setup.sh cuda13 (or cuda12)",
         )
     return Check("devices", "ok", found)
 
 
 def has_gpu() -> bool:
-    """Whether this machine has an NVIDIA driver."""
+    """Return True if this machine has an NVIDIA driver."""
     return shutil.which("nvidia-smi") is not None
 
 
 def check_cudnn(versions: Mapping[str, str], name: str = "cudnn") -> Check:
-    """nvidia-cudnn-cu12 and -cu13 install the same nvidia/cudnn/lib/libcudnn.so.9: the later one breaks the earlier one's user."""
+    """Check that at most one of nvidia-cudnn-cu12 and nvidia-cudnn-cu13 is installed.
+
+    Both install nvidia/cudnn/lib/libcudnn.so.9, so the later one breaks packages that need the
+    earlier one.
+    """
     found = [name for name in CUDNN if name in versions]
     if len(found) == 2:
         remedy = (
             "they overwrite each other: remove this environment and run launch/setup.sh cuda12, "
-            "which makes one without torch and one for the sidecar"
+            "which creates one without torch and one for the sidecar"
         )
         return Check(name, "fail", " and ".join(found), remedy)
     return Check(name, "ok", found[0] if found else "none installed")
 
 
 def check_sidecar(ask: Callable[[], Mapping[str, str]], python: str = "") -> list[Check]:
-    """The extra `sidecar` and cuDNN in the sidecar's interpreter; `ask` returns its versions."""
+    """Check the packages of the extra `sidecar`, and cuDNN, in the sidecar's interpreter.
+
+    `ask` returns the versions installed there.
+    """
     try:
         versions = ask()
     except (OSError, subprocess.SubprocessError, json.JSONDecodeError) as error:
@@ -162,42 +179,45 @@ def check_sidecar(ask: Callable[[], Mapping[str, str]], python: str = "") -> lis
         ]
     asked = required("sidecar").items()
     checks = [check_package(name, versions, specifier) for name, specifier in asked]
-    where = "" if python in ("", sys.executable) else f": pass reward.python={python}"
+    where = "" if python in ("", sys.executable) else f": set reward.python={python}"
     checks.append(check_cudnn(versions, "sidecar's cudnn"))
     return [Check("sidecar", "ok", f"Python {versions['python']}{where}"), *checks]
 
 
 def check_torch_devices(ask: Callable[[], list[str]], gpu: bool) -> Check:
-    """The sidecar's torch computes on every GPU; `ask` returns their names, `gpu` says one is here.
+    """Check that the sidecar's torch can compute on every GPU.
 
-    The driver, the build of torch and the GPU's age decide that, and no version shows it.
+    `ask` returns the names of the GPUs on which it computed; `gpu` is True if the machine has one.
+    Versions do not show this: it depends on the driver, the build of torch and the kind of GPU.
     """
     name = "sidecar's devices"
     try:
         devices = ask()
     except (OSError, subprocess.SubprocessError, json.JSONDecodeError) as error:
-        said = (getattr(error, "stderr", None) or str(error)).strip().splitlines()
-        return Check(
-            name, "fail", said[-1] if said else repr(error), f"install torch anew: {SETUP}"
-        )
+        lines = (getattr(error, "stderr", None) or str(error)).strip().splitlines()
+        message = lines[-1] if lines else repr(error)
+        return Check(name, "fail", message, f"reinstall torch: {SETUP}")
     if gpu and not devices:
-        remedy = "there is an NVIDIA GPU that the sidecar's torch does not see: update the driver, "
-        return Check(name, "warn", "cpu", f"{remedy}or launch/setup.sh cuda13 (or cuda12)")
+        remedy = (
+            "the sidecar's torch does not see the NVIDIA GPU: update the driver, or run "
+            "launch/setup.sh cuda13 (or cuda12)"
+        )
+        return Check(name, "warn", "cpu", remedy)
     return Check(name, "ok", f"{len(devices)} x {devices[0]}" if devices else "cpu")
 
 
 def ask_versions(python: str) -> dict[str, str]:
-    """Versions of the sidecar's packages as another interpreter sees them, without importing one."""
+    """Return the versions of the sidecar's packages in another interpreter, without imports."""
     return _ask(python, ASK_VERSIONS, *required("sidecar"), *CUDNN)
 
 
 def ask_torch_devices(python: str) -> list[str]:
-    """Names of the GPUs on which another interpreter's torch has just added two numbers."""
+    """Return the names of the GPUs on which torch in another interpreter added two numbers."""
     return _ask(python, ASK_TORCH)
 
 
 def _ask(python: str, program: str, *arguments: str) -> Any:
-    """What a program prints as JSON under another interpreter."""
+    """Return the JSON that a program prints in another interpreter."""
     command = [python, "-c", program, *arguments]
     done = subprocess.run(
         command, capture_output=True, text=True, check=True, timeout=ASK_TIMEOUT_S
@@ -206,7 +226,8 @@ def _ask(python: str, program: str, *arguments: str) -> Any:
 
 
 def check_memory() -> Check:
-    # Not the kernel's free pages: file caches are given up on demand.
+    """Check the memory that is available on this host."""
+    # MemAvailable includes file caches, which the kernel frees on demand; MemFree does not.
     fields = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
     free_gb = int(fields["MemAvailable"].split()[0]) * 1024 / 1e9
     if free_gb < LOW_MEMORY_GB:
@@ -220,6 +241,7 @@ def check_memory() -> Check:
 
 
 def check_disk(free_gb: float) -> Check:
+    """Check the free space of the disk of the working directory."""
     if free_gb < LOW_DISK_GB:
         return Check(
             "disk",

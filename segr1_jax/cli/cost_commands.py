@@ -1,0 +1,81 @@
+"""Parsers of the commands that report the cost of a run: plan and profile."""
+
+from pathlib import Path
+
+from segr1_jax.cli import commands
+from segr1_jax.cli.command_parser import AddParser, add_command, add_config
+
+
+def add_commands(add: AddParser) -> None:
+    """Add plan and profile."""
+    _add_plan(add)
+    _add_profile(add)
+
+
+def _add_plan(add: AddParser) -> None:
+    plan = add_command(
+        add,
+        "plan",
+        commands.plan,
+        "memory, FLOPs and time of a run, without weights, data or its devices",
+        """\
+        example:  segr1 plan configs/paper/rl_cod_3b.yaml
+                  segr1 plan configs/paper/rl_cod_3b.yaml hardware.kind=h200 batch=32
+                  segr1 plan configs/ours/rl_cod_7b_v5e.yaml --topology v5e:8x8
+        prints:   every buffer per device, the buffers that exist at the same time, whether they
+                  fit, are tight or do not fit, with the knob that would make them fit, what
+                  checkpoints need of disk and hosts, and the phases of a step; exit status 1 if
+                  the run does not fit
+        compile:  replaces estimates by the numbers of XLA, for a TPU topology (needs libtpu) or
+                  for fake CPU devices; takes minutes
+        hardware: from the configuration (hardware.kind, .hosts, .chips); the architecture is that
+                  in policy.path, else policy.arch""",
+    )
+    add_config(plan)
+    plan.add_argument(
+        "--compile",
+        action="store_true",
+        help="compile the programs with XLA's CPU compiler, for as many fake devices",
+    )
+    plan.add_argument(
+        "--topology",
+        default="",
+        metavar="NAME",
+        help="compile them for these TPUs, such as v5e:8x8",
+    )
+    plan.add_argument(
+        "--json", type=Path, metavar="FILE", help="write all numbers to this file too"
+    )
+
+
+def _add_profile(add: AddParser) -> None:
+    profile = add_command(
+        add,
+        "profile",
+        commands.profile,
+        "the time of a step: phases, functions, MFU, an XProf trace",
+        """\
+        example:  segr1 profile configs/quickstart_grpo.yaml --steps 3
+        prints:   share of each phase of a step, prefill and decode; per jitted function
+                  compilations, FLOPs, memory, seconds, MFU
+        writes:   profile.md, profile.json and profile/ (the trace) in a new run directory,
+                  RUN_DIR_profile_1 (2, 3, ...)
+        traces:   the key profile.steps=[10,12] traces an ordinary run""",
+    )
+    add_config(profile)
+    profile.add_argument(
+        "--steps",
+        type=int,
+        default=3,
+        metavar="N",
+        help="steps to trace, and as many to time after that (default 3)",
+    )
+    profile.add_argument(
+        "--hlo", type=Path, metavar="DIR", help="write the compiled text of each function there"
+    )
+    profile.add_argument(
+        "--peak-flops",
+        type=float,
+        metavar="X",
+        help="peak FLOP/s of one device, for MFU (default: by device kind)",
+    )

@@ -1,0 +1,90 @@
+"""Parsers of the commands that prepare a run: data, tiny, doctor and config."""
+
+from pathlib import Path
+
+from segr1_jax.cli import commands
+from segr1_jax.cli.command_parser import AddParser, add_command, add_config
+
+
+def add_commands(add: AddParser) -> None:
+    """Add data, tiny, doctor and config."""
+    _add_data(add)
+    _add_tiny(add)
+    _add_doctor(add)
+    _add_config(add)
+
+
+def _add_data(add: AddParser) -> None:
+    data = add_command(
+        add,
+        "data",
+        commands.data,
+        "check the published data sets, or write toy copies of all of them",
+        """\
+        example:  segr1 data check /data/segmentation
+                  segr1 data toy runs/toy
+        check:    every set and split, counts beside the published ones, every problem
+        toy:      all layouts at toy size, to try an evaluation
+        writes:   nothing (check); the folder (toy)
+        next:     segr1 eval CONFIG --suite paper eval_data.root=/data/segmentation""",
+    )
+    data.add_argument("action", choices=("check", "toy"))
+    data.add_argument("root", type=Path, metavar="ROOT", help="the folder of all sets")
+    data.add_argument("--seed", type=int, default=0, help="toy: seed of the pictures (default 0)")
+    data.add_argument(
+        "--json", type=Path, metavar="FILE", help="check: write the report as JSON too"
+    )
+
+
+def _add_tiny(add: AddParser) -> None:
+    tiny = add_command(
+        add,
+        "tiny",
+        commands.tiny,
+        "write a small random Qwen2.5-VL directory",
+        """\
+        example:  segr1 tiny runs/tiny
+        writes:   config.json, safetensors, tokenizer, processor (a few MB)
+        next:     segr1 sft configs/quickstart_sft.yaml policy.path=runs/tiny""",
+    )
+    tiny.add_argument("out", type=Path, metavar="DIR", help="directory to write")
+    tiny.add_argument("--seed", type=int, default=0, help="seed of the weights (default 0)")
+    tiny.add_argument(
+        "--frame",
+        type=int,
+        default=168,
+        help="side of the square model frame in pixels, a multiple of 28 (default 168)",
+    )
+
+
+def _add_doctor(add: AddParser) -> None:
+    doctor = add_command(
+        add,
+        "doctor",
+        commands.doctor,
+        "check versions, devices, conflicts, memory and disk",
+        """\
+        example:  segr1 doctor --python .venv-sidecar/bin/python
+        prints:   one line per check (ok, warn, fail) with its remedy;
+                  exit status 1 if one failed""",
+    )
+    doctor.add_argument(
+        "--python",
+        default="",
+        metavar="PATH",
+        help="interpreter of the SAM2 sidecar (default: this one)",
+    )
+
+
+def _add_config(add: AddParser) -> None:
+    config = add_command(
+        add,
+        "config",
+        commands.show_config,
+        "list every key with its default, or show one configuration in full",
+        """\
+        example:  segr1 config                                        every key and its default
+                  segr1 config configs/quickstart_grpo.yaml steps=4   the whole configuration
+        writes:   nothing""",
+    )
+    add_config(config, nargs="?")
