@@ -1,4 +1,4 @@
-"""Scores of general benchmarks from generated answers. What does not parse is wrong, and counted."""
+"""Scores of general benchmarks from generated answers; an answer that does not parse is wrong."""
 
 import re
 from collections import defaultdict
@@ -24,7 +24,7 @@ PERCEPTION = (
 
 @dataclass(frozen=True)
 class Answered:
-    """A question with the text that was generated for it (None: it could not be asked)."""
+    """A question with its generated text; None if it could not be asked."""
 
     question: Question
     text: str | None
@@ -39,7 +39,7 @@ class Answered:
 
 
 def request(question: Question) -> str:
-    """The question as it is asked: options one to a line, and how to answer."""
+    """Return the text of a question: one option per line, and how to answer."""
     if not question.options:
         return (
             question.text
@@ -51,7 +51,7 @@ def request(question: Question) -> str:
 
 
 def choice_of(text: str, options: dict[str, str]) -> str | None:
-    """The letter, or "yes" or "no", that an answer begins with; None where it begins with anything else.
+    """Return the letter, "yes" or "no" that an answer begins with; None for anything else.
 
     Example:
         >>> choice_of("(B) a cat", {"A": "dog", "B": "cat"}), choice_of("Yes, it is.", {}), choice_of("I think B", {"B": "cat"})
@@ -65,7 +65,7 @@ def choice_of(text: str, options: dict[str, str]) -> str | None:
 
 
 def accuracy(answered: Sequence[Answered]) -> float:
-    """Percent of questions of which every rotation is answered rightly (plain accuracy where there are none)."""
+    """Return the percentage of questions with correct answers in every rotation of the options."""
     groups: dict[str, list[bool]] = defaultdict(list)
     for item in answered:
         index = item.question.index
@@ -74,7 +74,10 @@ def accuracy(answered: Sequence[Answered]) -> float:
 
 
 def f1(answered: Sequence[Answered]) -> float:
-    """Percent: F1 of "yes", as POPE reports it. An answer that does not parse is a "no" to a yes question, and a "yes" to a no question."""
+    """Return the F1 of "yes" in percent, as POPE reports it.
+
+    An answer that does not parse counts as the wrong one of the two.
+    """
     said = [item.choice or ("no" if item.question.answer == "yes" else "yes") for item in answered]
     truth = [item.question.answer for item in answered]
     hits = sum(a == t == "yes" for a, t in zip(said, truth, strict=True))
@@ -82,7 +85,10 @@ def f1(answered: Sequence[Answered]) -> float:
 
 
 def perception(answered: Sequence[Answered]) -> float:
-    """MME's perception score: per category, accuracy plus accuracy over images whose questions are all right, each in percent."""
+    """Return the perception score of MME.
+
+    Per category it is the accuracy plus the share of images with only correct answers, in percent.
+    """
     total = 0.0
     for category in PERCEPTION:
         mine = [item for item in answered if item.question.category == category]

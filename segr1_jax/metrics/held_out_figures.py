@@ -1,6 +1,7 @@
-"""From per-sample rows to the figures of a table, the best constant answer as a baseline, and the S-measure of grey maps.
+"""Figures of rows of samples, the best constant box, and the S-measure of grey maps.
 
-Shape legend: H W native pixels; h w those of a quadrant; K those of a region; N masks; E = GRID + 1 grid lines.
+Shape legend: H W native pixels; h w pixels of a quadrant; K pixels of a region; N masks;
+E = GRID + 1 grid lines.
 """
 
 import itertools
@@ -60,7 +61,7 @@ def aggregate(rows: Sequence[EvalRow]) -> dict[str, float]:
 
 
 def standard_error(values_N: Float[np.ndarray, " N"]) -> float:
-    """Of the mean: std(ddof=1) / sqrt(N); NaN below two values."""
+    """Return std(ddof=1) / sqrt(N), the standard error of the mean; NaN below two values."""
     return (
         float(np.std(values_N, ddof=1) / math.sqrt(len(values_N)))
         if len(values_N) > 1
@@ -71,16 +72,17 @@ def standard_error(values_N: Float[np.ndarray, " N"]) -> float:
 def mean_absolute_error(
     prediction_HW: Bool[np.ndarray, "H W"], truth_HW: Bool[np.ndarray, "H W"]
 ) -> float:
-    """MAE of binary masks: the share of pixels that differ (Perazzi et al. 2012)."""
+    """Return the MAE of binary masks: the share of pixels that differ (Perazzi et al. 2012)."""
     return float(np.mean(prediction_HW != truth_HW))
 
 
 def soft_s_measure(
     prediction_HW: Float[np.ndarray, "H W"], truth_HW: Bool[np.ndarray, "H W"]
 ) -> float:
-    """S-measure (Fan et al. 2017, alpha 0.5) of a grey map in [0, 1], such as the saliency maps of other methods.
+    """Return the S-measure (Fan et al. 2017, alpha 0.5) of a grey map in [0, 1].
 
-    The edge cases are those of the table in `reward.scores`, whose `s_measure` gives the same for masks, much faster.
+    Edge cases are in the table of `reward.scores`, whose `s_measure` returns the same for masks,
+    much faster.
     """
     share = float(np.mean(truth_HW))
     if share in (0, 1):
@@ -120,9 +122,12 @@ def _ssim(prediction_hw: Float[np.ndarray, "h w"], truth_hw: Bool[np.ndarray, "h
 def best_constant_box(
     masks: Iterable[Bool[np.ndarray, "_H _W"]],
 ) -> tuple[float, float, float, float]:
-    """The one box (x1, y1, x2, y2), in shares of width and height, with the largest mean IoU between filled box and mask.
+    """Return the box with the largest mean IoU between filled box and mask.
 
-    What a policy that ignores the image can reach. Every box on a coarse grid is tried, then the best one's sides are moved
+    It is (x1, y1, x2, y2) in shares of width and height.
+
+    A policy that ignores the image can reach it. Every box on a coarse grid is tried, then the sides
+    of the best one are moved
     by halving steps until no move helps. Masks may differ in size.
     """
     tables_NEE = np.stack([_integral_on_grid(mask) for mask in masks])
@@ -143,7 +148,7 @@ def best_constant_box(
 
 
 def _moves(box: tuple[int, ...], step: int) -> list[tuple[int, ...]]:
-    """Boxes with one or more sides moved by `step`, that stay inside the grid and keep some area."""
+    """Return boxes with one or more sides moved by `step` that are inside the grid and not empty."""
     moved = (
         tuple(side + delta for side, delta in zip(box, deltas, strict=True))
         for deltas in itertools.product((-step, 0, step), repeat=4)
@@ -168,7 +173,7 @@ def _mean_iou(tables_NEE: Float[np.ndarray, "N E E"], box: tuple[int, ...]) -> f
 
 
 def _integral_on_grid(mask_HW: Bool[np.ndarray, "H W"]) -> Float[np.ndarray, "E E"]:
-    """The share of the image that is mask and lies above and left of each crossing of grid lines (exact at any size)."""
+    """Return the mask area above and left of each grid crossing, as a share of the image."""
     return _integrate_rows(_integrate_rows(mask_HW.astype(np.float64)).T).T
 
 

@@ -1,4 +1,4 @@
-"""What one prediction is worth on its sample, at the size of the truth: its overlap with it, all that the referring and reasoning tables
+"""Scores of one prediction at the size of the truth: its overlap, all that the referring and reasoning tables
 need, and beyond that every figure of the foreground tables.
 
 Edge cases (an empty prediction is a map of zeros; a sample without an object is never scored, data/truth_masks.py):
@@ -30,7 +30,7 @@ BETA2 = 0.3  # beta squared of the F-measure in the saliency literature
 
 @dataclass(frozen=True)
 class Overlap:
-    """Pixels that prediction and truth have in common, and of both together."""
+    """Number of pixels in the intersection and in the union of prediction and truth."""
 
     intersection: int
     union: int
@@ -42,7 +42,7 @@ class Overlap:
 
 @dataclass(frozen=True)
 class PixelScores(Overlap):
-    """One prediction. `curves` are only means over samples in the tables: F and E at every threshold."""
+    """Scores of one prediction; `curves`, F and E at every threshold, enter tables as means."""
 
     s_measure: float
     mae: float
@@ -54,12 +54,12 @@ class PixelScores(Overlap):
 
 
 def no_overlap(truth_HW: Bool[np.ndarray, "H W"]) -> Overlap:
-    """An invalid answer: nothing found of the truth."""
+    """Return the overlap of an invalid answer: none of the truth."""
     return Overlap(0, int(truth_HW.sum()))
 
 
 def no_mask(truth_HW: Bool[np.ndarray, "H W"]) -> PixelScores:
-    """An invalid answer: the worst value of everything."""
+    """Return the scores of an invalid answer: the worst value of each."""
     zeros_E = np.zeros(THRESHOLDS)
     return PixelScores(
         **vars(no_overlap(truth_HW)),
@@ -78,7 +78,7 @@ def overlap(
     truth_HW: Bool[np.ndarray, "H W"],
     ignore_HW: Bool[np.ndarray, "H W"] | None = None,
 ) -> Overlap:
-    """What is brighter than half in a grey map (0 to 255; a mask is 0 and 255) against the truth, pixels of `ignore_HW` left out."""
+    """Return the overlap of a grey map, cut at half, with the truth, outside `ignore_HW`."""
     mask_HW = map_HW > HALF
     common_HW, either_HW = mask_HW & truth_HW, mask_HW | truth_HW
     if ignore_HW is not None:
@@ -91,7 +91,7 @@ def score_pixels(
     truth_HW: Bool[np.ndarray, "H W"],
     ignore_HW: Bool[np.ndarray, "H W"] | None = None,
 ) -> PixelScores:
-    """Every figure of a grey map against the truth; `ignore_HW` as in `overlap`, for the others it is background.
+    """Return all scores of a grey map; for all but the overlap, `ignore_HW` is background.
 
     F, E and weighted F are pysodmetrics'; a map is stretched to its own range before (as its authors' MATLAB code does), a constant
     one is not. S and MAE are ours: they know what pysodmetrics leaves undefined.

@@ -1,4 +1,4 @@
-"""A finished evaluation as files: one line per sample, one lossless mask per answer. Answering writes them, scoring reads them."""
+"""Files of an evaluation: one line per sample and one lossless mask per answer."""
 
 import dataclasses
 import json
@@ -22,13 +22,14 @@ _SPECIAL = {"": "%", ".": "%2E", "..": "%2E%2E"}  # parts of a path that name no
 
 @dataclasses.dataclass(frozen=True)
 class Prediction:
-    """What was said about one sample.
+    """The answer about one sample.
 
     Attributes:
-        status: of the answer: a ParseStatus value, "quarantined" where the sidecar failed on it, "skipped" where the sample cannot be read.
+        status: a ParseStatus value, "quarantined" if the sidecar failed on the answer, "skipped" if
+            the sample cannot be read.
         reason: why it was skipped.
         sample: a hash of what it is about (data/sample_digests.py).
-        photo: the image's file, below the folder that holds all images of the set; None where there are no files.
+        photo: file of the image, relative to the folder of all images of the set; None without files.
         mask: of the answer, relative to the folder of the file; None without a parsed answer.
         prompts: boxes and points in native pixels.
     """
@@ -44,7 +45,7 @@ class Prediction:
     sample: str | None = None
 
     def line(self) -> str:
-        """One JSON line, the same for the same content."""
+        """Return one JSON line, the same for the same content."""
         kept = {
             name: value
             for name, value in dataclasses.asdict(self).items()
@@ -54,7 +55,7 @@ class Prediction:
 
 
 def mask_name(name: str) -> str:
-    """Where the mask of a sample lies: inside the folder, and in a file that no other name has.
+    """Return the path of a sample's mask: inside the folder, and of no other name.
 
     Parts that a file system skips or follows (empty, `.`, `..`), NUL and `%` itself are written
     with `%`, as in addresses of the web. Names that differ in case alone need a file system that
@@ -74,7 +75,10 @@ def _written(part: str) -> str:
 
 
 def write_mask(folder: Path, name: str, mask_HW: Bool[np.ndarray, "H W"]) -> str:
-    """0 and 255, without loss; returns its path relative to `folder`. To be made durable before a line names it."""
+    """Write a mask as 0 and 255 and return its path relative to `folder`.
+
+    The caller makes it durable before a line names it.
+    """
     path = folder / mask_name(name)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, png(mask_HW.astype(np.uint8) * 255), durable=False)
@@ -82,12 +86,12 @@ def write_mask(folder: Path, name: str, mask_HW: Bool[np.ndarray, "H W"]) -> str
 
 
 def remove_mask(folder: Path, name: str) -> None:
-    """Delete the mask of a sample, where there is one."""
+    """Delete the mask of a sample, if there is one."""
     (folder / mask_name(name)).unlink(missing_ok=True)
 
 
 def read_map(path: Path) -> UInt8[np.ndarray, "H W"]:
-    """A grey prediction of 8 bits, a mask or a soft map; 16 bits are scaled to them, colour becomes grey."""
+    """Read a mask or soft map as 8 bits; 16 bits are scaled, colour is converted to grey."""
     with opened(path, "grey") as image:
         deep = image.mode.startswith("I;16")
         # Pillow reads grey PNGs of 16 bits as mode I in older releases.
@@ -106,7 +110,7 @@ def read_map(path: Path) -> UInt8[np.ndarray, "H W"]:
 
 
 def are_predictions(path: Path) -> bool:
-    """Whether a file begins like one that an evaluation wrote (and not like a list of answers)."""
+    """Return True where a file begins as an evaluation writes it, and not as a list of answers."""
     if not path.is_file():
         return False
     try:
@@ -117,7 +121,7 @@ def are_predictions(path: Path) -> bool:
 
 
 def read_predictions(path: Path) -> Iterator[Prediction]:
-    """Every line. Raises UserError at one that is none of ours."""
+    """Yield every prediction; raise UserError at a line that is none."""
     names = {field.name for field in dataclasses.fields(Prediction)}
     for number, line in enumerate(_lines(path), start=1):
         try:
@@ -149,7 +153,7 @@ def _lines(path: Path) -> list[str]:
 
 
 def as_records(prompts: Sequence[SamPrompt]) -> tuple[dict[str, Any], ...]:
-    """Boxes and points as JSON has them."""
+    """Return boxes and points as JSON values."""
     return tuple(
         {
             "box": None if prompt.box is None else prompt.box.tolist(),

@@ -1,7 +1,7 @@
-"""One page that shows what a policy did: tables, curves, and samples with their masks. Self-contained, and safe to open.
+"""The report page: tables, curves, and samples with their masks, self-contained and safe to open.
 
-Names, answers and reasons come from outside. They only ever stand in the page as escaped text or attributes; the one script is a fixed
-file, and the page's content policy allows no other by its hash.
+Names, answers and reasons are untrusted: the page has them only as escaped text or attributes. Its
+one script is a fixed file, and the content policy of the page allows no other by its hash.
 
 Shape legend: H W native image in pixels.
 """
@@ -33,7 +33,7 @@ CURVE = (320, 160)  # pixels
 
 @dataclasses.dataclass(frozen=True)
 class ReportSample:
-    """One sample as the page shows it. `iou` is None where there is no truth; prompts are in native pixels.
+    """One sample of the page; `iou` is None without a truth; prompts are in native pixels.
 
     A sample that cannot be read has no `image`, and a `reason`.
     """
@@ -57,7 +57,7 @@ def write_report(
     curves: Mapping[str, Sequence[tuple[float, float]]],
     samples: Iterable[ReportSample],
 ) -> None:
-    """Write the page. Samples are written as they come: the page's size grows with their number, memory does not.
+    """Write the page, with samples as they come: memory does not grow with their number.
 
     `curves` are (step, value) points by the figure's name. Whole or not at all, under its own name.
     """

@@ -19,7 +19,7 @@ SEED = 0  # the reference code's draws are unseeded: any one of them is as good
 
 @dataclasses.dataclass(frozen=True)
 class Counted:
-    """A prediction scored on the sample at `index` of the source, its ignored pixels left out or taken for background."""
+    """A prediction and the index of its sample, with ignored pixels left out or as background."""
 
     index: int
     prediction: Prediction
@@ -27,7 +27,7 @@ class Counted:
 
 
 def every_sample(predictions: Sequence[Prediction], kind: str) -> list[Counted]:
-    """Each sample with its own prediction."""
+    """Count each sample once, with its own prediction."""
     return [Counted(index, prediction) for index, prediction in enumerate(predictions)]
 
 
@@ -69,4 +69,4 @@ PROTOCOLS: dict[str, Callable[[Sequence[Prediction], str], list[Counted]]] = {
     "standard": every_sample,
     "reference": as_the_reference_code,
 }
-"""By the name that --protocol takes."""
+"""Protocols by their names in --protocol."""

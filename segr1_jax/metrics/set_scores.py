@@ -1,4 +1,4 @@
-"""Predictions against the truth of their set: a pure function of files, the same for our answers and for somebody else's."""
+"""Scores of predictions on their set: a pure function of files, for our answers and for others."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -25,8 +25,10 @@ MOST_THREADS = 8  # a picture of 20 megapixels takes 2 GB while its figures are 
 
 @dataclass(frozen=True)
 class SetResult:
-    """One set: figures, how many samples they are of, how many of these have no valid answer, or a prediction that was resized to the
-    truth, and what could not be read, with why.
+    """Figures of one set.
+
+    Beside them are the number of samples, of invalid answers and of predictions that were resized
+    to their truth, and the unreadable samples with reasons.
     """
 
     figures: dict[str, float]
@@ -44,7 +46,7 @@ def score_set(
     kind: str,
     progress: Callable[[int], None] = lambda done: None,
 ) -> SetResult:
-    """Score predictions (masks below `folder`) on the examples of `source` that they are for, as a set of this `kind`.
+    """Score predictions (masks below `folder`) on their examples of `source`, as a set of this `kind`.
 
     A sample that was skipped, that the sidecar failed on, or that cannot be read now, is listed and in no figure. A prediction
     of another size than its truth is resized to it, and counted.
@@ -65,7 +67,7 @@ def score_set(
 
 
 def _scored(source: Source, item: Counted, folder: Path, measure: Measure) -> ScoredSample | str:
-    """One sample's scores, or why it has none."""
+    """Return the scores of one sample, or the reason why it has none."""
     prediction = item.prediction
     if prediction.status in (SKIPPED, QUARANTINED):
         return prediction.reason or "the sidecar could not make its mask"
@@ -86,7 +88,7 @@ def _scored(source: Source, item: Counted, folder: Path, measure: Measure) -> Sc
 
 
 def write_scores(path: Path, samples: Sequence[ScoredSample]) -> None:
-    """One JSON line per sample: its name, status, and every score but the curves."""
+    """Write one JSON line per sample: name, status, and all scores but the curves."""
     write_atomically(path, "".join(json_line(_record(sample)) for sample in samples))
 
 

@@ -1,4 +1,4 @@
-"""From scored samples to the figures of a table: foreground, referring, reasoning.
+"""Figures of a table from scored samples: foreground, referring, reasoning.
 
 Samples that could not be read have no scores: they are counted beside the figures, never in them. Invalid answers are in them, with the
 worst values.
@@ -27,9 +27,10 @@ class ScoredSample:
 
 
 def foreground_figures(samples: Sequence[ScoredSample]) -> dict[str, float]:
-    """S, F and E (weighted, adaptive, mean and maximum over thresholds), MAE, IoU: means over samples, some with standard errors.
+    """Return means over samples of S, F, E, MAE and IoU, some with standard errors.
 
-    Mean and maximum are those of the set's mean curve, as pysodmetrics reports a set. Of nothing there are no figures.
+    F and E are weighted, adaptive, and mean and maximum over thresholds: those of the mean curve of
+    the set, as pysodmetrics reports it. Without samples there are no figures.
     """
     if not samples:
         return {}
@@ -51,7 +52,7 @@ def foreground_figures(samples: Sequence[ScoredSample]) -> dict[str, float]:
 
 
 def region_figures(samples: Sequence[ScoredSample]) -> dict[str, float]:
-    """gIoU: the mean of the samples' IoU. cIoU: all intersections over all unions (LISA's definitions)."""
+    """Return gIoU, the mean IoU, and cIoU, all intersections over all unions (as LISA defines them)."""
     if not samples:
         return {}
     scores = [sample.scores for sample in samples]
@@ -62,7 +63,7 @@ def region_figures(samples: Sequence[ScoredSample]) -> dict[str, float]:
 
 
 class Measure(NamedTuple):
-    """How a kind of set is measured: a map against its truth, an answer without a mask, and all samples together."""
+    """The measures of a kind of set: of a map, of an answer without a mask, of all samples."""
 
     of_map: Callable[..., Overlap]
     of_none: Callable[..., Overlap]
@@ -74,4 +75,4 @@ MEASURES = {
     "referring": Measure(overlap, no_overlap, region_figures),
     "reasoning": Measure(overlap, no_overlap, region_figures),
 }
-"""By what the samples of a set ask for."""
+"""Measures by kind of set."""

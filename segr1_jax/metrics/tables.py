@@ -1,4 +1,4 @@
-"""Figures as tables: records of text that markdown and the report page show alike."""
+"""Tables of figures as records of text, for markdown and for the report page."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -53,7 +53,7 @@ def figures_table(
 def markdown_table(
     rows: Mapping[str, Mapping[str, float]], columns: Mapping[str, str] = COLUMNS
 ) -> str:
-    """The same as markdown, without title and note.
+    """Return a table of figures as markdown, without title and note.
 
     Example:
         >>> print(markdown_table({"GRPO": {"iou": 0.5, "iou_se": 0.01}}, {"iou": "IoU"}))
@@ -65,7 +65,7 @@ def markdown_table(
 
 
 def markdown(tables: Sequence[Table]) -> str:
-    """Tables under their titles, notes below."""
+    """Return tables as markdown, each with its title and note."""
     return "\n".join(
         f"## {table.title}\n\n{_grid(table)}\n" + (f"\n{table.note}\n" if table.note else "")
         for table in tables

@@ -1,6 +1,6 @@
-"""Every buffer of a run on one device, and which of them are there at the same time.
+"""Buffers of a run on one device, and the moments at which they are alive.
 
-train/loop.py decides who lives when; `MOMENTS` and the sets below say the same in the order of a step.
+train/loop.py decides on lifetimes; `MOMENTS` and the sets below state them in the order of a step.
 """
 
 import math
@@ -28,7 +28,7 @@ class Buffer:
 
 
 def ledger(programs: Programs, temporaries: Mapping[str, float]) -> list[Buffer]:
-    """The buffers of a run. `temporaries`: what each program takes beside its arguments and results, per device."""
+    """Return the buffers of a run; `temporaries` are bytes by program, on one device."""
     config = programs.config
     buffers = [
         Buffer("master weights", shard_bytes(programs.state.params), MOMENTS),
@@ -55,7 +55,7 @@ def ledger(programs: Programs, temporaries: Mapping[str, float]) -> list[Buffer]
 
 
 def parts(programs: Programs) -> dict[str, float]:
-    """Bytes of the well-known members of the temporaries: both caches of the sampler, and one chunk of float32 logits."""
+    """Return bytes of known parts of the temporaries: the sampler's caches, a chunk of logits."""
     config, text, dtype = programs.config, programs.arch.text, programs.engine.policy.dtype
     place = programs.engine.placement
     rows, group = (
@@ -75,7 +75,7 @@ def parts(programs: Programs) -> dict[str, float]:
 
 
 def peaks(buffers: list[Buffer], margin: float = 1.0) -> dict[str, float]:
-    """Moment -> bytes on one device: all that is kept, and `margin` times the largest of the temporaries."""
+    """Return bytes on one device by moment: all kept buffers, and `margin` times the largest temporary."""
 
     def sizes(moment: str, temporary: bool) -> list[float]:
         return [
@@ -91,7 +91,7 @@ def peaks(buffers: list[Buffer], margin: float = 1.0) -> dict[str, float]:
 
 
 def shard_bytes(tree) -> float:
-    """Bytes of one device's part of a tree of shapes with shardings."""
+    """Return the bytes on one device of a tree of shapes with shardings."""
     return float(
         sum(
             math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize

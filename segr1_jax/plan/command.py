@@ -1,4 +1,4 @@
-"""What `segr1 plan` does, and what `segr1 train` and `segr1 sft` ask before they load weights."""
+"""`segr1 plan`, and the check of `segr1 train` and `segr1 sft` before they load weights."""
 
 import math
 import sys
@@ -23,7 +23,7 @@ ARCHITECTURES = Path(segr1_jax.__file__).parents[1] / "configs" / "arch"
 
 
 def plan_command(config: RunConfig, *, compile_: bool, topology: str) -> Plan:
-    """The plan of `config` for its `hardware`, or for a TPU topology. Touches no accelerator of this machine.
+    """Plan `config` for its `hardware` or a TPU topology, without an accelerator of this machine.
 
     Raises:
         UserError: no architecture or hardware to be found, an unknown topology, a mesh or batch that does not go with it.
@@ -42,7 +42,7 @@ def plan_command(config: RunConfig, *, compile_: bool, topology: str) -> Plan:
 
 
 def _arch_of(config: RunConfig) -> PolicyArch:
-    """The architecture in policy.path, whose weights need not be there, else the one that policy.arch names."""
+    """Return the architecture in policy.path, which needs no weights, or the one of policy.arch."""
     if Path(config.policy.path or "missing").is_dir():
         return read_arch(Path(resolve_start(config.policy.path).base))
     known = {file.stem: file for file in sorted(ARCHITECTURES.glob("*.json"))}
@@ -58,7 +58,7 @@ def _arch_of(config: RunConfig) -> PolicyArch:
 
 
 def plan_before_training(config: RunConfig) -> None:
-    """Say in one line whether the run fits the devices at hand; where their memory is not known (a CPU) say nothing.
+    """Print one line on whether the run fits the devices, unless their memory is unknown (a CPU).
 
     Raises:
         UserError: what is counted, not estimated, is more than a device has.

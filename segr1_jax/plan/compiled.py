@@ -1,4 +1,4 @@
-"""What a compiler says of the programs: memory, FLOPs and its text, on real devices, fake ones or a TPU topology."""
+"""Compile the programs for real devices, fake ones or a TPU topology: memory, FLOPs and text."""
 
 import time
 from collections.abc import Sequence
@@ -29,7 +29,10 @@ class Compiled:
 
 
 def compile_program(program: Program) -> Compiled:
-    """Lower and compile. A program that exceeds the device's memory comes back with its fault; any other error is raised."""
+    """Lower and compile a program.
+
+    A program that exceeds the device's memory is returned with its error; others are raised.
+    """
     began = time.perf_counter()
     try:
         executable = program.function.lower(*program.arguments).compile()
@@ -53,7 +56,7 @@ def compile_program(program: Program) -> Compiled:
 
 
 def topology_devices(topology: str) -> Sequence[jax.Device]:
-    """The devices of a TPU topology such as v5e:8x8, none of which need exist.
+    """Return the devices of a TPU topology such as v5e:8x8, which need not exist.
 
     Raises:
         UserError: libtpu is not installed, or knows no such topology.

@@ -1,4 +1,4 @@
-"""Does a run fit, and if not, which knob would make it: found by planning again with it."""
+"""Find the keys that make a run fit, by planning again with them."""
 
 import itertools
 from collections.abc import Callable, Iterator
@@ -14,7 +14,7 @@ LORA_RANK = 64
 
 
 def changes(config: RunConfig, arch: PolicyArch, devices: int) -> Iterator[list[str]]:
-    """Knobs that need less memory, those first that cost least and leave the result as it is."""
+    """Yield changes that need less memory, the cheapest and those without effect on results first."""
     data, fsdp, tensor = mesh_shape(config.mesh, devices)
     if data > 1:
         yield ["mesh.data=1", "mesh.fsdp=-1"]
@@ -41,7 +41,7 @@ def changes(config: RunConfig, arch: PolicyArch, devices: int) -> Iterator[list[
 def find_fit(
     config: RunConfig, arch: PolicyArch, devices: int, fits: Callable[[RunConfig], bool]
 ) -> list[str] | None:
-    """The first change that makes the run fit: one knob alone, else the first few of them together; None where nothing does."""
+    """Return the first change that makes the run fit, of one key or several; None without one."""
     known = list(changes(config, arch, devices))
     together = [list(itertools.chain(*known[: count + 1])) for count in range(1, len(known))]
     return next((change for change in [*known, *together] if _try(config, change, fits)), None)

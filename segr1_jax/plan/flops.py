@@ -1,4 +1,7 @@
-"""Matrix-multiplication FLOPs of a traced program, loops included (a compiler's own count takes every loop body once)."""
+"""FLOPs of the matrix products of a traced program, loops included.
+
+A compiler's own count takes every loop body once.
+"""
 
 import math
 from collections.abc import Iterator
@@ -7,7 +10,7 @@ from jax.extend.core import Jaxpr, JaxprEqn
 
 
 def matmul_flops(jaxpr: Jaxpr, *, trips: int, true_share: float) -> float:
-    """FLOPs of all matrix products: 2 per multiply-add, nothing for elementwise work.
+    """Return FLOPs of all matrix products: 2 per multiply-add, 0 for elementwise work.
 
     `trips`: how often each while loop turns (decoding: the longest completion). `true_share`: how often a `cond` takes its true branch
     (the tower: the share of layers that attend to the whole image).
@@ -44,7 +47,7 @@ def _dot_flops(eqn: JaxprEqn) -> float:
 
 
 def sub_jaxprs(eqn: JaxprEqn) -> Iterator[Jaxpr]:
-    """The jaxprs that an equation holds as parameters (bodies, branches, called functions), in order."""
+    """Return the jaxprs in the parameters of an equation (bodies, branches, calls), in order."""
     for value in eqn.params.values():
         for item in value if isinstance(value, tuple | list) else (value,):
             item = getattr(item, "jaxpr", item)

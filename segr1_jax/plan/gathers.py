@@ -1,4 +1,4 @@
-"""The rules about gathered weights, on the compiled programs of a run (hlo.py reads the text)."""
+"""Rules for gathered weights in the compiled programs of a run (hlo.py reads the text)."""
 
 import math
 
@@ -9,7 +9,9 @@ from segr1_jax.policy.sharding import ROLLOUT_RULES
 
 
 def gather_faults(programs: Programs, program: str, text: str) -> list[str]:
-    """What breaks the rules in one compiled program: no weights gathered while decoding, none but one layer at a time in the update.
+    """Return violations in one compiled program.
+
+    No weights are gathered while decoding, and one layer at a time in the update.
 
     With rollout.weights=sharded gathering while decoding is what was asked for.
     """
@@ -24,7 +26,7 @@ def gather_faults(programs: Programs, program: str, text: str) -> list[str]:
 
 
 def gathered_sizes(programs: Programs) -> dict[str, tuple[int, ...]]:
-    """Stacked matrix -> elements of (one layer, the whole stack) on a device once it is gathered over fsdp (it stays split over tensor)."""
+    """Return elements of one layer and of the stack of each matrix, gathered over fsdp."""
     specs = programs.engine.policy.specs
     sizes = {}
     for name, sharding in programs.engine.placement.weights(specs, ROLLOUT_RULES).items():

@@ -20,7 +20,7 @@ NAME = re.compile(r"[\w.\-]+")
 
 @dataclass(frozen=True)
 class Gather:
-    """An all-gather: its name, the shapes it makes, and the while loops around it, outermost first."""
+    """An all-gather: name, result shapes, and the while loops around it, outermost first."""
 
     name: str
     shapes: tuple[tuple[int, ...], ...]
@@ -28,7 +28,7 @@ class Gather:
 
 
 def all_gathers(text: str) -> list[Gather]:
-    """Every all-gather of a module, once for each way it is reached from the entry computation."""
+    """Return the all-gathers of a module, once for each path from the entry computation."""
     computations, entry = _computations(text)
     return list(_reach(computations, entry, ()))
 
@@ -36,7 +36,7 @@ def all_gathers(text: str) -> list[Gather]:
 def weight_gathers_in_loops(
     gathers: list[Gather], sizes: Mapping[str, tuple[int, ...]]
 ) -> list[str]:
-    """What is wrong with a decoding program: weights (any of `sizes`, name -> element counts) gathered inside a loop."""
+    """Return weights (of `sizes`, element counts by name) that are gathered inside a loop."""
     return [
         f"{gather.name} gathers {name} in {gather.loops[-1]}"
         for gather, name, _ in _of_weights(gathers, sizes)
@@ -45,7 +45,7 @@ def weight_gathers_in_loops(
 
 
 def stack_gathers(gathers: list[Gather], sizes: Mapping[str, tuple[int, ...]]) -> list[str]:
-    """What is wrong with an update: a whole stack of layers gathered, or a layer gathered outside every loop.
+    """Return stacks of layers that are gathered whole, and layers gathered outside every loop.
 
     `sizes`: stacked weight -> element counts of (one layer, the whole stack).
     """
@@ -61,7 +61,7 @@ def stack_gathers(gathers: list[Gather], sizes: Mapping[str, tuple[int, ...]]) -
 def _of_weights(
     gathers: list[Gather], sizes: Mapping[str, tuple[int, ...]]
 ) -> Iterator[tuple[Gather, str, int]]:
-    """(gather, weight, elements) for each result that holds as many elements as a weight, whatever its layout."""
+    """Yield (gather, weight, elements) for each result of as many elements as a weight."""
     names = {size: name for name, each in sizes.items() for size in each}
     for gather in gathers:
         for shape in gather.shapes:

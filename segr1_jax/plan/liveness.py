@@ -1,4 +1,4 @@
-"""How much temporary memory a traced program needs at once, by liveness over its jaxpr: an estimate in seconds, without a compiler.
+"""Estimate the temporary memory of a traced program by liveness over its jaxpr, in seconds.
 
 The rules are those that XLA's fusion and buffer assignment follow on the whole: elementwise work is fused into its reader and takes no
 memory unless a matrix product, a loop or a caller needs the result; views and in-place updates share their operand's buffer; a loop
@@ -16,7 +16,7 @@ from jax.extend.core import Jaxpr, JaxprEqn, Literal
 from segr1_jax.plan.flops import sub_jaxprs
 
 Size = Callable[[tuple[int, ...], Any], float]
-"""(shape, dtype) -> bytes on one device."""
+"""Function from (shape, dtype) to bytes on one device."""
 
 INLINED = {
     "jit",
@@ -74,7 +74,7 @@ class Node:
 
 
 def temporary_bytes(jaxpr: Jaxpr, size: Size) -> float:
-    """Largest sum of temporaries alive at one time; arguments and results belong to the caller and are not counted."""
+    """Return the largest sum of temporaries alive at one time, without arguments and results."""
     nodes, _, named = flatten(jaxpr)
     results = [value for value in named if value is not None]
     buffers = _buffers(nodes, results)
@@ -103,7 +103,7 @@ def temporary_bytes(jaxpr: Jaxpr, size: Size) -> float:
 
 
 def _inside(node: Node, size: Size) -> float:
-    """Temporaries of one turn of a loop, the slices that the turn reads among them."""
+    """Return temporaries of one iteration of a loop, with the slices that it reads."""
     if node.kind not in LOOPS:
         return 0.0
     inner = max((temporary_bytes(sub, size) for sub in sub_jaxprs(node.eqn)), default=0.0)
@@ -119,7 +119,7 @@ def _inside(node: Node, size: Size) -> float:
 
 
 def _buffers(nodes: Sequence[Node], results: Sequence[Value]) -> dict[Value, frozenset[Value]]:
-    """Which buffers each value keeps alive: its own where it is materialised, those of what it is computed from where it is fused."""
+    """Return the buffers that each value keeps alive: its own, or those of its inputs if fused."""
     needed = set(results).union(*(node.operands for node in nodes if node.kind in READERS))
     for node in reversed(nodes):  # what is read through a view is needed itself
         if node.kind in VIEWS and needed & set(node.results):
@@ -140,7 +140,7 @@ def _buffers(nodes: Sequence[Node], results: Sequence[Value]) -> dict[Value, fro
 
 
 def _aliases(node: Node, below: list[frozenset[Value]]) -> dict[int, frozenset[Value]]:
-    """Result -> the buffers it shares with an operand."""
+    """Return the buffers that a result shares with an operand."""
     if node.kind in REFERENCES:
         return {0: below[0]}
     if node.kind in VIEWS | IN_PLACE and below and below[0]:
@@ -160,7 +160,10 @@ def _aliases(node: Node, below: list[frozenset[Value]]) -> dict[int, frozenset[V
 def flatten(
     jaxpr: Jaxpr, arguments: Sequence[Value | None] | None = None
 ) -> tuple[list[Node], list[Value], list[Value | None]]:
-    """(nodes, arguments, results) of `jaxpr` with every plain call inlined; loops and conditionals stay whole. A literal is None."""
+    """Return (nodes, arguments, results) of `jaxpr` with plain calls inlined; a literal is None.
+
+    Loops and conditionals stay whole.
+    """
     values: dict[Any, Value | None] = {}
     for var in jaxpr.constvars:
         values[var] = Value(var.aval.shape, var.aval.dtype)
@@ -189,5 +192,5 @@ def flatten(
 
 
 def plain_size(shape: tuple[int, ...], dtype: Any) -> float:
-    """Bytes of a whole array."""
+    """Return the bytes of a whole array."""
     return math.prod(shape) * dtype.itemsize

@@ -35,7 +35,7 @@ DECODE_FRAMES = 0.2  # a mask decode in frames: an assumption, for it is bound b
 
 @dataclass(frozen=True)
 class Phase:
-    """One phase of a step on one device: FLOPs, bytes moved, seconds (None: not known)."""
+    """One phase of a step on one device: FLOPs, bytes moved, seconds (None if unknown)."""
 
     name: str
     flops: float
@@ -45,7 +45,7 @@ class Phase:
 
 @dataclass(frozen=True)
 class Tokens:
-    """What one step reads and writes over all devices, prompts and completions at their caps."""
+    """Tokens and patches of one step over all devices, with prompts and completions at their caps."""
 
     prompts: int
     completions: int
@@ -66,7 +66,10 @@ def tokens_per_step(programs: Programs) -> Tokens:
 def phases(
     programs: Programs, device: Device, once: Mapping[str, float], whole: Mapping[str, float]
 ) -> list[Phase]:
-    """The phases of a step. `once`, `whole`: FLOPs of each program with no turn of the decoding loop, and with all."""
+    """Return the phases of a step.
+
+    `once` and `whole` are FLOPs of each program without and with all iterations of decoding.
+    """
     config = programs.config
     optimiser = OPTIMIZER_PASSES * shard_bytes(programs.state.params)
     gradient = whole["gradient"] * config.micro_batches
@@ -90,7 +93,7 @@ def phases(
 
 
 def decode_bytes(programs: Programs) -> float:
-    """Bytes that decoding one token of every completion reads: language model, prefix K/V, and own K/V at half length."""
+    """Return bytes that decoding one token reads: language model, prefix K/V, half of its own K/V."""
     tied = programs.arch.text.tied_head
     read = {
         name: x
@@ -102,7 +105,7 @@ def decode_bytes(programs: Programs) -> float:
 
 
 def sam2_seconds(programs: Programs, device: Device) -> float | None:
-    """Seconds of SAM2 for one step on its GPUs, none of it hidden behind other phases; None where it runs elsewhere or is another."""
+    """Return seconds of SAM2 for one step on its GPUs, without overlap; None for other models."""
     config, gpus = programs.config, {*sidecars_on(programs).devices} - {"cpu"}
     speed = SAM2_FPS.get(PurePath(config.reward.sam2_config).stem)
     if speed is None or not gpus:
@@ -112,7 +115,7 @@ def sam2_seconds(programs: Programs, device: Device) -> float | None:
 
 
 def sidecars_on(programs: Programs) -> RewardConfig:
-    """The reward's configuration with its sidecars placed on the devices of one host."""
+    """Return the reward configuration with its sidecars on the devices of one host."""
     return programs.config.reward.placed(programs.mesh.size // programs.hosts)
 
 

@@ -12,7 +12,7 @@ GB = 1e9
 
 
 def verdict(plan: Plan) -> str:
-    """Fits, tight or does not fit, in one line."""
+    """Return the verdict in one line: fits, tight or does not fit."""
     mesh = " x ".join(str(size) for size in plan.mesh)
     line = (
         f"{plan.verdict} on {plan.device}, mesh {mesh}: {plan.peak[plan.highest] / GB:.1f} to "
@@ -29,7 +29,7 @@ def verdict(plan: Plan) -> str:
 
 
 def markdown(plan: Plan) -> str:
-    """Verdict, buffers, moments, phases, and the compiler's figures where there are some."""
+    """Return verdict, buffers, moments, phases and figures of a compiler as markdown."""
     parts = [f"**{verdict(plan)}**", _buffers(plan), _moments(plan), _phases(plan), _saving(plan)]
     if plan.compiled:
         parts += [_compiled(plan), _faults(plan)]
@@ -37,7 +37,7 @@ def markdown(plan: Plan) -> str:
 
 
 def to_json(plan: Plan) -> str:
-    """Every figure of the plan (bytes, FLOPs, seconds per device), without the compiled text."""
+    """Return the figures of the plan (bytes, FLOPs, seconds per device), without compiled texts."""
     record = dataclasses.asdict(plan) | {
         "verdict": plan.verdict,
         "highest": plan.highest,
@@ -134,6 +134,6 @@ def _gb(size: float) -> str:
 
 
 def table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
-    """Rows under a heading, the first column to the left, figures to the right."""
+    """Return rows as a markdown table, the first column aligned left, figures right."""
     lines = ["| " + " | ".join(head) + " |", "|---|" + "---:|" * (len(head) - 1)]
     return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])

@@ -1,4 +1,6 @@
-"""The jitted programs of a run and what they take, as shapes with shardings: no weights, no tokenizer, and no devices are needed.
+"""The jitted programs of a run with their arguments as shapes with shardings.
+
+They need no weights, no tokenizer and no devices.
 
 Everything here comes from the declarations that training itself uses (Engine, Placement, Policy.specs, stack_prompts).
 """
@@ -30,7 +32,7 @@ from segr1_jax.types import Frame, Prompt
 
 @dataclass(frozen=True)
 class Program:
-    """A jitted function of Engine with the shapes that a run calls it with, and how often a step calls it."""
+    """A jitted function of Engine, the shapes of its arguments, and its calls per step."""
 
     name: str
     function: Any
@@ -52,7 +54,7 @@ class Programs:
         return make_engine(self.config, self.arch, self.mesh, builder=None)
 
     def check(self) -> None:
-        """Raise UserError where a run would: a batch or a tensor group does not go with the mesh."""
+        """Raise UserError where a batch or a tensor group does not fit the mesh, as a run does."""
         config = self.config
         self.engine.placement.check_sizes(
             batch=config.batch // config.micro_batches, eval_batch=config.eval_batch
@@ -72,7 +74,7 @@ class Programs:
 
     @functools.cached_property
     def reference(self):
-        """The reference's own weights (those of the frozen part are shared); none where there is no KL term."""
+        """Own weights of the reference policy; none without a KL term."""
         if self.config.stage != "grpo" or self.config.objective.beta == 0:
             return {}
         own = {
@@ -84,7 +86,7 @@ class Programs:
 
     @functools.cached_property
     def initial(self):
-        """What training begins with, in float32: held beside the state only until the reference is made of it."""
+        """Initial float32 weights, alive beside the state until the reference is made of them."""
         return {
             name: jax.ShapeDtypeStruct(x.shape, np.float32, sharding=x.sharding)
             for name, x in self.reference.items()
@@ -101,7 +103,7 @@ class Programs:
         return self._rows(_blank_prompts(self.config, self.arch), rows)
 
     def prompts(self, rows: int):
-        """Prompts as the programs take them: with a frozen tower its features stand in place of the patches."""
+        """Prompts as the programs take them: with features instead of patches for a frozen tower."""
         return self._rows(
             jax.eval_shape(
                 self.engine.with_features, self.pixels(rows), self.frozen | self.state.params
@@ -114,12 +116,12 @@ class Programs:
 
     @functools.cached_property
     def totals(self):
-        """The float32 gradient with its metrics, into which every micro-batch is added."""
+        """Float32 gradient and metrics, to which every micro-batch is added."""
         return self.gradient.arguments[0]
 
     @functools.cached_property
     def features(self) -> Program:
-        """The frozen tower on a batch; only where the tower is frozen."""
+        """The frozen tower on a batch, if the tower is frozen."""
         images = self.pixels(self.config.batch).images
         return Program("features", self.engine._features, (self.frozen | self.state.params, images))
 
@@ -178,7 +180,7 @@ class Programs:
         )
 
     def all(self) -> tuple[Program, ...]:
-        """Every program of the stage, in the order of a step."""
+        """Return the programs of the stage in the order of a step."""
         if self.config.stage == "sft":
             return (*self._towers(), self.gradient, self.update, self.copy, self.answer)
         # Adapters have no reference weights of their own, and are scored against it all the same.
@@ -226,7 +228,7 @@ class Programs:
         }
 
     def _rows(self, tree, rows: int | None = None):
-        """Arrays split over the mesh by their first axis, of `rows` rows (or as many as they have)."""
+        """Return arrays split over the mesh by their first axis, of `rows` rows (or their own)."""
 
         def place(x):
             shape = x.shape if rows is None else (rows, *x.shape[1:])
@@ -236,7 +238,7 @@ class Programs:
 
 
 def _placed(tree, shardings):
-    """`tree` with the shardings of a tree of the same form, or of a prefix of it."""
+    """Return `tree` with the shardings of a tree of the same structure, or of a prefix of it."""
 
     def place(sharding, part):
         return jax.tree.map(
@@ -247,7 +249,7 @@ def _placed(tree, shardings):
 
 
 def _blank_prompts(config: RunConfig, arch: PolicyArch):
-    """A batch of one prompt about a black image in the configured frame, made the way real ones are."""
+    """Make a batch of one prompt about a black image in the configured frame, as real ones are."""
     vision = arch.vision
     settings = VisionSettings(
         vision.patch, vision.temporal_patch, vision.merge, vision.window, (0.0,) * 3, (1.0,) * 3

@@ -1,4 +1,4 @@
-"""The plan of a run: what it needs on each device, whether it fits there, and how long a step should take."""
+"""The plan of a run: needs on each device, whether they fit, and expected seconds of a step."""
 
 import dataclasses
 import enum
@@ -27,7 +27,7 @@ COMPILED_MARGIN = 1.1
 
 
 class Verdict(enum.StrEnum):
-    """Whether a run fits the memory of its devices."""
+    """Verdict on whether a run fits the memory of its devices."""
 
     FITS = "fits"
     TIGHT = "tight"
@@ -65,12 +65,12 @@ class Plan:
 
     @property
     def highest(self) -> str:
-        """The moment of the largest sum."""
+        """Moment of the largest sum."""
         return max(self.peak, key=self.peak.get)
 
     @property
     def high(self) -> float:
-        """The largest sum, temporaries with their margin."""
+        """Largest sum, with the margin on temporaries."""
         return max(peaks(self.buffers, self.margin).values())
 
     @property

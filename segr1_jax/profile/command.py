@@ -1,4 +1,4 @@
-"""What `segr1 profile` does: a short run of a configuration, looked at closely."""
+"""`segr1 profile`: trace and time a short run of a configuration."""
 
 import contextlib
 import dataclasses
@@ -29,7 +29,7 @@ WARM_UP = 2  # steps: the first compiles, the second fills the pipeline
 def profile_command(
     config: RunConfig, steps: int, peak_flops: float | None = None, hlo: Path | None = None
 ) -> Profile:
-    """Warm-up, `steps` traced steps as an ordinary run makes them, then as many whose every call is waited for and timed.
+    """Run the warm-up, `steps` traced steps, then `steps` steps of which every call is timed.
 
     `peak_flops` is that of one device. Raises UserError as training does, and where several processes work together.
     """
@@ -70,7 +70,7 @@ def profile_command(
 
 
 def shortened(config: RunConfig, traced: range) -> RunConfig:
-    """`config` in a directory of its own, with one batch to evaluate and one step more than are looked at, where the profile ends."""
+    """Return `config` with its own directory, one evaluation batch, and one step after the last timed."""
     steps = traced.stop + len(traced)
     free = (f"{config.run_dir}_profile_{number}" for number in itertools.count(1))
     return dataclasses.replace(
@@ -88,7 +88,7 @@ def shortened(config: RunConfig, traced: range) -> RunConfig:
 
 
 def _phases(directory: RunDir, traced: range) -> dict[str, float]:
-    """Mean seconds by phase of the traced steps; starting the profiler is none of their work."""
+    """Return mean seconds by phase of the traced steps, without the start of the profiler."""
     lines = [
         line for line in read_metrics(directory) if line["step"] in traced and "time/step_s" in line
     ]

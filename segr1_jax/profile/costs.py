@@ -1,4 +1,4 @@
-"""What each jitted function costs: the compiler's figures, FLOPs with loops counted, seconds, and the share of the peak."""
+"""Costs of each jitted function: compiler figures, FLOPs with loops, seconds, share of the peak."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,7 +56,9 @@ def function_costs(
     peak: float | None,
     hlo: Path | None,
 ) -> list[FunctionCost]:
-    """The costs of every function that was called, dearest first. Compiles each once more; `hlo` is where their texts go.
+    """Return the costs of every called function, the largest first; `hlo` is a folder for texts.
+
+    Each function is compiled once more.
 
     `adapters`: nothing else is trained. `peak` is the FLOP/s of all devices.
     """

@@ -17,7 +17,7 @@ from segr1_jax.policy.qwen2_5_vl.vision import Images
 
 
 class Work(NamedTuple):
-    """What a call goes through: tokens, and pairs of a token with one it attends to (itself included), summed over the batch."""
+    """Work of a call: tokens, and pairs of tokens that attend to each other, over the batch."""
 
     text_tokens: int = 0
     text_pairs: int = 0
@@ -63,12 +63,12 @@ def tower_work(
 
 
 def forward_flops(arch: PolicyArch, work: Work) -> float:
-    """One pass over everything in `work`."""
+    """Return FLOPs of one forward pass over `work`."""
     return tower_flops(arch.vision, work) + language_flops(arch.text, work)
 
 
 def language_flops(arch: TextArch, work: Work) -> float:
-    """Layers of the language model and the vocabulary projection. Embedding rows are looked up, which costs nothing here."""
+    """Return FLOPs of the layers and the vocabulary projection; embedding lookups count 0."""
     attended = arch.heads * arch.head_dim
     projections = 2 * arch.hidden * (attended + arch.kv_heads * arch.head_dim)  # q and o, k and v
     per_layer = (
@@ -79,7 +79,7 @@ def language_flops(arch: TextArch, work: Work) -> float:
 
 
 def tower_flops(arch: VisionArch, work: Work) -> float:
-    """Patch embedding, layers and merger of the vision tower."""
+    """Return FLOPs of patch embedding, layers and merger of the vision tower."""
     per_patch = arch.depth * (4 * arch.hidden**2 + 3 * arch.hidden * arch.intermediate)
     merged = arch.hidden * arch.merge**2
     merger = (merged**2 + merged * arch.out_hidden) / arch.merge**2
@@ -92,7 +92,7 @@ def tower_flops(arch: VisionArch, work: Work) -> float:
 
 
 def work_of(name: str, arguments: tuple, result: Any) -> Work | None:
-    """What one call of the function `name` of Engine went through; None for those without a matrix product to speak of."""
+    """Return the work of one call of an Engine function; None for those without matrix products."""
     match name:  # the arguments are those that Engine documents
         case "features":
             return _tower_work(arguments[1])
@@ -120,7 +120,7 @@ def _tower_work(images: Images) -> Work:
 
 
 def call_flops(name: str, arch: PolicyArch, work: Work, *, adapters: bool) -> float:
-    """Model FLOPs of one call of the function `name` of Engine.
+    """Return the model FLOPs of one call of the function `name` of Engine.
 
     A gradient costs the forward pass and twice it again (by inputs and by weights), with adapters alone trained once again. A frozen
     tower is not in the gradient's work: it runs as `features`.

@@ -1,4 +1,4 @@
-"""The peak FLOP/s of the devices at hand."""
+"""Peak FLOP/s of the available devices."""
 
 import jax
 
@@ -32,7 +32,7 @@ def peak_of(kind: str) -> float | None:
 
 
 def peak_at_hand(given: float | None) -> tuple[float | None, str]:
-    """(FLOP/s of all devices or None, where it is from); `given` is that of one device."""
+    """Return FLOP/s of all devices (or None) and their source; `given` is for one device."""
     count, kind = len(jax.devices()), jax.devices()[0].device_kind
     if given:
         return given * count, f"{given:.4g} FLOP/s per device, as given"

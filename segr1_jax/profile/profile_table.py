@@ -11,7 +11,7 @@ from segr1_jax.profile.split import Split
 
 @dataclass(frozen=True)
 class Profile:
-    """What `segr1 profile` found.
+    """The result of `segr1 profile`.
 
     Attributes:
         peak: FLOP/s of all devices, where known.
@@ -35,12 +35,12 @@ class Profile:
 
     @property
     def accounted(self) -> float:
-        """The sum of all phases (the metrics' clock) over the step (the trace's)."""
+        """Sum of all phases, by the clock of the metrics, over the step, by the clock of the trace."""
         return sum(self.phases.values()) / self.step_seconds
 
 
 def markdown(profile: Profile) -> str:
-    """Phases, prefill and decode, functions, definitions, where the trace lies."""
+    """Return phases, prefill and decode, functions, definitions and the path of the trace."""
     parts = [
         f"# Profile: {profile.device}, {profile.steps} traced steps, as many timed",
         _phases(profile),
@@ -57,7 +57,7 @@ def markdown(profile: Profile) -> str:
 
 
 def to_json(profile: Profile) -> str:
-    """Every figure."""
+    """Return all figures as JSON."""
     record = dataclasses.asdict(profile) | {"accounted": profile.accounted, "mfu_definition": MFU}
     return json.dumps(record, indent=1) + "\n"
 

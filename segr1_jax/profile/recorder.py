@@ -1,4 +1,4 @@
-"""What is seen of a run's calls: how each function was called, how often, how long it compiled, how long a call takes."""
+"""Record the calls of a run: arguments, number, seconds of compilation and of a call."""
 
 import time
 from collections.abc import Callable
@@ -16,7 +16,7 @@ from segr1_jax.runtime.compiled_functions import Watched, current_call
 
 
 class ProfileEnded(Exception):
-    """The steps that were asked for are done; the run is left here, before its last evaluation and checkpoint."""
+    """Ends the run after the requested steps, before its last evaluation and checkpoint."""
 
 
 @dataclass
@@ -86,7 +86,7 @@ class Recorder:
 
 
 def timed(function: Callable, arguments: tuple) -> tuple[float, Any]:
-    """(seconds, result) of one call, with nothing else under way on the devices that its arguments depend on."""
+    """Time one call once its arguments are ready; return (seconds, result)."""
     jax.block_until_ready(arguments)
     began = time.perf_counter()
     result = jax.block_until_ready(function(*arguments))
@@ -94,7 +94,7 @@ def timed(function: Callable, arguments: tuple) -> tuple[float, Any]:
 
 
 def abstract(value: Any) -> Any:
-    """An array's shape, dtype and (where it is bound to one) sharding; anything else as it is."""
+    """Return shape, dtype and committed sharding of an array; anything else unchanged."""
     if not isinstance(value, jax.Array | np.ndarray):
         return value
     bound = isinstance(value, jax.Array) and value.committed

@@ -1,4 +1,4 @@
-"""How the time of `sample` splits into prefill and decoding."""
+"""Split the time of `sample` into prefill and decoding."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,7 +31,7 @@ class Split:
 
 
 def split_sample(config: RunConfig, sample: Seen) -> Split:
-    """Times the prefill alone on zeros of the shapes that `sample` was called with: its time does not depend on values."""
+    """Time the prefill alone on zeros of the shapes of `sample`: values do not change the time."""
     engine = make_engine(
         config, read_arch(Path(recorded_start(config).base)), make_mesh(config.mesh), builder=None
     )

@@ -1,4 +1,4 @@
-"""Reading back what the profiler wrote."""
+"""Read the files of the profiler."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from segr1_jax.runtime.step_trace import STEP_EVENT
 
 
 def trace_file(folder: Path) -> Path:
-    """The newest .xplane.pb under `folder`. Raises UserError where there is none."""
+    """Return the newest .xplane.pb under `folder`; raise UserError if there is none."""
     found = sorted(folder.rglob("*.xplane.pb"), key=lambda path: path.stat().st_mtime)
     if not found:
         raise UserError(
@@ -22,7 +22,7 @@ def trace_file(folder: Path) -> Path:
 
 
 def host_events(file: Path) -> dict[str, float]:
-    """Seconds of the events by name in the host's thread that ran the steps: their phases among them.
+    """Return seconds of events by name in the host thread that ran the steps, phases included.
 
     The thread goes by the name of the program (python, segr1), so it is known by what it did. Raises UserError where none ran a step.
     """
