@@ -26,7 +26,8 @@ from segr1_jax.policy.sharding import TRAIN_RULES
 from segr1_jax.prompt.processor_settings import VisionSettings
 from segr1_jax.prompt.windows import join_windows
 from segr1_jax.runtime.mesh import check_tensor_groups
-from segr1_jax.train.engine import Engine, make_engine
+from segr1_jax.train.engine import Engine
+from segr1_jax.train.make_engine import make_engine
 from segr1_jax.types import Frame, Prompt
 
 

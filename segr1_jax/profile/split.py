@@ -12,7 +12,7 @@ from segr1_jax.hf.load_weights import read_arch
 from segr1_jax.profile.recorder import Seen, timed
 from segr1_jax.runtime.initial_weights import recorded_start
 from segr1_jax.runtime.mesh import make_mesh
-from segr1_jax.train.engine import make_engine
+from segr1_jax.train.make_engine import make_engine
 
 REPEATS = 3
 

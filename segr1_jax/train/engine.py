@@ -9,13 +9,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.sharding import AbstractMesh, Mesh
 
 from segr1_jax.config.schema import RunConfig
-from segr1_jax.objective.optimizer import make_optimizer
 from segr1_jax.objective.update import (
     LossFn,
     Totals,
@@ -24,10 +21,8 @@ from segr1_jax.objective.update import (
     make_gradient,
     make_update,
 )
-from segr1_jax.policy.attention import Attention
 from segr1_jax.policy.logprobs import score_tokens
 from segr1_jax.policy.params import ADAPTER, TOWER, Params, Policy, WeightSpec
-from segr1_jax.policy.qwen2_5_vl.arch import PolicyArch
 from segr1_jax.policy.qwen2_5_vl.inputs import stack_prompts, window_bucket
 from segr1_jax.policy.qwen2_5_vl.model import PromptBatch
 from segr1_jax.policy.qwen2_5_vl.vision import Features, Images
@@ -298,23 +293,3 @@ class Engine:
 @jax.jit
 def _rollout_key(seed, step, refill) -> jax.Array:
     return jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), step), refill)
-
-
-def make_engine(
-    config: RunConfig, arch: PolicyArch, mesh: Mesh | AbstractMesh, builder: PromptBuilder | None
-) -> Engine:
-    """Make the engine of a run, for `segr1 train` and `segr1 plan`."""
-    lora = config.policy.lora if config.policy.lora.rank else None
-    if builder:
-        arch = arch.knowing(builder.tokenizer.ids)
-    policy = Policy(
-        arch, compute_dtype(config), config.policy.remat, lora, Attention(config.policy.attention)
-    )
-    return Engine(
-        config, Placement(mesh), policy, builder, make_optimizer(config.optimizer, config.updates)
-    )
-
-
-def compute_dtype(config: RunConfig) -> jnp.dtype:
-    """Return the dtype in which a run computes."""
-    return jnp.dtype(config.policy.compute_dtype)

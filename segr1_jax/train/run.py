@@ -44,7 +44,6 @@ from segr1_jax.runtime.run_directory import (
 )
 from segr1_jax.runtime.run_lock import locked
 from segr1_jax.runtime.step_trace import StepTrace
-from segr1_jax.train.engine import make_engine
 from segr1_jax.train.evaluation import Evaluation
 from segr1_jax.train.evaluation_files import (
     evaluation_figures,
@@ -52,6 +51,7 @@ from segr1_jax.train.evaluation_files import (
     write_evaluation,
 )
 from segr1_jax.train.held_out import evaluate_weights
+from segr1_jax.train.make_engine import make_engine
 from segr1_jax.train.signal_watch import SignalWatch
 from segr1_jax.train.tally import Tally
 from segr1_jax.types import Example, Prompt
