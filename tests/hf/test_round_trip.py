@@ -82,7 +82,7 @@ def test_bfloat16_is_read_and_written(base, tmp_path):
     assert (again / "model.safetensors").read_bytes() == (half / "model.safetensors").read_bytes()
 
 
-@pytest.mark.parametrize("file", ["stream", "load"])
+@pytest.mark.parametrize("file", ["shards", "load_weights"])
 def test_small_pieces_make_the_same_directory_and_weights(base, tmp_path, monkeypatch, file):
     """Large weights travel in pieces; here every piece is a row or three."""
     _, directory = base
