@@ -24,7 +24,7 @@ from segr1_jax.data.config import DataConfig
 from segr1_jax.data.synthetic import generate
 from segr1_jax.reward.client import RewardClient
 from segr1_jax.reward.config import RewardConfig
-from segr1_jax.reward.sidecar.sam2_model import build_model
+from segr1_jax.reward.sidecar.model_files import build_model
 from segr1_jax.types import Answer, Example, Score, ScoreRequest
 
 SAM2 = "configs/sam2.1/sam2.1_hiera_t.yaml"

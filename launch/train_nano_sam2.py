@@ -26,13 +26,8 @@ from safetensors.torch import save_file
 
 from segr1_jax.data.config import LEVELS, DataConfig
 from segr1_jax.data.synthetic import scene
-from segr1_jax.reward.sidecar.sam2_model import (
-    NANO_CHECKPOINT,
-    NANO_CONFIG,
-    Sam2,
-    build_model,
-    with_box_corners,
-)
+from segr1_jax.reward.sidecar.model_files import NANO_CHECKPOINT, NANO_CONFIG, build_model
+from segr1_jax.reward.sidecar.sam2_model import Sam2, with_box_corners
 from segr1_jax.reward.transport.prompts_block import WirePrompt
 
 TRAIN_SEED, SIDE, PROMPTS_PER_IMAGE = 9_000_000, 168, 4

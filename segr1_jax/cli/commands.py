@@ -149,11 +149,11 @@ def plan(options: argparse.Namespace) -> int:
     from segr1_jax.plan.run_plan import Verdict
     from segr1_jax.runtime.progress import show_markdown
 
-    made = plan_command(config, compile_=options.compile, topology=options.topology)
+    result = plan_command(config, compile_=options.compile, topology=options.topology)
     if options.json:
-        write_atomically(options.json, to_json(made))
-    show_markdown(markdown(made))
-    return int(made.verdict is Verdict.TOO_LARGE or bool(made.faults))
+        write_atomically(options.json, to_json(result))
+    show_markdown(markdown(result))
+    return int(result.verdict is Verdict.TOO_LARGE or bool(result.faults))
 
 
 def profile(options: argparse.Namespace) -> int:
@@ -167,10 +167,10 @@ def profile(options: argparse.Namespace) -> int:
     from segr1_jax.runtime.progress import show_markdown
 
     _prepare(config)
-    made = profile_command(config, options.steps, options.peak_flops, options.hlo)
-    write_atomically(Path(made.directory) / "profile.json", to_json(made))
-    write_atomically(Path(made.directory) / "profile.md", markdown(made))
-    show_markdown(markdown(made))
+    result = profile_command(config, options.steps, options.peak_flops, options.hlo)
+    write_atomically(Path(result.directory) / "profile.json", to_json(result))
+    write_atomically(Path(result.directory) / "profile.md", markdown(result))
+    show_markdown(markdown(result))
     return 0
 
 

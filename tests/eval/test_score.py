@@ -17,7 +17,8 @@ from segr1_jax.data.synthetic import generate
 from segr1_jax.eval import score
 from segr1_jax.prompt.config import PromptConfig
 from segr1_jax.reward.scores import iou, s_measure
-from segr1_jax.reward.sidecar.sam2_model import NANO_CHECKPOINT, NANO_CONFIG, Sam2, build_model
+from segr1_jax.reward.sidecar.model_files import NANO_CHECKPOINT, NANO_CONFIG, build_model
+from segr1_jax.reward.sidecar.sam2_model import Sam2
 from segr1_jax.reward.transport.prompts_block import WirePrompt
 from segr1_jax.types import Score, ScoreStatus
 

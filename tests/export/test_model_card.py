@@ -18,7 +18,7 @@ from segr1_jax.hf.load_weights import read_arch
 from segr1_jax.hf.tiny_policy import make_tiny_policy
 from segr1_jax.policy.params import Policy
 from segr1_jax.prompt.tokenizer import END_OF_TURN, Tokenizer
-from segr1_jax.reward.sidecar.sam2_model import NANO_CHECKPOINT, NANO_CONFIG
+from segr1_jax.reward.sidecar.model_files import NANO_CHECKPOINT, NANO_CONFIG
 
 ROOT = Path(__file__).parents[2]
 IMAGES, FEWEST_MASKS, MOST_LINES = 10, 5, 25

@@ -19,7 +19,7 @@ from segr1_jax.infer.demo import Demo
 from segr1_jax.infer.predict import run_predict
 from segr1_jax.infer.responder import responding
 from segr1_jax.reward.scores import capped_size, resize_nearest
-from segr1_jax.reward.sidecar.sam2_model import NANO_CHECKPOINT, NANO_CONFIG, build_model
+from segr1_jax.reward.sidecar.model_files import NANO_CHECKPOINT, NANO_CONFIG, build_model
 
 pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("one_device", "scripted")]
 

@@ -19,7 +19,8 @@ from segr1_jax.reward.config import RewardConfig
 from segr1_jax.reward.judging import AnswerText
 from segr1_jax.reward.resize import resize_map, resize_mask
 from segr1_jax.reward.scores import iou, s_measure
-from segr1_jax.reward.sidecar.sam2_model import NANO_CHECKPOINT, NANO_CONFIG, Sam2, build_model
+from segr1_jax.reward.sidecar.model_files import NANO_CHECKPOINT, NANO_CONFIG, build_model
+from segr1_jax.reward.sidecar.sam2_model import Sam2
 from segr1_jax.train.evaluation import Scorer
 from segr1_jax.types import Example, Frame, SamPrompt
 

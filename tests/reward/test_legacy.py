@@ -11,7 +11,8 @@ from segr1_jax.reward.config import RewardConfig, RewardWeights
 from segr1_jax.reward.judging import AnswerText
 from segr1_jax.reward.legacy import legacy_example, legacy_score
 from segr1_jax.reward.scores import iou
-from segr1_jax.reward.sidecar.sam2_model import NANO_CHECKPOINT, NANO_CONFIG, Sam2, build_model
+from segr1_jax.reward.sidecar.model_files import NANO_CHECKPOINT, NANO_CONFIG, build_model
+from segr1_jax.reward.sidecar.sam2_model import Sam2
 from segr1_jax.reward.transport.prompts_block import WirePrompt
 from segr1_jax.types import Example, Frame, ParseStatus, Score, ScoreStatus
 

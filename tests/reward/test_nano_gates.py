@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from segr1_jax.reward.sidecar.sam2_model import NANO_CHECKPOINT, NANO_CONFIG, Sam2, build_model
+from segr1_jax.reward.sidecar.model_files import NANO_CHECKPOINT, NANO_CONFIG, build_model
+from segr1_jax.reward.sidecar.sam2_model import Sam2
 
 sys.path.append(str(Path(__file__).parents[2] / "launch"))
 from nano_gates import GATES, measure_gates

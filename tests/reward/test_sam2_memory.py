@@ -11,14 +11,13 @@ from random_prompts import random_prompt
 
 from segr1_jax.reward.config import RewardConfig
 from segr1_jax.reward.sidecar.embeddings import EmbeddingCache, EmbeddingFiles, Tier, fingerprint
-from segr1_jax.reward.sidecar.sam2_model import (
+from segr1_jax.reward.sidecar.model_files import (
     NANO_CHECKPOINT,
     NANO_CONFIG,
-    Embedding,
-    Sam2,
     build_model,
     model_tree,
 )
+from segr1_jax.reward.sidecar.sam2_model import Embedding, Sam2
 from segr1_jax.reward.sidecar.server import Notes, Server, Settings, _files
 from segr1_jax.reward.transport import protocol
 from segr1_jax.reward.transport.command import settings_json

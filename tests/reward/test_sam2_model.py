@@ -10,7 +10,8 @@ from segr1_jax.data.config import DataConfig
 from segr1_jax.data.synthetic import generate
 from segr1_jax.errors import UserError
 from segr1_jax.reward.scores import iou, resize_nearest
-from segr1_jax.reward.sidecar.sam2_model import NANO_CHECKPOINT, NANO_CONFIG, Sam2, build_model
+from segr1_jax.reward.sidecar.model_files import NANO_CHECKPOINT, NANO_CONFIG, build_model
+from segr1_jax.reward.sidecar.sam2_model import Sam2
 from segr1_jax.reward.transport.prompts_block import WirePrompt
 
 SAME_MASK_IOU = 0.9  # two resolutions of one mask differ along its edge only

@@ -16,7 +16,8 @@ from segr1_jax.reward.client import RewardClient
 from segr1_jax.reward.config import RewardConfig
 from segr1_jax.reward.scores import capped_size, iou, resize_nearest, s_measure
 from segr1_jax.reward.sidecar.embeddings import EmbeddingCache
-from segr1_jax.reward.sidecar.sam2_model import NANO_CHECKPOINT, NANO_CONFIG, Sam2, build_model
+from segr1_jax.reward.sidecar.model_files import NANO_CHECKPOINT, NANO_CONFIG, build_model
+from segr1_jax.reward.sidecar.sam2_model import Sam2
 from segr1_jax.reward.sidecar.server import Server
 from segr1_jax.reward.transport import protocol
 from segr1_jax.reward.transport.prompts_block import pack_prompts
@@ -133,7 +134,8 @@ from segr1_jax.reward.client import RewardClient
 from segr1_jax.reward.config import RewardConfig
 from segr1_jax.reward.transport.prompts_block import pack_prompts
 from segr1_jax.reward.transport.protocol import Kind, Request
-from segr1_jax.reward.sidecar.sam2_model import NANO_CHECKPOINT, NANO_CONFIG, Sam2, build_model
+from segr1_jax.reward.sidecar.model_files import NANO_CHECKPOINT, NANO_CONFIG, build_model
+from segr1_jax.reward.sidecar.sam2_model import Sam2
 client = RewardClient(RewardConfig())
 client.start()
 client.encode(np.zeros((100, 100, 3), np.uint8))

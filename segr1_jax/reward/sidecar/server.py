@@ -221,7 +221,8 @@ def _load(settings: Settings, notes: Notes):
     import torch
 
     from segr1_jax.reward.sidecar.embeddings import EmbeddingCache
-    from segr1_jax.reward.sidecar.sam2_model import Sam2, build_model
+    from segr1_jax.reward.sidecar.model_files import build_model
+    from segr1_jax.reward.sidecar.sam2_model import Sam2
 
     torch.set_num_threads(settings.threads)
     torch.use_deterministic_algorithms(True, warn_only=True)
@@ -250,7 +251,7 @@ def _limit_memory(settings: Settings) -> None:
 
 def _files(settings: Settings, sam2, notes: Notes):
     from segr1_jax.reward.sidecar.embeddings import EmbeddingFiles, fingerprint, platform_facts
-    from segr1_jax.reward.sidecar.sam2_model import model_tree
+    from segr1_jax.reward.sidecar.model_files import model_tree
 
     if not settings.cache_dir:
         return None
