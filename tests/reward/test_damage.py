@@ -28,10 +28,11 @@ SCRIBBLE_ONCE = f"""
     protocol.set_working = scribble
 """
 FULL_DISK = """
-    import errno, tempfile
+    import errno
+    from segr1_jax.reward.sidecar import embeddings
     def full(*args, **options):
         raise OSError(errno.ENOSPC, "No space left on device")
-    tempfile.NamedTemporaryFile = full
+    embeddings.replacing = full
 """
 SLOW_ENCODE = """
     import time

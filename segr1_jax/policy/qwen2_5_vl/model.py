@@ -69,9 +69,12 @@ class Qwen25VL(nnx.Module):
         self.embed = weight(rngs, (text.vocab, text.hidden), ("vocab", "embed"))
         self.layers = stacked(lambda r: TextLayer(r, text, lora, attention), text.layers, rngs)
         self.norm = RMSNorm(text.hidden, text.norm_eps)
-        self.head = None
-        if not text.tied_head:
-            self.head = Linear(rngs, text.hidden, text.vocab, ("embed", "vocab"), bias=False)
+        # One assignment: nnx takes an attribute that begins as None for static.
+        self.head = (
+            None
+            if text.tied_head
+            else Linear(rngs, text.hidden, text.vocab, ("embed", "vocab"), bias=False)
+        )
 
     def image_features(self, images: Images | Features) -> Float[Array, "B M D"]:
         """Return the merged image rows of each prompt; M = 0 for prompts without images (W = 0)."""
