@@ -1,9 +1,11 @@
-"""Which predictions count, and on which samples: every sample once, or as the reference code chose (paper.md 3.3, faults 25, 26, 27
-and 29).
+"""Protocols: the predictions that count, and the samples that they are scored on.
 
-Not copied: BGR images and its resizes (segr1_jax/reward/legacy.py has them for rewards), metrics over masks of older runs that still lie
-in the folder, generation with a repetition penalty. Nor fault 28, the first box alone with all points on ReasonSeg: that is another
-prompt of SAM2, and a protocol chooses among masks that are made; somebody else's have no prompts at all.
+The standard one scores every sample once; the other one chooses as the reference code does: a mask
+of the sample before, one sentence per photo, samples drawn with replacement, ignored regions as
+background. It does not copy BGR images and their resizes (segr1_jax/reward/legacy.py has them for
+rewards), metrics over masks of older runs in the folder, generation with a repetition penalty, nor
+the first box alone with all points on ReasonSeg: that is another prompt of SAM2, and a protocol
+selects among existing masks. Given masks have no prompts at all.
 """
 
 import dataclasses
@@ -32,8 +34,12 @@ def every_sample(predictions: Sequence[Prediction], kind: str) -> list[Counted]:
 
 
 def as_the_reference_code(predictions: Sequence[Prediction], kind: str) -> list[Counted]:
-    """Foreground: an answer without a mask is scored with the mask of the one before. Referring: one sentence, at random, per photo.
-    Reasoning: as many draws with replacement as there are images, ignored regions taken for background."""
+    """Select samples as the reference code does.
+
+    Foreground: an answer without a mask is scored with the mask of the sample before. Referring:
+    one sentence, at random, per photo. Reasoning: as many draws with replacement as there are
+    images, with ignored regions as background.
+    """
     return {
         "foreground": _with_old_masks,
         "referring": _one_sentence_per_photo,
