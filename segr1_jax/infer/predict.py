@@ -133,7 +133,7 @@ def _size_and_time(path: Path) -> tuple[int, int]:
 def _remove_others(out: Path, mine: dict[str, Any]) -> None:
     """Delete the files of another call: a mask of it would pass for one of this call.
 
-    Only files that the other call named go, for others may lie beside them. The names come from its
+    Only files that the other call named are deleted: the folder may have others. The names come from its
     identity: pictures of a batch that was cut short have no line.
     """
     owner = _owner(out)

@@ -133,7 +133,7 @@ def read_predictions(path: Path) -> Iterator[Prediction]:
                 f"{path}:{number}",
                 expected="a prediction",
                 got=str(error)[:200],
-                remedy="mend or delete the line",
+                remedy="fix or delete the line",
             ) from error
 
 

@@ -27,7 +27,7 @@ MARGIN = 1.9
 
 @dataclass(frozen=True, eq=False)
 class Estimate:
-    """What the programs of a run take on one device. Each is traced with that device's rows and whole weights."""
+    """Estimates for one device: programs are traced with its rows and whole weights."""
 
     programs: Programs
 
@@ -49,7 +49,7 @@ class Estimate:
         }
 
     def temporaries(self) -> dict[str, float]:
-        """Program -> bytes of its temporaries. Activations are not split over `tensor` here; a compiler does better."""
+        """Return bytes of temporaries by program; activations are not split over `tensor`."""
         size = shard_size(self.programs)
         found = {name: temporary_bytes(jaxpr, size) for name, (_, jaxpr) in self.traced.items()}
         if (
@@ -61,7 +61,10 @@ class Estimate:
         return found
 
     def flops(self, trips: int) -> dict[str, float]:
-        """Program -> FLOPs of one call, where decoding takes `trips` turns; all devices of a `tensor` group share them evenly."""
+        """Return FLOPs of one call by program, shared evenly by a `tensor` group.
+
+        Decoding takes `trips` iterations.
+        """
         vision, tensor = self.programs.arch.vision, self.programs.mesh.shape["tensor"]
         share = len(vision.full_layers) / vision.depth
         return {
@@ -71,7 +74,7 @@ class Estimate:
 
 
 def gathered_head(programs: Programs) -> float:
-    """Bytes of the vocabulary projection gathered over fsdp, beside the part that lies on the device already; 0 where it is whole."""
+    """Return bytes of the gathered vocabulary projection without the device's own part."""
     name = "embed" if programs.arch.text.tied_head else "head.kernel"
     kept, whole = programs.reference.get(name), programs.rollout_copy[name]
     return (
@@ -80,12 +83,12 @@ def gathered_head(programs: Programs) -> float:
 
 
 def largest_stack(programs: Programs) -> float:
-    """Bytes of the largest weight of the rollout copy: gathered over fsdp it is laid out anew, beside its result."""
+    """Return bytes of the largest weight of the rollout copy, which exists twice while gathered."""
     return max(shard_bytes(x) for x in programs.rollout_copy.values())
 
 
 def shard_size(programs: Programs) -> Size:
-    """Bytes of a temporary: one shaped like a stack of weights is split as the stack is, one like a single weight is gathered."""
+    """Return bytes of a temporary: split as a stack of weights of its shape, or gathered."""
     engine, divisor = programs.engine, {}
     for rules, stacks in ((ROLLOUT_RULES, False), (TRAIN_RULES, True)):
         for name, sharding in engine.placement.weights(engine.policy.specs, rules).items():

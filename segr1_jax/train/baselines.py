@@ -45,7 +45,7 @@ def constant_rows(
 ) -> list[EvalRow]:
     """Answer every held-out example alike, by the candidate that is best on training data.
 
-    `training` reads its examples anew at each call; one of them is alive at a time.
+    `training` reads its examples again at each call; one of them is alive at a time.
     """
     # A training run has one frame for all (train/run.py).
     frame = scorer.frame_of(next(iter(training())))

@@ -72,7 +72,7 @@ def closing_report(run: Run, client: RewardClient) -> None:
         after = f"after {run.config.stage.upper()}"
         table = figures_table("Held-out set", rows, note=skipped, result=after)
         _write_page(run, client, last, table)
-        # Last: this file is the sign that the run has ended.
+        # Last: a run with this file has ended.
         write_atomically(run.directory.report, text)
         show_markdown(text)
     wait_for_all("closing report")

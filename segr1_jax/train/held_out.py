@@ -58,7 +58,7 @@ class Answerer:
     def __call__(self, prompts: Sequence[Prompt]) -> list[Completion]:
         padded = [*prompts, *[self.filler] * (self.rows - len(prompts))]
         on_mesh = self.engine.put_prompts(padded)
-        # Greedy: the keys are without effect.
+        # Greedy decoding ignores the keys.
         key, positions = self.engine.rollout_key(0), self.engine.put_positions(range(self.rows))
         samples = self.engine.answer(self.weights, on_mesh, key, positions)
         groups = self.engine.completions(samples, [prompt.example_id for prompt in padded], 0)
