@@ -151,7 +151,7 @@ class SamPrompt:
 
 @dataclasses.dataclass(frozen=True)
 class ScoreRequest:
-    """Everything that a mask reward depends on besides the SAM2 weights.
+    """Input of a mask reward, complete except for the SAM2 weights.
 
     The predicted mask is the union of the masks of all `prompts`; `mask` is the truth.
     """

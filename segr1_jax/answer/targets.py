@@ -1,7 +1,7 @@
 """Target answers for the cold start (SFT), each a function of the mask alone.
 
 Shape legend: H W native mask; h w box of the object on the model's integer grid, with a margin of
-one pixel; K points.
+one pixel; K points, I on the mask and E off it.
 """
 
 import math
@@ -56,20 +56,14 @@ def target_answer(
             remedy="leave the sample out of training",
         )
     box = _tight_box(mask_HW, frame)
-    inside_hw = _on_grid(mask_HW, frame, box)
-    outside_hw = ~inside_hw
-    outside_hw[[0, -1]] = outside_hw[:, [0, -1]] = False
-    clear_hw = ndimage.distance_transform_edt(~inside_hw) * outside_hw
-    clear_hw[clear_hw < MIN_CLEARANCE] = 0
+    on_I2, off_E2 = _points(_on_grid(mask_HW, frame, box), interior, exterior)
     origin = np.array(box[:2]) - 1
-    on_K2 = _spread(ndimage.distance_transform_edt(inside_hw), interior) + origin
-    off_K2 = _spread(clear_hw, exterior) + origin
-    points = tuple((int(x), int(y)) for x, y in np.concatenate([on_K2, off_K2]))
+    points_K2 = np.concatenate([on_I2 + origin, off_E2 + origin])
     return Answer(
         thinking=_thinking(box, frame),
         boxes=(_widened(box, frame, box_margin),),
-        points=points,
-        labels=(1,) * len(on_K2) + (0,) * len(off_K2),
+        points=tuple((int(x), int(y)) for x, y in points_K2),
+        labels=(1,) * len(on_I2) + (0,) * len(off_E2),
         frame=frame,
     )
 
@@ -113,6 +107,19 @@ def _on_grid(
     if not grid.any():
         grid[grid.shape[0] // 2, grid.shape[1] // 2] = True
     return grid
+
+
+def _points(
+    inside_hw: Bool[np.ndarray, "h w"], interior: int, exterior: int
+) -> tuple[Int[np.ndarray, "I 2"], Int[np.ndarray, "E 2"]]:
+    """Return the points on the mask and those off it, as (x, y) on the grid of `_on_grid`."""
+    # Points off the mask are inside the box, so not on the margin, and clear of the mask.
+    outside_hw = ~inside_hw
+    outside_hw[[0, -1]] = outside_hw[:, [0, -1]] = False
+    clear_hw = ndimage.distance_transform_edt(~inside_hw) * outside_hw
+    clear_hw[clear_hw < MIN_CLEARANCE] = 0
+    on_I2 = _spread(ndimage.distance_transform_edt(inside_hw), interior)
+    return on_I2, _spread(clear_hw, exterior)
 
 
 def _spread(depth_hw: Float[np.ndarray, "h w"], count: int) -> Int[np.ndarray, "K 2"]:

@@ -16,7 +16,8 @@ from segr1_jax.data.sources import Source
 from segr1_jax.errors import UserError
 from segr1_jax.types import Example, Prompt
 
-MAX_ATTEMPTS = 8  # bad samples in a row, for one position, after which the set counts as broken
+# Number of bad samples for one position after which the set counts as broken.
+MAX_ATTEMPTS = 8
 PIXEL_BYTES = 4  # three of RGB and one of the mask
 
 

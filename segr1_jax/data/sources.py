@@ -24,7 +24,7 @@ class Source(Protocol):
     """Random access to examples; `example.id` is the index.
 
     Item access raises UserError for a bad file. `largest_pixels` is the number of pixels of the
-    largest image; no image is decoded for it.
+    largest image, computed without decoding images.
     """
 
     @property

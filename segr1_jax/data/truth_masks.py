@@ -144,7 +144,7 @@ class CocoSegmentation:
                 require_corners(np.reshape(polygon, (-1, 2)))
             codes = coco.merge(coco.frPyObjects(self.segmentation, height, width))
         else:
-            # The size is checked before pycocotools allocates memory for it.
+            # Check the size first, because pycocotools allocates an array of this size.
             codes = self.segmentation
             if list(codes["size"]) != [height, width]:
                 raise ValueError(f"run lengths for {codes['size']}")

@@ -66,7 +66,7 @@ def constant(
 ) -> Mean:
     """Average over completions each one's sum of values divided by T: Dr.GRPO (arXiv 2503.20783).
 
-    T is the same constant for all completions, whatever their length.
+    T is the same constant for completions of any length.
     """
     sums_BG = sum_tokens(values_BGT, mask_BGT) / values_BGT.shape[-1]
     return Mean(jnp.sum(sums_BG * weight_BG), jnp.sum(weight_BG))

@@ -89,25 +89,19 @@ class PromptBuilder:
         """
         self._check_texts(name, conversation, len(images))
         natives = [Frame(width=image.shape[1], height=image.shape[0]) for image in images]
-        frames = [model_frame(native, self.config, self.vision.unit, name) for native in natives]
-        grids = [
-            (frame.height // self.vision.unit, frame.width // self.vision.unit) for frame in frames
-        ]
-        token_ids_P = self._token_ids(
-            name, conversation, [rows * columns for rows, columns in grids]
-        )
-        positions_3P, next_position = mrope_positions(
-            token_ids_P, grids, self.tokenizer.image_pad_id
-        )
+        unit, image_pad = self.vision.unit, self.tokenizer.image_pad_id
+        frames = [model_frame(native, self.config, unit, name) for native in natives]
+        grids = [(frame.height // unit, frame.width // unit) for frame in frames]
+        image_tokens = [rows * columns for rows, columns in grids]
+        token_ids_P = self._token_ids(name, conversation, image_tokens)
+        positions_3P, next_position = mrope_positions(token_ids_P, grids, image_pad)
 
-        resized = [
-            stretch(image, frame.height, frame.width)
-            for image, frame in zip(images, frames, strict=True)
-        ]
+        pairs = zip(images, frames, strict=True)
+        resized = [stretch(image, frame.height, frame.width) for image, frame in pairs]
         windows = join_windows(resized, self.vision)
         # Image tokens and unit_row have the same order: units in raster order, image after image.
         image_index_P = np.full(len(token_ids_P), -1, np.int32)
-        image_index_P[token_ids_P == self.tokenizer.image_pad_id] = windows.unit_row
+        image_index_P[token_ids_P == image_pad] = windows.unit_row
         return Prompt(
             example_id=example_id,
             token_ids=token_ids_P,

@@ -1,4 +1,4 @@
-"""Every published layout with a few synthetic samples, for tests of the readers and trial runs."""
+"""All published layouts with a few synthetic samples, for tests of the readers and trial runs."""
 
 import io
 import itertools

@@ -38,7 +38,7 @@ def mrope(arch: TextArch, positions: Int[Array, "3 *shape"]) -> Rotary:
     half = arch.head_dim // 2
     frequencies = arch.rope_theta ** (-jnp.arange(half, dtype=jnp.float32) / half)
     # The first mrope_section[0] frequencies follow the temporal axis, the next ones the height, the
-    # last ones the width. Text has equal positions on all axes, so this is plain RoPE for it.
+    # last ones the width. For text, whose positions are equal on all axes, this is plain RoPE.
     axis = jnp.repeat(jnp.arange(3), jnp.array(arch.mrope_section), total_repeat_length=half)
     position_of_frequency = jnp.moveaxis(positions, 0, -1).astype(jnp.float32)[..., axis]
     return rotary_from_angles(position_of_frequency * frequencies)
