@@ -1,9 +1,11 @@
-"""What the mask reward costs a training step: GRPO with the sidecar against the same GRPO with the same rewards read from a file.
+"""Measure how much time the mask reward adds to a training step.
 
-    .venv/bin/python launch/bench_overlap.py configs/quickstart_grpo.yaml policy.path=runs/quickstart/sft --steps 30
+    .venv/bin/python launch/bench_overlap.py configs/quickstart_grpo.yaml \\
+        policy.path=runs/quickstart/sft --steps 30
 
-Two runs, one after the other in one process: the first records every score while it measures, the second replays them, so both make
-the same updates (checked). Printed: median seconds per step of both, their ratio, and where the time of the first went. Nothing else
+Two GRPO runs follow each other in one process. The first uses the sidecar and records every score;
+the second replays the scores, so both make the same updates (checked). The script prints the median
+seconds per step of both, their ratio, and where the time of the first was spent. Nothing else
 should run on the machine.
 """
 
@@ -28,7 +30,8 @@ from segr1_jax.runtime.run_directory import RunDir
 from segr1_jax.train.loop import run_grpo
 from segr1_jax.types import Score, ScoreRequest, ScoreStatus
 
-WARM_UP = 3  # steps left out: compilation and first touches
+# Steps that are left out: they compile and touch memory for the first time.
+WARM_UP = 3
 SHOWN = (
     "wait_s",
     "busy_s",
@@ -42,7 +45,7 @@ SHOWN = (
 
 
 class Recording(RewardClient):
-    """The real client, keeping every score it gives."""
+    """A real client that keeps every score it returns."""
 
     kept: list[list[Score]]
 
@@ -53,17 +56,15 @@ class Recording(RewardClient):
 
 
 class Replay:
-    """The scores of a file, in the order in which they were collected; asks no sidecar."""
+    """A client that returns the scores of a file in their order, without a sidecar."""
 
     def __init__(self, path: Path):
-        with np.load(path) as held:
-            self._sizes, self._numbers, self._shapes = (
-                iter(held["sizes"].tolist()),
-                iter(held["numbers"]),
-                iter(held["shapes"].tolist()),
-            )
-            self._masks = held["masks"]
-        self._at = 0
+        with np.load(path) as file:
+            self._sizes = iter(file["sizes"].tolist())
+            self._numbers = iter(file["numbers"])
+            self._shapes = iter(file["shapes"].tolist())
+            self._masks = file["masks"]
+        self._offset = 0
 
     def __enter__(self) -> "Replay":
         return self
@@ -81,7 +82,8 @@ class Replay:
         recorded = next(self._sizes)
         if recorded != count:
             raise RuntimeError(
-                f"the replayed run asks for {count} scores where the recorded one got {recorded}: they differ"
+                f"the runs differ: the replayed one asks for {count} scores where the recorded one "
+                f"got {recorded}"
             )
         return [self._score() for _ in range(count)]
 
@@ -92,14 +94,10 @@ class Replay:
         (iou, s_measure), (height, width) = next(self._numbers).tolist(), next(self._shapes)
         if not height:
             return Score(ScoreStatus.OK, iou, s_measure)
-        packed = self._masks[self._at : self._at + (height * width + 7) // 8]
-        self._at += packed.size
-        return Score(
-            ScoreStatus.OK,
-            iou,
-            s_measure,
-            np.unpackbits(packed, count=height * width).reshape(height, width).astype(bool),
-        )
+        packed = self._masks[self._offset : self._offset + (height * width + 7) // 8]
+        self._offset += packed.size
+        mask = np.unpackbits(packed, count=height * width).reshape(height, width).astype(bool)
+        return Score(ScoreStatus.OK, iou=iou, s_measure=s_measure, mask=mask)
 
 
 def save(kept: list[list[Score]], path: Path) -> None:
@@ -116,7 +114,11 @@ def save(kept: list[list[Score]], path: Path) -> None:
 
 
 def train(config: RunConfig, run_dir: Path, client) -> list[dict]:
-    """Run GRPO with `client` in the real one's place; returns the metric lines of its steps after the warm-up."""
+    """Run GRPO with `client` in place of the real one.
+
+    Returns:
+        The metric lines of its steps after the warm-up.
+    """
     run_grpo(dataclasses.replace(config, run_dir=str(run_dir)), connect=lambda *_: client)
     return [line for line in read_metrics(RunDir(run_dir)) if "reward" in line][WARM_UP:]
 
@@ -147,7 +149,7 @@ def main() -> None:
         save(live_client.kept, scores := Path(folder) / "scores.npz")
         replayed = train(config, Path(folder) / "replayed", Replay(scores))
     if [line["loss"] for line in live] != [line["loss"] for line in replayed]:
-        raise SystemExit("the two runs took different steps: the ratio would mean nothing")
+        raise SystemExit("the two runs have different losses, so their times do not compare")
     report(live, replayed)
 
 
@@ -155,9 +157,10 @@ def report(live: list[dict], replayed: list[dict]) -> None:
     """Print the comparison."""
     seconds, without = step_seconds(live), step_seconds(replayed)
     print(
-        f"\nmedian of {len(live)} steps: {seconds:.3f} s with the sidecar, {without:.3f} s with replayed rewards"
+        f"\nmedian of {len(live)} steps: {seconds:.3f} s with the sidecar, "
+        f"{without:.3f} s with replayed rewards"
     )
-    print(f"ratio {seconds / without:.3f}; of the first, per step:")
+    print(f"ratio {seconds / without:.3f}; per step of the first:")
     for name in SHOWN:
         print(f"  {name:<16} {statistics.mean(line[f'sidecar/{name}'] for line in live):.3f}")
 

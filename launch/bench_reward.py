@@ -1,10 +1,13 @@
-"""How much faster is the reward of a group than the reference procedure? Both in one run on the same images, answers and weights.
+"""Measure how much faster the reward of a group is than the reference procedure.
 
-    python launch/bench_reward.py ../shared/bench/reference_reward.py [--threads 1] [--rounds 3] [--answers 8]
+    python launch/bench_reward.py ../shared/bench/reference_reward.py \\
+        [--threads 1] [--rounds 3] [--answers 8]
 
-A group is 8 answers of 2 boxes, 2 points in each, about one image of 756 x 756 pixels; the model is SAM2.1 tiny with random weights,
-float32, on the CPU. The reference sets the image anew for every box; ours goes through the sidecar with an empty cache (cold), then once
-more (warm). Needs pysodmetrics beside torch and sam2 (numpy < 2.3.5). Exit status 1 where scores differ or a ratio is not reached.
+Both run in one process on the same images, answers and weights. A group is 8 answers of 2 boxes
+with 2 points in each, about one image of 756 x 756 pixels. The model is SAM2.1 tiny with random
+weights, in float32 on the CPU. The reference sets the image again for every box. Ours goes through
+the sidecar with an empty cache (cold), then again (warm). pysodmetrics is needed beside torch and
+sam2 (numpy < 2.3.5). The exit status is 1 if scores differ or a ratio is not reached.
 """
 
 import argparse
@@ -31,11 +34,12 @@ SAM2 = "configs/sam2.1/sam2.1_hiera_t.yaml"
 SIDE = 756
 BOXES, POINTS = 2, 2
 WANTED_RATIOS = {"cold": 10, "warm": 30}
-TOLERANCE = 1e-9  # of the S-measure; IoUs are equal
+# Of the S-measure; IoUs must be equal.
+TOLERANCE = 1e-9
 
 
 class CountingPredictor(SAM2ImagePredictor):
-    """The reference's predictor; counts how often an image is encoded."""
+    """A predictor for the reference that counts how often an image is encoded."""
 
     encodes = 0
 
@@ -45,7 +49,7 @@ class CountingPredictor(SAM2ImagePredictor):
 
 
 def random_answers(example: Example, rng: np.random.Generator, count: int) -> list[Answer]:
-    """Answers whose boxes are at least a tenth of a side wide, each with its points inside."""
+    """Sample answers with points inside their boxes, whose sides are at least SIDE // 10 long."""
     answers = []
     for _ in range(count):
         corner_B2 = rng.integers(0, SIDE // 2, (BOXES, 2))
@@ -57,11 +61,11 @@ def random_answers(example: Example, rng: np.random.Generator, count: int) -> li
         labels = (1, *rng.integers(0, 2, BOXES * POINTS - 1).tolist())
         answers.append(
             Answer(
-                "",
-                boxes,
-                tuple(map(tuple, points_BK2.reshape(-1, 2).tolist())),
-                labels,
-                example.frame,
+                thinking="",
+                boxes=boxes,
+                points=tuple(map(tuple, points_BK2.reshape(-1, 2).tolist())),
+                labels=labels,
+                frame=example.frame,
             )
         )
     return answers
@@ -80,7 +84,7 @@ def load_reference(path: Path):
 
 
 def agree(ours: list[Score], theirs: list[tuple[float, float]]) -> bool:
-    """IoUs equal and S-measures within the tolerance, where the reference has one."""
+    """Return whether IoUs are equal, and S-measures close where the reference has one."""
     return all(
         o.iou == iou and not abs(o.s_measure - s) > TOLERANCE
         for o, (iou, s) in zip(ours, theirs, strict=True)
@@ -90,7 +94,11 @@ def agree(ours: list[Score], theirs: list[tuple[float, float]]) -> bool:
 def run_round(
     index: int, answers: int, client: RewardClient, predictor: CountingPredictor, score_group
 ) -> tuple[list[float], bool]:
-    """Seconds of the reference, of ours cold and of ours warm, on an image not seen before; and whether all scores agree."""
+    """Time the reference, ours cold and ours warm on a new image.
+
+    Returns:
+        The three times in seconds, and whether all scores agree.
+    """
     example = generate(DataConfig(size=SIDE), index)
     answers = random_answers(example, np.random.default_rng(index), answers)
     requests = [
@@ -113,7 +121,7 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("reference", type=Path)
-    parser.add_argument("--threads", type=int, default=1, help="torch threads of either side")
+    parser.add_argument("--threads", type=int, default=1, help="torch threads of each side")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--answers", type=int, default=8, help="of a group")
     options = parser.parse_args()
@@ -143,15 +151,12 @@ def main() -> int:
         for at, name in enumerate(WANTED_RATIOS, 1)
     }
     print(
-        f"encodes per group: reference {predictor.encodes / options.rounds:g}, ours {totals['encodes'] / options.rounds:g}"
+        f"encodes per group: reference {predictor.encodes / options.rounds:g}, "
+        f"ours {totals['encodes'] / options.rounds:g}"
     )
-    encode_s, decode_s = (
-        totals["encode_s"] / totals["encodes"],
-        totals["decode_s"] / totals["scores"],
-    )
-    print(
-        f"ours: encode {encode_s:.3f} s, the rest {decode_s:.3f} s per answer; scores agree: {same}"
-    )
+    encode_s = totals["encode_s"] / totals["encodes"]
+    decode_s = totals["decode_s"] / totals["scores"]
+    print(f"ours: encode {encode_s:.3f} s, then {decode_s:.3f} s per answer; scores agree: {same}")
     print(f"median ratio cold {ratios['cold']:.1f}, warm {ratios['warm']:.1f}")
     return int(not same or any(ratios[name] < wanted for name, wanted in WANTED_RATIOS.items()))
 

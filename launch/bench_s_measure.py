@@ -1,10 +1,12 @@
-"""How much faster is the S-measure of masks than pysodmetrics? One run, all in turn, on the same masks of 756 x 756 pixels.
+"""Measure how much faster the S-measure of masks is than that of pysodmetrics.
 
     python launch/bench_s_measure.py [--side 756] [--rounds 15]
 
-Needs pysodmetrics, which wants numpy < 2.3.5: run it in an environment of its own (numpy, pysodmetrics, jaxtyping). The baseline is
-what its users write for two masks: make images of them, `Smeasure().step`, `get_results`. `cal_sm`, its inner function on arrays that
-are ready, is printed too. Medians of CPU time. Exit status 1 where values differ, or the ratio to the baseline is below 30.
+All run in turn in one process, on the same masks of 756 x 756 pixels. pysodmetrics needs
+numpy < 2.3.5, so run the script in a separate environment (numpy, pysodmetrics, jaxtyping). The
+baseline is the usual code for two masks: make images of them, `Smeasure().step`, `get_results`.
+`cal_sm`, its inner function on prepared arrays, is printed too. The figures are medians of CPU
+time. The exit status is 1 if values differ or the ratio to the baseline is below 30.
 """
 
 import argparse
@@ -18,12 +20,17 @@ from py_sod_metrics import Smeasure
 from segr1_jax.reward.scores import s_measure
 
 WANTED_RATIO = 30
-IN_A_ROW = 5  # calls of one kind, so that each mostly finds its own arrays in the cache
-TOLERANCE = 1e-12  # float64, sums in another order
+# Consecutive calls of one kind, so that most of them find their arrays in the CPU cache.
+IN_A_ROW = 5
+# float64, with sums in another order.
+TOLERANCE = 1e-12
 
 
 def masks(side: int) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Mask and ground truth by name: two discs that overlap, as of a fair answer, and noise, the worst case for branches."""
+    """Return pairs of mask and ground truth by name.
+
+    They are two overlapping discs, as of a fair answer, and noise, the worst case for branches.
+    """
     rng = np.random.default_rng(0)
     y, x = np.mgrid[:side, :side] / side
     first, second = ((x - cx) ** 2 + (y - 0.5) ** 2 < 0.04 for cx in (0.45, 0.5))
@@ -37,7 +44,10 @@ def stepped(mask: np.ndarray, truth: np.ndarray) -> float:
 
 
 def cpu_ms(call, *arguments) -> float:
-    """CPU time, so that other work on the machine counts for neither side; all of them run on one thread."""
+    """Return the CPU time of a call in milliseconds.
+
+    CPU time leaves out other work on the machine. All calls run on one thread.
+    """
     began = time.process_time()
     call(*arguments)
     return (time.process_time() - began) * 1e3
@@ -65,10 +75,9 @@ def main() -> int:
         step, cal_sm, ours = (statistics.median(column) for column in times.values())
         difference = abs(s_measure(mask, truth) - stepped(mask, truth))
         print(
-            f"{name}: pysodmetrics {step:.2f} ms (cal_sm {cal_sm:.2f}), ours {ours:.3f} ms: ratio {step / ours:.1f}",
-            end="",
+            f"{name}: pysodmetrics {step:.2f} ms (cal_sm {cal_sm:.2f}), ours {ours:.3f} ms: "
+            f"ratio {step / ours:.1f} (cal_sm {cal_sm / ours:.1f}), difference {difference:.1e}"
         )
-        print(f" (cal_sm {cal_sm / ours:.1f}), difference {difference:.1e}")
         failed |= difference > TOLERANCE or step / ours < WANTED_RATIO
     return int(failed)
 

@@ -1,11 +1,17 @@
-"""What sharing a group's prefix saves in the update, and what chunks save in the vocabulary projection.
+"""Measure the savings of a shared prefix in the update, and of chunks in the vocabulary projection.
 
-    .venv/bin/python launch/bench_shared_prefix.py [--rounds 2] [--side 756] [--answers 8] [--tokens 128]
+    .venv/bin/python launch/bench_shared_prefix.py \\
+        [--rounds 2] [--side 756] [--answers 8] [--tokens 128]
 
-One gradient step of a random policy (8k vocabulary, 90 M weights in tower and layers, 756 x 756 image = 729 image tokens) on a group of 8
-answers of 128 tokens: the shared prefix, `[1, 8, 128]`, against the same function called with `[8, 1, 128]`, prompt and image eight times.
-The two take turns; printed are medians, FLOPs and the distance of their gradients. Then the loss alone, from hidden states of 8 x 128
-tokens to their gradient at a vocabulary of 152k: temporary memory in chunks against full logits, as compiled (nothing is run).
+The first part is one gradient step of a random policy (vocabulary of 8k, 90 M weights in tower and
+layers, 756 x 756 image of 729 image tokens) on a group of 8 answers of 128 tokens. It compares the
+shared prefix, `[1, 8, 128]`, with the same function on `[8, 1, 128]`, where prompt and image are
+repeated 8 times. The two alternate. The script prints medians, FLOPs and the distance of their
+gradients.
+
+The second part is the loss alone, from hidden states of 8 x 128 tokens to their gradient at a
+vocabulary of 152k. It compares the compiled temporary memory of chunks with that of full logits;
+nothing runs.
 """
 
 import argparse
@@ -27,12 +33,15 @@ from segr1_jax.prompt.processor_settings import VisionSettings
 from segr1_jax.prompt.windows import join_windows
 from segr1_jax.types import Frame, Prompt
 
-IMAGE = 8000  # token ids: of an image slot, and those around it
-TEXT = 60  # tokens of the prompt beside those of the image
+# Token id of an image slot; the ids after it are those of the other image tokens.
+IMAGE = 8000
+# Text tokens of the prompt.
+TEXT = 60
 VISION = VisionSettings(
     patch=14, temporal_patch=2, merge=2, window=112, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25)
 )
-HIDDEN, VOCABULARY = 2048, 151936  # of the loss alone: the 3B model's
+# Sizes of the loss alone, those of the 3B model.
+HIDDEN, VOCABULARY = 2048, 151936
 
 
 def make_policy() -> Policy:
@@ -62,13 +71,20 @@ def make_policy() -> Policy:
         norm_eps=1e-6,
         tied_head=True,
     )
-    return Policy(
-        PolicyArch(vision, text, IMAGE, IMAGE + 1, IMAGE + 2, IMAGE + 3, IMAGE + 4), remat=True
+    arch = PolicyArch(
+        vision=vision,
+        text=text,
+        image_token=IMAGE,
+        video_token=IMAGE + 1,
+        vision_start_token=IMAGE + 2,
+        vision_end_token=IMAGE + 3,
+        vision_pad_token=IMAGE + 4,
     )
+    return Policy(arch, remat=True)
 
 
 def make_prompt(rng: np.random.Generator, side: int) -> PromptBatch:
-    """A noise image between random text."""
+    """Make a prompt of a noise image between random text tokens."""
     image = rng.integers(0, 256, (side, side, 3), dtype=np.uint8)
     slots = [IMAGE] * VISION.image_tokens(side, side)
     tokens = np.array(
@@ -105,10 +121,12 @@ def gradient_of(policy: Policy):
 
 
 def compare_updates(options: argparse.Namespace) -> None:
-    """Time, FLOPs and gradients of the shared against the repeated prefix."""
+    """Compare time, FLOPs and gradients of the shared and the repeated prefix."""
     group, side = options.answers, options.side
     rng, policy = np.random.default_rng(0), make_policy()
-    params, prompts, gradient = policy.init(0), make_prompt(rng, side), gradient_of(policy)
+    params = policy.init(0)
+    prompts = make_prompt(rng, side)
+    gradient = gradient_of(policy)
     tokens = jnp.asarray(rng.integers(0, IMAGE, (1, group, options.tokens)), jnp.int32)
     repeated = jax.tree.map(lambda x: jnp.repeat(x, group, axis=0), prompts)
     calls = {
@@ -116,7 +134,8 @@ def compare_updates(options: argparse.Namespace) -> None:
         "repeated": (params, repeated, tokens.reshape(group, 1, options.tokens)),
     }
     seconds, gradients = {name: [] for name in calls}, {}
-    for _ in range(options.rounds + 1):  # the first compiles
+    # The first round compiles and is not counted.
+    for _ in range(options.rounds + 1):
         for name, arguments in calls.items():
             began = time.perf_counter()
             gradients[name] = jax.block_until_ready(gradient(*arguments))
@@ -128,17 +147,16 @@ def compare_updates(options: argparse.Namespace) -> None:
     }
     took = {name: statistics.median(times[1:]) for name, times in seconds.items()}
     body = sum(x.size for name, x in params.items() if name != "embed")
-    print(
-        f"{body / 1e6:.0f} M weights in tower and layers, {VISION.image_tokens(side, side)} image tokens"
-    )
+    image_tokens = VISION.image_tokens(side, side)
+    print(f"{body / 1e6:.0f} M weights in tower and layers, {image_tokens} image tokens")
     for name in calls:
         print(f"{name:<9} {took[name]:7.2f} s  {flops[name] / 1e12:6.2f} TFLOP")
     print(
-        f"shared: {took['repeated'] / took['shared']:.2f} times faster, {flops['repeated'] / flops['shared']:.2f} times fewer FLOPs"
+        f"shared: {took['repeated'] / took['shared']:.2f} times faster, "
+        f"{flops['repeated'] / flops['shared']:.2f} times fewer FLOPs"
     )
-    print(
-        f"largest relative distance of a gradient: {max(map(_distance, gradients['shared'].values(), gradients['repeated'].values())):.1e}"
-    )
+    distances = map(_distance, gradients["shared"].values(), gradients["repeated"].values())
+    print(f"largest relative distance of a gradient: {max(distances):.1e}")
 
 
 def _distance(a: jax.Array, b: jax.Array) -> float:
@@ -146,12 +164,13 @@ def _distance(a: jax.Array, b: jax.Array) -> float:
 
 
 def compare_losses(group: int, tokens: int) -> None:
-    """Temporary memory of the loss alone, in chunks of 16 positions and with all logits at once."""
+    """Compare the temporary memory of the loss in chunks of 16 positions and with full logits."""
     shape = (1, group, tokens)
     for name, argnums in (("states", 0), ("states and projection", (0, 1))):
         chunks, full = (_loss_memory(shape, chunk, argnums) / 1e6 for chunk in (16, tokens))
         print(
-            f"loss, gradient of {name}: {chunks:.0f} MB in chunks, {full:.0f} MB with full logits: {full / chunks:.1f} times less"
+            f"loss, gradient of {name}: {chunks:.0f} MB in chunks, {full:.0f} MB with full logits: "
+            f"{full / chunks:.1f} times less"
         )
 
 

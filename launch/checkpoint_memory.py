@@ -1,12 +1,14 @@
-"""A random checkpoint in the real shapes of Qwen2.5-VL-3B, in and out: how much host memory it takes, and is every byte there again?
+"""Load and export a random checkpoint with the shapes of Qwen2.5-VL-3B; check memory and bytes.
 
     .venv/bin/python launch/checkpoint_memory.py make  /tmp/three_b [--arch config.json]
     .venv/bin/python launch/checkpoint_memory.py trip  /tmp/three_b /tmp/three_b_out --devices 8
     .venv/bin/python launch/checkpoint_memory.py open  /tmp/three_b_out
 
-`make` writes 7.5 GB of random bfloat16 with transformers' own names and safetensors' own writer. `trip` loads it split over fake CPU
-devices (fsdp), exports it, compares every tensor byte by byte, and prints the largest anonymous memory of the process above the
-arrays. `open` has transformers read a directory (also under another interpreter, with another transformers). Linux only.
+`make` writes 7.5 GB of random bfloat16 with the names of transformers and the writer of
+safetensors. `trip` loads it split over fake CPU devices (fsdp), exports it, compares every
+tensor byte by byte, and prints the largest anonymous memory of the process above the arrays.
+`open` reads a directory with transformers; it may run under another interpreter with another
+transformers. Linux only.
 """
 
 import argparse
@@ -26,13 +28,9 @@ TEXT = {
     "num_hidden_layers": 36,
     "num_attention_heads": 16,
     "num_key_value_heads": 2,
-}
-TEXT |= {
     "vocab_size": 151936,
     "rope_theta": 1e6,
     "rope_scaling": {"type": "mrope", "mrope_section": [16, 24, 24]},
-}
-TEXT |= {
     "hidden_act": "silu",
     "rms_norm_eps": 1e-6,
     "max_position_embeddings": 128000,
@@ -56,24 +54,23 @@ VISION = {
     "num_heads": 16,
     "out_hidden_size": 2048,
     "window_size": 112,
-}
-VISION |= {
     "fullatt_block_indexes": [7, 15, 23, 31],
     "patch_size": 14,
     "spatial_merge_size": 2,
     "hidden_act": "silu",
     "in_chans": 3,
 }
-HUB_CONFIG = (
-    NAMES | TEXT | IDS | {"vision_config": VISION}
-)  # the flat form that the published checkpoints have
+# The flat form of the published checkpoints.
+HUB_CONFIG = NAMES | TEXT | IDS | {"vision_config": VISION}
 
 
 class AnonymousMemory:
-    """The largest resident anonymous memory of this process inside the block, in bytes above what it was at the start."""
+    """Largest resident anonymous memory of this process in the block, in bytes above its start."""
 
     def __enter__(self) -> "AnonymousMemory":
-        self.start, self.peak, self._done = anonymous_bytes(), 0, threading.Event()
+        self.start = anonymous_bytes()
+        self.peak = 0
+        self._done = threading.Event()
         self._thread = threading.Thread(target=self._poll)
         self._thread.start()
         return self
@@ -93,7 +90,11 @@ def anonymous_bytes() -> int:
 
 
 def make(out: Path, config: str) -> None:
-    """Names and shapes from transformers on the meta device, values from numpy, one shard in memory at a time."""
+    """Write a random checkpoint.
+
+    Names and shapes are those of transformers on the meta device, values are numpy's. One shard is
+    in memory at a time.
+    """
     import ml_dtypes
     import numpy as np
     import torch
@@ -105,7 +106,8 @@ def make(out: Path, config: str) -> None:
     with torch.device("meta"):
         model = Qwen2_5_VLForConditionalGeneration(Qwen2_5_VLConfig.from_pretrained(out))
     shapes = {name: tuple(weight.shape) for name, weight in model.named_parameters()}
-    rng, shards, weight_map = np.random.default_rng(0), [{}], {}
+    rng = np.random.default_rng(0)
+    shards, weight_map = [{}], {}
     for name, shape in shapes.items():
         if sum(tensor.nbytes for tensor in shards[-1].values()) > SHARD_BYTES:
             _flush(out, shards, save_file)
@@ -127,14 +129,11 @@ def _flush(out: Path, shards: list[dict], save_file) -> None:
 
 
 def trip(source: Path, out: Path, devices: int) -> None:
-    """Load, export, compare; the memory of the first two."""
+    """Load, export and compare; print the memory of loading and of exporting."""
     os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={devices}"
     os.environ["JAX_PLATFORMS"] = "cpu"
-    import numpy as np
-
     from segr1_jax.config.schema import MeshConfig
     from segr1_jax.hf.load_weights import load_params, read_arch
-    from segr1_jax.hf.safetensors_file import open_checkpoint
     from segr1_jax.hf.save_weights import export_policy
     from segr1_jax.policy.params import Policy
     from segr1_jax.policy.sharding import TRAIN_RULES
@@ -151,7 +150,8 @@ def trip(source: Path, out: Path, devices: int) -> None:
     per_device = sum(value.addressable_shards[0].data.nbytes for value in params.values())
     above = (loading.peak - arrays) / 1e9
     print(
-        f"load    {time.perf_counter() - began:.0f} s; {arrays / 1e9:.2f} GB of arrays, {per_device / 1e9:.3f} GB on each of {devices}"
+        f"load    {time.perf_counter() - began:.0f} s; {arrays / 1e9:.2f} GB of arrays, "
+        f"{per_device / 1e9:.3f} GB on each of {devices}"
     )
     print(f"        anonymous memory above the arrays: {above:.2f} GB (bound {BOUND_GB})")
     began = time.perf_counter()
@@ -159,8 +159,18 @@ def trip(source: Path, out: Path, devices: int) -> None:
         export_policy(params, policy, source, out, {})
     seconds, extra = time.perf_counter() - began, exporting.peak / 1e9
     print(
-        f"export  {seconds:.0f} s; anonymous memory above the arrays: {extra:.2f} GB (bound {BOUND_GB})"
+        f"export  {seconds:.0f} s; anonymous memory above the arrays: {extra:.2f} GB "
+        f"(bound {BOUND_GB})"
     )
+    _compare(source, out, above_GB=max(above, extra))
+
+
+def _compare(source: Path, out: Path, above_GB: float) -> None:
+    """Compare the bytes of two checkpoints; exit with status 1 if they or the memory are wrong."""
+    import numpy as np
+
+    from segr1_jax.hf.safetensors_file import open_checkpoint
+
     ours, theirs = open_checkpoint(out), open_checkpoint(source)
     different = [
         name
@@ -168,9 +178,10 @@ def trip(source: Path, out: Path, devices: int) -> None:
         if name not in ours or not _same_bytes(ours[name].view(), tensor.view(), np)
     ]
     print(
-        f"bytes   {len(theirs)} tensors, {len(different)} different, {len(set(ours) - set(theirs))} unexpected"
+        f"bytes   {len(theirs)} tensors, {len(different)} different, "
+        f"{len(set(ours) - set(theirs))} unexpected"
     )
-    if different or set(ours) != set(theirs) or max(above, extra) > BOUND_GB:
+    if different or set(ours) != set(theirs) or above_GB > BOUND_GB:
         raise SystemExit(1)
 
 
@@ -183,15 +194,15 @@ def _same_bytes(a, b, np) -> bool:
 
 
 def open_with_transformers(directory: Path) -> None:
-    """transformers reads every weight and the rotary settings, and nothing else is there."""
+    """Check that transformers reads every weight and the rotary settings, and finds no others."""
     import torch
     import transformers
 
-    model, found = transformers.Qwen2_5_VLForConditionalGeneration.from_pretrained(
+    model, info = transformers.Qwen2_5_VLForConditionalGeneration.from_pretrained(
         directory, dtype=torch.bfloat16, output_loading_info=True
     )
     assert "mrope_section" in str(model.config), "rotary settings lost"
-    faults = {name: sorted(keys) for name, keys in found.items() if keys}
+    faults = {name: sorted(keys) for name, keys in info.items() if keys}
     count = sum(weight.numel() for weight in model.parameters())
     print(
         f"transformers {transformers.__version__}: {count:,} parameters, faults {faults or 'none'}"

@@ -1,10 +1,12 @@
-"""Does compile time grow with depth? One gradient step of the policy, compiled 4 and 36 layers deep (tower and language model).
+"""Measure how compile time grows with depth, on one gradient step of the policy.
 
     .venv/bin/python launch/compile_depth.py [--shallow 4] [--deep 36] [--rounds 5]
 
-Widths and batch are those of the 3B model on 756 x 756 images; weights and inputs are shapes without values, so no memory is needed. The
-two depths take turns, every compilation starts from empty caches, and a first one of each is not counted. Printed: median seconds of
-tracing and lowering, of compiling, and of both. Exit status 1 where both together take more than 1.3 times as long when deep.
+The tower and the language model have 4 or 36 layers. Widths and batch are those of the 3B model on
+756 x 756 images. Weights and inputs are shapes without values, so they take no memory. The two
+depths alternate, every compilation starts from empty caches, and the first of each depth is not
+counted. The script prints the median seconds of tracing and lowering, of compiling, and of both.
+The exit status is 1 if the deep policy takes more than 1.3 times as long in total.
 """
 
 import argparse
@@ -23,11 +25,15 @@ from segr1_jax.policy.qwen2_5_vl.vision import Images
 
 WANTED_RATIO = 1.3
 PROMPTS, PREFIX, GROUP, COMPLETION = 1, 1024, 4, 400
-WINDOWS, SLOTS = 49, 64  # a 756 x 756 image in windows of 112 pixels
+# A 756 x 756 image in windows of 112 pixels.
+WINDOWS, SLOTS = 49, 64
 
 
 def policy_of(depth: int) -> Policy:
-    """The 3B model with both towers `depth` layers deep, every fourth layer of the vision tower attending to the whole image."""
+    """Return the 3B model with `depth` layers in the vision tower and the language model.
+
+    Every fourth layer of the vision tower attends to the whole image.
+    """
     vision = VisionArch(
         depth=depth,
         hidden=1280,
@@ -54,13 +60,20 @@ def policy_of(depth: int) -> Policy:
         norm_eps=1e-6,
         tied_head=True,
     )
-    return Policy(
-        PolicyArch(vision, text, 151655, 151656, 151652, 151653, 151654), jnp.bfloat16, remat=True
+    arch = PolicyArch(
+        vision=vision,
+        text=text,
+        image_token=151655,
+        video_token=151656,
+        vision_start_token=151652,
+        vision_end_token=151653,
+        vision_pad_token=151654,
     )
+    return Policy(arch, jnp.bfloat16, remat=True)
 
 
 def shapes() -> tuple[PromptBatch, jax.ShapeDtypeStruct, jax.ShapeDtypeStruct]:
-    """Prompts, completion tokens and their mask, without values."""
+    """Return the shapes of prompts, completion tokens and their mask."""
 
     def of(dtype, *shape: int) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(shape, dtype)
@@ -87,7 +100,7 @@ def shapes() -> tuple[PromptBatch, jax.ShapeDtypeStruct, jax.ShapeDtypeStruct]:
 
 
 def seconds(depth: int) -> tuple[float, float]:
-    """Seconds to trace and lower, and to compile, the gradient of a token loss."""
+    """Return the seconds to trace and lower, and to compile, the gradient of a token loss."""
     policy = policy_of(depth)
     weights = {
         name: jax.ShapeDtypeStruct(spec.shape, jnp.float32) for name, spec in policy.specs.items()
@@ -112,14 +125,14 @@ def main() -> int:
     parser.add_argument("--deep", type=int, default=36)
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
-    jax.config.update(
-        "jax_enable_compilation_cache", False
-    )  # nothing from an earlier run, nothing left on disk
+    # Use no results of an earlier run, and write none to the disk.
+    jax.config.update("jax_enable_compilation_cache", False)
     times = {depth: [] for depth in (options.shallow, options.deep)}
     for number in range(options.rounds + 1):
         for depth, kept in times.items():
             measured = seconds(depth)
-            if number:  # the first of each pays for what a process does once
+            # The first of each includes work that a process does once.
+            if number:
                 kept.append((*measured, sum(measured)))
     medians = {
         depth: [statistics.median(column) for column in zip(*kept, strict=True)]
@@ -127,11 +140,13 @@ def main() -> int:
     }
     for depth, (lower, compile_, both) in medians.items():
         print(
-            f"{depth} layers: traced and lowered in {lower:.2f} s, compiled in {compile_:.2f} s, together {both:.2f} s"
+            f"{depth} layers: traced and lowered in {lower:.2f} s, compiled in {compile_:.2f} s, "
+            f"together {both:.2f} s"
         )
     ratio = medians[options.deep][2] / medians[options.shallow][2]
     print(
-        f"ratio {ratio:.3f} (at most {WANTED_RATIO}), {options.rounds} rounds on {jax.devices()[0].device_kind}"
+        f"ratio {ratio:.3f} (at most {WANTED_RATIO}), {options.rounds} rounds "
+        f"on {jax.devices()[0].device_kind}"
     )
     return int(ratio > WANTED_RATIO)
 

@@ -1,9 +1,10 @@
-"""Does the exported directory speak like the policy it came from? Compares transformers with our own forward pass and sampler.
+"""Compare an exported directory in transformers with our own forward pass and sampler.
 
     .venv/bin/python launch/export_check.py configs/quickstart_grpo.yaml [--images 16]
 
-Held-out images go through the exported processor (`backend="pil"`, the image stretched to the frame first) and model, in float32;
-token ids, logits of every answer token and the greedy text must agree. Exit status 1 where they do not.
+Held-out images go through the exported processor (`backend="pil"`, after a stretch to the frame)
+and the exported model, in float32. Token ids, logits of every answer token and the greedy text must
+agree; the exit status is 1 if they do not.
 """
 
 import argparse
@@ -23,15 +24,17 @@ from segr1_jax.prompt.wording import messages
 from segr1_jax.train.held_out import Answerer
 from segr1_jax.types import Example
 
-TOLERANCE = 1e-4  # float32, a whole model summed in another order
+# float32, a whole model summed in another order.
+TOLERANCE = 1e-4
 
 
 class Exported:
-    """The exported directory, opened with transformers alone."""
+    """An exported directory opened with only transformers."""
 
     def __init__(self, directory: Path, frame: int, task: str):
         transformers.logging.set_verbosity_error()
-        self._frame, self._task = frame, task
+        self._frame = frame
+        self._task = task
         self._processor = transformers.AutoProcessor.from_pretrained(directory)
         self._processor.image_processor = transformers.AutoImageProcessor.from_pretrained(
             directory, backend="pil"
@@ -50,7 +53,7 @@ class Exported:
         return self._processor(text=[text], images=[image], return_tensors="pt")
 
     def logits(self, inputs, answer_ids: np.ndarray) -> np.ndarray:
-        """Logits [T, V] that predict each answer token."""
+        """Return the logits [T, V] that predict each answer token."""
         answer = torch.tensor(answer_ids[None].astype(np.int64))
         whole = {key: inputs[key] for key in ("pixel_values", "image_grid_thw")}
         whole["input_ids"] = torch.cat([inputs["input_ids"], answer], dim=1)
@@ -96,7 +99,8 @@ def main() -> int:
         )
     worst = np.max(differences)
     print(
-        f"{options.images} images: same prompt ids {same_prompts}, same greedy answer {same_texts}, largest logit difference {worst:.2e}"
+        f"{options.images} images: same prompt ids {same_prompts}, "
+        f"same greedy answer {same_texts}, largest logit difference {worst:.2e}"
     )
     return int(not worst <= TOLERANCE or min(same_prompts, same_texts) < options.images)
 

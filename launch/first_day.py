@@ -1,16 +1,21 @@
-"""The first thing to run with real weights and a GPU: does this machine compute what it should?
+"""Check that a machine with real weights and a GPU computes correct results; run this first.
 
     .venv/bin/python launch/first_day.py configs/ours/rl_cod_3b_one_gpu.yaml [--synthetic] \\
         policy.path=DIR reward.sam2_config=CONFIG reward.sam2_checkpoint=FILE [--photos a.jpg b.jpg]
 
-Parts, in this order: versions and device; logprobs against transformers in bfloat16; masks of the
-sidecar against SAM2ImagePredictor; two GRPO steps, with peak device memory beside the plan's; the
-checkpoint restored. Each part is a process of its own, which frees the device and writes its result
-before the next begins; one that crashes is a line of the result. What needs torch runs under
-reward.python, with transformers (on the CPU) and sam2.
+The parts, in this order:
+  environment  versions and devices
+  parity       our bfloat16 logprobs, compared with those of transformers
+  masks        masks of the sidecar, compared with SAM2ImagePredictor
+  training     two GRPO steps, and their peak device memory, compared with the plan
+  restored     the checkpoint of the steps, restored and compared
 
-OUT/first_day.md is one page to paste into an issue; OUT/PART.log holds what a part printed. Exit
-status 1 where a part failed. --synthetic needs no data set: it trains on drawn pictures.
+Each part is a separate process, so it frees the device and writes its result before the next one
+starts; a part that crashes is a line of the result. Code that needs torch runs under reward.python,
+with transformers (on the CPU) and sam2.
+
+OUT/first_day.md is one page to paste into an issue, and OUT/PART.log is the output of a part. The
+exit status is 1 if a part failed. --synthetic needs no data set; it trains on generated pictures.
 """
 
 import argparse
@@ -33,8 +38,9 @@ from segr1_jax.errors import UserError
 
 PARTS = ("environment", "parity", "masks", "training", "restored")
 USER_FAULT = 2
-LONGEST_REASON = 300
-# Few pictures: the closing report scores an answer about each of the first 400.
+# Characters of the last log line in the result.
+MAX_REASON = 300
+# Few pictures, because the final report scores an answer for each of the first 400.
 SYNTHETIC = [
     *("data.kind=synthetic", "data.part=all", "data.seed=0", "data.count=64"),
     *("eval_data.kind=synthetic", "eval_data.part=all", "eval_data.seed=1"),
@@ -68,7 +74,9 @@ def _options() -> argparse.Namespace:
     parser.add_argument(
         "--photos", type=Path, nargs="+", default=[], help="default: four of eval_data"
     )
-    parser.add_argument("--synthetic", action="store_true", help="drawn pictures in place of data")
+    parser.add_argument(
+        "--synthetic", action="store_true", help="generated pictures instead of a data set"
+    )
     parser.add_argument("--out", type=Path, default=Path("first_day"))
     parser.add_argument("--part", choices=PARTS, help=argparse.SUPPRESS)
     parser.add_argument("--run", type=Path, help=argparse.SUPPRESS)
@@ -78,10 +86,10 @@ def _options() -> argparse.Namespace:
 
 
 def _run_all(options: argparse.Namespace) -> int:
-    """Every part in turn; the page is written anew after each."""
+    """Run every part, and rewrite the page after each."""
     options.out.mkdir(parents=True, exist_ok=True)
     rows: list[Row] = []
-    # Checkpoints go beside the page, on a disk that the user chose, and are removed at the end.
+    # Checkpoints are stored beside the page, on the user's choice of disk, and deleted at the end.
     with tempfile.TemporaryDirectory(dir=options.out, prefix="run.") as folder:
         for part in PARTS:
             began = time.monotonic()
@@ -93,8 +101,8 @@ def _run_all(options: argparse.Namespace) -> int:
 
 
 def _run_part(part: str, options: argparse.Namespace, run: Path) -> list[Row]:
-    found = options.out / f"{part}.json"
-    found.unlink(missing_ok=True)
+    result = options.out / f"{part}.json"
+    result.unlink(missing_ok=True)
     command = [sys.executable, __file__, str(options.config), *options.overrides]
     command += ["--part", part, "--out", str(options.out), "--run", str(run)]
     if options.photos:
@@ -103,16 +111,16 @@ def _run_part(part: str, options: argparse.Namespace, run: Path) -> list[Row]:
     with log.open("w") as file:
         status = subprocess.run(command, stdout=file, stderr=subprocess.STDOUT).returncode
     if status:
-        return [Row(part, "to run to its end", _reason(status, log), FAILED)]
-    return [Row(**row) for row in json.loads(found.read_text())]
+        return [Row(part, "to finish", _reason(status, log), FAILED)]
+    return [Row(**row) for row in json.loads(result.read_text())]
 
 
 def _reason(status: int, log: Path) -> str:
-    """Why a part ended early, in one line."""
+    """Return in one line why a part ended early."""
     lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
-    last = lines[-1].strip()[:LONGEST_REASON] if lines else "it printed nothing"
+    last = lines[-1].strip()[:MAX_REASON] if lines else "it printed nothing"
     ending = f"killed by {signal.Signals(-status).name}" if status < 0 else f"exit status {status}"
-    return f"{ending}: {last} (whole: {log})"
+    return f"{ending}: {last} (full log: {log})"
 
 
 def _write_rows(out: Path, part: str, request: Request) -> None:
@@ -121,7 +129,7 @@ def _write_rows(out: Path, part: str, request: Request) -> None:
 
 
 def _page(options: argparse.Namespace, rows: list[Row]) -> str:
-    """The result so far as markdown."""
+    """Return the result so far as markdown."""
     hardware = next((row.measured for row in rows if row.part == "device"), "not known")
     lines = [
         "# First day of segr1_jax",

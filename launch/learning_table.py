@@ -1,9 +1,11 @@
-"""The learning benchmark: for each seed SFT, GRPO from it, and SFT continued on the images GRPO sees; then one table.
+"""Run the learning benchmark: SFT, GRPO from it, and SFT continued on the images of GRPO.
 
-    .venv/bin/python launch/learning_table.py [key=value for all runs, such as steps=20] --seeds 0 1 2
+    .venv/bin/python launch/learning_table.py [key=value for all runs, such as steps=20] \\
+        --seeds 0 1 2
 
-Everything lands in runs/learning; running it again goes on where it stopped. The configurations are the quickstart's, with
-another seed for weights, data order and sampling. The held-out set is the same 200 images for all.
+The script makes one table per seed. All files are in runs/learning, and running the script again
+resumes it. The configurations are the quickstart's, with another seed for weights, data order and
+sampling. All runs have the same 200 held-out images.
 """
 
 import argparse
@@ -29,7 +31,7 @@ def figures(run: Path, name: str) -> dict[str, float]:
 
 
 def curve(run: Path) -> str:
-    """Held-out IoU by step."""
+    """Return the held-out IoU by step in one line."""
     points = sorted(run.glob("eval/step_??????.json"))
     return "  ".join(
         f"{int(point.stem[5:])}: {json.loads(point.read_text())['iou']:.3f}" for point in points
@@ -37,7 +39,7 @@ def curve(run: Path) -> str:
 
 
 def run_seed(out: Path, seed: int, overrides: list[str]) -> dict[str, dict[str, float]]:
-    """Train all three policies of one seed; returns the rows of its table."""
+    """Train the three policies of one seed, and return the rows of its table."""
     grpo = load_config(GRPO, overrides)
     if not (out / "tiny").exists():
         segr1("tiny", str(out / "tiny"), "--seed", str(seed))
@@ -71,13 +73,20 @@ def run_seed(out: Path, seed: int, overrides: list[str]) -> dict[str, dict[str, 
 
 
 def verdict(rows: dict[str, dict[str, float]]) -> str:
-    """The three margins the project asks of the quickstart."""
+    """Return whether the three margins required of the quickstart hold, and their values."""
     iou = {name: row["iou"] for name, row in rows.items()}
     over_sft, over_constant = iou["GRPO"] - iou["SFT"], iou["GRPO"] - iou["best constant answer"]
     lost = iou["GRPO"] - iou["GRPO, answers given to another image"]
     held = over_sft >= 0.05 and over_constant >= 0.15 and lost >= over_constant / 2
-    margins = f"over SFT {over_sft:+.3f} (>= .05), over constant {over_constant:+.3f} (>= .15), shuffling costs {lost:.3f} (>= half of that)"
-    return f"{'holds' if held else 'DOES NOT HOLD'}: {margins}; over SFT continued {iou['GRPO'] - iou['SFT continued']:+.3f} (goal: above 0)"
+    over_continued = iou["GRPO"] - iou["SFT continued"]
+    margins = (
+        f"over SFT {over_sft:+.3f} (>= .05), over constant {over_constant:+.3f} (>= .15), "
+        f"shuffling costs {lost:.3f} (>= half of that)"
+    )
+    return (
+        f"{'holds' if held else 'DOES NOT HOLD'}: {margins}; "
+        f"over SFT continued {over_continued:+.3f} (goal: above 0)"
+    )
 
 
 def main() -> None:
@@ -96,7 +105,8 @@ def main() -> None:
             f"- {name}: {curve(out / name)}" for name in ("sft", "grpo", "sft_continued")
         )
         parts.append(
-            f"## Seed {seed}\n\n{markdown_table(rows, COLUMNS)}\n\n{verdict(rows)}\n\nHeld-out IoU by step:\n{curves}\n"
+            f"## Seed {seed}\n\n{markdown_table(rows, COLUMNS)}\n\n{verdict(rows)}\n\n"
+            f"Held-out IoU by step:\n{curves}\n"
         )
         write_atomically(options.out / "learning.md", "\n".join(parts))
     print("\n".join(parts))

@@ -1,6 +1,7 @@
-"""What the nano SAM2 must be able to do on held-out synthetic images, through the masks that SAM2ImagePredictor would give.
+"""Quality gates of the nano SAM2 on held-out synthetic images.
 
-Each gate is a difference of mean IoUs and the least that it may be.
+The masks are those that SAM2ImagePredictor would give. Each gate is a difference of mean IoUs and
+its least value.
 """
 
 from collections import defaultdict
@@ -14,7 +15,8 @@ from segr1_jax.reward.scores import iou
 from segr1_jax.reward.transport.prompts_block import WirePrompt
 
 HELD_OUT_SEED = 77_000_000
-SHIFT = 0.25  # of its width, by which a box is moved to see that the mask answers to its box
+# A box is moved by this share of its width, to measure that the mask depends on its box.
+SHIFT = 0.25
 GATES = {
     "box_above_fill": 0.15,
     "box_above_ellipse": 0.08,
@@ -26,15 +28,15 @@ GATES = {
 
 
 def measure_gates(sam2, images: int, seed: int = HELD_OUT_SEED) -> dict[str, float]:
-    """The value of every gate over `images` held-out images, levels and numbers of objects in turn."""
-    found = defaultdict(list)
+    """Return the value of every gate over `images` held-out images of all levels in turn."""
+    ious = defaultdict(list)
     for index in range(images):
         config = DataConfig(level=LEVELS[index % 3], max_objects=3, seed=seed)
         for name, value in _measure_image(
             sam2, np.random.default_rng((seed, index)), *scene(config, index)[:2]
         ).items():
-            found[name].append(value)
-    mean = {name: float(np.mean(values)) for name, values in found.items()}
+            ious[name].append(value)
+    mean = {name: float(np.mean(values)) for name, values in ious.items()}
     return {
         "box_above_fill": mean["box"] - mean["fill"],
         "box_above_ellipse": mean["box"] - mean["ellipse"],
@@ -47,7 +49,8 @@ def measure_gates(sam2, images: int, seed: int = HELD_OUT_SEED) -> dict[str, flo
 
 
 def _measure_image(sam2, rng, image, masks) -> dict[str, float]:
-    embedding, truth, box = sam2.encode(image), masks[0], tight_box(masks[0])
+    embedding = sam2.encode(image)
+    truth, box = masks[0], tight_box(masks[0])
     positives = _points_in(rng, truth, int(rng.integers(1, 4)))
     background = _points_in(rng, ~np.logical_or.reduce(masks), 1)
 
@@ -94,7 +97,7 @@ def _ellipse(box, shape):
 
 
 def report(values: dict[str, float]) -> str:
-    """One line a gate, then the mean IoUs behind them."""
+    """Return one line per gate, then the mean IoUs from which they are computed."""
     lines = [
         f"{'ok  ' if values[name] >= least else 'FAIL'} {name} {values[name]:.3f} (least {least})"
         for name, least in GATES.items()

@@ -1,16 +1,21 @@
-"""Random prompts for training the nano SAM2, and the mask each of them means.
+"""Random prompts for training the nano SAM2, and the mask that each of them means.
 
-The meaning is a smooth function of the prompt, since a policy under training prompts imprecisely: a box far off every object means
-its own rectangle, a good one means its object, and the blend between is gradual; a wrong point adds or removes a disc.
+The mask is a smooth function of the prompt, because a policy in training prompts imprecisely. A box
+far from every object means its own rectangle, a good box means its object, and there is a gradual
+blend in between. A wrong point adds or removes a disc.
 
-Legend: N image side; M = N / 2 side of target masks; O objects; K points. Coordinates are (x, y) in image pixels.
+Legend: N image side; M = N / 2 side of target masks; O objects; K points. Coordinates are (x, y) in
+image pixels.
 """
 
 import numpy as np
 
-FILL_BELOW, OBJECT_ABOVE = 0.4, 0.7  # box IoU with the object's tight box
-BOX_SLACK = 0.08  # an object may stick out of its box by this share of the box's side
-DISC = 0.1  # radius of a stray point's disc, share of the image side
+# IoU of a box with the tight box of an object.
+FILL_BELOW, OBJECT_ABOVE = 0.4, 0.7
+# An object may extend beyond its box by this share of the box's side.
+BOX_SLACK = 0.08
+# Radius of the disc of a stray point, as a share of the image side.
+DISC = 0.1
 POINT_COUNTS = (0, 1, 2, 3, 4, 5, 6)
 ODDS_WITH_BOX = (0.3, 0.12, 0.12, 0.12, 0.12, 0.12, 0.1)
 ODDS_POINTS_ONLY = (0.0, 0.3, 0.2, 0.2, 0.1, 0.1, 0.1)
@@ -19,13 +24,16 @@ ODDS_ANY_BOX, ODDS_LOOSE_BOX = 0.12, 0.2
 
 
 def random_layout(rng) -> tuple[bool, int]:
-    """Whether there is a box, and how many points: shared by a batch, as token counts must be equal."""
+    """Choose whether a batch has boxes, and its number of points per prompt.
+
+    All prompts of a batch have them in common, because their token counts must be equal.
+    """
     has_box = bool(rng.random() < ODDS_BOX)
     return has_box, int(rng.choice(POINT_COUNTS, p=ODDS_WITH_BOX if has_box else ODDS_POINTS_ONLY))
 
 
 def random_prompt(rng, masks: list[np.ndarray], has_box: bool, count: int):
-    """A prompt for one image: (box or None, points (K, 2), labels (K,)), float32 and int32."""
+    """Return a prompt: box or None, points (K, 2) as float32, and labels (K,) as int32."""
     meant = [int(rng.integers(len(masks)))]
     pair = len(masks) > 1 and rng.random() < 0.35
     if pair and has_box:
@@ -44,9 +52,8 @@ def _random_box(rng, masks):
     kind = rng.random()
     if kind < ODDS_ANY_BOX:
         return np.sort(rng.uniform(0, side, (2, 2)), axis=0).reshape(4).astype(np.float32)
-    if (
-        kind < ODDS_ANY_BOX + ODDS_LOOSE_BOX
-    ):  # around the object, each side up to the image's border
+    if kind < ODDS_ANY_BOX + ODDS_LOOSE_BOX:
+        # A box around the object, each side at most at the image's border.
         border = np.array([0, 0, side, side])
         share = rng.uniform(0, 1, 4) ** rng.choice((0.2, 1.0))
         return ((1 - share) * (x1, y1, x2, y2) + share * border).astype(np.float32)
@@ -70,7 +77,7 @@ def _random_point(rng, masks, meant, label):
 
 
 def meant_mask(masks: list[np.ndarray], box, points, labels) -> np.ndarray:
-    """The (M, M) soft mask, in [0, 1], that a prompt means."""
+    """Return the (M, M) soft mask, in [0, 1], that a prompt means."""
     side = masks[0].shape[0]
     objects_OMM = (
         np.stack(masks).reshape(-1, side // 2, 2, side // 2, 2).mean((2, 4), dtype=np.float32)
@@ -130,13 +137,13 @@ def _rectangle(box, side):
 
 
 def tight_box(mask) -> np.ndarray:
-    """(x1, y1, x2, y2) around a mask, edges included: a single pixel gives a box of side 1."""
+    """Return the box (x1, y1, x2, y2) around a mask; a single pixel gives a box of side 1."""
     rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
     return np.array([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1], np.float32)
 
 
 def box_iou(a, b) -> float:
-    """Intersection over union of two boxes."""
+    """Return the intersection over union of two boxes."""
     width, height = np.minimum(a[2:], b[2:]) - np.maximum(a[:2], b[:2])
     inter = max(width, 0) * max(height, 0)
     return float(inter / max((a[2:] - a[:2]).prod() + (b[2:] - b[:2]).prod() - inter, 1e-9))

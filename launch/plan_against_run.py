@@ -1,12 +1,16 @@
-"""Does `segr1 plan` tell the memory that a run takes? A random policy of 141 M parameters, planned with XLA's CPU compiler and then run.
+"""Compare the memory that `segr1 plan` predicts with the memory of a run.
 
     .venv/bin/python launch/plan_against_run.py [--steps 2] [--arch config.json] [key=value ...]
 
-The plan and the run are processes of their own; the run finds the compiled programs in a cache that the plan fills, so that no compiler
-adds to its memory. It makes whole GRPO steps through Engine (sample, reference, gradient over micro-batches, update) with random rewards.
-Printed: the plan's largest moment, the largest anonymous memory of the run above its start, and their ratio; exit status 1 where they
-are more than 20 % apart. A smaller policy (--arch) or batch takes less time, and tells less: what a process needs besides arrays
-then counts. Linux only.
+A random policy of 141 M parameters is planned with XLA's CPU compiler and then run, in separate
+processes. The run finds the compiled programs in a cache that the plan fills, so no compiler adds
+to its memory. It makes whole GRPO steps through Engine (sample, reference, gradient over
+micro-batches, update) with random rewards.
+
+The script prints the plan's largest moment, the largest anonymous memory of the run above its
+start, and their ratio. The exit status is 1 if they are more than 20 % apart. A smaller policy
+(--arch) or batch takes less time and is less accurate, because the memory of a process
+besides arrays then counts. Linux only.
 """
 
 import argparse
@@ -22,22 +26,18 @@ import checkpoint_memory
 
 BOUND = 0.2
 OVERRIDES = [
-    "batch=4",
-    "micro_batches=2",
-    "eval_batch=4",
-    "steps=10",
-    "prompt.frame=448",
-    "prompt.max_tokens=300",
+    *("batch=4", "micro_batches=2", "eval_batch=4", "steps=10"),
+    *("prompt.frame=448", "prompt.max_tokens=300"),
+    *("rollout.group=4", "rollout.max_tokens=48", "policy.compute_dtype=float32"),
 ]
-OVERRIDES += ["rollout.group=4", "rollout.max_tokens=48", "policy.compute_dtype=float32"]
 TEXT = {
     "hidden_size": 768,
     "intermediate_size": 3072,
     "num_hidden_layers": 8,
     "num_attention_heads": 12,
     "vocab_size": 32000,
+    "rope_scaling": {"type": "mrope", "mrope_section": [8, 12, 12]},
 }
-TEXT |= {"rope_scaling": {"type": "mrope", "mrope_section": [8, 12, 12]}}
 IDS = {name: 31000 + place for place, name in enumerate(checkpoint_memory.IDS)}
 VISION = {
     "depth": 8,
@@ -53,7 +53,7 @@ CONFIG = (
 
 
 def programs(options: argparse.Namespace):
-    """The run's programs on this machine's CPU."""
+    """Return the programs of the run on the CPU of this machine."""
     from segr1_jax.config.loading import override
     from segr1_jax.config.schema import RunConfig
     from segr1_jax.hf.load_weights import read_arch_file
@@ -67,7 +67,7 @@ def programs(options: argparse.Namespace):
 
 
 def planned(options: argparse.Namespace) -> dict:
-    """Moment -> bytes, with temporaries as the compiler counts them."""
+    """Return the planned bytes at each moment, with the compiler's figures for temporaries."""
     import math
 
     import jax
@@ -76,13 +76,12 @@ def planned(options: argparse.Namespace) -> dict:
     from segr1_jax.plan.run_plan import compile_plan
 
     this = programs(options)
-    return compile_plan(
-        this.config, this.arch, Device("cpu", math.inf, math.nan, math.nan, 1.0), jax.devices()
-    ).peak
+    cpu = Device("cpu", math.inf, math.nan, math.nan, jax_share=1.0)
+    return compile_plan(this.config, this.arch, cpu, jax.devices()).peak
 
 
 def measured(options: argparse.Namespace) -> int:
-    """The largest anonymous memory of the steps above that of a process that only has its imports."""
+    """Return the largest anonymous memory of the steps, above that of the imports alone."""
     import jax
 
     this = programs(options)
@@ -100,7 +99,8 @@ def _train(this, steps: int) -> None:
     from segr1_jax.objective.loss import grpo_loss
     from segr1_jax.objective.update import TrainBatch
 
-    engine, config, rng = this.engine, this.config, np.random.default_rng(0)
+    engine, config = this.engine, this.config
+    rng = np.random.default_rng(0)
 
     def random(shapes):
         return jax.tree.map(
@@ -114,17 +114,23 @@ def _train(this, steps: int) -> None:
     blank = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), this.pixels(config.batch))
     for step in range(steps):
         prompts = engine.placement.put_rows(blank._replace(mask=blank.mask | True))
-        key, positions = engine.rollout_key(step), engine.put_positions(range(config.batch))
-        drawn = engine.sample(engine.rollout_weights(state.params), prompts, key, positions)
-        scored = engine.reference_logprobs(reference, prompts, drawn.tokens, drawn.mask)
+        key = engine.rollout_key(step)
+        positions = engine.put_positions(range(config.batch))
+        samples = engine.sample(engine.rollout_weights(state.params), prompts, key, positions)
+        scored = engine.reference_logprobs(reference, prompts, samples.tokens, samples.mask)
         totals = None
-        for prompt_rows, drawn_rows, scored_rows in engine.micro_batches((prompts, drawn, scored)):
-            shape = drawn_rows.tokens.shape[:2]
-            rewards = engine.placement.put_rows(
+        for prompt_rows, rows, scored_rows in engine.micro_batches((prompts, samples, scored)):
+            shape = rows.tokens.shape[:2]
+            weight, advantages = engine.placement.put_rows(
                 (np.ones(shape, np.float32), rng.standard_normal(shape, np.float32))
             )
             batch = GroupBatch(
-                drawn_rows.tokens, drawn_rows.mask, *rewards, drawn_rows.logprobs, scored_rows
+                tokens=rows.tokens,
+                mask=rows.mask,
+                weight=weight,
+                advantages=advantages,
+                sampler_logprobs=rows.logprobs,
+                reference_logprobs=scored_rows,
             )
             totals = gradient(totals, state.params, {}, TrainBatch(prompt_rows, batch))
         state, metrics = engine.update(state, totals, step + 1)
@@ -159,22 +165,19 @@ def main() -> int:
 
 
 def _child(part: str, cache: str):
-    """One part in a process of its own, under the same arguments.
+    """Run one part in a separate process with the same arguments, and return its result.
 
-    Its programs go through `cache`, and its freed memory goes back to the system at once.
+    The compiled programs are cached in `cache`, and freed memory returns to the system at once.
     """
     variables = {
         "JAX_PLATFORMS": "cpu",
         "JAX_COMPILATION_CACHE_DIR": cache,
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "MALLOC_MMAP_THRESHOLD_": "1000000",
     }
-    variables |= {"MALLOC_MMAP_THRESHOLD_": "1000000"}
-    arguments = [sys.executable, *sys.argv, "--only", part]
-    return json.loads(
-        subprocess.run(
-            arguments, env=os.environ | variables, check=True, stdout=subprocess.PIPE
-        ).stdout
-    )
+    command = [sys.executable, *sys.argv, "--only", part]
+    done = subprocess.run(command, env=os.environ | variables, check=True, stdout=subprocess.PIPE)
+    return json.loads(done.stdout)
 
 
 if __name__ == "__main__":

@@ -1,12 +1,16 @@
-"""How far is transformers' default (torchvision) image processor from Pillow's resize, which the policy was trained with?
+"""Measure how the default image processor of transformers differs from that of training.
 
-    .venv/bin/python launch/processor_distance.py configs/quickstart_grpo.yaml eval_data.size=224 [--images 200] [--export DIR]
-    .venv/bin/python launch/processor_distance.py CONFIG --pixels-only prompt.frame=756 eval_data.kind=folder eval_data.images=DIR ...
+    .venv/bin/python launch/processor_distance.py configs/quickstart_grpo.yaml \\
+        eval_data.size=224 [--images 200] [--export DIR]
+    .venv/bin/python launch/processor_distance.py CONFIG --pixels-only \\
+        prompt.frame=756 eval_data.kind=folder eval_data.images=DIR ...
 
-Held-out images of CONFIG's `eval_data` are brought to the model's frame in both ways; the image must be of another size than the frame.
-Without --pixels-only, the exported directory answers both greedily in transformers (float32) and SAM2 makes the masks. Printed are
-differences in grey levels, logits of the first way's answer tokens, answers, and IoU of masks. Beside other work set OMP_NUM_THREADS=1:
-torch's threads wait for each other on a small model.
+The default processor resizes with torchvision, training with Pillow. Held-out images of CONFIG's
+`eval_data` are resized to the model's frame with both; their size must differ from the frame.
+Without --pixels-only, the exported directory answers both greedily in transformers (float32), and
+SAM2 makes the masks. The script prints differences in grey levels, in the logits of the answer
+tokens for Pillow's image, in answers, and the IoU of masks. On a busy machine set
+OMP_NUM_THREADS=1, because torch's threads wait for each other on a small model.
 """
 
 import argparse
@@ -43,11 +47,9 @@ class DefaultResize:
     def __call__(
         self, image: UInt8[np.ndarray, "_ _ 3"], frame: Frame
     ) -> UInt8[np.ndarray, "h w 3"]:
-        """Without the processor's own choice of a size: its base class takes one."""
-        image_3HW, size = (
-            torch.tensor(image).permute(2, 0, 1),
-            SizeDict(height=frame.height, width=frame.width),
-        )
+        """Resize to `frame` with the base class; the processor itself would choose another size."""
+        image_3HW = torch.tensor(image).permute(2, 0, 1)
+        size = SizeDict(height=frame.height, width=frame.width)
         resized = super(Qwen2VLImageProcessor, self._processor).resize(
             image_3HW, size=size, resample=self._processor.resample
         )
@@ -55,13 +57,11 @@ class DefaultResize:
 
 
 class Answers:
-    """Greedy answers of an exported directory to images in the model's frame, and the logits that predict them."""
+    """Greedy answers of an exported directory, and the logits that predict them."""
 
     def __init__(self, config: RunConfig, directory: Path):
-        self._exported, self._config = (
-            Exported(directory, config.prompt.frame, config.prompt.task),
-            config,
-        )
+        self._exported = Exported(directory, config.prompt.frame, config.prompt.task)
+        self._config = config
         self._default = transformers.AutoProcessor.from_pretrained(directory)
         assert isinstance(self._default.image_processor, Qwen2VLImageProcessor), (
             "the default processor is not torchvision's"
@@ -71,7 +71,12 @@ class Answers:
         self._resize = DefaultResize()
 
     def compare(self, example: Example) -> tuple[AnswerText, AnswerText, np.ndarray]:
-        """The answer to Pillow's picture, that to the default one, and |difference| of the first one's logits."""
+        """Answer an example with both processors.
+
+        Returns:
+            The answer to Pillow's image, the answer to the default processor's image, and the
+            absolute difference of the logits of the first answer.
+        """
         inputs = self._exported.inputs(example)
         frame = Frame(self._config.prompt.frame, self._config.prompt.frame)
         default = inputs | dict(
@@ -85,7 +90,7 @@ class Answers:
         return self._text(example, ids), self._text(example, other_ids), difference
 
     def keeps_the_frame(self, example: Example) -> bool:
-        """Does the default processor, handed the native image, choose the model's frame by itself?"""
+        """Return whether the default processor resizes the native image to the model's frame."""
         grid = self._default.image_processor(np.array(example.image), return_tensors="pt")[
             "image_grid_thw"
         ][0].tolist()
@@ -106,7 +111,10 @@ class Answers:
 def mask_iou(
     first: Bool[np.ndarray, "H W"] | None, second: Bool[np.ndarray, "H W"] | None
 ) -> float:
-    """IoU of two masks; 1 where neither answer gave one or both are empty, 0 where only one gave one."""
+    """Return the IoU of two masks.
+
+    It is 1 if there is no mask or both are empty, and 0 if there is only one mask.
+    """
     if first is None or second is None:
         return float(first is second)
     union = np.count_nonzero(first | second)
@@ -114,7 +122,9 @@ def mask_iou(
 
 
 def print_pixels(config: RunConfig, examples: list[Example]) -> None:
-    resize, differences, worst, above_one = DefaultResize(), [], 0, []
+    resize = DefaultResize()
+    differences, above_one = [], []
+    worst = 0
     for example in examples:
         frame = model_frame(example.frame, config.prompt, MERGED_PATCH, example.name)
         ours = stretch(example.image, frame.height, frame.width).astype(int)
@@ -123,8 +133,8 @@ def print_pixels(config: RunConfig, examples: list[Example]) -> None:
         above_one.append((difference > 1).mean())
         worst = max(worst, difference.max())
     print(
-        f"{len(examples)} images, grey levels of 255: mean difference {np.mean(differences):.4f}, largest {worst}, "
-        f"share of values more than 1 apart {np.mean(above_one):.2e}"
+        f"{len(examples)} images, grey levels of 255: mean difference {np.mean(differences):.4f}, "
+        f"largest {worst}, share of values more than 1 apart {np.mean(above_one):.2e}"
     )
 
 
@@ -143,23 +153,21 @@ def print_answers(config: RunConfig, directory: Path, examples: list[Example]) -
         )
         (rows, judged), (other_rows, other_judged) = scorer.rows(firsts), scorer.rows(seconds)
     iou, other_iou = (np.array([row.iou for row in each]) for each in (rows, other_rows))
-    gain, agreement = (
-        other_iou - iou,
-        [mask_iou(a.mask, b.mask) for a, b in zip(judged, other_judged, strict=True)],
-    )
+    gain = other_iou - iou
+    agreement = [mask_iou(a.mask, b.mask) for a, b in zip(judged, other_judged, strict=True)]
     error = np.std(gain, ddof=1) / np.sqrt(len(gain))
     mean, worst = np.mean([each.mean() for each in logits]), np.max([each.max() for each in logits])
     print(f"logits of answer tokens: mean difference {mean:.1e}, largest {worst:.1e}")
     print(
-        f"greedy answers identical: {same:.1%}; IoU of the two masks: mean {np.mean(agreement):.4f}, lowest {np.min(agreement):.3f}"
+        f"greedy answers identical: {same:.1%}; IoU of the two masks: "
+        f"mean {np.mean(agreement):.4f}, lowest {np.min(agreement):.3f}"
     )
     print(
-        f"IoU with the truth: Pillow {iou.mean():.4f}, default {other_iou.mean():.4f}, difference {gain.mean():+.4f} +- {error:.4f}"
+        f"IoU with the truth: Pillow {iou.mean():.4f}, default {other_iou.mean():.4f}, "
+        f"difference {gain.mean():+.4f} +- {error:.4f}"
     )
     kept = np.mean([answers.keeps_the_frame(example) for example in examples])
-    print(
-        f"native images that the default processor brings to this frame when it is left to choose: {kept:.1%}"
-    )
+    print(f"native images that the default processor resizes to this frame by itself: {kept:.1%}")
 
 
 def main() -> None:
@@ -173,7 +181,7 @@ def main() -> None:
         "--export", type=Path, help="exported directory; default: export/ in the run directory"
     )
     parser.add_argument(
-        "--pixels-only", action="store_true", help="grey levels alone, without a policy"
+        "--pixels-only", action="store_true", help="compare only grey levels, without a policy"
     )
     options = parser.parse_intermixed_args()
     config = load_config(options.config, options.overrides)

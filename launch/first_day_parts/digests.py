@@ -1,4 +1,4 @@
-"""Digests of a training state, by which two processes can tell whether they hold the same bits."""
+"""Digests of a training state, for two processes to compare their states bit by bit."""
 
 import hashlib
 from pathlib import Path
@@ -10,15 +10,15 @@ from segr1_jax.objective.update import TrainState
 
 
 def digests(state: TrainState, position: int) -> dict[str, str]:
-    """Path of an array -> digest of its type, shape and bytes; the position among them."""
-    found = {"position": str(position)}
+    """Return the digest of type, shape and bytes of each array by its path, and the position."""
+    result = {"position": str(position)}
     for path, leaf in jax.tree_util.tree_flatten_with_path(state)[0]:
         array = np.asarray(leaf)
         head = f"{array.dtype}{array.shape}".encode()
-        found[jax.tree_util.keystr(path)] = hashlib.blake2b(head + array.tobytes()).hexdigest()
-    return found
+        result[jax.tree_util.keystr(path)] = hashlib.blake2b(head + array.tobytes()).hexdigest()
+    return result
 
 
 def digests_file(run: Path) -> Path:
-    """Beside the run directory, which holds what a run writes and nothing else."""
+    """Return the path of the digests, beside the run directory, which has only files of the run."""
     return run.with_name("digests.json")

@@ -1,4 +1,4 @@
-"""Versions and faults as `segr1 doctor` finds them, the devices and their driver."""
+"""Check versions with `segr1 doctor`, and list the devices and their driver."""
 
 import shutil
 import subprocess
@@ -12,7 +12,7 @@ GPU_QUERY = ("nvidia-smi", "--query-gpu=name,driver_version,memory.total", "--fo
 
 
 def measure(request: Request) -> list[Row]:
-    """A row of versions, a row of hardware."""
+    """Return a row of versions and a row of hardware."""
     request.prepare_jax()
     checks = examine(request.config.reward.python)
     faults = [f"{check.name}: {check.found}" for check in checks if check.status == "fail"]
@@ -29,6 +29,6 @@ def _hardware() -> str:
     parts = [f"{len(devices)} x {devices[0].device_kind}"]
     parts += [f"{limit / 1e9:.1f} GB each for JAX"] if limit else []
     if shutil.which("nvidia-smi"):
-        found = subprocess.run(GPU_QUERY, capture_output=True, text=True, check=True).stdout
-        parts.append(f"driver: {'; '.join(found.splitlines())}")
+        output = subprocess.run(GPU_QUERY, capture_output=True, text=True, check=True).stdout
+        parts.append(f"driver: {'; '.join(output.splitlines())}")
     return ", ".join(parts)

@@ -1,4 +1,4 @@
-"""Masks of the sidecar against those of SAM2ImagePredictor, same photos, prompts and precision."""
+"""Compare masks of the sidecar with SAM2ImagePredictor: same photos, prompts and precision."""
 
 import dataclasses
 import json
@@ -21,16 +21,17 @@ from segr1_jax.reward.transport.gpus import placed_here
 from segr1_jax.types import ScoreRequest
 
 REFERENCE = Path(__file__).with_name("reference_masks.py")
-LEAST = {"float32": 0.999, "bfloat16": 0.98}  # pixels on an outline flip on another batch size
+# The least IoU. Pixels on an outline change with the batch size.
+MIN_IOU = {"float32": 0.999, "bfloat16": 0.98}
 
 
 def measure(request: Request) -> list[Row]:
-    """One row: the IoU of every photo."""
+    """Return one row with the IoU of every photo."""
     requests = [
         ScoreRequest(
-            example.image,
-            np.ones(example.image.shape[:2], bool),
-            sam_prompts(answer_in(example.frame), example.frame),
+            image=example.image,
+            mask=np.ones(example.image.shape[:2], bool),
+            prompts=sam_prompts(answer_in(example.frame), example.frame),
             want_mask=True,
         )
         for example in request.examples()
@@ -45,18 +46,18 @@ def measure(request: Request) -> list[Row]:
 def compare(
     ours: list[Bool[np.ndarray, "_ _"]], theirs: list[Bool[np.ndarray, "_ _"]], config: RewardConfig
 ) -> Row:
-    """Masks of the same photos, one by one."""
+    """Compare the masks of the same photos one by one."""
     ious = [iou(*pair) for pair in zip(ours, theirs, strict=True)]
-    least = LEAST[config.dtype]
+    least = MIN_IOU[config.dtype]
     what = f"masks against SAM2ImagePredictor, {config.dtype} on {config.device}"
     measured = ", ".join(f"{value:.4f}" for value in ious)
-    # Two empty masks agree whatever the model is.
+    # Two empty masks agree with any model, so one mask must not be empty.
     good = min(ious) >= least and any(mask.any() for mask in theirs)
     return Row(what, f"IoU at least {least:g} per photo", measured, verdict(good))
 
 
 def _reference(config: RewardConfig, requests: list[ScoreRequest]) -> list[Bool[np.ndarray, "H W"]]:
-    """The same masks from the sam2 package alone, under the sidecar's interpreter."""
+    """Return the same masks from the sam2 package alone, run by the sidecar's interpreter."""
     inputs = {}
     for number, each in enumerate(requests):
         inputs[f"{number}.image"] = each.image
@@ -73,7 +74,7 @@ def _reference(config: RewardConfig, requests: list[ScoreRequest]) -> list[Bool[
                 "masks",
                 expected="masks of SAM2ImagePredictor",
                 got="; ".join(done.stderr.strip().splitlines()[-2:]),
-                remedy=f"read the message of {command[0]}",
+                remedy=f"fix the error that {command[0]} reports",
             )
         with np.load(out) as masks:
             return [masks[str(number)] for number in range(len(requests))]

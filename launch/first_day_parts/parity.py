@@ -1,7 +1,8 @@
-"""Logprobs of an answer about each photo, ours in bfloat16 against transformers' of the same ids.
+"""Compare our bfloat16 logprobs of an answer about each photo with those of transformers.
 
-Both round to bfloat16, in different places, so neither is the truth: what is compared is how far
-each is from transformers in float32. Ours are those of training, its attention kernel included.
+Both round to bfloat16 in different places, so neither is a reference. The part compares their
+distances from transformers in float32. Our logprobs are those of training, with its attention
+kernel.
 
 Shape legend: B photos; P prompt tokens; T answer tokens; V vocabulary.
 """
@@ -24,11 +25,12 @@ from segr1_jax.policy.attention import Attention
 from segr1_jax.prompt.patches import patchify, stretch
 from segr1_jax.types import Example, Frame, Prompt
 
-MOST = 2.0  # the ratio of two distances of a few hundred tokens each
+# The largest ratio of the two distances, each of a few hundred tokens.
+MAX_RATIO = 2.0
 
 
 def measure(request: Request) -> list[Row]:
-    """One row: the two distances."""
+    """Return one row with the two distances."""
     config = override(request.config, ["policy.compute_dtype=bfloat16"])
     request.prepare_jax()
     opened = open_policy(config, Path(config.policy.path))
@@ -50,13 +52,15 @@ def compare(
     theirs_BT: Float[np.ndarray, "B T"],
     exact_BT: Float[np.ndarray, "B T"],
 ) -> Row:
-    """Ours and transformers' logprobs in bfloat16 against transformers' in float32."""
+    """Compare the distances of both bfloat16 logprobs from transformers in float32."""
     ours, theirs = (_rms(values_BT - exact_BT) for values_BT in (ours_BT, theirs_BT))
-    what = f"parity: logprobs of {ours_BT.size} tokens about {len(ours_BT)} photos"
-    expected = f"at most {MOST:g} times transformers' bfloat16 distance to float32, {theirs:.2e}"
+    part = f"parity: logprobs of {ours_BT.size} tokens about {len(ours_BT)} photos"
+    expected = (
+        f"at most {MAX_RATIO:g} times transformers' bfloat16 distance to float32, {theirs:.2e}"
+    )
     apart = np.abs(ours_BT - theirs_BT).max()
     measured = f"{ours:.2e} ({ours / theirs:.2f} times); largest from its bfloat16 {apart:.2e}"
-    return Row(what, expected, measured, verdict(ours <= MOST * theirs))
+    return Row(part, expected, measured, verdict(ours <= MAX_RATIO * theirs))
 
 
 def _require_reference(opened: Opened, python: str) -> None:
@@ -68,7 +72,7 @@ def _require_reference(opened: Opened, python: str) -> None:
             remedy="export it first (`segr1 export`)",
         )
     if lacking := obstacle(opened.engine.policy, python):
-        remedy = "install transformers beside torch (reward.python), or take a larger host"
+        remedy = "install transformers beside torch (reward.python), or use a larger host"
         raise UserError("parity", expected="to run transformers", got=lacking, remedy=remedy)
 
 
@@ -93,7 +97,7 @@ def _inputs(
     prompts: list[Prompt],
     answer_T: Int[np.ndarray, " T"],
 ) -> dict[str, np.ndarray]:
-    """The arguments of transformers' forward; it gives logits where they predict the answer."""
+    """Return the arguments of transformers' forward, which keeps only the logits of the answer."""
     builder, side = opened.engine.builder, opened.engine.config.prompt.frame
     ids = np.stack([np.concatenate([prompt.token_ids, answer_T]) for prompt in prompts])
     start = len(prompts[0].token_ids) - 1
@@ -111,7 +115,7 @@ def _inputs(
 def _their_logprobs(
     opened: Opened, inputs: dict[str, np.ndarray], answer_T: Int[np.ndarray, " T"], dtype: str
 ) -> Float[np.ndarray, "B T"]:
-    """Of the distribution that is trained: some tokens banned, tempered."""
+    """Return logprobs of the trained distribution: some tokens banned, with a temperature."""
     config, arch = opened.engine.config, opened.engine.policy.arch
     directory = Path(opened.start.base)
     logits_BTV = transformers_logits(directory, inputs, config.reward.python, dtype)

@@ -1,10 +1,10 @@
-"""Masks by SAM2ImagePredictor on a model that the sam2 package builds. Imports nothing of ours.
+"""Make masks with SAM2ImagePredictor on a model that the sam2 package builds.
 
     python reference_masks.py INPUTS.npz OUT.npz SETTINGS
 
-INPUTS holds N.image and, for each prompt P of it, N.P.box, N.P.points, N.P.labels; OUT gets the
-joined mask of every image by number. SETTINGS is the JSON of the
-sidecar's config, checkpoint, postprocessing, device and dtype.
+The script imports nothing of segr1_jax. INPUTS has N.image and, for each of its prompts P, N.P.box,
+N.P.points and N.P.labels. OUT gets the joined mask of every image by its number. SETTINGS is the
+JSON of the sidecar's config, checkpoint, postprocessing, device and dtype.
 """
 
 import contextlib
@@ -22,7 +22,10 @@ from sam2.sam2_image_predictor import SAM2ImagePredictor
 
 
 def build(settings: dict) -> torch.nn.Module:
-    """The model; a configuration outside the package and safetensors are beyond build_sam2."""
+    """Build the model, also from a configuration outside the package or from safetensors.
+
+    build_sam2 supports neither of them.
+    """
     config, checkpoint = settings["config"], settings["checkpoint"]
     if Path(config).is_file():
         GlobalHydra.instance().clear()
@@ -43,7 +46,7 @@ def build(settings: dict) -> torch.nn.Module:
 
 
 def joined_mask(predictor: SAM2ImagePredictor, inputs: dict, number: int) -> np.ndarray:
-    """The union of the masks of the prompts of one image."""
+    """Return the union of the masks of the prompts of one image."""
     image = inputs[f"{number}.image"]
     predictor.set_image(image)
     joined = np.zeros(image.shape[:2], bool)
@@ -62,11 +65,11 @@ def joined_mask(predictor: SAM2ImagePredictor, inputs: dict, number: int) -> np.
 
 def main(arrays: str, out: str, words: str) -> None:
     settings = json.loads(words)
-    with np.load(arrays) as held:
-        inputs = dict(held)
+    with np.load(arrays) as file:
+        inputs = dict(file)
     device = torch.device(settings["device"])
     predictor = SAM2ImagePredictor(build(settings))
-    # The predictor knows the feature sizes of 1024 pixels alone.
+    # The predictor has the feature sizes of 1024 pixels only.
     side = predictor.model.image_size
     predictor._bb_feat_sizes = [(side // stride,) * 2 for stride in (4, 8, 16)]
     half = settings["dtype"] == "bfloat16"

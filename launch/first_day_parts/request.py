@@ -1,4 +1,4 @@
-"""What the parts of first_day share: what is asked for, the rows of the result, and the photos."""
+"""Shared code of the parts of first_day: the request, the rows of the result, and the photos."""
 
 import dataclasses
 from pathlib import Path
@@ -24,7 +24,10 @@ class Row(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Request:
-    """`config` is that of `file` under `overrides`; `run` the run directory of the two steps."""
+    """Options of first_day.
+
+    `config` is loaded from `file` with `overrides`; `run` is the run directory of the two steps.
+    """
 
     config: RunConfig
     file: Path
@@ -33,7 +36,7 @@ class Request:
     run: Path
 
     def prepare_jax(self) -> None:
-        """Settle what must be before JAX starts, as the commands of `segr1` do."""
+        """Make the settings that must precede the start of JAX, as the commands of `segr1` do."""
         from segr1_jax.reward.transport.gpus import placed_here
         from segr1_jax.runtime.processes import prepare_runtime
 
@@ -44,7 +47,7 @@ class Request:
         )
 
     def examples(self) -> list[Example]:
-        """The photos without sentence or mask, so that all prompts are equally long."""
+        """Return the photos without sentence or mask, so that all prompts have the same length."""
         source = limited(open_source(self.config.eval_data), PHOTOS)
         if self.photos:
             source = FileSource([Entry(path.stem, path, None) for path in self.photos])
@@ -59,9 +62,10 @@ def verdict(good: bool) -> str:
 
 
 def answer_in(frame: Frame) -> Answer:
-    """The same answer for every photo: two boxes that overlap, with a point in both and one in one.
+    """Return the answer used for every photo: two overlapping boxes and two points.
 
-    It is the completion whose logprobs are compared, and the prompt of the masks.
+    One point is in both boxes, the other in one. The answer is the completion whose logprobs are
+    compared, and the prompt of the masks.
     """
     x, y = frame.width // 8, frame.height // 8
     return Answer(

@@ -1,4 +1,4 @@
-"""The checkpoint of the two steps, restored by another process, against what was saved."""
+"""Compare the checkpoint of the two steps, restored in another process, with the saved state."""
 
 import json
 
@@ -12,7 +12,7 @@ from segr1_jax.train.run import Run
 
 
 def measure(request: Request) -> list[Row]:
-    """One row: the arrays that are equal to the bit."""
+    """Return one row with the number of bitwise equal arrays."""
     file = digests_file(request.run)
     if not file.is_file():
         raise UserError(
@@ -21,9 +21,10 @@ def measure(request: Request) -> list[Row]:
     config = load_config(request.file, overrides(request))
     request.prepare_jax()
     with Run(config) as run:
-        step, found = run.first_step, digests(run.state, run.position)
+        step = run.first_step
+        restored = digests(run.state, run.position)
     saved = json.loads(file.read_text())
-    equal = sum(found.get(name) == digest for name, digest in saved.items())
-    good = equal == len(saved) == len(found) and step == config.steps
-    expected = f"{len(saved)} arrays of step {config.steps} equal to the bit"
+    equal = sum(restored.get(name) == digest for name, digest in saved.items())
+    good = equal == len(saved) == len(restored) and step == config.steps
+    expected = f"{len(saved)} arrays of step {config.steps} equal bit by bit"
     return [Row("checkpoint restored", expected, f"{equal} of step {step}", verdict(good))]

@@ -1,4 +1,4 @@
-"""Two GRPO steps through `segr1 train`, and the memory that they take beside the plan's figure."""
+"""Run two GRPO steps through `segr1 train`, and compare their memory with the plan."""
 
 import json
 import math
@@ -22,12 +22,13 @@ from segr1_jax.runtime.metrics_log import read_metrics
 from segr1_jax.runtime.run_directory import RunDir
 from segr1_jax.train import run as runs
 
-FINITE = {"loss", "kl"}  # without a reference there is no KL
+# Metrics that must be finite; without a reference there is no KL.
+FINITE = {"loss", "kl"}
 STEPS = 2
 
 
 def overrides(request: Request) -> list[str]:
-    """The configuration of the two steps: one save, one short evaluation, a new run directory."""
+    """Return overrides for the two steps: one save, one short evaluation, a new run directory."""
     run = request.run
     return [
         *request.overrides,
@@ -46,7 +47,7 @@ def overrides(request: Request) -> list[str]:
 
 
 def measure(request: Request) -> list[Row]:
-    """A row for the steps, a row for the memory."""
+    """Return a row for the steps and a row for the memory."""
     words = overrides(request)
     runs.Checkpoints = _recording(request.run)
     with AnonymousMemory() as host:
@@ -56,7 +57,7 @@ def measure(request: Request) -> list[Row]:
 
 
 def _recording(run: Path) -> type[Checkpoints]:
-    """Checkpoints that note digests of what they were given to save."""
+    """Return a class of Checkpoints that writes digests of every saved state."""
 
     class Recording(Checkpoints):
         def save(self, state, position, *rest):
@@ -68,8 +69,8 @@ def _recording(run: Path) -> type[Checkpoints]:
 
 def _steps(run: Path) -> Row:
     lines = [line for line in read_metrics(RunDir(run)) if "loss" in line]
-    sound = len(lines) == STEPS and not any(line["skipped_update"] for line in lines)
-    sound = sound and all(
+    good = len(lines) == STEPS and not any(line["skipped_update"] for line in lines)
+    good = good and all(
         math.isfinite(line[name]) for line in lines for name in FINITE & line.keys()
     )
     measured = "; ".join(
@@ -77,7 +78,7 @@ def _steps(run: Path) -> Row:
         f"sampler gap {line['sampler_gap']:.1e}"
         for line in lines
     )
-    return Row(f"{STEPS} steps of `segr1 train`", "finite, none skipped", measured, verdict(sound))
+    return Row(f"{STEPS} steps of `segr1 train`", "finite, none skipped", measured, verdict(good))
 
 
 def _memory(config: RunConfig, host_peak: int) -> Row:
@@ -85,22 +86,25 @@ def _memory(config: RunConfig, host_peak: int) -> Row:
     stats = device.memory_stats() or {}
     limit = stats.get("bytes_limit", math.inf)
     plan = _plan(config, Device(device.device_kind, limit, math.nan, math.nan, jax_share=1.0))
-    planned, moment = plan.peak[plan.highest], plan.highest
-    return compare(planned, plan.high, moment, stats.get("peak_bytes_in_use"), host_peak)
+    planned = plan.peak[plan.highest]
+    peak = stats.get("peak_bytes_in_use")
+    return compare(planned, plan.high, plan.highest, peak, host_peak)
 
 
 def compare(planned: float, high: float, moment: str, peak: int | None, host_peak: int) -> Row:
-    """What a device held at most, in bytes, against the plan's figure with its margin.
+    """Compare the peak memory of a device, in bytes, with the plan's figure and its margin.
 
-    A CPU does not tell (None), and the memory of its process holds more than arrays.
+    `peak` is None on a CPU, which does not report it; the memory of its process has more than
+    arrays.
     """
     expected = f"{planned / 1e9:.2f} GB planned ({moment}), at most {high / 1e9:.2f} with margin"
     if peak is None:
-        measured, found = f"{host_peak / 1e9:.2f} GB of host memory", NOT_COMPARED
+        measured = f"{host_peak / 1e9:.2f} GB of host memory"
+        result = NOT_COMPARED
     else:
         measured = f"{peak / 1e9:.2f} GB ({peak / planned:.2f} times)"
-        found = verdict(peak <= high)
-    return Row("memory of the steps", expected, measured, found)
+        result = verdict(peak <= high)
+    return Row("memory of the steps", expected, measured, result)
 
 
 def _plan(config: RunConfig, device: Device) -> Plan:
