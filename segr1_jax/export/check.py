@@ -26,7 +26,10 @@ from segr1_jax.prompt.patches import patchify
 from segr1_jax.types import Example, Prompt
 
 TOLERANCE = 1e-4  # of the largest logit: float32, a whole model against another implementation
-ANSWER = "<think> noise </think> <bbox>[1,2,27,28]</bbox>, <points>[[3,4]]</points>, <labels>[1]</labels>"
+ANSWER = (
+    "<think> noise </think> <bbox>[1,2,27,28]</bbox>, "
+    "<points>[[3,4]]</points>, <labels>[1]</labels>"
+)
 SPARE_BYTES = 2 * 2**30  # activations, the interpreter, torch
 
 
@@ -42,9 +45,8 @@ def obstacle(policy: Policy, python: str) -> str | None:
     )
     if subprocess.run([interpreter, "-c", probe], check=False).returncode:
         return f"{interpreter} has not both torch and transformers"
-    copies = 1 + (
-        jax.default_backend() == "cpu"
-    )  # transformers', and ours as written where that lies on the host too
+    # The copy of transformers, and on the CPU backend ours too.
+    copies = 1 + (jax.default_backend() == "cpu")
     need = copies * 4 * sum(math.prod(spec.shape) for spec in policy.specs.values()) + SPARE_BYTES
     fields = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
     free = int(fields["MemAvailable"].split()[0]) * 1024
@@ -56,9 +58,10 @@ def obstacle(policy: Policy, python: str) -> str | None:
 
 
 def verify_export(opened: Opened, directory: Path, python: str) -> float:
-    """Return the largest difference of the logits of `directory` and `opened`, relative to the largest.
+    """Return the largest difference between the logits of `directory` and of `opened`.
 
-    Both compute in float32, ours from the weights in memory, rounded to the dtypes of the directory.
+    It is relative to the largest logit. Both compute in float32, ours from the weights in memory,
+    rounded to the dtypes of the directory.
 
     Raises:
         UserError: transformers cannot read the directory, or the logits differ.

@@ -21,7 +21,7 @@ def run_export_adapter(
     """Write the newest adapters of the LoRA run `source` to `out` as peft's files.
 
     Raises:
-        UserError: `out` exists, `source` is no LoRA run, or its base is not a Hugging Face directory.
+        UserError: `out` exists, `source` is no LoRA run, or its base is no Hugging Face directory.
     """
     start = resolve_start(source)
     if start.lora is None:
@@ -64,12 +64,11 @@ def run_export(
 ) -> None:
     """Write the newest weights of `source` to `out`, in the dtypes and the layout of its base.
 
-    `layout` names another layout.
-
-    `check` compares the written logits with those of transformers; None checks if memory allows.
+    `layout` names another layout. `check` compares the written logits with those of transformers;
+    None checks if memory allows.
 
     Raises:
-        UserError: `out` exists, `source` holds no policy, there is no fixed frame, or the check fails.
+        UserError: `out` exists, `source` holds no policy, no frame is fixed, or the check fails.
     """
     require_fixed_frame(config)
     opened = open_policy(config, source)

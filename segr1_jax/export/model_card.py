@@ -13,16 +13,14 @@ from segr1_jax.runtime.initial_weights import Start
 from segr1_jax.runtime.run_directory import RunDir
 
 OBJECT = "{object}"
-SAMPLING = (
-    "temperature",
-    "top_k",
-    "top_p",
-    "repetition_penalty",
-)  # Qwen2.5-VL's own sets 1.05: it changes repeated coordinates
-# Measured with launch/processor_distance.py, the worst of its four sets (launch/RESULTS.md).
-DISTANCE = """the default one of transformers resizes and rounds differently. Measured with segr1_jax's quickstart policy
-it differs by up to 4 grey levels of 255 (mean at most 0.02), which moves the logits of an answer by up to 0.014 (mean at most 0.0002),
-changed 1 of 680 greedy answers, and left the mean IoU of the masks as it was (within 0.0001); another policy may react more."""
+# Qwen2.5-VL's own file sets a repetition_penalty of 1.05, which changes repeated coordinates.
+SAMPLING = ("temperature", "top_k", "top_p", "repetition_penalty")
+# Measured with launch/bench/processor_distance.py, the worst of its four sets (launch/RESULTS.md).
+DISTANCE = """the default one of transformers resizes and rounds
+differently. Measured with segr1_jax's quickstart policy it differs by up to 4 grey levels of 255
+(mean at most 0.02), which moves the logits of an answer by up to 0.014 (mean at most 0.0002),
+changed 1 of 680 greedy answers, and left the mean IoU of the masks as it was (within 0.0001);
+another policy may react more."""
 HEAD = """---
 library_name: transformers
 pipeline_tag: image-text-to-text
@@ -54,22 +52,27 @@ def model_card(config: RunConfig, source: Path, start: Start) -> str:
         if config.reward.postprocessing
         else Path(config.reward.sam2_config).name
     )
+    frame = config.prompt.frame
     return f"""{HEAD}# Seg-R1 policy
 
-Written by segr1_jax ({_trained(config, start)}), from {Path(start.base).name}, on {config.data.kind} data.
-It answers with boxes and labelled points in pixels of the {config.prompt.frame} x {config.prompt.frame} frame its image is stretched to;
-SAM2 turns these into a mask. Its reward was given by {sam2 or "the nano SAM2 of segr1_jax (reward/assets)"}.
+Written by segr1_jax ({_trained(config, start)}),
+from {Path(start.base).name}, on {config.data.kind} data.
+It answers with boxes and labelled points in pixels of the {frame} x {frame} frame that its image is
+stretched to; SAM2 turns these into a mask.
+Its reward was given by {sam2 or "the nano SAM2 of segr1_jax (reward/assets)"}.
 
 ## Use
 
-`python segment.py IMAGE MASK.png SAM2_CONFIG SAM2_WEIGHTS ["the red fish"]` in this directory, with this as `segment.py`:
+`python segment.py IMAGE MASK.png SAM2_CONFIG SAM2_WEIGHTS ["the red fish"]` in this directory, with
+this as `segment.py`:
 
 ```python
 {script(config)}```
 
-It gives the mask of `segr1 predict` where the answer is well formed (else `segr1 predict` gives an empty one). Two things matter.
-Stretch images to the frame yourself, with Pillow's bicubic filter: a processor that is handed another size keeps about the aspect ratio,
-and even of a square image may make a neighbouring frame. And take the Pillow processor (`backend="pil"`): {DISTANCE}
+It gives the mask of `segr1 predict` where the answer is well formed (otherwise `segr1 predict`
+gives an empty one). Two things matter. Stretch images to the frame yourself, with Pillow's bicubic
+filter: a processor that gets another size keeps about the aspect ratio, and even a square image may
+end in a neighbouring frame. And take the Pillow processor (`backend="pil"`): {DISTANCE}
 
 ## Held-out figures
 
@@ -87,15 +90,17 @@ base_model: {base}
 
 Written by segr1_jax ({_trained(config, start)}), for {base}, on {config.data.kind} data.
 Rank {start.lora.rank}, alpha {start.lora.alpha:g}.
-`peft.PeftModel.from_pretrained(model, DIRECTORY)` puts it on that model. Prompts, frame and SAM2 are those of a whole export
-(`segr1 export` without `--adapter`), whose card has a script that makes masks.
+`peft.PeftModel.from_pretrained(model, DIRECTORY)` puts it on that model. Prompts, frame and SAM2
+are those of a whole export (`segr1 export` without `--adapter`), whose card has a script that makes
+masks.
 """
 
 
 def _trained(config: RunConfig, start: Start) -> str:
     if not start.step:
         return "weights unchanged"
-    return f"{config.stage}, {start.step} updates of {config.batch} prompts, config hash {config_hash(config)}"
+    updates = f"{start.step} updates of {config.batch} prompts"
+    return f"{config.stage}, {updates}, config hash {config_hash(config)}"
 
 
 def script(config: RunConfig) -> str:
@@ -118,8 +123,10 @@ def conversations(config: RunConfig) -> str:
 
 
 def generation_config(base: Path, policy: Policy) -> str:
-    """Return the generation config of the base made greedy: no penalty on repeated digits, no tokens that
-    our sampler bans, and the ends of an answer that it knows.
+    """Return the generation config of the base, made greedy as our sampler is.
+
+    It has no penalty on repeated digits, suppresses the tokens that our sampler bans, and ends an
+    answer at the same tokens.
     """
     file = base / "generation_config.json"
     kept = json.loads(file.read_text()) if file.is_file() else {}

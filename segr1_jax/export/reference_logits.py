@@ -4,8 +4,8 @@ This script runs alone under an interpreter that has torch: it imports nothing o
 
 python reference_logits.py DIRECTORY INPUTS.npz OUT.npy DTYPE
 
-INPUTS holds the arguments of the model's forward; it computes in DTYPE (float32 or bfloat16), on the
-CPU. OUT gets the logits [B, P, V] as float32.
+INPUTS holds the arguments of the model's forward, which computes in DTYPE (float32 or bfloat16) on
+the CPU. OUT gets the logits [B, P, V] as float32.
 """
 
 import sys

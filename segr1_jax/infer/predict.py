@@ -131,10 +131,10 @@ def _size_and_time(path: Path) -> tuple[int, int]:
 
 
 def _remove_others(out: Path, mine: dict[str, Any]) -> None:
-    """Delete the files of another call: a mask of it would pass for one of this call.
+    """Delete the files of another call, whose masks would pass for those of this call.
 
-    Only files that the other call named are deleted: the folder may have others. The names come from its
-    identity: pictures of a batch that was cut short have no line.
+    Only files that the other call named are deleted, for the folder may have others. The names come
+    from its identity, because pictures of an interrupted batch have no line.
     """
     owner = _owner(out)
     # As resumable_lines.py writes and compares it.

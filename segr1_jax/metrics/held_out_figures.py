@@ -17,16 +17,19 @@ from segr1_jax.reward.scores import ALPHA, EPS
 from segr1_jax.types import ParseStatus
 
 TERMS = ("iou", "s_measure", "mae")
-GRID = 64  # the best constant box is searched to 1/64 of a side
-COARSE = 8  # cells per move of the exhaustive search
+# The best constant box is searched to 1 / GRID of a side, exhaustively in moves of COARSE cells.
+GRID = 64
+COARSE = 8
 
 
 @dataclass(frozen=True)
 class EvalRow:
-    """One scored answer. Without a parsed answer there is no mask, and every term has its worst value: IoU 0, S 0, MAE 1.
+    """One scored answer.
+
+    Without a parsed answer there is no mask, and every term has its worst value: IoU 0, S 0, MAE 1.
 
     Example:
-        >>> EvalRow(example_id=3, name="cat", text="I see a cat.", parse=ParseStatus.MISSING_THINK).iou
+        >>> EvalRow(3, name="cat", text="A cat.", parse=ParseStatus.MISSING_THINK).iou
         0.0
     """
 
@@ -40,10 +43,13 @@ class EvalRow:
 
 
 def aggregate(rows: Sequence[EvalRow]) -> dict[str, float]:
-    """Means with standard errors (`iou`, `iou_se`, ...), the format rate, the number of rows, and a count per parse status.
+    """Return means and standard errors (`iou`, `iou_se`, ...), the format rate, and counts.
 
-    Invalid answers are counted with their worst values, never left out or replaced. With fewer than two rows the standard error
-    is NaN; no rows at all is a ValueError, since an evaluation of nothing is a fault of the caller.
+    Counts are the number of rows and the rows per parse status. Invalid answers enter with their
+    worst values and are never left out. With fewer than two rows the standard error is NaN.
+
+    Raises:
+        ValueError: there are no rows.
     """
     if not rows:
         raise ValueError("aggregate needs at least one row")
@@ -126,9 +132,8 @@ def best_constant_box(
 
     It is (x1, y1, x2, y2) in shares of width and height.
 
-    A policy that ignores the image can reach it. Every box on a coarse grid is tried, then the sides
-    of the best one are moved
-    by halving steps until no move helps. Masks may differ in size.
+    A policy that ignores the image can reach it. Every box on a coarse grid is tried, then the
+    sides of the best one are moved by halving steps until no move helps. Masks may differ in size.
     """
     tables_NEE = np.stack([_integral_on_grid(mask) for mask in masks])
     lines = range(0, GRID + 1, COARSE)
@@ -148,7 +153,7 @@ def best_constant_box(
 
 
 def _moves(box: tuple[int, ...], step: int) -> list[tuple[int, ...]]:
-    """Return boxes with one or more sides moved by `step` that are inside the grid and not empty."""
+    """Return `box` with one or more sides moved by `step`, where inside the grid and not empty."""
     moved = (
         tuple(side + delta for side, delta in zip(box, deltas, strict=True))
         for deltas in itertools.product((-step, 0, step), repeat=4)

@@ -1,15 +1,20 @@
-"""Scores of one prediction at the size of the truth: its overlap, all that the referring and reasoning tables
-need, and beyond that every figure of the foreground tables.
+"""Scores of one prediction at the size of the truth.
 
-Edge cases (an empty prediction is a map of zeros; a sample without an object is never scored, data/truth_masks.py):
+The referring and reasoning tables need the overlap alone, the foreground tables every figure.
+
+Edge cases, with s the object's share of the image (an empty prediction is a map of zeros; a sample
+without an object is never scored, data/truth_masks.py):
 
 | prediction | IoU | S | MAE | F, weighted F | E |
 |---|---|---|---|---|---|
 | none: the answer is invalid | 0 | 0 | 1 | 0 | 0 |
-| empty | 0 | table in reward/scores.py | share of the object | 0; at threshold 0, and adaptive, as everything | likewise |
-| everything | share of the object | table | 1 - share | 1.3 share / (0.3 + share) | as pysodmetrics |
+| empty | 0 | table in reward/scores.py | s | 0 (1) | 0 (1) |
+| everything | s | table in reward/scores.py | 1 - s | 1.3 s / (0.3 + s) | as pysodmetrics |
 
-Weighted F blurs errors over 7 pixels with zeros beyond the image: a missed object within 3 pixels of the border is not wholly missed.
+(1) At threshold 0, and at the adaptive threshold, an empty map counts as everything.
+
+Weighted F blurs errors over 7 pixels with zeros beyond the image, so that a missed object within
+3 pixels of the border is not entirely missed.
 
 Shape legend: H W pixels of the truth; E thresholds, from 255 down to 0.
 """
@@ -93,8 +98,9 @@ def score_pixels(
 ) -> PixelScores:
     """Return all scores of a grey map; for all but the overlap, `ignore_HW` is background.
 
-    F, E and weighted F are pysodmetrics'; a map is stretched to its own range before (as its authors' MATLAB code does), a constant
-    one is not. S and MAE are ours: they know what pysodmetrics leaves undefined.
+    F, E and weighted F are those of pysodmetrics. A map is first stretched to its own range, as
+    the authors' MATLAB code does, unless it is constant. S and MAE are ours: they define the cases
+    that pysodmetrics leaves undefined.
     """
     grey_HW = _stretched(map_HW)
     f_curve, adaptive_f, e_curve, adaptive_e, weighted = _sod_figures(map_HW, truth_HW)

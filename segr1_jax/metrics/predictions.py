@@ -17,7 +17,8 @@ from segr1_jax.types import SamPrompt
 
 LINES, MASKS = "predictions.jsonl", "masks"
 SKIPPED, QUARANTINED = "skipped", "quarantined"
-_SPECIAL = {"": "%", ".": "%2E", "..": "%2E%2E"}  # parts of a path that name no file of their own
+# Parts of a path that are no file of their own.
+_SPECIAL = {"": "%", ".": "%2E", "..": "%2E%2E"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,9 +29,9 @@ class Prediction:
         status: a ParseStatus value, "quarantined" if the sidecar failed on the answer, "skipped" if
             the sample cannot be read.
         reason: why it was skipped.
-        sample: a hash of what it is about (data/sample_digests.py).
-        photo: file of the image, relative to the folder of all images of the set; None without files.
-        mask: of the answer, relative to the folder of the file; None without a parsed answer.
+        sample: hash of the image, the sentence and the ignored regions (data/sample_digests.py).
+        photo: file of the image, relative to the folder of all images; None without files.
+        mask: file of the mask, relative to the folder of the lines; None without a parsed answer.
         prompts: boxes and points in native pixels.
     """
 

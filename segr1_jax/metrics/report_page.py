@@ -26,9 +26,10 @@ from segr1_jax.types import SamPrompt
 
 ASSETS = Path(__file__).parent / "assets"
 THUMBNAIL = 320  # pixels, the longer side
-QUALITY = 80  # of JPEG
-MOST_SAMPLES = 240  # that a caller with many should choose: a page of some 15 MB
-CURVE = (320, 160)  # pixels
+JPEG_QUALITY = 80
+# Samples that a caller with many should choose: a page of about 15 MB.
+MOST_SAMPLES = 240
+CURVE = (320, 160)  # width and height in pixels
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,9 +72,8 @@ def write_report(
 
 def _write(file: BinaryIO, *parts: str) -> None:
     for part in parts:
-        file.write(
-            part.encode("utf-8", errors="replace")
-        )  # half a surrogate pair cannot be written
+        # Half a surrogate pair cannot be encoded.
+        file.write(part.encode("utf-8", errors="replace"))
 
 
 def _script() -> str:
@@ -82,12 +82,16 @@ def _script() -> str:
 
 def _head(title: str) -> str:
     digest = base64.b64encode(hashlib.sha256(_script().encode()).digest()).decode()
-    policy = f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'; form-action 'none'"
+    policy = (
+        "default-src 'none'; img-src data:; style-src 'unsafe-inline'; "
+        f"script-src 'sha256-{digest}'; form-action 'none'"
+    )
+    style = (ASSETS / "report.css").read_text(encoding="utf-8")
     return (
         '<!DOCTYPE html><html lang="en"><head><meta charset="utf-8">'
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{escape(title)}</title><style>{(ASSETS / 'report.css').read_text(encoding='utf-8')}</style></head>"
+        f"<title>{escape(title)}</title><style>{style}</style></head>"
         f"<body><h1>{escape(title)}</h1>"
     )
 
@@ -102,8 +106,9 @@ def _table(table: Table) -> str:
 
 def _row(table: Table, index: int) -> str:
     is_result = index == table.result
+    partial = table.partial if is_result else ()
     cells = "".join(
-        f"<td{' class=partial' if is_result and column in table.partial else ''}>{escape(cell)}</td>"
+        f"<td{' class=partial' if column in partial else ''}>{escape(cell)}</td>"
         for column, cell in enumerate(table.rows[index])
     )
     return f"<tr{' class=result' if is_result else ''}>{cells}</tr>"
@@ -126,18 +131,26 @@ def _curve(name: str, points: Sequence[tuple[float, float]]) -> str:
     y = height - 20 - (values - low) / max(high - low, 1e-12) * (height - 40)
     line = " ".join(f"{a:.1f},{b:.1f}" for a, b in zip(x, y, strict=True))
     labels = f'<text x="4" y="12">{high:.4g}</text><text x="4" y="{height - 4}">{low:.4g}</text>'
-    last = f'<text x="{width - 4}" y="{height - 4}" text-anchor="end">step {steps[-1]:g}: {values[-1]:.4g}</text>'
-    frame = f'<line x1="0" y1="{height - 18}" x2="{width}" y2="{height - 18}"/>'
-    picture = f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{escape(name)}">{frame}<polyline points="{line}"/>{labels}{last}</svg>'
+    last = (
+        f'<text x="{width - 4}" y="{height - 4}" text-anchor="end">'
+        f"step {steps[-1]:g}: {values[-1]:.4g}</text>"
+    )
+    picture = (
+        f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{escape(name)}">'
+        f'<line x1="0" y1="{height - 18}" x2="{width}" y2="{height - 18}"/>'
+        f'<polyline points="{line}"/>{labels}{last}</svg>'
+    )
     return f"<figure>{picture}<figcaption>{escape(name)}</figcaption></figure>"
 
 
 _CONTROLS = (
     "<h2>Samples</h2><form>"
     '<label>Status <select name="status"><option value="">all</option></select></label>'
-    '<label>Order <select name="order"><option value="worst">worst IoU first</option><option value="best">best IoU first</option>'
-    '<option value="name">by name</option></select></label>'
-    '<label>Name <input type="search" name="search" size="16" autocomplete="off"></label><output></output></form><ul class="samples">'
+    '<label>Order <select name="order"><option value="worst">worst IoU first</option>'
+    '<option value="best">best IoU first</option><option value="name">by name</option>'
+    "</select></label>"
+    '<label>Name <input type="search" name="search" size="16" autocomplete="off"></label>'
+    '<output></output></form><ul class="samples">'
 )
 
 
@@ -152,10 +165,12 @@ def _sample(sample: ReportSample) -> str:
     listed = "".join(
         f'<dt>{name}</dt><dd dir="auto">{escape(text)}</dd>' for name, text in texts if text
     )
+    name, status = escape(sample.name), escape(sample.status)
+    figure = f", IoU {iou}" if iou else ""
     return (
-        f'<li data-name="{escape(sample.name)}" data-status="{escape(sample.status)}" data-iou="{iou}">'
+        f'<li data-name="{name}" data-status="{status}" data-iou="{iou}">'
         f'<div class="pictures">{_pictures(sample)}</div>'
-        f'<h3><bdi>{escape(sample.name)}</bdi> <span class="status{bad}">{escape(sample.status)}{f", IoU {iou}" if iou else ""}</span></h3>'
+        f'<h3><bdi>{name}</bdi> <span class="status{bad}">{status}{figure}</span></h3>'
         f"<dl>{listed}</dl></li>"
     )
 
@@ -177,8 +192,11 @@ def _picture(kind: str, pixels: UInt8[np.ndarray, "H W 3"], name: str) -> str:
     image = Image.fromarray(pixels)
     image.thumbnail((THUMBNAIL, THUMBNAIL))
     buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=QUALITY)
+    image.save(buffer, "JPEG", quality=JPEG_QUALITY)
     source = base64.b64encode(buffer.getvalue()).decode()
     size = f'width="{image.width}" height="{image.height}"'
-    picture = f'<img loading="lazy" {size} alt="{escape(f"{kind}: {name}")}" src="data:image/jpeg;base64,{source}">'
+    picture = (
+        f'<img loading="lazy" {size} alt="{escape(f"{kind}: {name}")}" '
+        f'src="data:image/jpeg;base64,{source}">'
+    )
     return f"<figure>{picture}<figcaption>{kind}</figcaption></figure>"

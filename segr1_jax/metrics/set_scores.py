@@ -20,7 +20,8 @@ from segr1_jax.types import ParseStatus
 
 OK = ParseStatus.OK.value
 SCORES = "scores.jsonl"
-MOST_THREADS = 8  # a picture of 20 megapixels takes 2 GB while its figures are made
+# Scoring a picture of 20 megapixels takes 2 GB.
+MOST_THREADS = 8
 
 
 @dataclass(frozen=True)
@@ -46,10 +47,10 @@ def score_set(
     kind: str,
     progress: Callable[[int], None] = lambda done: None,
 ) -> SetResult:
-    """Score predictions (masks below `folder`) on their examples of `source`, as a set of this `kind`.
+    """Score predictions (masks below `folder`) on their examples of `source`, a set of `kind`.
 
-    A sample that was skipped, that the sidecar failed on, or that cannot be read now, is listed and in no figure. A prediction
-    of another size than its truth is resized to it, and counted.
+    Figures leave out a sample that was skipped, that the sidecar failed on, or that cannot be read
+    now; it is listed. A prediction of another size than its truth is resized to it, and counted.
     """
     measure = MEASURES[kind]
     samples, unreadable = [], {}

@@ -1,7 +1,7 @@
 """Figures of a table from scored samples: foreground, referring, reasoning.
 
-Samples that could not be read have no scores: they are counted beside the figures, never in them. Invalid answers are in them, with the
-worst values.
+Samples that cannot be read have no scores: they are counted beside the figures, never in them.
+Invalid answers are in the figures, with the worst values.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,8 +16,12 @@ from segr1_jax.metrics.pixel_scores import Overlap, no_mask, no_overlap, overlap
 
 @dataclass(frozen=True)
 class ScoredSample:
-    """One sample of a set: what became of its answer ("ok", or why it is not valid), and its scores, as its kind is measured;
-    `resized` where the prediction had not the truth's size.
+    """One scored sample of a set.
+
+    Attributes:
+        status: "ok", or the reason why its answer is not valid (a ParseStatus value).
+        scores: PixelScores in a foreground set, Overlap in the others.
+        resized: the prediction differed in size from the truth.
     """
 
     name: str
@@ -52,7 +56,7 @@ def foreground_figures(samples: Sequence[ScoredSample]) -> dict[str, float]:
 
 
 def region_figures(samples: Sequence[ScoredSample]) -> dict[str, float]:
-    """Return gIoU, the mean IoU, and cIoU, all intersections over all unions (as LISA defines them)."""
+    """Return gIoU (the mean IoU) and cIoU (all intersections over all unions), as LISA does."""
     if not samples:
         return {}
     scores = [sample.scores for sample in samples]

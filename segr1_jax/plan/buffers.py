@@ -1,6 +1,6 @@
 """Buffers of a run on one device, and the moments at which they are alive.
 
-train/loop.py decides on lifetimes; `MOMENTS` and the sets below state them in the order of a step.
+train/loop.py determines lifetimes; `MOMENTS` and the sets below state them in the order of a step.
 """
 
 import math
@@ -18,8 +18,15 @@ AFTER_ROLLOUT = MOMENTS[2:5]
 
 @dataclass(frozen=True)
 class Buffer:
-    """Attributes: bytes on one device; the moments at which it is there (none: a part of another buffer, shown but not added);
-    whether it is what a program needs while it runs (one program runs at a time), and so the tracer's estimate or the compiler's word."""
+    """A buffer of a run.
+
+    Attributes:
+        bytes: on one device.
+        moments: moments at which it is alive; none for a part of another buffer, which is shown but
+            not added.
+        temporary: needed by a program only while it runs, and so an estimate or the compiler's
+            figure. One program runs at a time.
+    """
 
     name: str
     bytes: float
@@ -75,7 +82,10 @@ def parts(programs: Programs) -> dict[str, float]:
 
 
 def peaks(buffers: list[Buffer], margin: float = 1.0) -> dict[str, float]:
-    """Return bytes on one device by moment: all kept buffers, and `margin` times the largest temporary."""
+    """Return bytes on one device by moment.
+
+    They are the sum of all kept buffers and `margin` times the largest temporary.
+    """
 
     def sizes(moment: str, temporary: bool) -> list[float]:
         return [

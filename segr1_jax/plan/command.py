@@ -26,7 +26,8 @@ def plan_command(config: RunConfig, *, compile_: bool, topology: str) -> Plan:
     """Plan `config` for its `hardware` or a TPU topology, without an accelerator of this machine.
 
     Raises:
-        UserError: no architecture or hardware to be found, an unknown topology, a mesh or batch that does not go with it.
+        UserError: unknown architecture, hardware or topology, or a mesh or batch that does not suit
+            the devices.
     """
     jax.config.update("jax_platforms", "cpu")
     arch, hardware = _arch_of(config), config.hardware

@@ -16,8 +16,16 @@ OUT_OF_MEMORY = "RESOURCE_EXHAUSTED"
 
 @dataclass(frozen=True)
 class Compiled:
-    """Bytes on one device beside arguments and results, results that reuse no argument, the compiler's FLOPs (every loop body
-    counted once), seconds to compile, and the text; or `fault`, why the compiler gave up."""
+    """Figures and text of one compiled program, for one device.
+
+    Attributes:
+        temporaries: bytes beside arguments and results.
+        results: bytes of results that reuse no argument.
+        flops: the compiler's count, with every loop body counted once.
+        seconds: duration of the compilation.
+        text: optimised HLO.
+        fault: the compiler's error, where the program exceeds the device's memory.
+    """
 
     name: str
     temporaries: float = 0.0
@@ -68,5 +76,5 @@ def topology_devices(topology: str) -> Sequence[jax.Device]:
             "--topology",
             expected="a TPU topology such as v5e:8x8, and its compiler",
             got=f"{topology!r}: {' '.join(str(error).split())[:200]}",
-            remedy="pip install 'segr1-jax[tpu]' brings libtpu; it compiles on a machine without a TPU",
+            remedy="pip install 'segr1-jax[tpu]': libtpu compiles on a machine without a TPU",
         ) from error

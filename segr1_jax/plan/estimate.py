@@ -1,8 +1,11 @@
-"""Temporaries and FLOPs of every program by tracing alone: seconds for any size, on any machine, without its devices.
+"""Temporaries and FLOPs of every program by tracing alone.
 
-Calibration, estimate over the compiler's figure: TPU (7B on v5e:8x8) gradient .55, reference .7, sampler 2.4; H100 (the shipped 3B and
-7B files, and 24 prompts of 8 answers on one GPU) features .69, sampler .54 to .91, reference .86 to 1.01, gradient .73 to 1.08, answer .91
-to 1.15. MARGIN covers the lowest of them (launch/RESULTS.md).
+Tracing takes seconds at any size and needs none of the run's devices.
+
+Calibration, estimate over the compiler's figure: TPU (7B on v5e:8x8) gradient .55, reference .7,
+sampler 2.4; H100 (the shipped 3B and 7B files, and 24 prompts of 8 answers on one GPU) features
+.69, sampler .54 to .91, reference .86 to 1.01, gradient .73 to 1.08, answer .91 to 1.15. MARGIN
+covers the lowest of them (launch/RESULTS.md).
 """
 
 import dataclasses
@@ -21,7 +24,7 @@ from segr1_jax.policy.params import STACKED
 from segr1_jax.policy.sharding import ROLLOUT_RULES, TRAIN_RULES
 from segr1_jax.runtime.mesh import AXES, AXIS_TYPES
 
-# By how much the compiler's temporaries may exceed the estimate.
+# Largest ratio of the compiler's temporaries to the estimate.
 MARGIN = 1.9
 
 
@@ -52,9 +55,8 @@ class Estimate:
         """Return bytes of temporaries by program; activations are not split over `tensor`."""
         size = shard_size(self.programs)
         found = {name: temporary_bytes(jaxpr, size) for name, (_, jaxpr) in self.traced.items()}
-        if (
-            "reference_logprobs" in found
-        ):  # its weights need no cast, so the gathered head is no temporary of the trace
+        # The reference's weights need no cast, so the trace has no temporary for the gathered head.
+        if "reference_logprobs" in found:
             found["reference_logprobs"] += gathered_head(self.programs)
         if self.programs.engine.placement.row_shards > 1:
             found["rollout_weights"] += largest_stack(self.programs)

@@ -14,7 +14,7 @@ LORA_RANK = 64
 
 
 def changes(config: RunConfig, arch: PolicyArch, devices: int) -> Iterator[list[str]]:
-    """Yield changes that need less memory, the cheapest and those without effect on results first."""
+    """Yield changes that need less memory, those without effect on results and speed first."""
     data, fsdp, tensor = mesh_shape(config.mesh, devices)
     if data > 1:
         yield ["mesh.data=1", "mesh.fsdp=-1"]

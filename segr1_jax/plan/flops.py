@@ -12,8 +12,9 @@ from jax.extend.core import Jaxpr, JaxprEqn
 def matmul_flops(jaxpr: Jaxpr, *, trips: int, true_share: float) -> float:
     """Return FLOPs of all matrix products: 2 per multiply-add, 0 for elementwise work.
 
-    `trips`: how often each while loop turns (decoding: the longest completion). `true_share`: how often a `cond` takes its true branch
-    (the tower: the share of layers that attend to the whole image).
+    `trips` is the number of iterations of each while loop (decoding: the longest completion).
+    `true_share` is the share of `cond`s that take the true branch (the tower: the layers that
+    attend to the whole image).
 
     Example:
         >>> import jax, jax.numpy as jnp

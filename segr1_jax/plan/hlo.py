@@ -1,7 +1,8 @@
-"""All-gathers in a compiled program, and whether they stand where they should (pure text work on optimised HLO).
+"""All-gathers in the text of an optimised HLO module, and the loops around them.
 
-A run that shards its weights gathers them again and again; where, decides its speed. Decoding must not gather weights for every token,
-and an update must gather one layer at a time, inside the scan over layers, never a whole stack.
+A run that shards its weights gathers them repeatedly, and the place decides its speed. Decoding
+must not gather weights for every token. An update must gather one layer at a time, inside the scan
+over layers, never a whole stack.
 """
 
 import math
@@ -12,7 +13,8 @@ from dataclasses import dataclass
 HEADER = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\{$")
 INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%?([\w.\-]+) = (.*?) ([\w\-]+)\(")
 CALLED = re.compile(
-    r"(?:body|condition|calls|to_apply|called_computations|branch_computations|\w+_computation)=(\{[^}]*\}|%?[\w.\-]+)"
+    r"(?:body|condition|calls|to_apply|called_computations|branch_computations|\w+_computation)="
+    r"(\{[^}]*\}|%?[\w.\-]+)"
 )
 ARRAY = re.compile(r"[a-z]+\d*\[([\d,]*)\]")
 NAME = re.compile(r"[\w.\-]+")

@@ -1,8 +1,9 @@
 """Estimate the temporary memory of a traced program by liveness over its jaxpr, in seconds.
 
-The rules are those that XLA's fusion and buffer assignment follow on the whole: elementwise work is fused into its reader and takes no
-memory unless a matrix product, a loop or a caller needs the result; views and in-place updates share their operand's buffer; a loop
-holds its stacked results from its beginning, and one turn's temporaries.
+The rules approximate XLA's fusion and buffer assignment. Elementwise work is fused into its reader
+and takes no memory unless a matrix product, a loop or a caller needs the result. Views and in-place
+updates share the buffer of their operand. A loop holds its stacked results from its beginning, and
+the temporaries of one iteration.
 """
 
 import itertools
@@ -29,7 +30,8 @@ INLINED = {
     "custom_vjp_call",
 }
 LOOPS = {"scan", "while", "cond"}
-READERS = LOOPS | {"dot_general", "sort", "conv_general_dilated"}  # need their operands in memory
+# Operands of these are in memory, never fused.
+READERS = LOOPS | {"dot_general", "sort", "conv_general_dilated"}
 REDUCTIONS = {
     "reduce_sum",
     "reduce_max",
@@ -51,7 +53,8 @@ VIEWS = {
     "copy",
     "broadcast_in_dim",
 }
-REFERENCES = {"new_ref", "freeze"}  # a donated array under another name
+# A donated array under another name.
+REFERENCES = {"new_ref", "freeze"}
 IN_PLACE = {"scatter", "scatter-add", "dynamic_update_slice", "add_any"}
 
 

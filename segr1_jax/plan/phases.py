@@ -1,7 +1,8 @@
 """Tokens, FLOPs and expected seconds of one training step, per device.
 
-The model is design's: a phase lasts as long as its arithmetic or its memory traffic, whichever is slower, at a usual share of the data
-sheet's figures. Communication, input and idle time are not in it: a measured step is longer.
+A phase lasts as long as its arithmetic or its memory traffic, whichever is slower, at a usual share
+of the data sheet's figures. Communication, input and idle time are left out, so that a measured
+step is longer.
 """
 
 import math
@@ -15,22 +16,24 @@ from segr1_jax.plan.programs import Programs
 from segr1_jax.policy.params import TOWER
 from segr1_jax.reward.config import RewardConfig
 
-MATMUL_SHARE = (
-    0.38  # of the peak FLOP/s that large matrix products reach: 380 of an H100's 989 TFLOP/s
-)
-BANDWIDTH_SHARE = (
-    0.9  # of the peak bandwidth that streaming weights reaches: 3.0 of an H100's 3.35 TB/s
-)
-OPTIMIZER_PASSES = 7  # AdamW reads weight, gradient and two moments, and writes weight and moments
+# Share of the peak FLOP/s that large matrix products reach: 380 of an H100's 989 TFLOP/s.
+MATMUL_SHARE = 0.38
+# Share of the peak bandwidth that streaming weights reaches: 3.0 of an H100's 3.35 TB/s.
+BANDWIDTH_SHARE = 0.9
+# AdamW reads weight, gradient and two moments, and writes weight and moments.
+OPTIMIZER_PASSES = 7
 
-# Frames per second on one A100 in the table of the sam2 package's README (v2.1, compiled); each also holds memory attention.
+# Frames per second on one A100 in the table of the sam2 package's README (v2.1, compiled). A frame
+# there also pays for memory attention, which a single image does not have.
 SAM2_FPS = {
     "sam2.1_hiera_t": 91.2,
     "sam2.1_hiera_s": 84.8,
     "sam2.1_hiera_b+": 64.1,
     "sam2.1_hiera_l": 39.5,
 }
-DECODE_FRAMES = 0.2  # a mask decode in frames: an assumption, for it is bound by launches and nothing publishes it
+# Duration of a mask decode in frames. It is an assumption: launches bound it, and no figure of it
+# is published.
+DECODE_FRAMES = 0.2
 
 
 @dataclass(frozen=True)
@@ -45,7 +48,7 @@ class Phase:
 
 @dataclass(frozen=True)
 class Tokens:
-    """Tokens and patches of one step over all devices, with prompts and completions at their caps."""
+    """Tokens and patches of a step over all devices, with prompts and completions at their caps."""
 
     prompts: int
     completions: int
@@ -93,7 +96,7 @@ def phases(
 
 
 def decode_bytes(programs: Programs) -> float:
-    """Return bytes that decoding one token reads: language model, prefix K/V, half of its own K/V."""
+    """Return bytes that decoding a token reads: language model, prefix K/V, half of its own K/V."""
     tied = programs.arch.text.tied_head
     read = {
         name: x

@@ -16,7 +16,8 @@ def verdict(plan: Plan) -> str:
     mesh = " x ".join(str(size) for size in plan.mesh)
     line = (
         f"{plan.verdict} on {plan.device}, mesh {mesh}: {plan.peak[plan.highest] / GB:.1f} to "
-        f"{plan.high / GB:.1f} GB at the peak ({plan.highest}) of {plan.budget / GB:.1f} GB that JAX may use"
+        f"{plan.high / GB:.1f} GB at the peak ({plan.highest}) "
+        f"of {plan.budget / GB:.1f} GB that JAX may use"
     )
     if plan.verdict is Verdict.FITS:
         return line
@@ -80,17 +81,21 @@ def _phases(plan: Plan) -> str:
     known = sum(p.seconds or 0.0 for p in plan.phases)
     tokens = plan.tokens
     note = (
-        f"{tokens.prompts:,} prompt tokens, {tokens.completions:,} completion tokens and {tokens.patches:,} patches a step at their caps; "
-        f"seconds at {MATMUL_SHARE:.0%} of the FLOP/s and {BANDWIDTH_SHARE:.0%} of the bandwidth of the data sheet, communication left out."
+        f"{tokens.prompts:,} prompt tokens, {tokens.completions:,} completion tokens and "
+        f"{tokens.patches:,} patches a step at their caps; seconds at {MATMUL_SHARE:.0%} of the "
+        f"FLOP/s and {BANDWIDTH_SHARE:.0%} of the bandwidth of the data sheet, "
+        "communication left out."
     )
-    return f"{table(('phase', 'TFLOP per device', 'seconds'), [*rows, ('sum', '', f'{known:.2f}' if known else '-')])}\n\n{note}"
+    rows.append(("sum", "", f"{known:.2f}" if known else "-"))
+    return f"{table(('phase', 'TFLOP per device', 'seconds'), rows)}\n\n{note}"
 
 
 def _saving(plan: Plan) -> str:
     needs = plan.checkpoint
     return (
-        f"A checkpoint takes {needs.checkpoint / GB:.1f} GB, all of them {needs.disk / GB:.1f} GB of disk; while one is written, each "
-        f"host holds {needs.host_memory / GB:.1f} GB of it in memory, for about {needs.seconds:.0f} s at {DISK_RATE / GB:g} GB/s a host."
+        f"A checkpoint takes {needs.checkpoint / GB:.1f} GB, all of them {needs.disk / GB:.1f} GB "
+        f"of disk; while one is written, each host holds {needs.host_memory / GB:.1f} GB of it in "
+        f"memory, for about {needs.seconds:.0f} s at {DISK_RATE / GB:g} GB/s a host."
     )
 
 
@@ -121,7 +126,10 @@ def _compiled(plan: Plan) -> str:
 
 def _faults(plan: Plan) -> str:
     if not plan.faults:
-        return "Weights are gathered where they should: none inside the decoding loop, one layer at a time in the update."
+        return (
+            "Weights are gathered where they should be: none inside the decoding loop, one layer "
+            "at a time in the update."
+        )
     return "\n".join(f"- {fault}" for fault in plan.faults)
 
 

@@ -2,7 +2,8 @@
 
 They need no weights, no tokenizer and no devices.
 
-Everything here comes from the declarations that training itself uses (Engine, Placement, Policy.specs, stack_prompts).
+Everything here comes from the declarations that training itself uses (Engine, Placement,
+Policy.specs, stack_prompts).
 """
 
 import dataclasses
@@ -43,7 +44,10 @@ class Program:
 
 @dataclass(frozen=True, eq=False)
 class Programs:
-    """A run on `mesh` of `hosts` processes, without values. Trees below are ShapeDtypeStructs with shardings; their shapes are global."""
+    """A run on `mesh` of `hosts` processes, without values.
+
+    Its trees are ShapeDtypeStructs with shardings and global shapes.
+    """
 
     config: RunConfig
     arch: PolicyArch
@@ -100,11 +104,11 @@ class Programs:
         )
 
     def pixels(self, rows: int):
-        """Prompts as the host makes them, images as patches."""
+        """Return prompts as the host makes them, with images as patches."""
         return self._rows(_blank_prompts(self.config, self.arch), rows)
 
     def prompts(self, rows: int):
-        """Prompts as the programs take them: with features instead of patches for a frozen tower."""
+        """Return prompts as the programs take them: a frozen tower's features replace patches."""
         return self._rows(
             jax.eval_shape(
                 self.engine.with_features, self.pixels(rows), self.frozen | self.state.params

@@ -39,14 +39,19 @@ class Plan:
     """Bytes are those of one device.
 
     Attributes:
-        device, mesh: its name in DEVICES, and the sizes of data, fsdp, tensor.
-        budget: what JAX may use; reserved: what is kept for others (the sidecar, CUDA contexts).
-        buffers, peak: every buffer, and moment -> sum of those there.
-        margin: how many times their figure the temporaries may take.
-        checkpoint: what saving needs.
-        tokens, phases: of one step; phases on one device.
-        remedy: where it may not fit, the knobs that would make it, as key=value; None where none was found (or it fits).
-        compiled, faults: the compiler's own figures, and weights gathered in the wrong place, where programs were compiled.
+        device: its name in DEVICES.
+        mesh: sizes of data, fsdp, tensor.
+        budget: bytes that JAX may use.
+        reserved: bytes kept for others (the sidecar, CUDA contexts).
+        buffers: every buffer.
+        peak: sum of the buffers alive, by moment.
+        margin: largest ratio of the temporaries' true size to their figure.
+        checkpoint: memory, disk and time of saving.
+        tokens: of one step over all devices.
+        phases: of one step on one device.
+        remedy: keys (key=value) that make a run fit; None if it fits or none were found.
+        compiled: the compiler's own figures, where programs were compiled.
+        faults: weights gathered in the wrong place, where programs were compiled.
     """
 
     device: str
@@ -90,10 +95,12 @@ def make_plan(
     hosts: int = 1,
     remedy: bool = True,
 ) -> Plan:
-    """Plan by tracing alone. With `remedy`, a run that may not fit is planned again with other knobs until it does.
+    """Plan by tracing alone.
+
+    With `remedy`, a run that may not fit is planned again with other keys until it does.
 
     Raises:
-        UserError: a mesh or batch that the devices cannot share.
+        UserError: the devices cannot share this mesh or batch.
     """
     mesh = AbstractMesh(mesh_shape(config.mesh, devices), AXES, axis_types=AXIS_TYPES)
     plan = _plan(Programs(config, arch, mesh, hosts), device)
@@ -110,7 +117,10 @@ def make_plan(
 def compile_plan(
     config: RunConfig, arch: PolicyArch, device: Device, devices: Sequence[jax.Device]
 ) -> Plan:
-    """Plan by compiling every program for `devices`: temporaries are the compiler's, buffers and times as in make_plan."""
+    """Plan by compiling every program for `devices`.
+
+    Temporaries are the compiler's; buffers and times are those of make_plan.
+    """
     mesh: Mesh = make_mesh(config.mesh, devices)
     hosts = len({each.process_index for each in devices})
     programs = Programs(config, arch, mesh, hosts)

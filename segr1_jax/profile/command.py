@@ -31,7 +31,10 @@ def profile_command(
 ) -> Profile:
     """Run the warm-up, `steps` traced steps, then `steps` steps of which every call is timed.
 
-    `peak_flops` is that of one device. Raises UserError as training does, and where several processes work together.
+    `peak_flops` is that of one device.
+
+    Raises:
+        UserError: as training does, and where several processes work together.
     """
     if jax.process_count() > 1:
         remedy = "set profile.steps in the run itself: every process writes its trace"
@@ -70,7 +73,7 @@ def profile_command(
 
 
 def shortened(config: RunConfig, traced: range) -> RunConfig:
-    """Return `config` with its own directory, one evaluation batch, and one step after the last timed."""
+    """Return `config` with its own directory, one evaluation batch, and one step after `traced`."""
     steps = traced.stop + len(traced)
     free = (f"{config.run_dir}_profile_{number}" for number in itertools.count(1))
     return dataclasses.replace(

@@ -11,10 +11,12 @@ from segr1_jax.profile.model_flops import call_flops
 from segr1_jax.profile.recorder import Recorder, Seen
 
 MFU = (
-    "MFU = model FLOPs of a call / (its seconds x devices x peak dense bfloat16 FLOP/s of one device). Model FLOPs: 2 per multiply-add of "
-    "the matrix products that the formulas need for real tokens, attention to visible ones included; padding, masked scores and "
-    "recomputation are left out; a gradient counts 3 forward passes (2 with adapters alone). HFU: the same with the FLOPs of the matrix "
-    "products in the traced program, every loop turn, padding and what remat computes again included"
+    "MFU = model FLOPs of a call / (its seconds x devices x peak dense bfloat16 FLOP/s of one "
+    "device). Model FLOPs: 2 per multiply-add of the matrix products that the formulas need for "
+    "real tokens, attention to visible ones included; padding, masked scores and recomputation are "
+    "left out; a gradient counts 3 forward passes (2 with adapters alone). HFU: the same with the "
+    "FLOPs of the matrix products in the traced program, with every loop turn, padding and "
+    "recomputation by remat"
 )
 
 
@@ -23,11 +25,12 @@ class FunctionCost:
     """One jitted function. Bytes are per device.
 
     Attributes:
-        flops: of the matrix products of one call as the program does them, loops counted, over all devices; None where the profiled
-            steps made no call.
-        model_flops: of one call as the formulas need them (model_flops.py), over all devices; None likewise, and without such products.
-        xla_flops, xla_bytes: the compiler's count for one device, which takes the body of every loop once.
-        seconds: mean of the timed calls, waited for; None likewise.
+        flops: of the matrix products of one call as the program does them, loops counted, over all
+            devices; None where the profiled steps made no call.
+        model_flops: of one call as the formulas need them (model_flops.py), over all devices; None
+            without a call, and without such products.
+        xla_flops, xla_bytes: the compiler's count for one device, every loop body counted once.
+        seconds: mean of the timed calls, each waited for; None without a call.
         mfu, hfu: see MFU; None without a known peak.
     """
 
@@ -58,9 +61,8 @@ def function_costs(
 ) -> list[FunctionCost]:
     """Return the costs of every called function, the largest first; `hlo` is a folder for texts.
 
-    Each function is compiled once more.
-
-    `adapters`: nothing else is trained. `peak` is the FLOP/s of all devices.
+    Each function is compiled another time. `adapters`: only adapters are trained. `peak` is the
+    FLOP/s of all devices.
     """
     if hlo:
         hlo.mkdir(parents=True, exist_ok=True)
@@ -77,9 +79,8 @@ def _cost(
         write_atomically(hlo / f"{seen.function.name}.txt", compiled.as_text())
     turns = round(mean(seen.turns)) if seen.turns else 1
     seconds = mean(seen.seconds) if seen.seconds else None
-    full_share = (
-        len(arch.vision.full_layers) / arch.vision.depth
-    )  # of the tower's layers: they attend to the whole image
+    # Share of the tower's layers that attend to the whole image.
+    full_share = len(arch.vision.full_layers) / arch.vision.depth
     flops = (
         matmul_flops(traced.jaxpr.jaxpr, trips=turns, true_share=full_share)
         if seen.seconds

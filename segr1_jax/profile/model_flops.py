@@ -1,9 +1,11 @@
 """FLOPs that the model's formulas need for the tokens of a call: the numerator of MFU.
 
-Multiply-adds of matrix products count 2, anything else nothing. Tokens are real ones: padding, masked attention scores and recomputed
-activations (remat) are work that a program does, not work that the model needs (Chowdhery et al., 2022, PaLM, appendix B).
+Multiply-adds of matrix products count 2, anything else nothing. Tokens are real ones: padding,
+masked attention scores and recomputed activations (remat) are work that a program does, not work
+that the model needs (Chowdhery et al., 2022, PaLM, appendix B).
 
-Shape legend: B prompts; P prefix tokens; G completions per prompt; T completion tokens; W windows; S patches per window.
+Shape legend: B prompts; P prefix tokens; G completions per prompt; T completion tokens; W windows;
+S patches per window.
 """
 
 from typing import Any, NamedTuple
@@ -28,7 +30,9 @@ class Work(NamedTuple):
 
 
 def text_work(prefix_mask_BP: Bool[np.ndarray, "B P"], mask_BGT: Bool[np.ndarray, "B G T"]) -> Work:
-    """A prefix seen once per prompt, and completions that see it and themselves; the head predicts every completion token.
+    """Return the work of one prefix per prompt and of completions that see it and themselves.
+
+    The head predicts every completion token.
 
     Example:
         >>> text_work(np.ones((1, 3), bool), np.ones((1, 1, 2), bool))[:3]
@@ -49,7 +53,10 @@ def text_work(prefix_mask_BP: Bool[np.ndarray, "B P"], mask_BGT: Bool[np.ndarray
 def tower_work(
     mask_BWS: Bool[np.ndarray, "B W S"], window_image_BW: Int[np.ndarray, "B W"]
 ) -> Work:
-    """Patches attend inside their window, or in the layers of full attention to all patches of their image."""
+    """Return the work of the vision tower.
+
+    Patches attend inside their window, and in layers of full attention to all of their image.
+    """
     in_window_BW = mask_BWS.sum(axis=2)
     same_image_BWW = window_image_BW[:, :, None] == window_image_BW[:, None, :]
     image_pairs = np.einsum(
@@ -93,7 +100,8 @@ def tower_flops(arch: VisionArch, work: Work) -> float:
 
 def work_of(name: str, arguments: tuple, result: Any) -> Work | None:
     """Return the work of one call of an Engine function; None for those without matrix products."""
-    match name:  # the arguments are those that Engine documents
+    # The order of the arguments is that of Engine's functions.
+    match name:
         case "features":
             return _tower_work(arguments[1])
         case "sample" | "answer":
@@ -122,8 +130,9 @@ def _tower_work(images: Images) -> Work:
 def call_flops(name: str, arch: PolicyArch, work: Work, *, adapters: bool) -> float:
     """Return the model FLOPs of one call of the function `name` of Engine.
 
-    A gradient costs the forward pass and twice it again (by inputs and by weights), with adapters alone trained once again. A frozen
-    tower is not in the gradient's work: it runs as `features`.
+    A gradient costs the forward pass and twice as much for the backward pass (by inputs and by
+    weights), or as much again where only adapters are trained. A frozen tower is not in the
+    gradient's work: it runs as `features`.
     """
     passes = {"gradient": 2 if adapters else 3}.get(name, 1)
     return passes * forward_flops(arch, work)

@@ -4,12 +4,13 @@ import jax
 
 from segr1_jax.config.hardware import DEVICES
 
+# Names of TPUs in JAX, and in the table of hardware.
 KINDS = {
     "TPU v5 lite": "v5e",
     "TPU v5e": "v5e",
     "TPU v5": "v5p",
     "TPU v5p": "v5p",
-}  # what JAX calls the TPUs of the table
+}
 
 
 def peak_of(kind: str) -> float | None:

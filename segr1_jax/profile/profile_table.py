@@ -15,10 +15,10 @@ class Profile:
 
     Attributes:
         peak: FLOP/s of all devices, where known.
-        steps: how many were traced, and as many timed call by call.
-        step_seconds: of a traced step, as the trace has it.
-        phases: mean seconds by phase of the traced steps, as the run's own metrics have it.
-        traced_names: of the host's events in the trace.
+        steps: number of traced steps; as many were timed call by call.
+        step_seconds: duration of a traced step by the trace.
+        phases: mean seconds by phase of the traced steps, by the run's own metrics.
+        traced_names: names of the host's events in the trace.
     """
 
     directory: str
@@ -35,7 +35,7 @@ class Profile:
 
     @property
     def accounted(self) -> float:
-        """Sum of all phases, by the clock of the metrics, over the step, by the clock of the trace."""
+        """Sum of all phases (by the metrics' clock) over the step (by the trace's clock)."""
         return sum(self.phases.values()) / self.step_seconds
 
 
@@ -48,10 +48,13 @@ def markdown(profile: Profile) -> str:
         _speed(profile),
         _programs(profile),
         f"Peak: {profile.peak_source}. {MFU}.",
-        "Seconds per call: from arguments that are there to a result that is there, in steps of their own. A compilation that the "
-        "persistent cache had counts as one. The compiler's FLOPs and bytes are for one device and take the body of every loop once.",
-        f"Compilations after warm-up: 0 (else the run would have ended with their names).\n\nTrace: {profile.trace}\n"
-        "(`pip install xprof`, then `xprof --logdir` on the folder above plugins/, or TensorBoard's profile page)",
+        "Seconds per call: from ready arguments to a ready result, in steps of their own. A "
+        "compilation found in the persistent cache counts as one. The compiler's FLOPs and bytes "
+        "are for one device, with every loop body counted once.",
+        "Compilations after warm-up: 0 (otherwise the run would have ended with their names).\n\n"
+        f"Trace: {profile.trace}\n"
+        "(`pip install xprof`, then `xprof --logdir` on the folder above plugins/, "
+        "or TensorBoard's profile page)",
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -77,7 +80,8 @@ def _split(profile: Profile, split: Split) -> str:
         for name, seconds in (("prefill", split.prefill), ("decode", split.decode))
     ]
     turns = f"{split.turns:g} decoding turns of {split.decode / split.turns * 1e3:.3f} ms."
-    return f"{table(('part of rollout, timed apart', 'seconds', 'share of the step'), rows)}\n\n{turns}"
+    head = ("part of rollout, timed apart", "seconds", "share of the step")
+    return f"{table(head, rows)}\n\n{turns}"
 
 
 def _share(profile: Profile, seconds: float) -> tuple[str, str]:

@@ -24,11 +24,12 @@ class Seen:
     """One jitted function.
 
     Attributes:
-        arguments: those of its last call, as shapes with shardings (what is no array as it is).
-        compile_seconds: of each compilation, tracing left out; short where the persistent cache had it.
-        seconds: of each timed call, from arguments that are there to a result that is there.
-        turns: of the decoding loop in each timed call.
-        work: what each timed call went through, where that is counted.
+        arguments: those of its first call; arrays as shapes with shardings.
+        compile_seconds: of each compilation without tracing; short with a hit in the persistent
+            cache.
+        seconds: of each timed call, from ready arguments to a ready result.
+        turns: iterations of the decoding loop in each timed call.
+        work: tokens and pairs of each timed call, where they are counted.
     """
 
     function: Watched
@@ -40,8 +41,11 @@ class Seen:
 
 
 class Recorder:
-    """An Observer of runtime/compiled_functions.py: waits for every result in the steps of `timed`, which are then not asynchronous; elsewhere it
-    adds nothing but the look at a first call's arguments. Ends the run after the last timed step.
+    """Observer of runtime/compiled_functions.py that records calls and compilations.
+
+    In the steps of `timed` it waits for every result, so that these steps are not asynchronous. In
+    other steps it only records the arguments of first calls. It ends the run after the last timed
+    step.
     """
 
     def __init__(self, timed: range):

@@ -19,7 +19,10 @@ REPEATS = 3
 
 @dataclass(frozen=True)
 class Split:
-    """Seconds of one `sample` call and of its prefill, timed apart; `turns` is the tokens of the longest completion."""
+    """Seconds of one `sample` call and of its prefill, timed apart.
+
+    `turns` is the number of tokens of the longest completion.
+    """
 
     prefill: float
     sample: float
@@ -36,7 +39,8 @@ def split_sample(config: RunConfig, sample: Seen) -> Split:
         config, read_arch(Path(recorded_start(config).base)), make_mesh(config.mesh), builder=None
     )
     arguments = jax.tree.map(_zeros, sample.arguments[:2])
-    jax.block_until_ready(engine.prefill(*arguments))  # compiled before it is timed
+    # The first call compiles and is not timed.
+    jax.block_until_ready(engine.prefill(*arguments))
     prefill = min(timed(engine.prefill, arguments)[0] for _ in range(REPEATS))
     return Split(prefill, mean(sample.seconds), mean(sample.turns))
 

@@ -24,7 +24,10 @@ def trace_file(folder: Path) -> Path:
 def host_events(file: Path) -> dict[str, float]:
     """Return seconds of events by name in the host thread that ran the steps, phases included.
 
-    The thread goes by the name of the program (python, segr1), so it is known by what it did. Raises UserError where none ran a step.
+    The thread has the name of the program (python, segr1), so it is recognised by its events.
+
+    Raises:
+        UserError: no thread ran a step.
     """
     for plane in ProfileData.from_file(str(file)).planes:
         for line in plane.lines if plane.name.startswith("/host:") else ():
