@@ -22,7 +22,7 @@ def measure(request: Request) -> list[Row]:
     request.prepare_jax()
     with Run(config) as run:
         step = run.first_step
-        restored = digests(run.state, run.position)
+        restored = digests(run.state, run.feed.position)
     saved = json.loads(file.read_text())
     equal = sum(restored.get(name) == digest for name, digest in saved.items())
     good = equal == len(saved) == len(restored) and step == config.steps

@@ -4,9 +4,10 @@ Shape legend: B prompts; G completions per prompt; T completion tokens, padded o
 """
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
+from jaxtyping import Array, Bool, Float32, Int32
 
 from segr1_jax.errors import UserError
 
@@ -14,35 +15,28 @@ from segr1_jax.errors import UserError
 class AnswerBatch(NamedTuple):
     """Target answers of SFT (G = 1).
 
-    Attributes:
-        tokens: int32[B, G, T].
-        mask: bool[B, G, T]; True for real tokens, the end-of-turn token included.
-        weight: float32[B, G]; weight of each completion in the loss, 0 for one that is left out.
+    `mask` marks real tokens, the end-of-turn token included; `weight` is the weight of each
+    completion in the loss, 0 for one that is left out.
     """
 
-    tokens: Any
-    mask: Any
-    weight: Any
+    tokens: Int32[Array, "B G T"]
+    mask: Bool[Array, "B G T"]
+    weight: Float32[Array, "B G"]
 
 
 class GroupBatch(NamedTuple):
     """Sampled completions, with their advantages and log-probabilities for GRPO.
 
-    Attributes:
-        tokens: int32[B, G, T].
-        mask: bool[B, G, T]; True for real tokens, the end-of-turn token included.
-        weight: float32[B, G]; weight of each completion in the loss, 0 for one that is left out.
-        advantages: float32[B, G].
-        sampler_logprobs: float32[B, G, T]; of the policy that sampled.
-        reference_logprobs: float32[B, G, T]; of the reference policy.
+    `mask` and `weight` are those of AnswerBatch. `sampler_logprobs` are of the policy that sampled,
+    `reference_logprobs` of the reference policy.
     """
 
-    tokens: Any
-    mask: Any
-    weight: Any
-    advantages: Any
-    sampler_logprobs: Any
-    reference_logprobs: Any
+    tokens: Int32[Array, "B G T"]
+    mask: Bool[Array, "B G T"]
+    weight: Float32[Array, "B G"]
+    advantages: Float32[Array, "B G"]
+    sampler_logprobs: Float32[Array, "B G T"]
+    reference_logprobs: Float32[Array, "B G T"]
 
 
 def answer_batch(answers: Sequence[np.ndarray], capacity: int) -> AnswerBatch:

@@ -26,6 +26,7 @@ from segr1_jax.runtime.progress import show_markdown
 from segr1_jax.runtime.run_directory import RunDir
 from segr1_jax.train.baselines import constant_rows, shuffled_rows, truth_rows
 from segr1_jax.train.evaluation import Evaluation, answered, figures_everywhere
+from segr1_jax.train.evaluation_files import evaluation_figures
 from segr1_jax.train.held_out import scorer_of
 from segr1_jax.train.run import Run
 from segr1_jax.types import Example
@@ -130,7 +131,7 @@ def _rows(run: Run, client: RewardClient, last: Evaluation) -> dict[str, dict[st
             write_atomically(
                 run.directory.eval / f"{name}.json", json.dumps(figures, sort_keys=True) + "\n"
             )
-    before = run.evaluation_figures(0)
+    before = evaluation_figures(run.directory, 0)
     return {
         "best constant answer": baselines["constant"],
         **({f"before {stage}": before} if before else {}),

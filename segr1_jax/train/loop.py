@@ -22,6 +22,7 @@ from segr1_jax.reward.judging import Judged
 from segr1_jax.rollout.sampler import Samples
 from segr1_jax.runtime.run_directory import incidents_of
 from segr1_jax.train.accumulation import Accumulation
+from segr1_jax.train.evaluation_files import was_evaluated
 from segr1_jax.train.final_report import closing_report, show_ended_run
 from segr1_jax.train.refill import refill
 from segr1_jax.train.rollouts import Rollout, sample_groups
@@ -182,7 +183,7 @@ def _updates(
     """
     with run.timer("update"):
         # The sidecar has nothing else to do now.
-        scorer.encode(run.upcoming())
+        scorer.encode(run.feed.upcoming())
         first = metrics = _update(run, step, learned.take_totals())
         for _ in range(1, run.config.objective.updates_per_rollout):
             # The same weights on the same batch would be skipped again.
@@ -246,7 +247,7 @@ def _record(
 def _evaluate_at_start(run: Run, client: RewardClient) -> None:
     """Evaluate the initial weights, or the restored step if its evaluation is still due."""
     step, config = run.first_step, run.config
-    is_due = run.is_due(step, config.eval_every) and not run.was_evaluated(step)
+    is_due = run.is_due(step, config.eval_every) and not was_evaluated(run.directory, step)
     if config.eval_first if step == 0 else is_due:
         run.evaluate(step, client)
 

@@ -45,7 +45,7 @@ def refill(run: Run, scorer: GroupScorer, step: int, rollout: Rollout) -> Rollou
     for number in range(1, run.config.rollout.refill + 1):
         if not max_over_processes(sum(map(is_dead, groups))):
             break
-        fresh = run.more()
+        fresh = run.feed.more()
         scorer.encode(fresh)
         groups = fill(groups, _scored_groups(run, scorer, sample_groups(run, step, fresh, number)))
     with run.timer("rollout"):

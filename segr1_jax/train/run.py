@@ -21,6 +21,7 @@ from segr1_jax.data.pipeline import Sample, Skipped, ahead_of, batches
 from segr1_jax.data.sources import check, limited, open_source
 from segr1_jax.errors import Preempted
 from segr1_jax.hf.load_weights import read_arch
+from segr1_jax.objective.update import TrainState
 from segr1_jax.policy.params import ADAPTER, Params, WeightSpec
 from segr1_jax.policy.sharding import TRAIN_RULES
 from segr1_jax.prompt.build import PromptBuilder
@@ -45,13 +46,10 @@ from segr1_jax.runtime.run_directory import (
 from segr1_jax.runtime.run_lock import locked
 from segr1_jax.runtime.step_trace import StepTrace
 from segr1_jax.train.evaluation import Evaluation
-from segr1_jax.train.evaluation_files import (
-    evaluation_figures,
-    was_evaluated,
-    write_evaluation,
-)
+from segr1_jax.train.evaluation_files import was_evaluated, write_evaluation
 from segr1_jax.train.held_out import evaluate_weights
 from segr1_jax.train.make_engine import make_engine
+from segr1_jax.train.sample_feed import SampleFeed
 from segr1_jax.train.signal_watch import SignalWatch
 from segr1_jax.train.tally import Tally
 from segr1_jax.types import Example, Prompt
@@ -96,16 +94,14 @@ class Run:
             Checkpoints(checkpoint_root(config), keep=config.keep)
         )
         self.frozen = self._load(self.engine.frozen_specs, self.engine.policy.dtype)
-        self.state, self.position = self._restore()
+        self.state, position = self._restore()
+        self.feed = SampleFeed(position, config.batch, self.tally, self.timer)
         self.first_step = self._logged = self._saved = int(self.state.step)
         self._best = self._open.enter_context(
             BestWeights(best_root(config), keep=config.keep_best, step=self.first_step)
         )
         self._last_evaluation: tuple[int, Evaluation] | None = None
         self._progress: Progress | None = None
-        self._batches: Iterator[list[Sample]] = iter(())
-        self._ahead: list[Sample] = []
-        self._at_last_step = False
         self._writer = (
             self._open.enter_context(MetricsWriter(self.directory, self.first_step))
             if is_first()
@@ -149,57 +145,36 @@ class Run:
         with Progress(config.stage, config.steps, self.first_step) as self._progress:
             if self.first_step == config.steps:
                 return
-            self._batches = batches(
-                self.source,
-                build or self.engine.builder.build,
-                target=target,
-                seed=config.seed,
-                start_position=self.position,
-                batch=config.batch,
-                process=jax.process_index(),
-                processes=jax.process_count(),
-                ahead=ahead_of(config.loader, self.source, self.engine.builder.prompt_bytes),
+            self.feed.start(
+                batches(
+                    self.source,
+                    build or self.engine.builder.build,
+                    target=target,
+                    seed=config.seed,
+                    start_position=self.feed.position,
+                    batch=config.batch,
+                    process=jax.process_index(),
+                    processes=jax.process_count(),
+                    ahead=ahead_of(config.loader, self.source, self.engine.builder.prompt_bytes),
+                ),
+                steps=config.steps - self.first_step,
             )
             # Time before the first step belongs to no step.
             self.timer.take(steps=1)
             for step in range(self.first_step + 1, config.steps + 1):
                 announce_step(step)
                 with self._trace(step):
-                    batch = self._take_batch()
-                    self.tally.use(batch)
-                    self._at_last_step = step == config.steps
-                    yield step, batch
-
-    def upcoming(self) -> list[Sample]:
-        """Return the samples of the next step ahead of time; none at the last."""
-        if not self._ahead and not self._at_last_step:
-            self._ahead = self._take_batch()
-        return self._ahead
-
-    def more(self) -> list[Sample]:
-        """Return further samples for the current step, next in the order; they count as used."""
-        self.position += self.config.batch
-        batch = self._take_batch()
-        self.tally.use(batch)
-        return batch
-
-    def _take_batch(self) -> list[Sample]:
-        with self.timer("input"):
-            batch, self._ahead = self._ahead or next(self._batches), []
-        return batch
+                    yield step, self.feed.take()
 
     def finish(self, step: int, figures: Mapping[str, Any]) -> None:
         """Log a step and count its samples as used."""
-        self.position += self.config.batch
+        self.feed.finish()
         if is_first() and self.config.stage == "grpo":
             self._signal.look(figures)
         if step % self.config.log_every == 0 or step == self.config.steps:
-            self._write(
-                step,
-                figures
-                | self.timer.take(step - self._logged)
-                | {"position": self.position, "skipped": self._skipped()},
-            )
+            times = self.timer.take(step - self._logged)
+            counts = {"position": self.feed.position, "skipped": self._skipped()}
+            self._write(step, figures | times | counts)
             self._logged = step
         self._progress.update(
             step, {name: float(figures[name]) for name in SHOWN if name in figures}
@@ -220,7 +195,7 @@ class Run:
         # Orbax compiles small programs that cut replicated arrays into what it writes.
         with self.timer("save"), self.guard.expecting():
             config, tallies = dataclasses.asdict(self.config), self.tally.gathered()
-            self._checkpoints.save(self.state, self.position, config, tallies)
+            self._checkpoints.save(self.state, self.feed.position, config, tallies)
         self._saved = step
 
     def wait_saved(self) -> None:
@@ -245,7 +220,7 @@ class Run:
         between two batches.
         """
         self.stop_if_asked(step)
-        known = self.was_evaluated(step)
+        is_logged = was_evaluated(self.directory, step)
         with self.timer("eval"):
             weights = self.engine.rollout_weights(self.params)
             result = evaluate_weights(
@@ -257,15 +232,9 @@ class Run:
                 between=lambda: self.stop_if_asked(step),
             )
         write_evaluation(self.directory, step, result)
-        if not known:
-            self._write(
-                step,
-                {
-                    f"eval/{name}": value
-                    for name, value in result.figures.items()
-                    if not math.isnan(value)
-                },
-            )
+        if not is_logged:
+            finite = {k: v for k, v in result.figures.items() if not math.isnan(v)}
+            self._write(step, {f"eval/{name}": value for name, value in finite.items()})
         iou, valid = result.figures["iou"], result.figures["format"]
         print(f"step {step}: held-out IoU {iou:.4f}, format {valid:.3f}", file=sys.stderr)
         self._last_evaluation = (step, result)
@@ -274,13 +243,9 @@ class Run:
                 self._best.save(step, self.state.params, result.figures["iou"])
         return result
 
-    def was_evaluated(self, step: int) -> bool:
-        """Return True, in every process, where metrics.jsonl has an evaluation of this step."""
-        return was_evaluated(self.directory, step)
-
     @property
     def has_evaluated(self) -> bool:
-        """True once this process has made an evaluation."""
+        """True after this process's first evaluation."""
         return self._last_evaluation is not None
 
     def final_evaluation(self, client: RewardClient) -> Evaluation:
@@ -291,10 +256,6 @@ class Run:
         if self._last_evaluation is None or self._last_evaluation[0] != self.config.steps:
             return self.evaluate(self.config.steps, client)
         return self._last_evaluation[1]
-
-    def evaluation_figures(self, step: int) -> dict[str, float] | None:
-        """Return the figures of an earlier evaluation of this run, before a resume included."""
-        return evaluation_figures(self.directory, step)
 
     def show(self, step: int, name: str, image: np.ndarray) -> None:
         """Write an image to TensorBoard."""
@@ -316,7 +277,7 @@ class Run:
         wait_for_all("run directory")
         return directory
 
-    def _restore(self):
+    def _restore(self) -> tuple[TrainState, int]:
         engine = self.engine
         abstract = abstract_state(engine.state_shapes, engine.state_shardings)
         restored = self._checkpoints.restore(abstract, check=self.config.checkpoint_check)
