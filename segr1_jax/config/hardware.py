@@ -3,8 +3,9 @@
 import math
 import os
 from dataclasses import dataclass
+from typing import Literal
 
-from segr1_jax.common.config_fields import knob, require_choice, require_range
+from segr1_jax.common.config_fields import knob, require_range
 from segr1_jax.errors import UserError
 
 GIB = 2.0**30
@@ -47,12 +48,13 @@ KINDS = (*DEVICES, "cpu")
 class HardwareConfig:
     """Hardware that `segr1 plan` assumes. A run uses the devices that are available."""
 
-    kind: str = knob("", f"accelerator: one of {', '.join(KINDS)}; empty = not specified")
+    kind: Literal["", *KINDS] = knob(
+        "", f"accelerator: one of {', '.join(KINDS)}; empty = not specified"
+    )
     hosts: int = knob(1, "hosts of the run, one process on each")
     chips: int = knob(1, "accelerators of each host")
 
     def __post_init__(self):
-        require_choice("hardware.kind", self.kind, ("", *KINDS))
         require_range("hardware.hosts", self.hosts, 1)
         require_range("hardware.chips", self.chips, 1)
 

@@ -1,8 +1,8 @@
 """Conversion of a run's configuration from YAML and `key=value` overrides, and back to text.
 
 OmegaConf reads the YAML and the overrides; the frozen dataclasses of config/schema.py are the
-schema. Every value is checked against the type of its default, so an error names the source (file
-or command line), the field and the remedy.
+schema. Every value is checked against the type of its field, so an error names the source (file or
+command line), the field and the remedy.
 """
 
 import dataclasses
@@ -11,7 +11,7 @@ import json
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import yaml
 from omegaconf import OmegaConf
@@ -19,11 +19,11 @@ from omegaconf.errors import OmegaConfBaseException
 
 from segr1_jax.config.checks import check_rules
 from segr1_jax.config.schema import RunConfig
+from segr1_jax.config.typed_values import typed
 from segr1_jax.config.unknown_keys import unknown_key
 from segr1_jax.errors import UserError
 
 WARMUP = "optimizer.warmup_steps"
-LARGEST = sys.float_info.max
 # Largest file. PyYAML takes up to 4 s for a file of this size; our files have 3 kB.
 MOST_BYTES = 2**16
 _MALFORMED = (
@@ -241,6 +241,7 @@ def _literal(override: str) -> str:
 def _apply(config: Any, tree: dict[str, Any], source: str, prefix: str = "") -> Any:
     """Return `config` with the values of `tree`, recursively over sections."""
     names = [field.name for field in dataclasses.fields(config)]
+    hints = get_type_hints(type(config))
     changes = {}
     for name, value in tree.items():
         key = f"{prefix}{name}"
@@ -249,7 +250,7 @@ def _apply(config: Any, tree: dict[str, Any], source: str, prefix: str = "") -> 
             raise unknown_key(source, key, names, docs)
         old = getattr(config, name)
         if not dataclasses.is_dataclass(old):
-            changes[name] = _typed(value, type(old), f"{source}: {key}")
+            changes[name] = typed(value, type(old), hints[name], f"{source}: {key}")
         elif isinstance(value, dict):
             changes[name] = _apply(old, value, source, f"{key}.")
         else:
@@ -267,31 +268,6 @@ def _apply(config: Any, tree: dict[str, Any], source: str, prefix: str = "") -> 
         raise UserError(
             where, expected=error.expected, got=error.got, remedy=error.remedy
         ) from None
-
-
-def _typed(value: Any, kind: type, where: str) -> Any:
-    if isinstance(value, str) and "${" in value:
-        raise UserError(
-            where,
-            expected="a plain value",
-            got=value,
-            remedy="write the value itself: interpolation is disabled",
-        )
-    if type(value) in (int, float) and not -LARGEST <= value <= LARGEST:
-        raise UserError(
-            where,
-            expected="a finite number",
-            got=f"{value!r:.40}",
-            remedy="change the value",
-        )
-    if kind is float and type(value) is int:
-        return float(value)
-    if type(value) is not kind:
-        remedy = "put the value in quotes" if kind is str else "change the value"
-        raise UserError(
-            where, expected=kind.__name__, got=f"{value!r} ({type(value).__name__})", remedy=remedy
-        )
-    return value
 
 
 def _one_line(error: Exception) -> str:

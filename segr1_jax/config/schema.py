@@ -1,14 +1,15 @@
 """The whole configuration of a run, composed of the configurations of its stages."""
 
 from dataclasses import dataclass, field
+from typing import Literal
 
-from segr1_jax.common.config_fields import knob, require_choice, require_range, section
+from segr1_jax.common.config_fields import knob, require_range, section
 from segr1_jax.config.hardware import HardwareConfig
 from segr1_jax.data.config import DataConfig, LoaderConfig
 from segr1_jax.errors import UserError
 from segr1_jax.objective.config import ObjectiveConfig, OptimizerConfig
 from segr1_jax.policy.config import LoraConfig
-from segr1_jax.prompt.config import TASKS, PromptConfig
+from segr1_jax.prompt.config import PromptConfig, Task
 from segr1_jax.reward.config import RewardConfig
 from segr1_jax.rollout.config import RolloutConfig
 
@@ -31,31 +32,28 @@ class PolicyConfig:
         "architecture for `segr1 plan` if policy.path does not exist: a name in configs/arch, or a "
         "config.json",
     )
-    compute_dtype: str = knob(
+    compute_dtype: Literal["float32", "bfloat16"] = knob(
         "bfloat16", "float32 or bfloat16; master weights and optimiser stay float32"
     )
     remat: bool = knob(True, "recompute layer activations in the backward pass")
     head_chunk: int = knob(16, "completion positions per chunk of the vocabulary projection")
-    attention: str = knob(
+    attention: Literal["xla", "cudnn", "splash"] = knob(
         "xla",
         "attention kernel of training: xla (anywhere), cudnn (NVIDIA GPUs, with "
         "compute_dtype=bfloat16) or splash (TPUs); same results",
     )
-    tower: str = knob(
+    tower: Literal["trained", "frozen"] = knob(
         "trained",
         "vision tower: trained, or frozen (its features are then computed once per step)",
     )
     lora: LoraConfig = section(LoraConfig, "adapters instead of full training; needs tower=frozen")
 
     def __post_init__(self):
-        require_choice("policy.tower", self.tower, ("trained", "frozen"))
         if self.lora.rank and self.tower != "frozen":
             expected = "frozen with policy.lora.rank, which trains adapters only"
             raise UserError(
                 "policy.tower", expected=expected, got=self.tower, remedy="set policy.tower=frozen"
             )
-        require_choice("policy.compute_dtype", self.compute_dtype, ("float32", "bfloat16"))
-        require_choice("policy.attention", self.attention, ("xla", "cudnn", "splash"))
         if self.attention == "cudnn" and self.compute_dtype != "bfloat16":
             expected = "bfloat16 with policy.attention=cudnn, which does not support float32"
             raise UserError(
@@ -113,7 +111,7 @@ class SftConfig:
 
     interior_points: int = knob(2, "foreground points per answer")
     exterior_points: int = knob(1, "background points per answer")
-    second_task: str = knob(
+    second_task: Literal["", Task] = knob(
         "",
         "prompt.task that every second sample is trained on as well (prerl: points only), so that "
         "the policy learns both grammars",
@@ -128,7 +126,6 @@ class SftConfig:
         require_range("sft.interior_points", self.interior_points, 1, 32)
         require_range("sft.exterior_points", self.exterior_points, 0, 32)
         require_range("sft.box_margin", self.box_margin, 0, 1)
-        require_choice("sft.second_task", self.second_task, ("", *TASKS))
 
 
 @dataclass(frozen=True)
@@ -164,7 +161,7 @@ class RunConfig:
     """
 
     run_dir: str = knob("runs/default", "directory of everything the run writes")
-    stage: str = knob("grpo", "sft or grpo")
+    stage: Literal["sft", "grpo"] = knob("grpo", "sft or grpo")
     seed: int = knob(0, "seed of data order, sampling and initialisation")
     steps: int = knob(100, "batches to train on: one update each, or objective.updates_per_rollout")
     batch: int = knob(24, "prompts per update, over all processes")
@@ -195,7 +192,7 @@ class RunConfig:
         "empty = in run_dir",
         path=True,
     )
-    checkpoint_check: str = knob(
+    checkpoint_check: Literal["stop", "step_before", "off"] = knob(
         "stop",
         "action if the checkpoint to resume from fails its checksums: stop, step_before (resume "
         "from an earlier one) or off (do not verify)",
@@ -229,8 +226,6 @@ class RunConfig:
     profile: ProfileConfig = section(ProfileConfig, "trace of an ordinary run")
 
     def __post_init__(self):
-        require_choice("stage", self.stage, ("sft", "grpo"))
-        require_choice("checkpoint_check", self.checkpoint_check, ("stop", "step_before", "off"))
         for name in (
             "steps",
             "batch",

@@ -1,12 +1,12 @@
 """Configuration of the sources of training and evaluation samples, and of their loading."""
 
 from dataclasses import dataclass
+from typing import Literal, get_args
 
-from segr1_jax.common.config_fields import knob, require_choice, require_range
+from segr1_jax.common.config_fields import knob, require_range
 
-KINDS = ("folder", "jsonl", "published", "synthetic")
-PARTS = ("all", "train", "held_out")
-LEVELS = ("bright", "salient", "camouflaged")
+Level = Literal["bright", "salient", "camouflaged"]
+LEVELS = get_args(Level)
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class LoaderConfig:
 class DataConfig:
     """One source of (image, mask, optional sentence)."""
 
-    kind: str = knob(
+    kind: Literal["folder", "jsonl", "published", "synthetic"] = knob(
         "synthetic",
         "folder (images/ and masks/ paired by file stem), jsonl (manifest of image, mask, "
         "instruction, answer), published or synthetic",
@@ -44,7 +44,7 @@ class DataConfig:
         "empty = every sample",
         path=True,
     )
-    part: str = knob(
+    part: Literal["all", "train", "held_out"] = knob(
         "all",
         "all samples, only those that hold_out sets aside (held_out), or only the others (train)",
     )
@@ -68,7 +68,7 @@ class DataConfig:
     )
     set: str = knob("", "published: which set, such as refcoco_plus; cod10k+camo joins two")
     split: str = knob("test", "published: which split of it")
-    level: str = knob("bright", "synthetic: difficulty, one of bright, salient, camouflaged")
+    level: Level = knob("bright", "synthetic: difficulty, one of bright, salient, camouflaged")
     size: int = knob(168, "synthetic: image side in pixels")
     count: int = knob(4096, "synthetic: number of images")
     max_objects: int = knob(1, "synthetic: 1 to 3 objects per image")
@@ -76,11 +76,8 @@ class DataConfig:
     seed: int = knob(0, "synthetic: seed of the set; sets of different seeds are disjoint")
 
     def __post_init__(self):
-        require_choice("data.kind", self.kind, KINDS)
-        require_choice("data.part", self.part, PARTS)
         if self.part != "all":
             require_range("data.hold_out", self.hold_out, 1e-6, 0.5)
-        require_choice("data.level", self.level, LEVELS)
         require_range("data.max_objects", self.max_objects, 1, 3)
         require_range("data.count", self.count, 1)
         require_range("data.answer_side", self.answer_side, 0)

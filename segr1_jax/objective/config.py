@@ -1,12 +1,9 @@
 """Configuration of the GRPO objective and of the optimiser."""
 
 from dataclasses import dataclass
+from typing import Literal
 
-from segr1_jax.common.config_fields import knob, require_choice, require_range
-
-AGGREGATIONS = ("completion_mean", "token_mean", "constant")
-LOSS_KLS = ("k3", "k2")
-SCALES = ("std", "none")
+from segr1_jax.common.config_fields import knob, require_range
 
 
 @dataclass(frozen=True)
@@ -23,7 +20,7 @@ class ObjectiveConfig:
     beta: float = knob(
         0.04, "weight of the KL to the reference policy; 0 switches the reference off"
     )
-    kl: str = knob(
+    kl: Literal["k3", "k2"] = knob(
         "k3",
         "estimator of that KL in the loss: k3 or k2 (objective/kl.py explains their gradients)",
     )
@@ -33,13 +30,13 @@ class ObjectiveConfig:
     clip_high: float = knob(
         0.2, "the ratio is clipped at 1 + clip_high; above clip_low it is DAPO's clip-higher"
     )
-    aggregation: str = knob(
+    aggregation: Literal["completion_mean", "token_mean", "constant"] = knob(
         "completion_mean",
         "tokens to loss: completion_mean (GRPO: mean over completions of the mean of each), "
         "token_mean (DAPO: one mean over all tokens), "
         "constant (Dr.GRPO: mean over completions of the sum of each over rollout.max_tokens)",
     )
-    scale: str = knob(
+    scale: Literal["std", "none"] = knob(
         "std",
         "advantages: divided by the group's standard deviation (std), or only centred "
         "(none, Dr.GRPO)",
@@ -53,8 +50,6 @@ class ObjectiveConfig:
         require_range("objective.clip_low", self.clip_low, 0, 1)
         require_range("objective.clip_high", self.clip_high, 0)
         require_range("objective.updates_per_rollout", self.updates_per_rollout, 1)
-        for name, choices in (("kl", LOSS_KLS), ("aggregation", AGGREGATIONS), ("scale", SCALES)):
-            require_choice(f"objective.{name}", getattr(self, name), choices)
 
 
 @dataclass(frozen=True)
@@ -62,7 +57,9 @@ class OptimizerConfig:
     """AdamW with a constant or cosine schedule after a linear warm-up."""
 
     learning_rate: float = knob(1e-6, "peak learning rate")
-    schedule: str = knob("constant", "constant or cosine (to zero at the last update)")
+    schedule: Literal["constant", "cosine"] = knob(
+        "constant", "constant or cosine (to zero at the last update)"
+    )
     warmup_steps: int = knob(0, "updates of linear warm-up")
     b1: float = knob(0.9, "AdamW beta 1")
     b2: float = knob(0.999, "AdamW beta 2")
@@ -71,7 +68,6 @@ class OptimizerConfig:
     max_grad_norm: float = knob(1.0, "gradients are clipped to this global norm")
 
     def __post_init__(self):
-        require_choice("optimizer.schedule", self.schedule, ("constant", "cosine"))
         require_range("optimizer.learning_rate", self.learning_rate, 0)
         require_range("optimizer.max_grad_norm", self.max_grad_norm, 1e-9)
         require_range("optimizer.warmup_steps", self.warmup_steps, 0)

@@ -1,17 +1,19 @@
 """Configuration of prompts: their wording, and the size of images."""
 
 from dataclasses import dataclass
+from typing import Literal, get_args
 
-from segr1_jax.common.config_fields import knob, require_choice, require_range
+from segr1_jax.common.config_fields import knob, require_range
 
-TASKS = ("rl", "prerl", "sft")
+Task = Literal["rl", "prerl", "sft"]
+TASKS = get_args(Task)
 
 
 @dataclass(frozen=True)
 class PromptConfig:
     """Prompt text, and the frame that images are resized to: a fixed square or the image's own."""
 
-    task: str = knob(
+    task: Task = knob(
         "rl",
         "which prompt text: rl (think, boxes, points), prerl (points only), sft (the paper's "
         "cold-start wording)",
@@ -30,7 +32,6 @@ class PromptConfig:
     )
 
     def __post_init__(self):
-        require_choice("prompt.task", self.task, TASKS)
         if self.frame:
             require_range("prompt.frame", self.frame, 28)
         require_range("prompt.min_pixels", self.min_pixels, 1)

@@ -3,8 +3,9 @@
 import re
 from collections import Counter
 from dataclasses import dataclass, replace
+from typing import Literal
 
-from segr1_jax.common.config_fields import knob, require_choice, require_range
+from segr1_jax.common.config_fields import knob, require_range
 from segr1_jax.errors import UserError
 from segr1_jax.reward.transport.protocol import MAX_SIDE
 
@@ -54,7 +55,7 @@ class RewardConfig:
         "torch devices, assigned to the sidecars in turn: cpu, cuda:N, cuda (every GPU that the "
         "process sees), or several separated by commas",
     )
-    dtype: str = knob("float32", "float32, or bfloat16 (autocast)")
+    dtype: Literal["float32", "bfloat16"] = knob("float32", "float32, or bfloat16 (autocast)")
     threads: int = knob(1, "torch threads of a sidecar")
     gpu_memory: float = knob(
         0.2,
@@ -147,7 +148,6 @@ class RewardConfig:
                     got=repr(self.device),
                     remedy="name torch devices",
                 )
-        require_choice("reward.dtype", self.dtype, ("float32", "bfloat16"))
         require_range("reward.threads", self.threads, 1)
         require_range("reward.queue", self.queue, 1)
         require_range("reward.max_side", self.max_side, 16)

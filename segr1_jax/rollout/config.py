@@ -1,8 +1,9 @@
 """Configuration of sampling."""
 
 from dataclasses import dataclass
+from typing import Literal
 
-from segr1_jax.common.config_fields import knob, require_choice, require_range
+from segr1_jax.common.config_fields import knob, require_range
 
 
 @dataclass(frozen=True)
@@ -11,7 +12,7 @@ class RolloutConfig:
 
     group: int = knob(8, "completions per prompt (G)")
     max_tokens: int = knob(400, "longest completion in tokens")
-    weights: str = knob(
+    weights: Literal["gathered", "sharded"] = knob(
         "gathered",
         "copy of the weights that decoding reads: gathered over fsdp once per rollout (fast), "
         "or sharded as in training (small, but gathered again for each token)",
@@ -26,7 +27,6 @@ class RolloutConfig:
     )
 
     def __post_init__(self):
-        require_choice("rollout.weights", self.weights, ("gathered", "sharded"))
         require_range("rollout.group", self.group, 2)
         require_range("rollout.max_tokens", self.max_tokens, 1)
         require_range("rollout.temperature", self.temperature, 1e-3)
