@@ -13,7 +13,10 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 MIN_FREE_GB=12 # twice that for cuda12's two environments
-SAM2="sam2==1.1.0" # uploaded by a third party, equal to facebookresearch/sam2@2b90b9f: pinned
+# Pinned in pyproject.toml: uploaded by a third party, equal to facebookresearch/sam2@2b90b9f.
+SAM2=$(<pyproject.toml)
+SAM2=sam2==${SAM2#*sam2==}
+SAM2=${SAM2%%\"*}
 
 fail() {
   echo "setup: $1" >&2

@@ -16,8 +16,8 @@ def required(extra: str = "") -> dict[str, SpecifierSet]:
     """Return the required versions by package, for the core or for one extra without the core.
 
     Example:
-        >>> str(required("sidecar")["sam2"])
-        '==1.1.0'
+        >>> str(required("eval")["pyarrow"])
+        '>=20'
     """
     return {
         canonicalize_name(requirement.name): requirement.specifier
@@ -25,6 +25,17 @@ def required(extra: str = "") -> dict[str, SpecifierSet]:
         if bool(requirement.marker) == bool(extra)
         if not requirement.marker or requirement.marker.evaluate({"extra": extra})
     }
+
+
+def pinned(package: str, extra: str) -> str:
+    """Return the one version that an extra requires of a package.
+
+    Example:
+        >>> pinned("sam2", "sidecar")
+        '1.1.0'
+    """
+    (specifier,) = required(extra)[package]
+    return specifier.version
 
 
 def _lines() -> list[str]:

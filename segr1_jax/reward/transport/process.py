@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import segr1_jax
+from segr1_jax.common.requirements import pinned
 from segr1_jax.errors import UserError
 from segr1_jax.reward.config import RewardConfig
 from segr1_jax.reward.transport import protocol
@@ -148,7 +149,7 @@ class Sidecar:
             ending = self.stop()
             raise self._cannot_start("", ending, ending.own_fault) from error
         self.socket.setblocking(False)
-        expected = protocol.Hello(segr1_jax.__version__, protocol.SAM2_VERSION)
+        expected = protocol.Hello(segr1_jax.__version__, pinned("sam2", "sidecar"))
         self.encode_s = hello.encode_s
         if hello._replace(encode_s=0.0) != expected:
             self.stop()

@@ -46,7 +46,6 @@ from typing import NamedTuple
 
 PROTOCOL_VERSION = 4
 MAGIC = 0x5E612
-SAM2_VERSION = "1.1.0"
 # Two uint64: the sequence number of the request in work (0 when idle) and the heartbeats. The
 # remainder of the first cache line is unused.
 HEADER_BYTES = 64
