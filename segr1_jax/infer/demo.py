@@ -12,6 +12,7 @@ import signal
 import tempfile
 import threading
 from collections import deque
+from collections.abc import Sequence
 from pathlib import Path
 
 import jax
@@ -26,8 +27,8 @@ from segr1_jax.data.images import open_image, upright_size
 from segr1_jax.errors import UserError
 from segr1_jax.infer.responder import Responder, responding
 from segr1_jax.metrics.predictions import as_records
-from segr1_jax.reward.judging import AnswerText
 from segr1_jax.rollout.sampler import make_sampler
+from segr1_jax.train.evaluation import answer_texts
 from segr1_jax.types import Completion, Example, ParseStatus, Prompt
 
 HOST = "127.0.0.1"
@@ -69,11 +70,11 @@ class Demo:
 
     def _answer(self, path: Path, sentence: str | None, temperature: float) -> Shown:
         example = Example(self._count, "image", open_image(path), None, sentence)
-        self._responder.client.encode(example.image)
         prompt = self._responder.opened.engine.builder.build(example)
-        done = self._greedy([prompt])[0] if temperature <= 0 else self._sampled(prompt, temperature)
-        item = AnswerText(example, done.text, done.finished)
-        (judged,) = self._responder.judge([item])
+        tempered = functools.partial(self._sampled, temperature=temperature)
+        policy = self._greedy if temperature <= 0 else tempered
+        (done,) = answer_texts(self._responder.client, policy, [(example, prompt)])
+        (judged,) = self._responder.judge([done])
         status = judged.reward.parse
         if judged.mask is None:
             reason = (
@@ -105,14 +106,15 @@ class Demo:
             shutil.rmtree(self._made.popleft())
         return self._made[-1]
 
-    def _sampled(self, prompt: Prompt, temperature: float) -> Completion:
+    def _sampled(self, prompts: Sequence[Prompt], temperature: float) -> list[Completion]:
         engine = self._responder.opened.engine
         rows = self._responder.rows
-        on_mesh = engine.put_prompts([prompt, *[self._greedy.filler] * (rows - 1)])
+        on_mesh = engine.put_prompts([*prompts, *[self._greedy.filler] * (rows - len(prompts))])
         key, positions = engine.rollout_key(self._count), engine.put_positions(range(rows))
         weights, chosen = self._responder.opened.rollout_weights, jnp.float32(temperature)
         samples = self._tempered(weights, on_mesh, key, positions, chosen)
-        return engine.completions(samples, [prompt.example_id] * rows, 0)[0][0]
+        groups = engine.completions(samples, [0] * rows, 0)
+        return [group[0] for group in groups][: len(prompts)]
 
     @functools.cached_property
     def _tempered(self):

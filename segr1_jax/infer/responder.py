@@ -33,8 +33,9 @@ from segr1_jax.metrics.predictions import (
 )
 from segr1_jax.reward.client import RewardClient
 from segr1_jax.reward.judging import AnswerText, Judged, Pending, collect, one_behind, submit
+from segr1_jax.train.evaluation import answer_texts
 from segr1_jax.train.held_out import FILLER, Answerer
-from segr1_jax.types import Example, ParseStatus, Prompt
+from segr1_jax.types import Example, ParseStatus
 
 WRITERS = 8  # threads that make and write the masks and pictures of a batch
 
@@ -57,18 +58,6 @@ class Responder:
         return Answerer(
             engine, self.opened.rollout_weights, self.rows, engine.builder.build(FILLER)
         )
-
-    def write(
-        self, answerer: Answerer, pairs: Sequence[tuple[Example, Prompt]]
-    ) -> list[AnswerText]:
-        """Write texts for up to `rows` examples; images are encoded while the policy writes."""
-        for example, _ in pairs:
-            self.client.encode(example.image)
-        done = answerer([prompt for _, prompt in pairs])
-        return [
-            AnswerText(example, each.text, each.finished)
-            for (example, _), each in zip(pairs, done, strict=True)
-        ]
 
     def judge(self, texts: Sequence[AnswerText]) -> list[Judged]:
         """Return masks of the answers at native size."""
@@ -156,7 +145,7 @@ def _ask(responder: Responder, source: Source, positions: range, count: int) -> 
     for number, samples in enumerate(filled):
         here = positions[number * responder.rows :][: responder.rows]
         readable = [(s.example, s.prompt) for s in samples if isinstance(s, Sample)]
-        texts = responder.write(answerer, readable)
+        texts = answer_texts(responder.client, answerer, readable)
         left = iter(texts)
         entries = [each if isinstance(each, Unreadable) else next(left) for each in samples]
         yield Asked(here, entries, responder.submit(texts))

@@ -57,7 +57,7 @@ class Scorer:
             yield from zip(some, self.rows(some)[1], strict=True)
 
     def streamed_rows(self, texts: Iterable[AnswerText]) -> list[EvalRow]:
-        """Yield the rows of texts, with the images of a few of them alive at once."""
+        """Return the rows of texts, with the images of a few of them alive at once."""
         return [row for some in _few(texts) for row in self.rows(some)[0]]
 
 
@@ -87,6 +87,21 @@ def answered(source: Source, answers: Iterable[Given]) -> Iterator[AnswerText]:
     return (AnswerText(source[given.index], given.text, given.finished) for given in answers)
 
 
+def answer_texts(
+    client: RewardClient,
+    answer: Callable[[Sequence[Prompt]], list[Completion]],
+    pairs: Sequence[tuple[Example, Prompt]],
+) -> list[AnswerText]:
+    """Return the answer to each example; images are encoded while the policy writes."""
+    for example, _ in pairs:
+        client.encode(example.image)
+    completions = answer([prompt for _, prompt in pairs])
+    return [
+        AnswerText(example, done.text, done.finished)
+        for (example, _), done in zip(pairs, completions, strict=True)
+    ]
+
+
 def evaluate(
     batches: Iterable[Sequence[tuple[Example, Prompt]]],
     answer: Callable[[Sequence[Prompt]], list[Completion]],
@@ -104,13 +119,7 @@ def evaluate(
 
     def submitted():
         for pairs in batches:
-            for example, _ in pairs:
-                scorer.client.encode(example.image)
-            completions = answer([prompt for _, prompt in pairs])
-            texts = [
-                AnswerText(example, done.text, done.finished)
-                for (example, _), done in zip(pairs, completions, strict=True)
-            ]
+            texts = answer_texts(scorer.client, answer, pairs)
             answers.extend(Given(text.example.id, text.text, text.finished) for text in texts)
             yield scorer.submit(texts)
 
