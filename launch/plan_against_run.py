@@ -116,7 +116,7 @@ def _train(this, steps: int) -> None:
         prompts = engine.placement.put_rows(blank._replace(mask=blank.mask | True))
         key = engine.rollout_key(step)
         positions = engine.put_positions(range(config.batch))
-        samples = engine.sample(engine.rollout_weights(state.params), prompts, key, positions)
+        samples = engine.sampler(engine.rollout_weights(state.params), prompts, key, positions)
         scored = engine.reference_logprobs(reference, prompts, samples.tokens, samples.mask)
         totals = None
         for prompt_rows, rows, scored_rows in engine.micro_batches((prompts, samples, scored)):

@@ -86,8 +86,7 @@ def _our_logprobs(
     rows = prompts * engine.placement.row_shards
     on_mesh = engine.put_prompts(rows)
     batch = engine.placement.put_rows(answer_batch([answer_T] * len(rows), len(answer_T)))
-    weights = opened.rollout_weights
-    logprobs = engine.reference_logprobs(weights, on_mesh, batch.tokens, batch.mask)
+    logprobs = engine.reference_logprobs(opened.params, on_mesh, batch.tokens, batch.mask)
     return np.asarray(logprobs, np.float64)[: len(prompts), 0]
 
 

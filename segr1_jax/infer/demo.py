@@ -27,7 +27,7 @@ from segr1_jax.data.images import open_image, upright_size
 from segr1_jax.errors import UserError
 from segr1_jax.infer.responder import Responder, responding
 from segr1_jax.metrics.predictions import as_records
-from segr1_jax.rollout.sampler import make_sampler
+from segr1_jax.train.block_sampler import RolloutWeights
 from segr1_jax.train.evaluation import answer_texts
 from segr1_jax.types import Completion, Example, ParseStatus, Prompt
 
@@ -120,16 +120,11 @@ class Demo:
     def _tempered(self):
         """Compiled sampler that takes the temperature as an argument: no value recompiles it."""
         engine = self._responder.opened.engine
-        settings = {
-            "group": 1,
-            "max_tokens": engine.config.answer_tokens,
-            "end_tokens": engine.builder.tokenizer.end_ids,
-        }
+        greedy = engine.answerer.sampler
 
-        def sample(params, prompts, key, positions, temperature):
-            return make_sampler(engine.policy, temperature=temperature, **settings)(
-                params, prompts, key, positions
-            )
+        def sample(weights: RolloutWeights, prompts, key, positions, temperature):
+            sampler = dataclasses.replace(greedy, temperature=temperature, greedy=False)
+            return sampler.in_one_block(*weights, prompts, key, positions)
 
         return jax.jit(sample)
 

@@ -34,7 +34,7 @@ def identity(opened: Opened, data: DataConfig, names: Sequence[str]) -> dict[str
     reward = config.reward
     return {
         "segr1_jax": __version__,
-        "weights": weights_digest(opened.rollout_weights),
+        "weights": weights_digest(opened.params),
         "policy": _policy_digest(opened),
         "platform": jax.default_backend(),
         "prompt": dataclasses.asdict(config.prompt),

@@ -14,6 +14,7 @@ from segr1_jax.policy.sharding import ROLLOUT_RULES
 from segr1_jax.prompt.build import PromptBuilder
 from segr1_jax.runtime.initial_weights import Start, resolve_start
 from segr1_jax.runtime.mesh import Placement, make_mesh
+from segr1_jax.train.block_sampler import RolloutWeights
 from segr1_jax.train.engine import Engine
 from segr1_jax.train.make_engine import compute_dtype
 
@@ -27,7 +28,7 @@ class Opened:
     params: Params
 
     @functools.cached_property
-    def rollout_weights(self) -> Params:
+    def rollout_weights(self) -> RolloutWeights:
         return self.engine.rollout_weights(self.params)
 
     @functools.cached_property

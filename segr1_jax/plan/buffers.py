@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import jax
 
-from segr1_jax.plan.programs import Programs
+from segr1_jax.plan.programs import Program, Programs
 
 MOMENTS = ("start", "rollout", "reference", "gradient", "update", "evaluation")
 STEP = MOMENTS[1:5]
@@ -53,6 +53,8 @@ def ledger(programs: Programs, temporaries: Mapping[str, float]) -> list[Buffer]
     ]
     if config.stage == "grpo":
         buffers.append(Buffer("completions", shard_bytes(programs.samples), AFTER_ROLLOUT))
+        buffers += _caches("", programs.decode, "rollout")
+    buffers += _caches("evaluation ", programs.answer_decode, "evaluation")
     buffers += [
         Buffer(f"temporaries of {name}", size, (_moment(name),), temporary=True)
         for name, size in temporaries.items()
@@ -61,24 +63,23 @@ def ledger(programs: Programs, temporaries: Mapping[str, float]) -> list[Buffer]
     return [buffer for buffer in buffers if buffer.bytes]
 
 
+def _caches(owner: str, decode: Program, moment: str) -> list[Buffer]:
+    """Return the keys and values that decoding reads, at the longest completion."""
+    _, prefilled, _, own, _ = decode.arguments
+    prefix = (prefilled.prefix.k, prefilled.prefix.v)
+    return [
+        Buffer(f"{owner}prefix K/V", shard_bytes(prefix), (moment,)),
+        Buffer(f"{owner}own K/V", shard_bytes(own), (moment,)),
+    ]
+
+
 def parts(programs: Programs) -> dict[str, float]:
-    """Return bytes of known parts of the temporaries: the sampler's caches, a chunk of logits."""
-    config, text, dtype = programs.config, programs.arch.text, programs.engine.policy.dtype
-    place = programs.engine.placement
-    rows, group = (
-        config.batch // place.row_shards,
-        config.rollout.group if config.stage == "grpo" else 1,
-    )
-    tensor = place.mesh.shape["tensor"]
-    heads = text.kv_heads // tensor if text.kv_heads % tensor == 0 else text.kv_heads
-    per_token = 2 * text.layers * heads * text.head_dim * jax.numpy.dtype(dtype).itemsize
+    """Return bytes of known parts of the temporaries: a chunk of logits."""
+    config, vocab = programs.config, programs.arch.text.vocab
+    rows = config.batch // programs.engine.placement.row_shards // config.micro_batches
+    group = config.rollout.group if config.stage == "grpo" else 1
     chunk = min(config.policy.head_chunk, config.rollout.max_tokens)
-    sampled = {
-        "prefix K/V": rows * config.prompt.max_tokens * per_token,
-        "own K/V": rows * group * config.rollout.max_tokens * per_token,
-    }
-    logits = rows // config.micro_batches * group * chunk * text.vocab * 4
-    return (sampled if config.stage == "grpo" else {}) | {"logits chunk": logits}
+    return {"logits chunk": rows * group * chunk * vocab * 4}
 
 
 def peaks(buffers: list[Buffer], margin: float = 1.0) -> dict[str, float]:
@@ -113,8 +114,10 @@ def shard_bytes(tree) -> float:
 def _moment(program: str) -> str:
     return {
         "features": "rollout",
-        "rollout_weights": "rollout",
-        "sample": "rollout",
+        "decode_weights": "rollout",
+        "sample_prefill": "rollout",
+        "sample_block": "rollout",
         "reference_logprobs": "reference",
-        "answer": "evaluation",
+        "answer_prefill": "evaluation",
+        "answer_block": "evaluation",
     }.get(program, program)

@@ -59,7 +59,7 @@ class Estimate:
         if "reference_logprobs" in found:
             found["reference_logprobs"] += gathered_head(self.programs)
         if self.programs.engine.placement.row_shards > 1:
-            found["rollout_weights"] += largest_stack(self.programs)
+            found["decode_weights"] += largest_stack(self.programs)
         return found
 
     def flops(self, trips: int) -> dict[str, float]:

@@ -11,9 +11,8 @@ from dataclasses import dataclass
 from pathlib import PurePath
 
 from segr1_jax.config.hardware import DEVICES, Device
-from segr1_jax.plan.buffers import parts, shard_bytes
+from segr1_jax.plan.buffers import shard_bytes
 from segr1_jax.plan.programs import Programs
-from segr1_jax.policy.params import TOWER
 from segr1_jax.reward.config import RewardConfig
 
 # Share of the peak FLOP/s that large matrix products reach: 380 of an H100's 989 TFLOP/s.
@@ -66,23 +65,18 @@ def tokens_per_step(programs: Programs) -> Tokens:
     )
 
 
-def phases(
-    programs: Programs, device: Device, once: Mapping[str, float], whole: Mapping[str, float]
-) -> list[Phase]:
-    """Return the phases of a step.
-
-    `once` and `whole` are FLOPs of each program without and with all iterations of decoding.
-    """
+def phases(programs: Programs, device: Device, flops: Mapping[str, float]) -> list[Phase]:
+    """Return the phases of a step; `flops` are those of each program at the longest completion."""
     config = programs.config
     optimiser = OPTIMIZER_PASSES * shard_bytes(programs.state.params)
-    gradient = whole["gradient"] * config.micro_batches
-    work = {"tower": (whole.get("features", 0.0), 0.0)}
+    gradient = flops["gradient"] * config.micro_batches
+    work = {"tower": (flops.get("features", 0.0), 0.0)}
     if config.stage == "grpo":
         read = config.rollout.max_tokens * decode_bytes(programs)
         work |= {
-            "prefill": (once["sample"], 0.0),
-            "decode": (whole["sample"] - once["sample"], read),
-            "reference": (whole.get("reference_logprobs", 0.0), 0.0),
+            "prefill": (flops["sample_prefill"], 0.0),
+            "decode": (flops["sample_block"], read),
+            "reference": (flops.get("reference_logprobs", 0.0), 0.0),
         }
     work |= {"update": (gradient, 0.0), "optimiser": (0.0, optimiser)}
     timed = [
@@ -98,13 +92,10 @@ def phases(
 def decode_bytes(programs: Programs) -> float:
     """Return bytes that decoding a token reads: language model, prefix K/V, half of its own K/V."""
     tied = programs.arch.text.tied_head
-    read = {
-        name: x
-        for name, x in programs.rollout_copy.items()
-        if not name.startswith(TOWER) and (name != "embed" or tied)
-    }
-    caches = parts(programs)
-    return shard_bytes(read) + caches["prefix K/V"] + caches["own K/V"] / 2
+    read = {name: x for name, x in programs.rollout_copy.items() if name != "embed" or tied}
+    prefilled, own = programs.decode.arguments[1], programs.decode.arguments[3]
+    prefix = (prefilled.prefix.k, prefilled.prefix.v)
+    return shard_bytes(read) + shard_bytes(prefix) + shard_bytes(own) / 2
 
 
 def sam2_seconds(programs: Programs, device: Device) -> float | None:

@@ -20,6 +20,8 @@ from segr1_jax.config.schema import RunConfig
 from segr1_jax.objective.batch import AnswerBatch, GroupBatch
 from segr1_jax.objective.loss import answer_loss, grpo_loss
 from segr1_jax.objective.update import TrainBatch
+from segr1_jax.policy.decode_weights import decode_specs
+from segr1_jax.policy.decoding import grown
 from segr1_jax.policy.params import ADAPTER
 from segr1_jax.policy.qwen2_5_vl.arch import PolicyArch
 from segr1_jax.policy.qwen2_5_vl.inputs import stack_prompts
@@ -27,6 +29,7 @@ from segr1_jax.policy.sharding import TRAIN_RULES
 from segr1_jax.prompt.processor_settings import VisionSettings
 from segr1_jax.prompt.windows import join_windows
 from segr1_jax.runtime.mesh import check_tensor_groups
+from segr1_jax.train.block_sampler import BlockSampler, decode_layout
 from segr1_jax.train.engine import Engine
 from segr1_jax.train.make_engine import make_engine
 from segr1_jax.types import Frame, Prompt
@@ -99,9 +102,9 @@ class Programs:
 
     @functools.cached_property
     def rollout_copy(self):
-        return self._weights(
-            self.engine.policy.specs, self.engine.policy.dtype, self.engine.rollout_rules
-        )
+        """Weights as decoding reads them."""
+        specs = decode_specs(self.engine.policy, decode_layout(self.engine.placement))
+        return self._weights(specs, self.engine.policy.dtype, self.engine.rollout_rules)
 
     def pixels(self, rows: int):
         """Return prompts as the host makes them, with images as patches."""
@@ -117,7 +120,8 @@ class Programs:
 
     @functools.cached_property
     def samples(self):
-        return self._rows(jax.eval_shape(self.sample.function, *self.sample.arguments))
+        """Sampled completions."""
+        return self._rows(self.decode.function.eval_shape(*self.decode.arguments)[0].samples)
 
     @functools.cached_property
     def totals(self):
@@ -132,27 +136,44 @@ class Programs:
 
     @functools.cached_property
     def copy(self) -> Program:
-        return Program(
-            "rollout_weights", self.engine.rollout_weights, (self.frozen | self.state.params,)
-        )
+        weights = self.frozen | self.state.params
+        return Program("decode_weights", self.engine.decode_weights, (weights,))
 
     @functools.cached_property
-    def sample(self) -> Program:
-        rows = self.config.batch
-        return Program(
-            "sample", self.engine.sample, (self.rollout_copy, self.prompts(rows), *self._keys(rows))
-        )
+    def prefill(self) -> Program:
+        """Prefill of the prompts of a batch."""
+        return self._prefill(self.engine.sampler, self.config.batch)
 
     @functools.cached_property
-    def answer(self) -> Program:
-        """Greedy answers of one evaluation batch."""
-        rows = self.config.eval_batch
-        return Program(
-            "answer",
-            self.engine.answer,
-            (self.rollout_copy, self.prompts(rows), *self._keys(rows)),
-            calls=0,
+    def decode(self) -> Program:
+        """Decoding of a batch, at the largest capacity of the caches."""
+        return self._decode(self.engine.sampler, self.prefill)
+
+    @functools.cached_property
+    def answer_prefill(self) -> Program:
+        """Prefill of the prompts of an evaluation batch."""
+        return self._prefill(self.engine.answerer, self.config.eval_batch)
+
+    @functools.cached_property
+    def answer_decode(self) -> Program:
+        """Greedy decoding of an evaluation batch."""
+        return self._decode(self.engine.answerer, self.answer_prefill)
+
+    def _prefill(self, sampler: BlockSampler, rows: int) -> Program:
+        weights = self.frozen | self.state.params
+        calls = int(sampler is self.engine.sampler)
+        arguments = (weights, self.prompts(rows), *self._keys(rows))
+        return Program(sampler.prefill.name, sampler.prefill, arguments, calls)
+
+    def _decode(self, sampler: BlockSampler, prefill: Program) -> Program:
+        prefilled, state, own = _placed(
+            sampler.prefill.eval_shape(*prefill.arguments), sampler.shardings
         )
+        capacity = sampler.sampler.max_tokens
+        own = _placed(jax.eval_shape(lambda x: grown(x, capacity), own), sampler.shardings[2])
+        stop = jax.ShapeDtypeStruct((), np.int32)
+        arguments = (self.rollout_copy, prefilled, state, own, stop)
+        return Program(sampler.block.name, sampler.block, arguments, prefill.calls)
 
     @functools.cached_property
     def reference_logprobs(self) -> Program:
@@ -187,17 +208,20 @@ class Programs:
     def all(self) -> tuple[Program, ...]:
         """Return the programs of the stage in the order of a step."""
         if self.config.stage == "sft":
-            return (*self._towers(), self.gradient, self.update, self.copy, self.answer)
+            answer = (self.copy, self.answer_prefill, self.answer_decode)
+            return (*self._towers(), self.gradient, self.update, *answer)
         # Adapters have no reference weights of their own, and are scored against it all the same.
         scored = (self.reference_logprobs,) if self.config.objective.beta > 0 else ()
         return (
             *self._towers(),
             self.copy,
-            self.sample,
+            self.prefill,
+            self.decode,
             *scored,
             self.gradient,
             self.update,
-            self.answer,
+            self.answer_prefill,
+            self.answer_decode,
         )
 
     def _towers(self) -> tuple[Program, ...]:

@@ -155,8 +155,6 @@ def _plan(programs: Programs, device: Device, compiled: Sequence[Compiled] = ())
         margin=COMPILED_MARGIN if compiled else MARGIN,
         checkpoint=saving_needs(config, programs.state, programs.hosts),
         tokens=tokens_per_step(programs),
-        phases=phases(
-            programs, device, estimate.flops(0), estimate.flops(config.rollout.max_tokens)
-        ),
+        phases=phases(programs, device, estimate.flops(config.rollout.max_tokens)),
         compiled=list(compiled),
     )

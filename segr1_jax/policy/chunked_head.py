@@ -52,7 +52,9 @@ def tempered_logits(
 ) -> Float[Array, "... V"]:
     """Return the float32 logits divided by the temperature, -inf at `banned` ids."""
     logits = times(states, kernel_DV, jnp.float32)
-    return logits.at[..., jnp.array(banned, jnp.int32)].set(-jnp.inf) / temperature
+    # A select, for a scatter would copy the logits.
+    allowed_V = _allowed(kernel_DV.shape[1], banned)
+    return jnp.where(allowed_V, logits, -jnp.inf) / temperature
 
 
 def token_logprobs(

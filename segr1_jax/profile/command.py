@@ -14,7 +14,7 @@ from segr1_jax.profile.costs import function_costs
 from segr1_jax.profile.peak import peak_at_hand
 from segr1_jax.profile.profile_table import Profile
 from segr1_jax.profile.recorder import ProfileEnded, Recorder
-from segr1_jax.profile.split import split_sample
+from segr1_jax.profile.split import split_rollout
 from segr1_jax.profile.trace import host_events, trace_file
 from segr1_jax.runtime.compiled_functions import observed_by
 from segr1_jax.runtime.initial_weights import recorded_start
@@ -65,7 +65,7 @@ def profile_command(
         step_seconds=events[STEP_EVENT] / steps,
         phases=_phases(directory, traced),
         traced_names=sorted(events),
-        split=split_sample(short, recorder.seen["sample"]) if short.stage == "grpo" else None,
+        split=split_rollout(recorder, steps) if short.stage == "grpo" else None,
         functions=function_costs(
             recorder, steps=steps, arch=arch, adapters=adapters, peak=peak, hlo=hlo
         ),

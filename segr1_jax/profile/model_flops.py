@@ -11,11 +11,12 @@ S patches per window.
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Array, Bool, Int
+from jaxtyping import Bool, Int
 
 from segr1_jax.policy.qwen2_5_vl.arch import PolicyArch, TextArch, VisionArch
 from segr1_jax.policy.qwen2_5_vl.model import PromptBatch
 from segr1_jax.policy.qwen2_5_vl.vision import Images
+from segr1_jax.rollout.sampler import Decoding, Prefilled
 
 
 class Work(NamedTuple):
@@ -104,23 +105,29 @@ def work_of(name: str, arguments: tuple, result: Any) -> Work | None:
     match name:
         case "features":
             return _tower_work(arguments[1])
-        case "sample" | "answer":
-            return _batch_work(arguments[1], result.mask)
+        case "sample_prefill" | "answer_prefill":
+            return _batch_work(arguments[1], np.zeros((len(arguments[1].mask), 0, 0), bool))
+        case "sample_block" | "answer_block":
+            return _block_work(arguments[1], arguments[2], result[0])
         case "reference_logprobs":
-            return _batch_work(arguments[1], arguments[3])
+            return _batch_work(arguments[1], np.asarray(arguments[3]))
         case "gradient":
-            return _batch_work(arguments[3].prompts, arguments[3].completions.mask)
+            return _batch_work(arguments[3].prompts, np.asarray(arguments[3].completions.mask))
         case _:
             return None
 
 
-def _batch_work(prompts: PromptBatch, mask_BGT: Bool[Array, "B G T"]) -> Work:
+def _block_work(prefilled: Prefilled, before: Decoding, after: Decoding) -> Work:
+    """Return the work of the tokens that a block of decoding adds."""
+    prefix_BP = np.asarray(prefilled.prefix.mask)
+    done = (text_work(prefix_BP, np.asarray(each.samples.mask)) for each in (after, before))
+    return Work(*(more - less for more, less in zip(*done, strict=True)))
+
+
+def _batch_work(prompts: PromptBatch, mask_BGT: Bool[np.ndarray, "B G T"]) -> Work:
     tower = _tower_work(prompts.images) if isinstance(prompts.images, Images) else Work()
-    return Work(
-        *map(
-            sum, zip(text_work(np.asarray(prompts.mask), np.asarray(mask_BGT)), tower, strict=True)
-        )
-    )
+    text = text_work(np.asarray(prompts.mask), mask_BGT)
+    return Work(*map(sum, zip(text, tower, strict=True)))
 
 
 def _tower_work(images: Images) -> Work:

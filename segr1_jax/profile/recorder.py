@@ -10,7 +10,7 @@ import numpy as np
 from jax import monitoring
 
 from segr1_jax.profile.model_flops import Work, work_of
-from segr1_jax.rollout.sampler import Samples
+from segr1_jax.rollout.sampler import Decoding
 from segr1_jax.runtime.compile_guard import COMPILE_EVENT
 from segr1_jax.runtime.compiled_functions import Watched, current_call
 
@@ -72,8 +72,9 @@ class Recorder:
             return function.jitted(*arguments)
         seconds, result = timed(function.jitted, arguments)
         seen.seconds.append(seconds)
-        if isinstance(result, Samples):
-            seen.turns.append(int(np.asarray(result.mask).any(axis=(0, 1)).sum()))
+        if isinstance(result, tuple) and isinstance(result[0], Decoding):
+            before = next(each for each in arguments if isinstance(each, Decoding))
+            seen.turns.append(int(result[0].step) - int(before.step))
         if (work := work_of(function.name, arguments, result)) is not None:
             seen.work.append(work)
         return result

@@ -1,49 +1,24 @@
-"""Split the time of `sample` into prefill and decoding."""
+"""Share of prefill and decoding in the time of a rollout."""
 
 from dataclasses import dataclass
-from pathlib import Path
-from statistics import mean
 
-import jax
-import jax.numpy as jnp
-
-from segr1_jax.config.schema import RunConfig
-from segr1_jax.hf.load_weights import read_arch
-from segr1_jax.profile.recorder import Seen, timed
-from segr1_jax.runtime.initial_weights import recorded_start
-from segr1_jax.runtime.mesh import make_mesh
-from segr1_jax.train.make_engine import make_engine
-
-REPEATS = 3
+from segr1_jax.profile.recorder import Recorder
 
 
 @dataclass(frozen=True)
 class Split:
-    """Seconds of one `sample` call and of its prefill, timed apart.
+    """Seconds of a step in the prefill and in decoding, each block waited for.
 
-    `turns` is the number of tokens of the longest completion.
+    `turns` is the number of decoded tokens of the longest completion.
     """
 
     prefill: float
-    sample: float
+    decode: float
     turns: float
 
-    @property
-    def decode(self) -> float:
-        return self.sample - self.prefill
 
-
-def split_sample(config: RunConfig, sample: Seen) -> Split:
-    """Time the prefill alone on zeros of the shapes of `sample`: values do not change the time."""
-    engine = make_engine(
-        config, read_arch(Path(recorded_start(config).base)), make_mesh(config.mesh), builder=None
-    )
-    arguments = jax.tree.map(_zeros, sample.arguments[:2])
-    # The first call compiles and is not timed.
-    jax.block_until_ready(engine.prefill(*arguments))
-    prefill = min(timed(engine.prefill, arguments)[0] for _ in range(REPEATS))
-    return Split(prefill, mean(sample.seconds), mean(sample.turns))
-
-
-def _zeros(shape: jax.ShapeDtypeStruct) -> jax.Array:
-    return jnp.zeros(shape.shape, shape.dtype, device=shape.sharding)
+def split_rollout(recorder: Recorder, steps: int) -> Split:
+    """Return the means over the timed steps."""
+    prefill, block = recorder.seen["sample_prefill"], recorder.seen["sample_block"]
+    totals = sum(prefill.seconds), sum(block.seconds), sum(block.turns)
+    return Split(*(total / steps for total in totals))

@@ -106,6 +106,10 @@ class Placement:
         """The sharding of the rows of a batch over data and fsdp."""
         return NamedSharding(self.mesh, BATCH)
 
+    def rows_of(self, leading: int, *trailing: str | None) -> NamedSharding:
+        """Return `rows` for arrays with `leading` axes before the rows, and the axes after them."""
+        return NamedSharding(self.mesh, PartitionSpec(*[None] * leading, *BATCH, *trailing))
+
     @property
     def row_shards(self) -> int:
         """The number of parts of a batch; every batch size must be a multiple of it."""

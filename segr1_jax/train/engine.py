@@ -21,6 +21,7 @@ from segr1_jax.objective.update import (
     make_gradient,
     make_update,
 )
+from segr1_jax.policy.decode_weights import decode_specs, decode_weights
 from segr1_jax.policy.logprobs import score_tokens
 from segr1_jax.policy.params import ADAPTER, TOWER, Params, Policy, WeightSpec
 from segr1_jax.policy.qwen2_5_vl.inputs import stack_prompts, window_bucket
@@ -29,10 +30,16 @@ from segr1_jax.policy.qwen2_5_vl.vision import Features, Images
 from segr1_jax.policy.sharding import ROLLOUT_RULES, TRAIN_RULES
 from segr1_jax.prompt.build import PromptBuilder
 from segr1_jax.rollout.completions import to_completions
-from segr1_jax.rollout.sampler import Samples, make_sampler
+from segr1_jax.rollout.sampler import Sampler, Samples
 from segr1_jax.runtime.compiled_functions import Watched
 from segr1_jax.runtime.mesh import Placement, max_over_processes
 from segr1_jax.train.accumulation import Accumulation
+from segr1_jax.train.block_sampler import (
+    BlockSampler,
+    RolloutWeights,
+    decode_layout,
+    make_block_sampler,
+)
 from segr1_jax.train.update_guard import is_sound
 from segr1_jax.types import Completion, Prompt
 
@@ -113,14 +120,22 @@ class Engine:
         """Rules for the shardings of the weights of a rollout."""
         return ROLLOUT_RULES if self.config.rollout.weights == "gathered" else TRAIN_RULES
 
+    def rollout_weights(self, params: Params) -> RolloutWeights:
+        """Return the weights of one rollout: those of the prefill, and a copy for decoding."""
+        return RolloutWeights(params, self.decode_weights(params))
+
     @functools.cached_property
-    def rollout_weights(self) -> Watched[[Params], Params]:
-        """All weights -> a copy in the compute dtype, sharded for one rollout."""
-        return Watched(
-            "rollout_weights",
-            self._cast,
-            out_shardings=self.placement.weights(self.policy.specs, self.rollout_rules),
-        )
+    def decode_weights(self) -> Watched[[Params], Params]:
+        """All weights -> the prepared copy that decoding reads, sharded for one rollout."""
+
+        layout = decode_layout(self.placement)
+
+        def prepare(params: Params) -> Params:
+            return decode_weights(self.policy, params, layout)
+
+        specs = decode_specs(self.policy, layout)
+        shardings = self.placement.weights(specs, self.rollout_rules)
+        return Watched("decode_weights", prepare, out_shardings=shardings)
 
     def reference_weights(self, initial: Params, frozen: Params) -> Params:
         """Return the reference policy: initial weights in the compute dtype, without adapters."""
@@ -212,41 +227,26 @@ class Engine:
         return self._jit("reference_logprobs", score, self.placement.rows)
 
     @functools.cached_property
-    def sample(self) -> Watched[[Params, PromptBatch, jax.Array, jax.Array], Samples]:
-        """(rollout weights, prompts, key, positions) -> Samples of the training distribution."""
+    def sampler(self) -> BlockSampler:
+        """Sampler of completions from the training distribution."""
         rollout = self.config.rollout
         return self._sampler("sample", rollout.group, rollout.max_tokens, rollout.temperature)
 
     @functools.cached_property
-    def answer(self) -> Watched[[Params, PromptBatch, jax.Array, jax.Array], Samples]:
-        """(rollout weights, prompts, key, positions) -> one greedy Sample per prompt."""
+    def answerer(self) -> BlockSampler:
+        """Sampler of one greedy completion per prompt."""
         return self._sampler("answer", 1, self.config.answer_tokens, 1.0, greedy=True)
 
     def _sampler(
         self, name: str, group: int, max_tokens: int, temperature: float, greedy: bool = False
-    ) -> Watched[[Params, PromptBatch, jax.Array, jax.Array], Samples]:
-        sampler = make_sampler(
-            self.policy,
-            group=group,
-            max_tokens=max_tokens,
-            # A plan has no tokenizer. The ids change no size.
-            end_tokens=self.builder.tokenizer.end_ids if self.builder else (0,),
-            temperature=temperature,
-            greedy=greedy,
+    ) -> BlockSampler:
+        # A plan has no tokenizer. The ids change no size.
+        end_tokens = tuple(self.builder.tokenizer.end_ids) if self.builder else (0,)
+        layout = decode_layout(self.placement)
+        sampler = Sampler(
+            self.policy, group, max_tokens, end_tokens, temperature, greedy, layout=layout
         )
-        return self._jit(name, sampler, self.placement.rows)
-
-    @functools.cached_property
-    def prefill(self) -> Watched[[Params, PromptBatch], tuple]:
-        """(rollout weights, prompts) -> states of each first token, K/V of the prefix.
-
-        This is the first part of `sample`, for a profile.
-        """
-
-        def prefill(params: Params, prompts: PromptBatch):
-            return self.policy.bind(params).prefill(prompts)
-
-        return self._jit("prefill", prefill, None)
+        return make_block_sampler(name, sampler, self.placement, self._jit)
 
     def _jit(
         self, name: str, function: Callable, out_shardings: Any, **jit_options: Any

@@ -9,9 +9,9 @@ import numpy as np
 
 from segr1_jax.data.pipeline import Skipped, ahead_of, sweep
 from segr1_jax.data.sources import Source
-from segr1_jax.policy.params import Params
 from segr1_jax.reward.client import RewardClient
 from segr1_jax.runtime.mesh import sum_over_processes
+from segr1_jax.train.block_sampler import RolloutWeights
 from segr1_jax.train.engine import Engine
 from segr1_jax.train.evaluation import Evaluation, Scorer, evaluate
 from segr1_jax.types import Completion, Example, Prompt
@@ -28,14 +28,14 @@ def scorer_of(engine: Engine, client: RewardClient) -> Scorer:
 
 def evaluate_weights(
     engine: Engine,
-    weights: Params,
+    weights: RolloutWeights,
     source: Source,
     client: RewardClient,
     skipped: Skipped,
     *,
     between: Callable[[], None] = lambda: None,
 ) -> Evaluation:
-    """Score the greedy answers of `weights` (rollout weights) on every example of `source`.
+    """Score the greedy answers of `weights` on every example of `source`.
 
     `between` is called before each batch, by every process equally often; it may raise to end the
     evaluation.
@@ -51,7 +51,7 @@ class Answerer:
     """Answer up to `rows` prompts greedily; `filler` pads the batch to its fixed shape."""
 
     engine: Engine
-    weights: Params
+    weights: RolloutWeights
     rows: int
     filler: Prompt
 
@@ -60,7 +60,7 @@ class Answerer:
         on_mesh = self.engine.put_prompts(padded)
         # Greedy decoding ignores the keys.
         key, positions = self.engine.rollout_key(0), self.engine.put_positions(range(self.rows))
-        samples = self.engine.answer(self.weights, on_mesh, key, positions)
+        samples = self.engine.answerer(self.weights, on_mesh, key, positions)
         groups = self.engine.completions(samples, [prompt.example_id for prompt in padded], 0)
         return [group[0] for group in groups][: len(prompts)]
 

@@ -35,6 +35,6 @@ def sample_groups(run: Run, step: int, samples: Sequence[Sample], refill: int = 
         prompts = engine.with_features(prompts, run.params)
         positions = engine.put_positions([sample.position for sample in samples])
         key = engine.rollout_key(step, refill)
-        drawn = engine.sample(engine.rollout_weights(run.params), prompts, key, positions)
+        drawn = engine.sampler(engine.rollout_weights(run.params), prompts, key, positions)
         groups = engine.completions(drawn, [sample.example.id for sample in samples], step - 1)
     return Rollout(list(samples), prompts, drawn, groups)

@@ -11,11 +11,12 @@ from tiny_arch import CONFIG, OVERRIDES
 from segr1_jax.config.loading import override
 from segr1_jax.config.schema import RunConfig
 from segr1_jax.hf.load_weights import read_arch_file
-from segr1_jax.plan.buffers import ledger, parts, peaks, shard_bytes
+from segr1_jax.plan.buffers import ledger, peaks, shard_bytes
 from segr1_jax.plan.programs import Programs
 from segr1_jax.policy.params import Policy
 from segr1_jax.policy.qwen2_5_vl.arch import arch_from_config
 from segr1_jax.runtime.mesh import make_mesh
+from segr1_jax.train.block_sampler import RolloutWeights
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 PUBLISHED = {
@@ -65,32 +66,33 @@ def test_bytes_are_those_of_the_arrays_that_a_run_makes(overrides):
     assert counted["optimiser"] == device_bytes(state.opt_state)
     assert counted.get("frozen weights", 0) == device_bytes(frozen)
     assert counted.get("reference", 0) == device_bytes(reference)
-    assert counted["rollout copy"] == device_bytes(copy)
+    assert counted["rollout copy"] == device_bytes(copy.decode)
     assert counted["prompts"] == device_bytes(prompts)
     assert counted["gradient"] == device_bytes(make(plan.totals)) == shard_bytes(plan.totals)
 
 
 def test_bytes_of_completions_are_those_that_the_sampler_makes():
     plan = programs()
-    drawn = plan.engine.sample(
-        *make(plan.sample.arguments[:2]), plan.engine.rollout_key(1), make(plan.sample.arguments[3])
-    )
+    params, prompts, _, positions = plan.prefill.arguments
+    weights = RolloutWeights(make(params), make(plan.rollout_copy))
+    key = plan.engine.rollout_key(1)
+    drawn = plan.engine.sampler(weights, make(prompts), key, make(positions))
     counted = next(buffer.bytes for buffer in ledger(plan, {}) if buffer.name == "completions")
     assert counted == device_bytes(drawn)
 
 
 def test_caches_by_hand():
     """Per device 2 of 8 prompts, 1 of 2 key heads: 7 layers x (k, v) x 16 values x 2 bytes = 448 bytes a token."""
-    assert parts(programs()) == {
-        "prefix K/V": 2 * 40 * 448,
-        "own K/V": 2 * 2 * 12 * 448,
-        "logits chunk": 2 * 2 * 4 * 512 * 4,
-    }
+    counted = {buffer.name: buffer.bytes for buffer in ledger(programs(), {})}
+    assert counted["prefix K/V"] == 2 * 40 * 448
+    assert counted["own K/V"] == 2 * 2 * 12 * 448
+    assert counted["of these, logits chunk"] == 2 * 2 * 4 * 512 * 4
 
 
 def test_a_moment_adds_what_is_there():
     buffers = ledger(
-        programs("micro_batches=2"), {"gradient": 7.0, "rollout_weights": 5.0, "sample": 11.0}
+        programs("micro_batches=2"),
+        {"gradient": 7.0, "decode_weights": 5.0, "sample_block": 11.0},
     )
     size = {buffer.name: buffer.bytes for buffer in buffers}
     always = size["master weights"] + size["optimiser"] + size["reference"]
@@ -104,6 +106,12 @@ def test_a_moment_adds_what_is_there():
     )
     assert peaks(buffers)["gradient"] == expected
     assert (
-        peaks(buffers)["rollout"] == always + size["prompts"] + size["rollout copy"] + 11.0
+        peaks(buffers)["rollout"]
+        == always
+        + size["prompts"]
+        + size["rollout copy"]
+        + size["prefix K/V"]
+        + size["own K/V"]
+        + 11.0
     )  # one at a time
     assert peaks(buffers)["start"] == always + 2 * size["reference"]  # float32 beside bfloat16

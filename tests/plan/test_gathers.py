@@ -14,6 +14,7 @@ from segr1_jax.plan.compiled import compile_program
 from segr1_jax.plan.gathers import gather_faults, gathered_sizes
 from segr1_jax.plan.hlo import all_gathers, stack_gathers, weight_gathers_in_loops
 from segr1_jax.plan.programs import Programs
+from segr1_jax.policy.decode_weights import SCANNED, decode_specs
 from segr1_jax.policy.qwen2_5_vl.arch import arch_from_config
 from segr1_jax.runtime.mesh import make_mesh
 
@@ -73,22 +74,23 @@ def test_a_whole_stack_gathered_before_the_scan():
 
 
 def test_decoding_with_the_rollout_copy_gathers_no_weights(programs):
-    assert gather_faults(programs, "sample", compile_program(programs.sample).text) == []
+    assert gather_faults(programs, "sample_block", compile_program(programs.decode).text) == []
 
 
 @pytest.mark.slow
 def test_decoding_with_sharded_weights_is_found_out(programs):
     """The weights of training in the sampler: every token would gather them."""
-    sample = programs.sample
-    sharded = programs._weights(programs.engine.policy.specs, jnp.bfloat16, {"embed": "fsdp"})
-    text = sample.function.lower(sharded, *sample.arguments[1:]).compile().as_text()
-    assert any("layers.mlp" in fault for fault in gather_faults(programs, "sample", text))
+    decode = programs.decode
+    specs = decode_specs(programs.engine.policy, SCANNED)
+    sharded = programs._weights(specs, jnp.bfloat16, {"embed": "fsdp"})
+    text = decode.function.lower(sharded, *decode.arguments[1:]).compile().as_text()
+    assert any("layers.mlp" in fault for fault in gather_faults(programs, "sample_block", text))
 
 
 @pytest.mark.slow
 def test_an_update_gathers_a_layer_at_a_time_and_never_the_batch(programs):
     text = compile_program(programs.gradient).text
-    gathers, sizes = all_gathers(text), gathered_sizes(programs)
+    gathers, sizes = all_gathers(text), gathered_sizes(programs, programs.engine.policy.specs)
     assert gather_faults(programs, "gradient", text) == []
     layers = {layer for layer, _ in sizes.values()}
     assert [

@@ -71,8 +71,9 @@ def test_what_fits_without_its_margin_alone_is_tight(roomy):
 def test_the_cap_of_an_evaluation_is_planned():
     def tokens(*overrides: str) -> tuple[int, ...]:
         programs = Programs(config(*ONE, *overrides), ARCH, ONE_DEVICE)
-        calls = (programs.sample, programs.answer)
-        return tuple(call.function.eval_shape(*call.arguments).tokens.shape[-1] for call in calls)
+        calls = (programs.decode, programs.answer_decode)
+        outputs = (call.function.eval_shape(*call.arguments)[0] for call in calls)
+        return tuple(state.samples.tokens.shape[-1] for state in outputs)
 
     assert tokens() == (12, 12)
     assert tokens("eval_max_tokens=5") == (12, 5)

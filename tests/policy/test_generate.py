@@ -21,11 +21,14 @@ from transformers_oracle import (
     shift_right,
 )
 
+from segr1_jax.policy.decode_weights import DecodeLayout, decode_weights
+from segr1_jax.policy.decoding import decode_token, empty_cache, prefix_layout
 from segr1_jax.policy.logprobs import distribution
-from segr1_jax.policy.qwen2_5_vl.model import OwnCache
+from segr1_jax.policy.qwen2_5_vl.text import suffix_rotary
 from segr1_jax.rollout.sampler import make_sampler
 
 STEPS = 64
+LAYOUTS = [DecodeLayout(joined, unrolled) for joined in (False, True) for unrolled in (False, True)]
 SIZES = [
     [(84, 140)],
     [(56, 112), (168, 28)],
@@ -59,24 +62,30 @@ def prompts():
     ]
 
 
-def decoded_states(model, batch, tokens_BGT):
-    """The states that predict each token, from a prefill and one decoding step per given token."""
+def decoded_states(policy, params, batch, tokens_BGT, layout):
+    """Return the states that predict each token, from a prefill and a decoding step per token."""
     B, G, T = tokens_BGT.shape
-    first_BD, prefix = model.prefill(batch)
-    L, _, _, K, C = prefix.k.shape
-    empty = jnp.zeros((L, B, G, T, K, C), prefix.k.dtype)
+    arch, weights = policy.arch.text, decode_weights(policy, params, layout)
+    first_BD, cache = policy.bind(params).prefill(batch)
+    prefix = prefix_layout(cache.k, cache.v, cache.mask, layout)
 
     def one(own, t):
-        states_BGD, own = model.decode(tokens_BGT[:, :, t], t, batch, prefix, own)
+        rotary = jax.tree.map(
+            lambda x: x[:, :, 0], suffix_rotary(arch, batch.next_position, t[None])
+        )
+        x_BGD = weights["embed"][tokens_BGT[:, :, t]]
+        states_BGD, own = decode_token(weights, arch, layout, x_BGD, rotary, t, prefix, own)
         return own, states_BGD
 
-    _, later_TBGD = jax.lax.scan(one, OwnCache(empty, empty), jnp.arange(T - 1))
+    own = empty_cache(arch, layout, B, G, T, policy.dtype)
+    _, later_TBGD = jax.lax.scan(one, own, jnp.arange(T - 1))
     first_BG1D = jnp.broadcast_to(first_BD[:, None, None], (B, G, 1, first_BD.shape[-1]))
     return jnp.concatenate([first_BG1D, jnp.moveaxis(later_TBGD, 0, 2)], axis=2)
 
 
-def test_prefill_and_decode_equal_the_full_forward(make_pair, prompts):
-    """Given tokens, so that both sides see the same text; padding left and right, two completions per prompt."""
+@pytest.mark.parametrize("layout", LAYOUTS, ids=str)
+def test_prefill_and_decode_equal_the_full_forward(make_pair, prompts, layout):
+    """Given tokens, with padding on the left and on the right and two completions per prompt."""
     _, policy, params = make_pair(gain=1.0)
     chosen = prompts[:3]
     batch = shift_right(
@@ -88,7 +97,7 @@ def test_prefill_and_decode_equal_the_full_forward(make_pair, prompts):
     def both(p):
         model = policy.bind(p)
         states = (
-            decoded_states(model, batch, tokens),
+            decoded_states(policy, p, batch, tokens, layout),
             model.predict_states(batch, tokens, jnp.ones(tokens.shape, bool)),
         )
         return [(each, distribution(each, model.head_kernel(), (), 1.0)) for each in states]

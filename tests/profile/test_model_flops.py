@@ -95,7 +95,7 @@ def test_pairs_of_patches_against_brute_force():
 
 @pytest.mark.parametrize(
     ("name", "adapters", "passes"),
-    [("sample", False, 1), ("gradient", False, 3), ("gradient", True, 2)],
+    [("sample_block", False, 1), ("gradient", False, 3), ("gradient", True, 2)],
 )
 def test_passes_of_a_call(tmp_path, name, adapters, passes):
     make_tiny_policy(tmp_path / "tiny", frame=84)

@@ -90,8 +90,10 @@ def test_functions_are_counted_once_compiled_and_measured(profiled):
     made, _ = profiled
     functions = {function.name: function for function in made.functions}
     per_step = {
-        "rollout_weights": 1,
-        "sample": 1,
+        "decode_weights": 1,
+        "sample_prefill": 1,
+        "sample_grow": 1,
+        "sample_block": 1,
         "reference_logprobs": 1,
         "micro_batch": 2,
         "zero_totals": 1,
@@ -115,14 +117,16 @@ def test_functions_are_counted_once_compiled_and_measured(profiled):
     assert gradient.model_flops < gradient.flops
     assert min(gradient.argument_bytes, gradient.temporary_bytes, gradient.output_bytes) > 0
     assert functions["update"].mfu is None, "it multiplies no matrices"
-    assert made.split.sample == pytest.approx(made.split.prefill + made.split.decode)
+    assert made.split.prefill == pytest.approx(functions["sample_prefill"].seconds)
+    assert made.split.decode == pytest.approx(functions["sample_block"].seconds)
     assert 1 <= made.split.turns <= TURNS
 
 
 def test_compiled_texts_carry_the_scopes(profiled):
     texts = {path.stem: path.read_text() for path in profiled[1].iterdir()}
     scopes = {
-        "sample": ("prefill", "decode", "vision_tower", "text_layer", "head"),
+        "sample_prefill": ("prefill", "vision_tower", "text_layer"),
+        "sample_block": ("decode", "text_layer", "head"),
         "gradient": ("vision_tower", "text_layer", "head", "loss"),
         "update": ("optimizer",),
     }

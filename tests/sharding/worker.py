@@ -75,7 +75,7 @@ def run(
     prompts = engine.put_prompts([sample.prompt for sample in samples])
     positions = engine.put_positions([sample.position for sample in samples])
     key = engine.rollout_key(1)
-    drawn = engine.sample(engine.rollout_weights(params), prompts, key, positions)
+    drawn = engine.sampler(engine.rollout_weights(params), prompts, key, positions)
     ids = engine.placement.put_rows(np.array([s.example.id for s in samples], np.int32))
     reference = engine.reference_logprobs(
         engine.reference_weights(params, {}), prompts, drawn.tokens, drawn.mask

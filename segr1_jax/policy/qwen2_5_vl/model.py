@@ -18,7 +18,7 @@ from segr1_jax.policy.attention import Attention, KeyValues
 from segr1_jax.policy.config import LoraConfig
 from segr1_jax.policy.layers import Linear, RMSNorm, weight
 from segr1_jax.policy.qwen2_5_vl.arch import PolicyArch
-from segr1_jax.policy.qwen2_5_vl.text import PrefixCache, TextLayer, mrope
+from segr1_jax.policy.qwen2_5_vl.text import PrefixCache, TextLayer, mrope, suffix_rotary
 from segr1_jax.policy.qwen2_5_vl.vision import Features, Images, VisionTower
 from segr1_jax.policy.scanned_layers import scan_layers, stacked
 
@@ -35,13 +35,6 @@ class PromptBatch(NamedTuple):
     image_index: Int[Array, "B P"]
     mask: Bool[Array, "B P"]
     images: Images | Features
-
-
-class OwnCache(NamedTuple):
-    """Keys and values of the completion tokens decoded so far; slot t holds token t."""
-
-    k: Float[Array, "L B G T K C"]
-    v: Float[Array, "L B G T K C"]
 
 
 class Qwen25VL(nnx.Module):
@@ -109,39 +102,6 @@ class Qwen25VL(nnx.Module):
         )
         return self.norm(last_real(x_BPD, prompts.mask)), PrefixCache(k, v, prompts.mask)
 
-    @jax.named_scope("decode")
-    def decode(
-        self,
-        tokens_BG: Int[Array, "B G"],
-        step,
-        prompts: PromptBatch,
-        prefix: PrefixCache,
-        own: OwnCache,
-    ):
-        """Compute one decoding step from the tokens at index `step`.
-
-        Returns the normed states that predict the tokens at `step + 1`, and the cache with the K/V
-        of the given tokens added.
-        """
-        x_BG1D = self.embed[...][tokens_BG][:, :, None].astype(self.dtype)
-        rotary = self._suffix_rotary(prompts, step[None])
-        # The cache has a slot for every token of the longest completion. Slots from `step` on are
-        # still empty; the token itself is a segment of its own (TextLayer.decode).
-        past_mask = (jnp.arange(own.k.shape[3]) < step)[None, None, None]
-
-        def layer_step(layer: TextLayer, x, cache):
-            (prefix_k, prefix_v), (own_k, own_v) = cache
-            shared = KeyValues(prefix_k, prefix_v, prefix.mask[:, None, None])
-            return layer.decode(x, rotary, shared, KeyValues(own_k, own_v, past_mask))
-
-        caches = ((prefix.k, prefix.v), (own.k, own.v))
-        x_BG1D, (k, v) = scan_layers(self.layers, layer_step, x_BG1D, caches)
-        grown = OwnCache(
-            k=own.k.at[:, :, :, step].set(k[:, :, :, 0]),
-            v=own.v.at[:, :, :, step].set(v[:, :, :, 0]),
-        )
-        return self.norm(x_BG1D[:, :, 0]), grown
-
     def predict_states(
         self, prompts: PromptBatch, tokens_BGT: Int[Array, "B G T"], mask_BGT: Bool[Array, "B G T"]
     ) -> Float[Array, "B G T D"]:
@@ -154,13 +114,14 @@ class Qwen25VL(nnx.Module):
         x_BPD = self.prefix_embeddings(prompts, self.image_features(prompts.images))
         x_BGTD = self.embed[...][tokens_BGT].astype(self.dtype)
         prefix_rotary = mrope(self.arch.text, jnp.moveaxis(prompts.positions, 1, 0))
-        suffix_rotary = self._suffix_rotary(prompts, jnp.arange(tokens_BGT.shape[-1]))
+        steps_T = jnp.arange(tokens_BGT.shape[-1])
+        completion_rotary = suffix_rotary(self.arch.text, prompts.next_position, steps_T)
 
         def step(layer: TextLayer, carry, _):
             prefix, suffix = carry
             prefix, (k, v) = layer.prefix(prefix, prefix_rotary, prompts.mask)
             shared = KeyValues(k, v, prompts.mask[:, None, None])
-            suffix = layer.suffix(suffix, suffix_rotary, shared, mask_BGT)
+            suffix = layer.suffix(suffix, completion_rotary, shared, mask_BGT)
             return (prefix, suffix), None
 
         (x_BPD, x_BGTD), _ = scan_layers(self.layers, step, (x_BPD, x_BGTD), remat=self.remat)
@@ -172,16 +133,6 @@ class Qwen25VL(nnx.Module):
     def head_kernel(self) -> Float[Array, "D V"]:
         """Return the vocabulary projection; a tied head is the transposed embedding."""
         return self.embed[...].T if self.head is None else self.head.kernel[...]
-
-    def _suffix_rotary(self, prompts: PromptBatch, steps_T: Int[Array, " T"]):
-        """Return the rotary tables of completion tokens `steps_T`.
-
-        Completion token t has position next_position + t on all three axes. This is not its slot in
-        a cache: an image advances the position by less than its number of tokens, and a prefix may
-        be padded.
-        """
-        positions_B1T = prompts.next_position[:, None, None] + steps_T
-        return mrope(self.arch.text, jnp.broadcast_to(positions_B1T, (3, *positions_B1T.shape)))
 
 
 def last_real(x_BPD: Float[Array, "B P D"], mask_BP: Bool[Array, "B P"]) -> Float[Array, "B D"]:

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
-from segr1_jax.policy.attention import Attention, KeyValues, attend
+from segr1_jax.policy.attention import Attention, KeyValues
 from segr1_jax.policy.config import LoraConfig
 from segr1_jax.policy.layers import GatedMLP, Linear, RMSNorm, Rotary, rotary_from_angles
 from segr1_jax.policy.qwen2_5_vl.arch import TextArch
@@ -42,6 +42,19 @@ def mrope(arch: TextArch, positions: Int[Array, "3 *shape"]) -> Rotary:
     axis = jnp.repeat(jnp.arange(3), jnp.array(arch.mrope_section), total_repeat_length=half)
     position_of_frequency = jnp.moveaxis(positions, 0, -1).astype(jnp.float32)[..., axis]
     return rotary_from_angles(position_of_frequency * frequencies)
+
+
+def suffix_rotary(
+    arch: TextArch, next_position_B: Int[Array, " B"], steps_T: Int[Array, " T"]
+) -> Rotary:
+    """Return the rotary tables [B, 1, T, C] of completion tokens `steps_T`.
+
+    Completion token t has position next_position + t on all three axes. This is not its slot in a
+    cache: an image advances the position by less than its number of tokens, and a prefix may be
+    padded.
+    """
+    positions_B1T = next_position_B[:, None, None] + steps_T
+    return mrope(arch, jnp.broadcast_to(positions_B1T, (3, *positions_B1T.shape)))
 
 
 class TextAttention(nnx.Module):
@@ -75,7 +88,8 @@ class TextAttention(nnx.Module):
 class TextLayer(nnx.Module):
     """Pre-norm attention and gated MLP.
 
-    `prefix`, `suffix` and `decode` use the same weights; they differ in what the tokens may see.
+    `prefix` and `suffix` use the same weights; they differ in what the tokens may see. Decoding
+    computes the same layer on prepared weights (policy/decoding.py).
     """
 
     def __init__(self, rngs: nnx.Rngs, arch: TextArch, lora: LoraConfig | None, backend: Attention):
@@ -109,20 +123,6 @@ class TextLayer(nnx.Module):
         q, k, v = self.attention.project(self.norm1(x_BGTD), rotary)
         own = KeyValues(k, v, causal_mask(mask_BGT))
         return self._finish(x_BGTD, self.backend.group(q, shared, own, mask_BGT))
-
-    @jax.named_scope("text_layer")
-    def decode(
-        self, x_BG1D: Float[Array, "B G 1 D"], rotary: Rotary, shared: KeyValues, past: KeyValues
-    ):
-        """Compute one new token per completion; returns its state and its K/V.
-
-        It sees the shared prefix, the tokens decoded before it, and itself.
-        """
-        q, k, v = self.attention.project(self.norm1(x_BG1D), rotary)
-        # The new token is a segment of its own, so that its K/V are written to the cache of all
-        # layers at once, after the scan (Qwen25VL.decode).
-        itself = KeyValues(k, v, jnp.ones((1, 1, 1, 1), bool))
-        return self._finish(x_BG1D, attend(q, [shared, past, itself])), (k, v)
 
     def _finish(self, x, heads):
         """Add the attention output and the MLP to the residual stream."""
