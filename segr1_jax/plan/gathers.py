@@ -26,7 +26,7 @@ def gather_faults(programs: Programs, program: str, text: str) -> list[str]:
         return []
     policy = programs.engine.policy
     is_decoding = program in decoding
-    specs = decode_specs(policy, decode_layout(programs.engine.placement))
+    specs = decode_specs(policy, decode_layout(programs.engine.placement, policy))
     sizes = gathered_sizes(programs, specs if is_decoding else policy.specs)
     return [f"{program}: {fault}" for fault in rules[program](all_gathers(text), sizes)]
 

@@ -103,7 +103,9 @@ class Programs:
     @functools.cached_property
     def rollout_copy(self):
         """Weights as decoding reads them."""
-        specs = decode_specs(self.engine.policy, decode_layout(self.engine.placement))
+        specs = decode_specs(
+            self.engine.policy, decode_layout(self.engine.placement, self.engine.policy)
+        )
         return self._weights(specs, self.engine.policy.dtype, self.engine.rollout_rules)
 
     def pixels(self, rows: int):

@@ -1,12 +1,12 @@
 """Attention: one softmax over several K/V segments, and three implementations for training.
 
-Training has three patterns of attention: the prefix of a prompt to itself (causal), the completions
-of a group to the shared prefix and each to itself, and the patches of an image to each other. `xla`
-computes all of them with `attend`. The fused kernels take one query sequence and one key sequence
-with a static mask and segments: `Attention.group` joins the completions of a group into one
-sequence of G x T queries over P + G x T keys, and `group_mask` keeps the completions apart. Every
-implementation takes ONE softmax over the keys of the prefix and of the completion, so autodiff is
-exact. Decoding always uses `attend`.
+Training has four patterns of attention: the prefix of a prompt to itself (causal), the completions
+of a group to the shared prefix and each to itself, the patches of an image to each other, and the
+patches of a window. `xla` computes all of them with `attend`. `cudnn` computes prefix and own tokens
+of a completion apart and merges them (policy/fused_attention.py). `splash` takes one query sequence
+and one key sequence with a static mask and segments: `Attention.group` joins the completions of a
+group into one sequence of G x T queries over P + G x T keys, and `group_mask` keeps the completions
+apart. Every implementation takes ONE softmax over the keys of the prefix and of the completion.
 
 A mask is over keys and says which of them a query may see. Masks know slots, not positions: rotary
 positions are already applied to queries and keys when they arrive here.
@@ -25,12 +25,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+from segr1_jax.policy.cudnn_attention import CUDNN
+from segr1_jax.policy.fused_attention import Kernels, Visible, attend_once, attend_shared
 from segr1_jax.policy.splash_attention import splash_attention
 
 # The score of a masked key. It is finite, so that a row without any key has no NaN; the output of
 # such a row is never read.
 MASKED = float(jnp.finfo(jnp.float32).min)
-CUDNN = "cudnn"
 
 
 class KeyValues(NamedTuple):
@@ -50,6 +51,7 @@ class Attention:
     """Attention in training: `xla` (anywhere), `cudnn` (NVIDIA GPUs, bfloat16), `splash` (TPUs)."""
 
     implementation: str = "xla"
+    kernels: Kernels = CUDNN
 
     def prefix(
         self,
@@ -61,8 +63,12 @@ class Attention:
         """Attend causally from the tokens of a prefix to its real tokens.
 
         Causality is by slot. That is right with padding on either side, because real tokens keep
-        their order and the mask hides the padding.
+        their order and the mask hides the padding. `cudnn` takes padding on the right only.
         """
+        if self.implementation == "cudnn":
+            length_B = mask_BP.sum(axis=1, dtype=jnp.int32)
+            visible = Visible(length_B, length_B)
+            return attend_once(self.kernels, True, q_BPHC, k_BPKC, v_BPKC, visible)
         P = mask_BP.shape[1]
         causal_PP = np.tri(P, dtype=bool)
         if self.implementation == "xla":
@@ -73,7 +79,9 @@ class Attention:
         # Segment 1 holds all queries and the real keys, segment 0 the padded keys.
         query_segments_BP = jnp.ones_like(mask_BP, jnp.int32)
         key_segments_BP = mask_BP.astype(jnp.int32)
-        return self._fused(q_BPHC, k_BPKC, v_BPKC, causal_PP, query_segments_BP, key_segments_BP)
+        return splash_attention(
+            q_BPHC, k_BPKC, v_BPKC, causal_PP, query_segments_BP, key_segments_BP
+        )
 
     def group(
         self,
@@ -88,6 +96,9 @@ class Attention:
         """
         if self.implementation == "xla":
             return attend(q_BGTHC, [shared, own])
+        if self.implementation == "cudnn":
+            length_B = shared.mask[:, 0, 0].sum(axis=1, dtype=jnp.int32)
+            return attend_shared(self.kernels, q_BGTHC, shared.k, shared.v, own.k, own.v, length_B)
         # Join the G completions into one sequence. The static mask keeps them apart; segment 1
         # holds all queries and the real keys, segment 0 the padded keys of prefix and completions.
         B, G, T, H, C = q_BGTHC.shape
@@ -100,7 +111,7 @@ class Attention:
         query_segments_BN = jnp.ones((B, G * T), jnp.int32)
         q_BNHC = q_BGTHC.reshape(B, G * T, H, C)
         mask_NS = group_mask(shared.k.shape[1], G, T)
-        out = self._fused(q_BNHC, k, v, mask_NS, query_segments_BN, key_segments_BS)
+        out = splash_attention(q_BNHC, k, v, mask_NS, query_segments_BN, key_segments_BS)
         return out.reshape(B, G, T, H, C)
 
     def images(
@@ -114,19 +125,26 @@ class Attention:
 
         `image_BN` is the number of a patch's image, -1 for padding.
         """
-        if self.implementation == "xla":
+        if self.implementation != "splash":
             same_BNN = (image_BN[:, :, None] == image_BN[:, None, :]) & (image_BN >= 0)[:, None]
-            return attend(q_BNHC[:, None], [KeyValues(k_BNHC, v_BNHC, same_BNN[:, None])])[:, 0]
+            return self.masked(q_BNHC, k_BNHC, v_BNHC, same_BNN[:, None])
         # Here padding attends to padding: its rows have keys, and their output is never read.
         N = image_BN.shape[1]
-        return self._fused(q_BNHC, k_BNHC, v_BNHC, np.ones((N, N), bool), image_BN, image_BN)
+        everything_NN = np.ones((N, N), bool)
+        return splash_attention(q_BNHC, k_BNHC, v_BNHC, everything_NN, image_BN, image_BN)
 
-    def _fused(self, q, k, v, mask_NS: np.ndarray, q_segments_BN, kv_segments_BS):
-        """Attend from each query to the keys of its own segment that `mask_NS` allows."""
-        if self.implementation == "splash":
-            return splash_attention(q, k, v, mask_NS, q_segments_BN, kv_segments_BS)
-        seen_BNS = (q_segments_BN[:, :, None] == kv_segments_BS[:, None]) & mask_NS
-        return jax.nn.dot_product_attention(q, k, v, mask=seen_BNS[:, None], implementation=CUDNN)
+    def masked(
+        self,
+        q_BNHC: Float[Array, "B N H C"],
+        k_BSKC: Float[Array, "B S K C"],
+        v_BSKC: Float[Array, "B S K C"],
+        mask_B1NS: Bool[Array, "B 1 N S"],
+    ) -> Float[Array, "B N H C"]:
+        """Attend where the mask is True."""
+        if self.implementation == "cudnn":
+            visible = Visible(mask=mask_B1NS)
+            return attend_once(self.kernels, False, q_BNHC, k_BSKC, v_BSKC, visible)
+        return attend(q_BNHC[:, None], [KeyValues(k_BSKC, v_BSKC, mask_B1NS)])[:, 0]
 
 
 def group_mask(P: int, G: int, T: int) -> Bool[np.ndarray, "N S"]:

@@ -35,10 +35,12 @@ class DecodeLayout:
         joined: the maps of JOINED are one product. A mesh that splits the heads keeps them apart.
         unrolled: every layer has arrays of its own. A program then has no slices of stacked
             weights, which a GPU would copy for every token, but it grows with the depth.
+        fused_attention: attention by cuDNN (NVIDIA GPUs, bfloat16).
     """
 
     joined: bool = True
     unrolled: bool = False
+    fused_attention: bool = False
 
 
 SCANNED = DecodeLayout()

@@ -2,7 +2,7 @@
 
 The G completions of a prompt share the keys and values of its prefix. Attention is computed in two
 parts, over the prefix and over the completion's own tokens, each with its own softmax; the parts are
-merged by their maxima and sums, which gives the softmax over all keys. So no array of joined scores
+merged by their log-sum-exp, which gives the softmax over all keys. So no array of joined scores
 exists. Keys and values of a layer lie as the products read them: [B, K, P, C] and [B, G, K, T, C],
 batch axes first.
 
@@ -14,17 +14,20 @@ H query heads; K key/value heads; R = H / K query heads per key head; C head siz
 vocabulary.
 """
 
+import functools
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from segr1_jax.policy import cudnn_attention
 from segr1_jax.policy.attention import MASKED
 from segr1_jax.policy.batch_rows import split_rows
 from segr1_jax.policy.decode_weights import JOINED, LAYERS, DecodeLayout
+from segr1_jax.policy.fused_attention import Visible
 from segr1_jax.policy.layers import Rotary, rms_norm
 from segr1_jax.policy.params import Params
 from segr1_jax.policy.qwen2_5_vl.arch import TextArch
@@ -49,11 +52,10 @@ class OwnCache(NamedTuple):
 
 
 class _Part(NamedTuple):
-    """Attention over a part of the keys: values summed with weights exp(score - top)."""
+    """Attention over a part of the keys, with the log-sum-exp of their scores."""
 
-    top: Float[Array, "B G K R 1"]
-    total: Float[Array, "B G K R 1"]
-    values: Float[Array, "B G K R C"]
+    heads: Float[Array, "*rows N C"]
+    lse: Float[Array, "*rows N"]
 
 
 def decode_token(
@@ -72,7 +74,8 @@ def decode_token(
     the given tokens.
     """
     layers = _Unrolled if layout.unrolled else _Scanned
-    x_BGD, own = layers(weights, arch).run(x_BGD, rotary, step, prefix, own)
+    forward = _cudnn_forward if layout.fused_attention else _forward
+    x_BGD, own = layers(weights, arch, forward).run(x_BGD, rotary, step, prefix, own)
     return rms_norm(x_BGD, weights["norm.scale"], arch.norm_eps), own
 
 
@@ -117,8 +120,8 @@ def prefix_layout(
 class _Unrolled:
     """All layers one after the other in the program."""
 
-    def __init__(self, weights: Params, arch: TextArch):
-        self.arch = arch
+    def __init__(self, weights: Params, arch: TextArch, forward: Callable[..., _Part]):
+        self.arch, self.forward = arch, forward
         self.layers = [_under(weights, f"{LAYERS}{layer}.") for layer in range(arch.layers)]
 
     def run(self, x_BGD, rotary, step, prefix: Prefix, own: OwnCache):
@@ -132,15 +135,17 @@ class _Unrolled:
                 return keys[-1], values[-1]
 
             shared = prefix.k[layer], prefix.v[layer], prefix.mask
-            x_BGD = _layer(weights, self.arch, split_rows(x_BGD), rotary, step, shared, write)
+            attend = functools.partial(_attend, shared=shared, step=step, forward=self.forward)
+            x_BGD = _layer(weights, self.arch, split_rows(x_BGD), rotary, attend, write)
         return x_BGD, OwnCache(tuple(keys), tuple(values))
 
 
 class _Scanned:
     """One layer in the program, in a loop; the caches of all layers are updated in place."""
 
-    def __init__(self, weights: Params, arch: TextArch):
-        self.arch, self.layers = arch, _under(weights, LAYERS)
+    def __init__(self, weights: Params, arch: TextArch, forward: Callable[..., _Part]):
+        self.arch, self.forward = arch, forward
+        self.layers = _under(weights, LAYERS)
 
     def run(self, x_BGD, rotary, step, prefix: Prefix, own: OwnCache):
         def body(carry, xs):
@@ -156,7 +161,8 @@ class _Scanned:
                 return own.k[layer], own.v[layer]
 
             shared = k_BKPC, v_BKPC, prefix.mask
-            x_BGD = _layer(weights, self.arch, split_rows(x_BGD), rotary, step, shared, write)
+            attend = functools.partial(_attend, shared=shared, step=step, forward=self.forward)
+            x_BGD = _layer(weights, self.arch, split_rows(x_BGD), rotary, attend, write)
             return (x_BGD, own), None
 
         xs = self.layers, prefix.k, prefix.v, jnp.arange(self.arch.layers)
@@ -181,7 +187,7 @@ def _under(weights: Mapping[str, Array], prefix: str) -> dict[str, Array]:
 
 
 @jax.named_scope("text_layer")
-def _layer(weights, arch: TextArch, x_BGD, rotary: Rotary, step, shared, write):
+def _layer(weights, arch: TextArch, x_BGD, rotary: Rotary, attend, write):
     """Compute one pre-norm layer; `write` adds K/V to the cache and returns the layer's cache."""
     normed_BGD = rms_norm(x_BGD, weights["norm1.scale"], arch.norm_eps)
     widths = [heads * arch.head_dim for heads in (arch.heads, arch.kv_heads, arch.kv_heads)]
@@ -191,7 +197,7 @@ def _layer(weights, arch: TextArch, x_BGD, rotary: Rotary, step, shared, write):
         q = rms_norm(q, weights["attention.q_norm.scale"], arch.norm_eps)
         k = rms_norm(k, weights["attention.k_norm.scale"], arch.norm_eps)
     k_BGKTC, v_BGKTC = write(rotary(k), v)
-    heads_BGHC = _attend(rotary(q), shared, k_BGKTC, v_BGKTC, step)
+    heads_BGHC = attend(rotary(q), k_BGKTC, v_BGKTC)
     x_BGD = x_BGD + heads_BGHC.reshape(*x_BGD.shape[:-1], -1) @ weights["attention.o.kernel"]
     normed_BGD = rms_norm(x_BGD, weights["norm2.scale"], arch.norm_eps)
     gate, up = _maps(weights, "mlp.gate_up", normed_BGD, [arch.intermediate] * 2)
@@ -213,38 +219,48 @@ def _map(weights: Mapping[str, Array], name: str, x: Float[Array, "B G I"]) -> A
     return y if bias is None else y + bias
 
 
-def _attend(q_BGHC, shared, k_BGKTC, v_BGKTC, step) -> Float[Array, "B G H C"]:
+def _attend(q_BGHC, k_BGKTC, v_BGKTC, *, shared, step, forward) -> Float[Array, "B G H C"]:
     """Attend to the real tokens of the prefix, and to the own tokens up to index `step`."""
     k_BKPC, v_BKPC, mask_BP = shared
     B, G, H, C = q_BGHC.shape
-    K = k_BKPC.shape[1]
+    K, T = k_BGKTC.shape[2:4]
     q_BGKRC = q_BGHC.reshape(B, G, K, H // K, C)
-    # All queries of a key head are rows of one product with the prefix, whatever their completion.
+    # All queries of a key head are one sequence before the prefix, whatever their completion.
     q_BKNC = jnp.swapaxes(q_BGKRC, 1, 2).reshape(B, K, -1, C)
-    prefix_BKN = _part("bknc,bkpc->bknp", q_BKNC, k_BKPC, v_BKPC, mask_BP[:, None, None])
-    prefix = jax.tree.map(lambda x: jnp.swapaxes(x.reshape(B, K, G, H // K, -1), 1, 2), prefix_BKN)
-    is_past_T = jnp.arange(k_BGKTC.shape[3]) <= step
-    own = _part("bgkrc,bgktc->bgkrt", q_BGKRC, k_BGKTC, v_BGKTC, is_past_T)
+    prefix = forward(q_BKNC, k_BKPC, v_BKPC, mask_BP)
+    prefix = jax.tree.map(
+        lambda x: jnp.swapaxes(x.reshape(B, K, G, H // K, *x.shape[3:]), 1, 2), prefix
+    )
+    is_past_T = jnp.arange(T) <= step
+    rows = (x.reshape(B * G, *x.shape[2:]) for x in (q_BGKRC, k_BGKTC, v_BGKTC))
+    own = forward(*rows, jnp.broadcast_to(is_past_T, (B * G, T)))
+    own = jax.tree.map(lambda x: x.reshape(B, G, *x.shape[1:]), own)
     return _merge(prefix, own).reshape(B, G, H, C).astype(q_BGHC.dtype)
 
 
-def _part(equation: str, q: Array, k: Array, v: Array, mask: Bool[Array, "..."]) -> _Part:
-    """Attend to one part of the keys; `equation` gives the scores of queries and keys."""
-    scores = jnp.einsum(equation, q, k, preferred_element_type=jnp.float32) * q.shape[-1] ** -0.5
-    scores = jnp.where(mask, scores, MASKED)
-    top = jnp.max(scores, axis=-1, keepdims=True)
-    shares = jnp.exp(scores - top)
-    total = jnp.sum(shares, axis=-1, keepdims=True)
-    operands, result = equation.split("->")
-    queries, keys = operands.split(",")
-    back = f"{result},{keys}->{queries}"
-    values = jnp.einsum(back, shares.astype(v.dtype), v, preferred_element_type=jnp.float32)
-    return _Part(top, total, values)
+def _forward(q_BKNC, k_BKSC, v_BKSC, mask_BS: Bool[Array, "B S"]) -> _Part:
+    scores_BKNS = jnp.einsum("bknc,bksc->bkns", q_BKNC, k_BKSC, preferred_element_type=jnp.float32)
+    scores_BKNS = jnp.where(mask_BS[:, None, None], scores_BKNS * q_BKNC.shape[-1] ** -0.5, MASKED)
+    top_BKN1 = jnp.max(scores_BKNS, axis=-1, keepdims=True)
+    shares_BKNS = jnp.exp(scores_BKNS - top_BKN1)
+    total_BKN1 = jnp.sum(shares_BKNS, axis=-1, keepdims=True)
+    heads_BKNC = jnp.einsum(
+        "bkns,bksc->bknc",
+        shares_BKNS.astype(v_BKSC.dtype),
+        v_BKSC,
+        preferred_element_type=jnp.float32,
+    )
+    return _Part(heads_BKNC / total_BKN1, (top_BKN1 + jnp.log(total_BKN1))[..., 0])
 
 
-def _merge(a: _Part, b: _Part) -> Float[Array, "B G K R C"]:
-    """Return the attention over the keys of both parts."""
-    top = jnp.maximum(a.top, b.top)
-    share_a, share_b = jnp.exp(a.top - top), jnp.exp(b.top - top)
-    total = a.total * share_a + b.total * share_b
-    return (a.values * share_a + b.values * share_b) / total
+def _cudnn_forward(q_BKNC, k_BKSC, v_BKSC, mask_BS: Bool[Array, "B S"]) -> _Part:
+    """Attend by cuDNN's kernel; the real keys must come first."""
+    queries_B = jnp.full(len(q_BKNC), q_BKNC.shape[2], jnp.int32)
+    visible = Visible(queries_B, mask_BS.sum(axis=1, dtype=jnp.int32))
+    return _Part(*cudnn_attention.forward(q_BKNC, k_BKSC, v_BKSC, visible, False, heads_first=True))
+
+
+def _merge(a: _Part, b: _Part) -> Float[Array, "*rows N C"]:
+    """Return the attention over the keys of both parts, in float32."""
+    lse = jnp.logaddexp(a.lse, b.lse)
+    return sum(jnp.exp(part.lse - lse)[..., None] * part.heads for part in (a, b))

@@ -11,12 +11,13 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
 from segr1_jax.policy.decode_weights import DecodeLayout
 from segr1_jax.policy.decoding import OwnCache, Prefix, grown
-from segr1_jax.policy.params import Params
+from segr1_jax.policy.params import Params, Policy
 from segr1_jax.policy.qwen2_5_vl.model import PromptBatch
 from segr1_jax.policy.sharding import TRAIN_RULES
 from segr1_jax.rollout.sampler import Decoding, Prefilled, Sampler, Samples
@@ -24,7 +25,7 @@ from segr1_jax.runtime.compiled_functions import Watched
 from segr1_jax.runtime.mesh import Placement
 
 # Names of the platform, of a device and of a topology that is compiled for.
-GPU_PLATFORMS = ("gpu", "cuda", "rocm")
+GPU_PLATFORMS = ("gpu", "cuda")
 
 
 class RolloutWeights(NamedTuple):
@@ -145,8 +146,16 @@ def make_block_sampler(
     )
 
 
-def decode_layout(placement: Placement) -> DecodeLayout:
-    """Return the layout of decoding on a mesh: joined unless heads are split, unrolled on GPUs."""
+def decode_layout(placement: Placement, policy: Policy) -> DecodeLayout:
+    """Return the layout of decoding on a mesh.
+
+    Maps are joined unless the mesh splits heads. On GPUs layers are unrolled, and in bfloat16
+    attention is cuDNN's.
+    """
     mesh = placement.mesh
     on_gpus = isinstance(mesh, Mesh) and mesh.devices.flat[0].platform in GPU_PLATFORMS
-    return DecodeLayout(joined=mesh.shape["tensor"] == 1, unrolled=on_gpus)
+    return DecodeLayout(
+        joined=mesh.shape["tensor"] == 1,
+        unrolled=on_gpus,
+        fused_attention=on_gpus and policy.dtype == jnp.bfloat16,
+    )

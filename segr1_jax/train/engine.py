@@ -128,7 +128,7 @@ class Engine:
     def decode_weights(self) -> Watched[[Params], Params]:
         """All weights -> the prepared copy that decoding reads, sharded for one rollout."""
 
-        layout = decode_layout(self.placement)
+        layout = decode_layout(self.placement, self.policy)
 
         def prepare(params: Params) -> Params:
             return decode_weights(self.policy, params, layout)
@@ -242,7 +242,7 @@ class Engine:
     ) -> BlockSampler:
         # A plan has no tokenizer. The ids change no size.
         end_tokens = tuple(self.builder.tokenizer.end_ids) if self.builder else (0,)
-        layout = decode_layout(self.placement)
+        layout = decode_layout(self.placement, self.policy)
         sampler = Sampler(
             self.policy, group, max_tokens, end_tokens, temperature, greedy, layout=layout
         )

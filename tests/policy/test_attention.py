@@ -1,26 +1,33 @@
-"""Every attention implementation against a brute-force softmax, values and gradients: grouped heads, padding on both sides, odd lengths.
+"""Every attention implementation against a brute-force softmax, values and gradients.
 
-cuDNN's call runs in its XLA form (it needs a GPU), splash interpreted (it needs a TPU): what is tested is what is ours, the folding of a
-group into one sequence, masks, segments and padding to blocks.
+Grouped heads, padding and odd lengths. cuDNN's kernels are replaced by plain ones of the same
+contract (they need a GPU) and splash is interpreted (it needs a TPU), so that what is tested is the
+code around them: the merge, the folding of a group into one sequence, masks and segments.
 """
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tolerances import TOL_SIMPLE
+from attention_kernels import PLAIN
+from tolerances import TOL_FLOAT64, TOL_SIMPLE
 
-from segr1_jax.policy import attention
 from segr1_jax.policy.attention import Attention, KeyValues
+from segr1_jax.policy.fused_attention import attend_shared
 from segr1_jax.policy.qwen2_5_vl.text import causal_mask
 
 B, G, T, P, H, K, C = 2, 3, 5, 11, 4, 2, 8
 
 
 @pytest.fixture(params=["xla", "cudnn", pytest.param("splash", marks=pytest.mark.slow)])
-def kernel(request, monkeypatch):
-    monkeypatch.setattr(attention, "CUDNN", "xla")
-    return Attention(request.param)
+def kernel(request):
+    return Attention(request.param, kernels=PLAIN)
+
+
+def prefix_mask(kernel) -> np.ndarray:
+    """Return real tokens of two prefixes; cuDNN takes padding on the right only."""
+    left = 0 if kernel.implementation == "cudnn" else 2
+    return np.array([[False] * left + [True] * 9 + [False] * (2 - left), [True] * 8 + [False] * 3])
 
 
 def brute_force(q_NHC, k_SKC, v_SKC, seen_NS):
@@ -63,7 +70,7 @@ def assert_same(ours, theirs, arguments) -> None:
 
 
 def test_prefix(kernel):
-    mask_BP = np.array([[False] * 2 + [True] * 9, [True] * 8 + [False] * 3])
+    mask_BP = prefix_mask(kernel)
     read = np.nonzero(mask_BP)
 
     def theirs(q, k, v):
@@ -80,7 +87,7 @@ def test_prefix(kernel):
 
 
 def test_group(kernel):
-    mask_BP = np.array([[False] * 2 + [True] * 9, [True] * 8 + [False] * 3])
+    mask_BP = prefix_mask(kernel)
     lengths = np.array([[5, 1, 3], [2, 5, 4]])
     mask_BGT = np.arange(T) < lengths[..., None]
 
@@ -124,3 +131,53 @@ def test_images(kernel):
         theirs,
         arguments,
     )
+
+
+def test_windows(kernel):
+    """Windows with padding between their patches; each row sees the patches of its own window."""
+    mask_BS = np.array([[True, False, True, True], [True, True, False, False]])
+
+    def theirs(q, k, v):
+        rows = [
+            brute_force(q[b][seen], k[b][seen], v[b][seen], np.ones((seen.sum(),) * 2, bool))
+            for b, seen in enumerate(mask_BS)
+        ]
+        return jnp.concatenate(rows)
+
+    def ours(q, k, v):
+        mask_B1SS = jnp.broadcast_to(mask_BS[:, None, None], (B, 1, 4, 4))
+        return kernel.masked(q, k, v, mask_B1SS)[np.nonzero(mask_BS)]
+
+    assert_same(ours, theirs, tuple(normal(seed, B, 4, H, C) for seed in range(3)))
+
+
+def test_merged_gradient_in_float64():
+    """The backward passes of both parts, given the merged output and log-sum-exp, are exact."""
+    with jax.enable_x64(True):
+        rng = np.random.default_rng(0)
+        shapes = (B, G, T, H, C), (B, P, K, C), (B, P, K, C), (B, G, T, K, C), (B, G, T, K, C)
+        arguments = [jnp.asarray(rng.normal(size=shape)) for shape in shapes]
+        length_B = jnp.array([P, P - 3], jnp.int32)
+        weights = jnp.asarray(rng.normal(size=shapes[0]))
+
+        def merged(*arguments):
+            return jnp.vdot(weights, attend_shared(PLAIN, *arguments, length_B))
+
+        def whole(q, k, v, own_k, own_v):
+            total = 0.0
+            for b, g in np.ndindex(B, G):
+                keys, values = (
+                    jnp.concatenate([x[b, : length_B[b]], own[b, g]])
+                    for x, own in ((k, own_k), (v, own_v))
+                )
+                seen = np.concatenate(
+                    [np.ones((T, int(length_B[b])), bool), np.tri(T, dtype=bool)], 1
+                )
+                total += jnp.vdot(weights[b, g], brute_force(q[b, g], keys, values, seen))
+            return total
+
+        every = tuple(range(5))
+        ours, theirs = (jax.grad(function, every)(*arguments) for function in (merged, whole))
+        for found, expected in zip(ours, theirs, strict=True):
+            assert found.dtype == jnp.float64
+            np.testing.assert_allclose(found, expected, atol=TOL_FLOAT64)

@@ -3,6 +3,7 @@
 TOL_SIMPLE = 1e-5  # float32, one operation or a short chain of them
 TOL_COMPLEX = 1e-4  # float32, a whole model against another implementation, summed in another order
 TOL_S_MEASURE = 1e-12  # float64, the S-measure's formula with its sums in another order
+TOL_FLOAT64 = 1e-13  # float64, one operation or a short chain of them
 TOL_GOLDEN = 1e-9  # float64, against figures that another program printed
 MAX_BF16_DISTANCE_RATIO = 1.2  # our bfloat16 logits to the float32 truth, over the same distance of transformers: roundings fall elsewhere
 # Share of a step: its phases by one clock against the step by another. A loss of the processor between

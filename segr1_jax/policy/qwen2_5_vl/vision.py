@@ -17,7 +17,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
-from segr1_jax.policy.attention import Attention, KeyValues, attend
+from segr1_jax.policy.attention import Attention
 from segr1_jax.policy.layers import GatedMLP, Linear, RMSNorm, Rotary, rotary_from_angles, weight
 from segr1_jax.policy.mixed_precision import times
 from segr1_jax.policy.qwen2_5_vl.arch import VisionArch
@@ -77,10 +77,9 @@ class VisionAttention(nnx.Module):
         def inside_windows():
             # Each window is a row of its own batch, so patches of different windows never meet.
             windows = (B * W, S, *shape[2:])
-            mask = images.mask.reshape(B * W, 1, 1, S)
-            queries = q.reshape(windows)[:, None]
-            keys = KeyValues(k.reshape(windows), v.reshape(windows), mask)
-            return attend(queries, [keys])[:, 0].reshape(shape)
+            mask = jnp.broadcast_to(images.mask.reshape(B * W, 1, 1, S), (B * W, 1, S, S))
+            heads = self.backend.masked(*(x.reshape(windows) for x in (q, k, v)), mask)
+            return heads.reshape(shape)
 
         # The layers are scanned with one program, so each one chooses its attention at run time.
         return self.o(jax.lax.cond(is_full, whole_image, inside_windows).reshape(B, N, D))
