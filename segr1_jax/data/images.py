@@ -78,7 +78,8 @@ def upright_size(path: Path, kind: str) -> tuple[int, int]:
     """Return (width, height) of the upright picture, reading only the header of the file."""
     with opened(path, kind) as image:
         width, height = image.size
-        swapped = image.getexif().get(_ORIENTATION) in _SWAPPED
+        # Pillow's method for PNG decodes the whole picture to look for a note behind its pixels.
+        swapped = Image.Image.getexif(image).get(_ORIENTATION) in _SWAPPED
     return (height, width) if swapped else (width, height)
 
 

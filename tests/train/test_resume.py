@@ -126,7 +126,7 @@ def test_killed_twenty_times(folder):
 
 
 def write_photos(folder, section: str, seed: int, broken: set[int]) -> list[str]:
-    """Forty drawn pictures as files, those in `broken` cut in half; the keys that name them."""
+    """Write forty pictures, those in `broken` damaged in the middle; return the keys for them."""
     for part in ("images", "masks"):
         (folder / part).mkdir(parents=True)
     for index in range(40):
@@ -135,7 +135,10 @@ def write_photos(folder, section: str, seed: int, broken: set[int]) -> list[str]
         Image.fromarray(example.image).save(path)
         Image.fromarray(example.mask).save(folder / "masks" / f"{index}.png")
         if index in broken:
-            path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+            # The check before training reads headers and ends; only decoding finds this.
+            content, middle = bytearray(path.read_bytes()), path.stat().st_size // 2
+            content[middle : middle + 8] = bytes(8)
+            path.write_bytes(content)
     parts = [f"{section}.{part}={folder / part}" for part in ("images", "masks")]
     return [f"{section}.kind=folder", *parts]
 
