@@ -79,7 +79,9 @@ def upright_size(path: Path, kind: str) -> tuple[int, int]:
     with opened(path, kind) as image:
         width, height = image.size
         # Pillow's method for PNG decodes the whole picture to look for a note behind its pixels.
-        swapped = Image.Image.getexif(image).get(_ORIENTATION) in _SWAPPED
+        orientation = Image.Image.getexif(image).get(_ORIENTATION)
+        # Pillow gives the size of a TIFF upright already.
+        swapped = orientation in _SWAPPED and image.format != "TIFF"
     return (height, width) if swapped else (width, height)
 
 
