@@ -1,4 +1,7 @@
-"""Set-up shared by all tests: CPU with 8 devices, runtime-checked shapes, and the folder of test data."""
+"""Set-up shared by all tests.
+
+CPU with 8 devices, runtime-checked shapes, and the folder of test data.
+"""
 
 import os
 import socket
@@ -24,7 +27,10 @@ SHARED = Path(__file__).resolve().parents[1].parent / "shared"
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
-    """The folder of test data and weights beside the project; tests that need it skip where it is absent."""
+    """The folder of test data and weights beside the project.
+
+    Tests that need it skip where it is absent.
+    """
     if not SHARED.is_dir():
         pytest.skip("../shared (test data and weights beside the project) is absent")
     return SHARED

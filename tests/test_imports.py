@@ -1,4 +1,7 @@
-"""Data flows one way: a module imports only from lower ranks or its own folder, heavy libraries only where they belong."""
+"""Direction of imports: from lower levels and the own folder only.
+
+Heavy libraries are imported only where they belong.
+"""
 
 import ast
 import graphlib
@@ -63,7 +66,10 @@ IMPORTS = {name: _imports(path) for name, path in MODULES.items()}
 
 
 def _own(name: str) -> set[str]:
-    """Our modules that a module imports; `from package import module` is an import of the module alone."""
+    """Return the modules of the package that a module imports.
+
+    `from package import module` is an import of the module alone.
+    """
     own = {
         target.removeprefix("segr1_jax.")
         for target in IMPORTS[name]
@@ -100,7 +106,8 @@ def test_heavy_libraries_stay_where_they_belong(name):
     "module", ["segr1_jax", "segr1_jax.cli", "segr1_jax.config.loading", "segr1_jax.eval.score"]
 )
 def test_importing_stays_light(module):
-    code = f"import sys, {module}; print([name for name in ('torch', 'tensorboardX', 'jax') if name in sys.modules])"
+    heavy = ("torch", "tensorboardX", "jax")
+    code = f"import sys, {module}; print([name for name in {heavy} if name in sys.modules])"
     result = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
     )

@@ -20,6 +20,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import PartitionSpec
+from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
 from segr1_jax.policy.batch_rows import split_rows
@@ -88,6 +90,8 @@ def chunked_logprobs(
 
 def _forward(states_BGTD, kernel_DV, tokens_BGT, head: Head):
     """Return ((log-probabilities, entropy), log-sum-exp of the logits), one chunk at a time."""
+
+    kernel_DV = _whole(kernel_DV, states_BGTD.dtype)
 
     def one_chunk(inputs):
         states_BGCD, tokens_BGC = inputs
@@ -162,14 +166,15 @@ def _backward(head: Head, kept, cotangents):
     blocks = _make_blocks(V, tokens_BGT.shape[-1], head.chunk)
     # Without shares the axis is left out: an axis of size 1 changes the layouts that the compiler
     # chooses, at the cost of a copy.
-    kernel = kernel_DV.reshape(D, blocks.shares, -1) if blocks.shares > 1 else kernel_DV
+    kernel = _whole(kernel_DV, states_BGTD.dtype)
+    kernel = kernel.reshape(D, blocks.shares, -1) if blocks.shares > 1 else kernel
     allowed_V = _allowed(V, head.banned)
 
     def add_block(index, gradients):
         states_gradient_BGTD, kernel_gradient = gradients
         start, id_K, is_new_K = blocks.columns(index)
         block = jax.lax.dynamic_slice_in_dim(kernel, start, blocks.width, axis=-1)
-        kernel_DK = block.reshape(D, -1).astype(states_BGTD.dtype)
+        kernel_DK = block.reshape(D, -1)
         logits_BGTK = _product("bgtd,dk->bgtk", states_BGTD, kernel_DK)
         p_BGTK = jnp.exp(logits_BGTK / head.temperature - total_BGT[..., None])
         slope_BGTK = scale_BGT[..., None] * ((id_K == tokens_BGT[..., None]) - p_BGTK)
@@ -188,7 +193,7 @@ def _backward(head: Head, kept, cotangents):
 
     zeros = (
         split_rows(jnp.zeros(states_BGTD.shape, jnp.float32)),
-        None if trained is None else jnp.zeros_like(kernel),
+        None if trained is None else jnp.zeros(kernel.shape, kernel_DV.dtype),
     )
     states_gradient_BGTD, kernel_gradient = jax.lax.fori_loop(0, blocks.count, add_block, zeros)
     kernel_gradient_DV = None if trained is None else kernel_gradient.reshape(D, V)
@@ -200,6 +205,15 @@ def _product(equation: str, left: Array, right: Array) -> Array:
 
 
 chunked_logprobs.defvjp(_forward_keeping, _backward, symbolic_zeros=True)
+
+
+def _whole(kernel_DV: Float[Array, "D V"], dtype: DTypeLike) -> Float[Array, "D V"]:
+    """Return the projection in `dtype`, gathered: once for all chunks, not again in each."""
+    kernel_DV = kernel_DV.astype(dtype)
+    if jax.sharding.get_abstract_mesh().empty:
+        return kernel_DV
+    vocabulary = TRAIN_RULES["vocab"] if _shares(kernel_DV.shape[1]) > 1 else None
+    return jax.lax.with_sharding_constraint(kernel_DV, PartitionSpec(None, vocabulary))
 
 
 def _allowed(vocabulary: int, banned: Sequence[int]) -> Bool[Array, " V"]:

@@ -158,7 +158,7 @@ class Sampler:
         return tokens_BG.astype(jnp.int32), chosen_BG - total_BG
 
     def _start(self, states_BD: Float[Array, "B D"]) -> Decoding:
-        """Return the state before the first token: all completions start from the prefix's state."""
+        """Return the state before the first token: all completions start from the prefix."""
         B, D = states_BD.shape
         shape = (B, self.group, self.max_tokens)
         samples = Samples(
@@ -181,9 +181,9 @@ def make_sampler(
     greedy: bool = False,
     layout: DecodeLayout = SCANNED,
 ) -> Callable[[Params, PromptBatch, Array, Int[Array, " B"]], Samples]:
-    """Return a pure function `(params, prompts, key, positions) -> Samples`: one block, one program.
+    """Return a pure function `(params, prompts, key, positions) -> Samples`.
 
-    The caller jits it. Keys and other arguments are those of Sampler.
+    It decodes in one block. The caller jits it. Keys and other arguments are those of Sampler.
     """
     sampler = Sampler(policy, group, max_tokens, tuple(end_tokens), temperature, greedy, layout)
 

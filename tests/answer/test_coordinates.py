@@ -31,7 +31,11 @@ def test_what_is_no_coordinate_stays():
 
 
 def test_an_answer_that_does_not_survive_is_named():
-    thin = "<think>x</think> <bbox>[0,0,3,500]</bbox>, <points>[[1,250]]</points>, <labels>[1]</labels>"  # 0.3 pixels wide
+    # 0.3 pixels wide.
+    thin = (
+        "<think>x</think> <bbox>[0,0,3,500]</bbox>, "
+        "<points>[[1,250]]</points>, <labels>[1]</labels>"
+    )
     with pytest.raises(UserError, match=r"fish\.jpg.*bad_box.*answer_side"):
         given_answer(thin, NATIVE, MODEL, task="rl", name="fish.jpg")
 

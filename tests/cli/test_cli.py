@@ -1,4 +1,7 @@
-"""The command line: what it offers is frozen, help teaches, and a user's fault is one message and exit status 2."""
+"""The command line: its options are frozen, and its help has examples.
+
+A user's fault is one message and exit status 2.
+"""
 
 import argparse
 import subprocess
@@ -9,7 +12,8 @@ import pytest
 from segr1_jax.cli import commands, main
 from segr1_jax.cli.parser import build_parser
 
-OPTIONS = {  # a knob of a run is a key of the configuration, not a flag: think twice before adding here
+# A setting of a run is a key of the configuration and not a flag.
+OPTIONS = {
     "sft": {"config", "overrides"},
     "train": {"config", "overrides"},
     "eval": {"config", "overrides", "source", "suite", "predictions", "protocol", "out"},

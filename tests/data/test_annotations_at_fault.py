@@ -1,4 +1,7 @@
-"""Annotations that are malformed, hostile or empty: the sample is listed with its reason, or the file is named; nothing ends the sweep."""
+"""Annotations that are malformed, hostile or empty.
+
+The sample is listed with its reason, or the file is named; nothing ends the sweep.
+"""
 
 import json
 import pickle

@@ -1,4 +1,4 @@
-"""Two hundred files that are no ordinary pictures, through the reader that training and evaluation use."""
+"""Two hundred damaged pictures, through the reader of training and evaluation."""
 
 import struct
 import zlib
@@ -19,7 +19,7 @@ SIDE = 40
 
 
 def spoil(rng: np.random.Generator, content: bytes, number: int) -> bytes:
-    """Cut off, bits flipped in the header, a stretch overwritten, bytes doubled, or noise from the start: in turn."""
+    """Damage a file: truncate, flip header bits, overwrite, double bytes, or write noise, in turn."""
     data = bytearray(content)
     where = int(rng.integers(len(data)))
     match number % 5:

@@ -95,7 +95,10 @@ def settled(source) -> int:
 
 @pytest.mark.parametrize(("budget_mb", "samples"), [(20, 4), (1, 1), (1000, 16)])
 def test_samples_ahead_are_bounded_in_bytes(budget_mb, samples):
-    """4 MB of an image with its mask and one of the prompt; batches of 8, at most two of them ahead."""
+    """4 MB of an image with its mask and one of the prompt.
+
+    Batches of 8, at most two of them ahead.
+    """
     source, config = Large(), LoaderConfig(threads=3, ahead_mb=budget_mb)
     ahead = ahead_of(config, source, prompt_bytes=1_000_000)
     assert min(ahead.samples, 16) == samples

@@ -1,4 +1,7 @@
-"""Every reader on the official layout of its set, at toy size, against pictures and annotations read apart from it."""
+"""Every reader on the official layout of its set, at toy size.
+
+Pictures and annotations are also read without it, and compared.
+"""
 
 import json
 import os
@@ -156,7 +159,8 @@ def test_references_at_fault_are_samples_at_fault(own):
     assert source[3].instruction == "الكلب الأحمر 红狗."
 
 
-# (label, x and y of the square's first corner, its side) -> value of LISA's mask: 1 target, 255 ignored.
+# (label, x and y of the square's first corner, its side) -> value of LISA's mask: 1 target, 255
+# ignored.
 LABELLED = [
     ("target", (0, 0, 60), 1),
     ("Ignore", (10, 10, 9), 255),
@@ -173,7 +177,10 @@ LABELLED = [
 
 
 def test_reasonseg_labels_are_those_of_the_official_reader(own):
-    """The case does not matter, "ignore" anywhere is ignored, "flag" alone is skipped, all else is the target."""
+    """The case does not matter, and "flag" alone is skipped.
+
+    "ignore" anywhere is ignored, everything else is the target.
+    """
     shapes, expected = [], np.zeros((SIZE, SIZE), np.uint8)
     for label, (x, y, side), value in LABELLED:
         corners = [[x, y], [x + side, y], [x + side, y + side], [x, y + side]]
@@ -314,7 +321,10 @@ def test_ecssd_itself(shared, tmp_path):
 
 
 def test_real_photos_and_polygons_of_coco(shared, tmp_path):
-    """COCO's own annotations and RefCOCO's sentences in REFER's layout; masks against pycocotools through its own COCO class."""
+    """COCO's own annotations and RefCOCO's sentences in REFER's layout.
+
+    Masks against pycocotools through its own COCO class.
+    """
     from pycocotools.coco import COCO
 
     coco = COCO(shared / "data/refcoco/coco_val2017_mini/test_coco.json")

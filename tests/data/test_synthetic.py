@@ -94,7 +94,8 @@ def test_bright_objects_stand_out_and_camouflaged_ones_hardly():
 
 def test_sentences_by_hand():
     small_left, large_right = _square(100, 10, 10, 10), _square(100, 12, 60, 20)
-    # centroids: rows 14.5 and 21.5 (7 % of the side apart, too close to say), columns 14.5 and 69.5; areas 100 and 400
+    # centroids: rows 14.5 and 21.5 (7 % of the side apart, too close to say), columns 14.5 and
+    # 69.5; areas 100 and 400
     assert set(sentences([small_left, large_right], ["red", "blue"])) == {
         (0, "the red object"),
         (1, "the blue object"),

@@ -1,4 +1,7 @@
-"""Masks from pictures, polygons and COCO annotations, against masks drawn by hand and pycocotools' own decoding."""
+"""Masks from pictures, polygons and COCO annotations.
+
+They are compared with masks drawn by hand and with pycocotools' own decoding.
+"""
 
 import numpy as np
 import pytest

@@ -1,4 +1,7 @@
-"""Evaluating a set: killed and resumed, bad files, other weights, re-scoring, the reference code's choices. The sidecar is real."""
+"""Evaluation of a set: kills and resumes, bad files, other weights, re-scoring.
+
+The reference code's choices are tested too. The sidecar is real.
+"""
 
 import json
 import math

@@ -23,7 +23,8 @@ from segr1_jax.reward.transport.prompts_block import WirePrompt
 from segr1_jax.types import Score, ScoreStatus
 
 ROOT = Path(__file__).parents[2]
-POINTS = "<points>[[66,66],[5,110]]</points>, <labels>[1,0]</labels>"  # the second lies outside of the box
+# The second point is outside of the box.
+POINTS = "<points>[[66,66],[5,110]]</points>, <labels>[1,0]</labels>"
 BOXED = f"<think>a fish</think> <bbox>[36,36,94,95]</bbox>, {POINTS}"
 FRAME = 112  # the images are of 168: coordinates grow by 1.5
 
@@ -168,7 +169,10 @@ def test_bad_pictures_are_skipped_with_their_reason(folder, capsys):
 
 
 class LosesEverySecond(score.RewardClient):
-    """A reward client whose sidecar cannot answer each second request; it counts what is sent and not yet collected."""
+    """A reward client whose sidecar cannot answer each second request.
+
+    It counts what is sent and not yet collected.
+    """
 
     def __init__(self):
         self.waiting, self.most_waiting, self.sizes = 0, 0, []
@@ -270,7 +274,10 @@ def test_places_that_cannot_be_written(folder, capsys, out):
 
 
 def test_scoring_needs_no_jax(folder):
-    code = "import sys; from segr1_jax.cli import main; main(sys.argv[1:]); print([m for m in ('jax', 'flax', 'torch') if m in sys.modules])"
+    code = (
+        "import sys; from segr1_jax.cli import main; main(sys.argv[1:]); "
+        "print([m for m in ('jax', 'flax', 'torch') if m in sys.modules])"
+    )
     done = subprocess.run(
         [sys.executable, "-c", code, *command(folder, line("a", BOXED))],
         cwd=ROOT,

@@ -1,4 +1,7 @@
-"""The check of an export: passes on what we write, names the difference where the written file is not the policy in memory."""
+"""The check of an export passes on what we write.
+
+It names the difference where the written file is not the policy in memory.
+"""
 
 import sys
 

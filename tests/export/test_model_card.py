@@ -1,4 +1,4 @@
-"""The script in an export's model card, run as a reader would run it, gives the masks of `segr1 predict`."""
+"""The script in an export's model card gives the masks of `segr1 predict`."""
 
 import json
 import os
@@ -24,7 +24,8 @@ ROOT = Path(__file__).parents[2]
 IMAGES, FEWEST_MASKS, MOST_LINES = 10, 5, 25
 IMAGES_OF = {"data": 64, "eval_data": 16}
 SENTENCE = 'the "red" fish'  # quotes must survive the script's JSON
-# Long enough for answers that parse; what they say does not matter here. Prompts have room for a sentence.
+# Long enough for answers that parse; what they say does not matter here. Prompts have room for a
+# sentence.
 SHORT = [
     "prompt.max_tokens=80",
     "steps=150",
@@ -43,7 +44,7 @@ def segr1(cwd: Path, *words: str) -> None:
 
 
 def write_manifest(folder: Path, split: str) -> Path:
-    """A manifest of synthetic images, every other one with the sentence, so that the policy answers with and without."""
+    """A manifest of synthetic images, every other one with the sentence."""
     lines = []
     for index in range(IMAGES_OF[split]):
         example = generate(DataConfig(size=168, seed=len(split)), index)
@@ -62,7 +63,10 @@ def write_manifest(folder: Path, split: str) -> Path:
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory) -> Path:
-    """A folder with a run `sft`, its `export`, and photos of several sizes, one of them turned by EXIF, one see-through."""
+    """A folder with a run `sft`, its `export`, and photos of several sizes.
+
+    One of them is rotated by EXIF, one has an alpha channel.
+    """
     folder = tmp_path_factory.mktemp("card")
     make_tiny_policy(folder / "tiny", seed=0)
     data = [
@@ -108,7 +112,8 @@ def test_the_cards_script_gives_the_masks_of_predict(trained, sentence, tmp_path
     lines = (tmp_path / "predictions.jsonl").read_text().splitlines()
     for index, (image, line) in enumerate(zip(images, lines, strict=True)):
         if json.loads(line)["status"] != "ok":
-            continue  # there is no mask then; the card says that the script reads well-formed answers alone
+            # There is no mask: the script reads well-formed answers only, as the card says.
+            continue
         out = tmp_path / f"{index}.png"
         words = [
             sys.executable,

@@ -1,4 +1,7 @@
-"""Hugging Face directories that are damaged or made to harm: one sentence that names the file, no crash, no wrong weights."""
+"""Hugging Face directories that are damaged or made to harm.
+
+One sentence that names the file, no crash, no wrong weights.
+"""
 
 import json
 import shutil

@@ -1,4 +1,7 @@
-"""In and out of Hugging Face directories: exact round trips that transformers opens, and clear errors for broken ones."""
+"""In and out of Hugging Face directories.
+
+Exact round trips that transformers opens, and clear errors for broken ones.
+"""
 
 import json
 import shutil
@@ -272,7 +275,10 @@ def test_broken_checkpoints_name_the_fault(base, tmp_path, change, words):
     ],
 )
 def test_what_the_policy_does_not_compute_is_refused(base, tmp_path, change, words):
-    """YaRN, another activation, sliding windows: a config that asks for them would get another model's numbers."""
+    """YaRN, another activation, sliding windows.
+
+    A config that asks for them would get another model's numbers.
+    """
     copy = shutil.copytree(base[1], tmp_path / "other")
     config = json.loads((copy / "config.json").read_text())
     text = config["text_config"]

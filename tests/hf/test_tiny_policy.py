@@ -53,7 +53,10 @@ def test_published_names_and_size(directory):
 
 @pytest.fixture(scope="module")
 def processor(directory):
-    """AutoProcessor with the Pillow image processor. Asked for `backend="pil"` itself it wants a Pillow video processor too, and fails."""
+    """AutoProcessor with the Pillow image processor.
+
+    Asked for `backend="pil"` itself it wants a Pillow video processor too, and fails.
+    """
     processor = AutoProcessor.from_pretrained(directory)
     processor.image_processor = AutoImageProcessor.from_pretrained(directory, backend="pil")
     return processor

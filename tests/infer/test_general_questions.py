@@ -1,4 +1,7 @@
-"""General questions are put with each picture at its own aspect ratio; the frames are those of transformers."""
+"""General questions are put with each picture at its own aspect ratio.
+
+The frames are those of transformers.
+"""
 
 import base64
 import io

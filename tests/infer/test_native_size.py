@@ -1,4 +1,7 @@
-"""`eval`, `predict` and `demo` make the masks of SAM2ImagePredictor also of large photos; only rewards are bounded by max_side."""
+"""`eval`, `predict` and `demo` make the masks of SAM2ImagePredictor also of large photos.
+
+Only rewards are bounded by max_side.
+"""
 
 import json
 

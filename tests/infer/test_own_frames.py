@@ -1,4 +1,7 @@
-"""A policy answers images in frames of their own: buckets fill the batch, and answers are read in the pixels of each image's frame."""
+"""A policy answers images in frames of their own.
+
+Buckets fill the batch, and answers are read in the pixels of each image's frame.
+"""
 
 import dataclasses
 
@@ -22,7 +25,8 @@ def opened(tmp_path_factory):
     folder = tmp_path_factory.mktemp("own")
     make_tiny_policy(folder / "tiny", seed=0)
     (folder / "c.yaml").write_text(
-        "prompt: {frame: 0, max_pixels: 28224, max_tokens: 128}\nrollout: {max_tokens: 4}\neval_batch: 8\n"
+        "prompt: {frame: 0, max_pixels: 28224, max_tokens: 128}\n"
+        "rollout: {max_tokens: 4}\neval_batch: 8\n"
     )
     return open_policy(
         load_config(folder / "c.yaml", ["policy.compute_dtype=float32"]), folder / "tiny"

@@ -1,4 +1,7 @@
-"""The report and the demo in a real browser: they work, hostile text stays text, the console is quiet, nothing is fetched."""
+"""The report and the demo in a real browser.
+
+They work, hostile text stays text, the console is quiet, nothing is fetched.
+"""
 
 import contextlib
 import shutil
@@ -20,11 +23,17 @@ from segr1_jax.types import Completion
 CHROMIUM = (
     shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 )
-FLAGS = "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update --disable-sync"
+FLAGS = (
+    "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
+    "--disable-component-update --disable-sync"
+)
 HOSTILE = (
     "<script>document.title='ran'</script></textarea><img src=x onerror=\"document.title='ran'\">"
 )
-ANSWER = f"<think>{HOSTILE}</think> <bbox>[20,20,150,150]</bbox>, <points>[[84,84]]</points>, <labels>[1]</labels>"
+ANSWER = (
+    f"<think>{HOSTILE}</think> <bbox>[20,20,150,150]</bbox>, "
+    "<points>[[84,84]]</points>, <labels>[1]</labels>"
+)
 REMOVE = "button[aria-label*='emove'], button[aria-label*='lear']"  # there once the picture is up
 WIDTHS = {"desktop": 1280, "narrow": 390}
 
@@ -46,7 +55,7 @@ def browser():
 
 @contextlib.contextmanager
 def watched_page(browser, width: int, height: int = 900):
-    """A page; at the end its console had no error, and nothing but this machine was asked for anything."""
+    """A page; its console must have no error at the end, and it may ask only this machine."""
     page, faults = browser.new_page(viewport={"width": width, "height": height}), []
     page.on(
         "console", lambda message: faults.append(message.text) if message.type == "error" else None
@@ -154,13 +163,15 @@ def test_demo_from_upload_to_mask(browser, demo_url, tmp_path):
             page.goto(demo_url)
             page.get_by_role("button", name="Ask").click()
             page.wait_for_function(
-                "[...document.querySelectorAll('textarea, input')].some(x => x.value.includes('upload one first'))"
+                "[...document.querySelectorAll('textarea, input')]"
+                ".some(x => x.value.includes('upload one first'))"
             )
             page.set_input_files("input[type=file]", str(tmp_path / "broken.png"))
             page.locator(REMOVE).wait_for()
             page.get_by_role("button", name="Ask").click()
             page.wait_for_function(
-                "[...document.querySelectorAll('textarea, input')].some(x => x.value.includes('a readable image file'))"
+                "[...document.querySelectorAll('textarea, input')]"
+                ".some(x => x.value.includes('a readable image file'))"
             )
             page.locator(REMOVE).click()
             page.set_input_files("input[type=file]", str(tmp_path / "up.png"))
@@ -168,7 +179,8 @@ def test_demo_from_upload_to_mask(browser, demo_url, tmp_path):
             page.get_by_label("What to segment").fill(HOSTILE)
             page.get_by_role("button", name="Ask").click()
             page.wait_for_function(
-                "[...document.querySelectorAll('textarea, input')].some(x => x.value.startsWith('ok: '))"
+                "[...document.querySelectorAll('textarea, input')]"
+                ".some(x => x.value.startsWith('ok: '))"
             )
             assert page.get_by_label("Reasoning and answer").input_value() == ANSWER
             page.wait_for_selector("a[href*='mask.png']", state="attached")

@@ -1,4 +1,4 @@
-"""Predictions: one folder of masks, overlays and lines, whatever files are bad and whenever it is killed."""
+"""Predictions: one folder of masks, overlays and lines, with bad files and after kills."""
 
 import dataclasses
 import json

@@ -1,4 +1,7 @@
-"""The scripts that start runs: lint, what each process is told, exit status and signals. `segr1` is a stub that writes down what it got."""
+"""The scripts that start runs: lint, what each process is told, exit status and signals.
+
+`segr1` is a stub that writes down what it got.
+"""
 
 import os
 import shutil
@@ -14,7 +17,8 @@ ROOT = Path(__file__).parents[2]
 SCRIPTS = sorted((ROOT / "launch").glob("*.sh"))
 STUB = """\
 #!/usr/bin/env bash
-echo "$JAX_PROCESS_ID of $JAX_NUM_PROCESSES at $JAX_COORDINATOR_ADDRESS: $*" > "told_${JAX_PROCESS_ID:-alone}"
+place="$JAX_PROCESS_ID of $JAX_NUM_PROCESSES at $JAX_COORDINATOR_ADDRESS"
+echo "$place: $*" > "told_${JAX_PROCESS_ID:-alone}"
 echo "$XLA_FLAGS" > flags
 trap 'exit 143' TERM
 [[ $1 == wait ]] && { sleep 60 & wait; }

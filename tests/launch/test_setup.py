@@ -1,4 +1,7 @@
-"""launch/setup.sh on machines that cannot be set up: one clear sentence, a non-zero status, nothing taken for whole."""
+"""launch/setup.sh on machines that cannot be set up.
+
+One clear sentence, a non-zero status, nothing taken for whole.
+"""
 
 import hashlib
 import os
@@ -18,7 +21,7 @@ HEALTHY = {
 
 @pytest.fixture
 def machine(tmp_path):
-    """Runs setup.sh in a bare copy of the project where the given stubs shadow the tools of the same name."""
+    """Function that runs setup.sh in a bare copy of the project, with stubs for some tools."""
     project, tools = tmp_path / "project", tmp_path / "tools"
     (project / "launch").mkdir(parents=True)
     tools.mkdir()
@@ -88,7 +91,10 @@ def test_without_network_the_environment_is_not_taken_for_ready(machine):
 
 
 def test_a_cuda12_trainer_gets_nothing_that_brings_torch(machine):
-    """torch for CUDA 13 and jax[cuda12] overwrite each other's cuDNN; `dev` holds peft, which needs torch."""
+    """torch for CUDA 13 and jax[cuda12] overwrite each other's cuDNN.
+
+    `dev` holds peft, which needs torch.
+    """
     log, tools = machine.project / "pip.log", machine.project.parent / "tools"
     make_venv = "mkdir -p $3/bin; printf '%s' \"$STUB\" >$3/bin/python; chmod 755 $3/bin/python"
     stub = f'#!{shutil.which("bash")}\ncase "$*" in *install*) echo "$0 $*" >>{log} ;; esac'

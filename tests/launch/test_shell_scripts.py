@@ -1,7 +1,7 @@
 """Every shell script of launch/: it parses, and a dry run with stubs for what it starts.
 
-tests/launch/test_launchers.py has shellcheck for all, and signals and exit statuses of those that start
-processes; tests/launch/test_setup.py has the faults of setup.sh.
+tests/launch/test_launchers.py has shellcheck for all, and signals and exit statuses of those that
+start processes; tests/launch/test_setup.py has the faults of setup.sh.
 """
 
 import os

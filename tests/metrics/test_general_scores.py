@@ -1,4 +1,4 @@
-"""General benchmarks: reading the TSV files, what counts as an answer, and scores worked by hand."""
+"""General benchmarks: TSV files, answers that count, and scores worked by hand."""
 
 import base64
 import io

@@ -1,4 +1,7 @@
-"""Figures of the table against hand-worked numbers, the constant box against brute force, S-measures against MATLAB's."""
+"""Figures of the table against numbers worked by hand.
+
+The constant box is compared with brute force, S-measures with MATLAB's.
+"""
 
 import csv
 import itertools
@@ -54,7 +57,10 @@ def test_mean_absolute_error_is_the_share_of_differing_pixels():
 
 
 def test_soft_s_measure_equals_the_authors_matlab_code(shared):
-    """DSS saliency maps of 40 SOD images, scored by sal_eval_toolbox; each map spans 0 to 255, so its normalisation changes nothing."""
+    """DSS saliency maps of 40 SOD images, scored by sal_eval_toolbox.
+
+    Each map spans 0 to 255, so its normalisation changes nothing.
+    """
     golden = shared / "data/metrics_golden"
     rows = list(csv.DictReader((golden / "per_image_matlab.csv").open()))
     assert len(rows) == 40

@@ -1,4 +1,7 @@
-"""Figures of single predictions: hand-worked numbers, the edge table, MATLAB's and pysodmetrics' published values."""
+"""Figures of single predictions.
+
+Hand-worked numbers, the edge table, MATLAB's and pysodmetrics' published values.
+"""
 
 import csv
 import json
@@ -36,7 +39,8 @@ def test_two_overlapping_rectangles_by_hand():
     assert (found.intersection, found.union, found.iou) == (20, 60, pytest.approx(1 / 3))
     assert found.mae == pytest.approx(40 / 200)
     assert found.s_measure == s_measure(mask, truth)
-    # precision = recall = 1/2, so F = 1.3 * .25 / (.3 * .5 + .5) = .5; at threshold 0 all is predicted: precision .2, recall 1
+    # precision = recall = 1/2, so F = 1.3 * .25 / (.3 * .5 + .5) = .5; at threshold 0 all is
+    # predicted: precision .2, recall 1
     assert found.f_curve[:-1] == pytest.approx(0.5)
     assert found.f_curve[-1] == pytest.approx(1.3 * 0.2 / (0.3 * 0.2 + 1))
     assert found.adaptive_f == pytest.approx(0.5)
@@ -130,7 +134,10 @@ def test_an_invalid_answer_counts_with_its_truth():
 
 
 def test_maximum_is_of_the_mean_curve():
-    """Two samples with their best thresholds apart: the maximum of the mean is below the mean of the maxima."""
+    """Two samples with their best thresholds apart.
+
+    The maximum of the mean is below the mean of the maxima.
+    """
     rng = np.random.default_rng(1)
     truth = rectangle(2, 2, 6, 10)
     maps = [

@@ -1,4 +1,7 @@
-"""The report page, read back by the standard library's HTML parser: what came from outside is text, and nothing else runs."""
+"""The report page, read back by the standard library's HTML parser.
+
+What came from outside is text, and nothing else runs.
+"""
 
 import base64
 import hashlib

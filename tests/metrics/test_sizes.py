@@ -1,4 +1,7 @@
-"""Image and truth of different sizes: the prediction is resized to the truth with OpenCV's bilinear filter, as PySODEvalToolkit does."""
+"""Image and truth of different sizes.
+
+The prediction is resized to the truth with OpenCV's bilinear filter, as PySODEvalToolkit does.
+"""
 
 import cv2
 import numpy as np

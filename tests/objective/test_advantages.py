@@ -8,7 +8,10 @@ from segr1_jax.objective.advantages import completion_weights, dead_groups, grou
 
 
 def test_advantages_by_hand():
-    """Rewards 0, 1, 2, 3: mean 1.5, deviations -1.5 .. 1.5, sample variance 5/3; Dr.GRPO leaves the deviations as they are."""
+    """Rewards 0, 1, 2, 3: mean 1.5, deviations -1.5 .. 1.5, sample variance 5/3.
+
+    Dr.GRPO leaves the deviations as they are.
+    """
     rewards, valid = np.array([[0.0, 1.0, 2.0, 3.0]]), np.ones((1, 4), bool)
     deviations = np.array([[-1.5, -0.5, 0.5, 1.5]])
     np.testing.assert_allclose(

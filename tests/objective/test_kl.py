@@ -1,4 +1,7 @@
-"""KL estimators: values by hand, means and gradients against the divergence summed over a whole vocabulary."""
+"""KL estimators: values by hand.
+
+Means and gradients are compared with the divergence summed over a whole vocabulary.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -33,7 +36,10 @@ def divergence(p, q):
 
 
 def test_means_over_the_policy():
-    """Summed over every token with its probability: k1 and k3 are the KL (0.3 ln 2.5 = 0.2749), k2 is not."""
+    """Summed over every token with its probability.
+
+    k1 and k3 are the KL (0.3 ln 2.5 = 0.2749), k2 is not.
+    """
     kl = float(divergence(POLICY, REFERENCE))
     np.testing.assert_allclose(kl, 0.3 * np.log(2.5), rtol=TOL_SIMPLE)
     means = [
@@ -44,7 +50,10 @@ def test_means_over_the_policy():
 
 
 def test_gradients_are_as_documented():
-    """The mean gradient over the policy's own samples, by the logits: of k1 zero, of k2 and k3 that of one KL and of the other."""
+    """The mean gradient over the policy's own samples, by the logits.
+
+    Of k1 zero, of k2 and k3 that of one KL and of the other.
+    """
     logits = jnp.log(POLICY)
 
     def mean_gradient(estimator):

@@ -53,7 +53,10 @@ def test_clipped_surrogate_by_hand(ratio, advantage, expected):
 
 @pytest.mark.parametrize(("ratio", "expected"), [(1.25, 1.25), (1.5, 1.28), (0.5, 0.5)])
 def test_clip_higher_by_hand(ratio, expected):
-    """DAPO's 0.2 below and 0.28 above: 1.25 is inside, 1.5 stops at 1.28; below 1 the minimum takes the ratio itself."""
+    """DAPO's 0.2 below and 0.28 above: 1.25 is inside, 1.5 stops at 1.28.
+
+    Below 1 the minimum takes the ratio itself.
+    """
     value = clipped_surrogate(jnp.full((1, 1, 1), ratio), jnp.ones((1, 1)), low=0.2, high=0.28)
     np.testing.assert_allclose(value, expected, rtol=TOL_SIMPLE)
 
@@ -74,7 +77,10 @@ def test_clipped_tokens_are_those_without_gradient(ratio, advantage, expected):
 
 
 def test_grpo_loss_by_hand():
-    """Ratios are 1, so the surrogate is A: mean over completions of -A + beta k3, k3 = e^0.1 - 1.1 where logp = -0.1, reference 0."""
+    """Ratios are 1, so the surrogate is A.
+
+    Mean over completions of -A + beta k3, k3 = e^0.1 - 1.1 where logp = -0.1, reference 0.
+    """
     loss = loss_of(everywhere(-0.1), make_batch(), PAPER)
     kl = np.exp(0.1) - 1.1
     np.testing.assert_allclose(
@@ -96,7 +102,10 @@ def test_without_a_reference_there_is_no_kl():
 
 
 def test_grpo_gradient_by_hand():
-    """d loss / d logp of a real token = weight / length * (-A + beta (1 - r)), r = exp(reference - logp)."""
+    """d loss / d logp of a real token = weight / length * (-A + beta (1 - r)).
+
+    Here r = exp(reference - logp).
+    """
     gradient = jax.grad(lambda lp: loss_of(lp, make_batch(), PAPER).objective.total)(
         everywhere(-0.1)
     )
@@ -105,7 +114,8 @@ def test_grpo_gradient_by_hand():
     np.testing.assert_allclose(gradient, expected, rtol=TOL_SIMPLE)
 
 
-# Tokens of the first completion are worth -1 each, of the second 2 each (ratio 1, so -A), two and three of them, T = 3.
+# Tokens of the first completion are worth -1 each, of the second 2 each (ratio 1, so -A), two and
+# three of them, T = 3.
 AGGREGATED = {
     "completion_mean": (1.0 * (-1) + 1.0 * 2) / 2,  # each completion's mean; two completions
     "token_mean": (2 * (-1) + 3 * 2) / 5,  # five tokens
@@ -125,7 +135,10 @@ def test_aggregations_by_hand(name):
 
 
 def test_k2_in_the_loss_by_hand():
-    """logp -0.1 against reference -0.3: k2 = 0.2^2 / 2 = 0.02, its gradient 0.2; k3 = e^-0.2 + 0.2 - 1, its gradient 1 - e^-0.2."""
+    """logp -0.1 against reference -0.3: k2 = 0.2^2 / 2 = 0.02, its gradient 0.2.
+
+    k3 = e^-0.2 + 0.2 - 1, its gradient 1 - e^-0.2.
+    """
     batch = make_batch(reference=-0.3, advantages=(0.0, 0.0))
     for kl, value, slope in (("k2", 0.02, 0.2), ("k3", np.exp(-0.2) - 0.8, 1 - np.exp(-0.2))):
         objective = ObjectiveConfig(beta=2.0, kl=kl)
@@ -139,7 +152,10 @@ def test_k2_in_the_loss_by_hand():
 
 
 def test_several_updates_take_the_ratio_against_the_sampler():
-    """The policy moved by +0.3 since it sampled: ratio e^0.3 = 1.35, clipped to 1.2 where A = 1 and whole where A = -2; no reference."""
+    """The policy moved by +0.3 since it sampled.
+
+    Ratio e^0.3 = 1.35, clipped to 1.2 where A = 1 and whole where A = -2; no reference.
+    """
     batch, logprobs = make_batch(sampler=-0.5), everywhere(-0.2)
     loss = loss_of(logprobs, batch, ObjectiveConfig(beta=0.0, updates_per_rollout=2))
     np.testing.assert_allclose(mean(loss.objective), (-1.2 + 2 * np.exp(0.3)) / 2, rtol=TOL_SIMPLE)

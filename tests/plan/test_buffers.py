@@ -1,4 +1,4 @@
-"""The bytes that plan counts against arrays really made, and against the sizes of the published checkpoints."""
+"""Bytes that plan counts, against arrays really made and the published checkpoints."""
 
 import math
 from pathlib import Path
@@ -82,7 +82,10 @@ def test_bytes_of_completions_are_those_that_the_sampler_makes():
 
 
 def test_caches_by_hand():
-    """Per device 2 of 8 prompts, 1 of 2 key heads: 7 layers x (k, v) x 16 values x 2 bytes = 448 bytes a token."""
+    """Per device 2 of 8 prompts, 1 of 2 key heads.
+
+    7 layers x (k, v) x 16 values x 2 bytes = 448 bytes a token.
+    """
     counted = {buffer.name: buffer.bytes for buffer in ledger(programs(), {})}
     assert counted["prefix K/V"] == 2 * 40 * 448
     assert counted["own K/V"] == 2 * 2 * 12 * 448

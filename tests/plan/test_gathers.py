@@ -1,4 +1,7 @@
-"""The rules about gathered weights on text that XLA really compiled for 8 devices, programs that break them among it."""
+"""Rules about gathered weights, on text that XLA compiled for 8 devices.
+
+Some of the programs break them.
+"""
 
 import math
 
@@ -32,7 +35,10 @@ def programs():
 
 
 def text_of(stack_spec: PartitionSpec, layer_spec: PartitionSpec) -> str:
-    """A scan over layers whose kernels are stored in eighths; each spec says what is held whole: the stack before, a layer inside."""
+    """A scan over layers whose kernels are stored in eighths.
+
+    Each spec says what is gathered: the stack before the scan, or a layer inside it.
+    """
     mesh = jax.make_mesh((8,), ("fsdp",), axis_types=(jax.sharding.AxisType.Auto,))
 
     def put(spec):

@@ -1,4 +1,7 @@
-"""One float32 gradient lives: micro-batches are added to it in place, also by the compiled program."""
+"""One float32 gradient lives.
+
+Micro-batches are added to it in place, also by the compiled program.
+"""
 
 import jax
 import pytest

@@ -1,4 +1,7 @@
-"""Whole plans of a small architecture: what fits, which knob is found, seconds by hand, and the command."""
+"""Whole plans of a small architecture.
+
+What fits, which knob is found, seconds by hand, and the command.
+"""
 
 import json
 import math
@@ -106,7 +109,10 @@ def test_seconds_by_hand(roomy):
 
 
 def test_decoding_reads_the_language_model_and_its_caches():
-    """Two bytes for each weight but the tower's (the tied head is the embedding), the prefix, and half of the longest completion."""
+    """Two bytes for each weight but the tower's, the prefix, and half of the longest completion.
+
+    The tied head is the embedding.
+    """
     text = ARCH.text
     layer = 64 * (64 + 32 + 32) + (64 + 32 + 32) + 64 * 64 + 3 * 64 * 96 + 2 * 64
     weights = 512 * 64 + text.layers * layer + 64

@@ -45,7 +45,10 @@ def normal(seed: int, *shape: int):
 
 
 def assert_same(ours, theirs, arguments) -> None:
-    """Both return the outputs that are read; compared with the gradient of a weighted sum of them."""
+    """Both return the outputs that are read.
+
+    Compared with the gradient of a weighted sum of them.
+    """
 
     def total(function):
         return lambda *arguments: jnp.vdot(

@@ -1,4 +1,7 @@
-"""The vocabulary projection in chunks and blocks against all logits at once: values, gradients, memory, and what moves over a mesh."""
+"""The vocabulary projection in chunks and blocks against all logits at once.
+
+Values, gradients, memory, and what moves over a mesh.
+"""
 
 import functools
 import math
@@ -21,7 +24,7 @@ PRIME, BANNED = (
 
 
 def brute_force(states, kernel, tokens, head: Head):
-    """(log-probability, entropy) token by token, with numpy's arithmetic but traced for gradients."""
+    """Return (log-probability, entropy) token by token, in plain traced arithmetic."""
     logits = (states.astype(jnp.float32) @ kernel.astype(jnp.float32)) / head.temperature
     allowed = jnp.array([v for v in range(kernel.shape[1]) if v not in head.banned])
     p = jax.nn.softmax(logits[..., allowed], axis=-1)
@@ -75,7 +78,7 @@ def test_a_frozen_projection_gives_the_same_gradient_of_the_states():
 
 
 def test_bfloat16_states_are_as_near_to_float32_as_plain_autodiff():
-    """The slopes of logits are rounded to bfloat16 before their products, as the compute dtype asks."""
+    """Slopes of logits are rounded to bfloat16 before their products, as compute_dtype says."""
     head, (states, kernel, tokens) = Head(BANNED, 0.7, 3), inputs(PRIME, jnp.bfloat16)
     ours = jax.jit(jax.grad(loss_of(chunked_logprobs, head), (0, 1)))(states, kernel, tokens)
     exact = jax.jit(jax.grad(loss_of(brute_force, head), (0, 1)))(

@@ -1,4 +1,7 @@
-"""Depth costs no compile time: the program of a gradient step is as long at 36 layers as at 4 (launch/compile_depth.py times it)."""
+"""Depth costs no compile time.
+
+The program of a gradient step is as long at 36 layers as at 4 (launch/compile_depth.py times it).
+"""
 
 import dataclasses
 
@@ -19,7 +22,10 @@ def arch():
 
 
 def lowered_lines(arch, depth: int, remat: bool) -> int:
-    """Lines of the lowered gradient of a token loss, both towers `depth` layers deep; weights are shapes only."""
+    """Lines of the lowered gradient of a token loss, both towers `depth` layers deep.
+
+    Weights are shapes only.
+    """
     vision = dataclasses.replace(arch.vision, depth=depth, full_layers=(1, 3))
     policy = Policy(
         dataclasses.replace(arch, vision=vision, text=dataclasses.replace(arch.text, layers=depth)),

@@ -1,4 +1,7 @@
-"""Decoding: token by token equals the full forward pass, and greedy sampling equals transformers' own `generate`."""
+"""Decoding token by token equals the full forward pass.
+
+Greedy sampling equals transformers' own `generate`.
+"""
 
 import itertools
 
@@ -115,7 +118,10 @@ def test_prefill_and_decode_equal_the_full_forward(make_pair, prompts, layout):
 
 
 def generate(oracle, policy, prompt) -> np.ndarray:
-    """Greedy tokens by transformers, with the ids that our sampler never takes suppressed; 3-D positions asserted."""
+    """Greedy tokens by transformers, with the ids that our sampler never takes suppressed.
+
+    The 3-D positions are asserted.
+    """
     inputs = oracle_inputs(oracle, prompt, np.zeros(0, np.int32))
     banned = list(policy.arch.never_sampled)
     with torch.no_grad():
@@ -161,7 +167,8 @@ def test_greedy_answers_equal_generate(make_pair, prompts):
             )
             margin = gap(oracle, policy, prompt, expected[:same])
             pytest.fail(
-                f"prompt {row}: from token {same} on {ours[same:]}, not {expected[same:]}; the oracle's best leads by {margin:.1e}"
+                f"prompt {row}: from token {same} on {ours[same:]}, not {expected[same:]}; "
+                f"the oracle's best token leads by {margin:.1e}"
             )
     lengths, variety = [len(tokens) for tokens in theirs], [len(set(tokens)) for tokens in theirs]
     print("lengths", lengths, "different tokens", variety)

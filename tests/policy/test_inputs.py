@@ -28,7 +28,7 @@ def directory(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def numbers(directory):
-    """A batch's image rows where the text takes them up, and log-probabilities of an arbitrary answer."""
+    """Return the image rows in their text slots, and log-probabilities of an arbitrary answer."""
     policy = Policy(read_arch(directory))
     device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     params = load_params(directory, policy, dict.fromkeys(policy.specs, device))
@@ -60,7 +60,7 @@ def examples(*sizes):
 
 
 def test_a_larger_bucket_gives_the_same_numbers(directory, numbers):
-    """Images of their own aspect ratio, alone and unpadded, then together with a prompt of two images."""
+    """Images of their own aspect ratio: alone and unpadded, then beside a prompt of two images."""
     builder = PromptBuilder.from_directory(
         directory, PromptConfig(frame=0, max_pixels=FRAME**2, max_tokens=TOKENS)
     )

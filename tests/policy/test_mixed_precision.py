@@ -1,4 +1,4 @@
-"""bfloat16: gradients reach float32 weights unrounded, and what rounding does elsewhere is bounded."""
+"""bfloat16: gradients reach float32 weights unrounded, and other rounding is bounded."""
 
 import dataclasses
 import functools

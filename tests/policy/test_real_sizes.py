@@ -1,6 +1,9 @@
-"""The policy against transformers at the head counts of the real 3B and 7B: every layer's states, logits, gradients, and bfloat16.
+"""The policy against transformers at the head counts of the real 3B and 7B.
 
-Widths, heads, rotary sections and windows are the published ones. Cut to keep the tests to a minute: vocabulary, depth, MLP widths.
+Every layer's states, logits and gradients are compared, and bfloat16.
+
+Widths, heads, rotary sections and windows are the published ones. Vocabulary, depth and MLP widths
+are smaller, to keep the tests to a minute.
 """
 
 import dataclasses
@@ -76,7 +79,7 @@ def pair(saved):
 
 @pytest.fixture(scope="module")
 def prompts():
-    """Windows of 4 x 4 image tokens, partly filled at the right and lower edges of each of these images."""
+    """Windows of 4 x 4 image tokens are partly filled at the right and lower edges of images."""
     rng = np.random.default_rng(0)
     return [
         make_prompt(rng, [(140, 196)], [4, 6], REAL_VISION),
@@ -124,7 +127,10 @@ def test_every_layer_and_the_logits(pair, prompts, batch, completions):
 
 
 def test_the_inputs_discriminate(pair, prompts, completions, monkeypatch):
-    """Two neighbouring patches exchanged, one-dimensional positions, or no full attention move the oracle far beyond the tolerance."""
+    """Faults move the oracle far beyond the tolerance.
+
+    They are: two neighbouring patches exchanged, one-dimensional positions, no full attention.
+    """
     oracle, completion = pair[0], completions[0, 0]
     right = oracle_logits(oracle, prompts[0], completion)
     inputs = oracle_inputs(oracle, prompts[0], completion)
@@ -186,6 +192,7 @@ def test_bfloat16_is_no_farther_from_the_truth_than_transformers(
         for who, error in errors.items()
     }
     print(
-        f"RMS distance to float32: {rms}, ratio {rms['ours'] / rms['transformers']:.3f}; each {each}"
+        f"RMS distance to float32: {rms}, ratio {rms['ours'] / rms['transformers']:.3f}; "
+        f"each {each}"
     )
     assert rms["ours"] <= MAX_BF16_DISTANCE_RATIO * rms["transformers"]

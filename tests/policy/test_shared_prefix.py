@@ -1,6 +1,7 @@
 """The shared prefix against the same completions with the prefix repeated for each.
 
-Loss and every gradient leaf of the GRPO objective, in float32, over random group sizes, lengths, masks, paddings and images.
+Loss and every gradient leaf of the GRPO objective are compared in float32, over random group sizes,
+lengths, masks, paddings and images.
 """
 
 import jax
@@ -35,7 +36,10 @@ def pair(tmp_path_factory):
 
 
 def random_case(seed: int) -> tuple[PromptBatch, GroupBatch]:
-    """Two prompts of up to two images and their groups: odd lengths, padding on both sides, some completions left out."""
+    """Two prompts of up to two images and their groups.
+
+    Odd lengths, padding on both sides, some completions left out.
+    """
     rng = np.random.default_rng(seed)
     G, T, images = int(rng.integers(1, 5)), int(rng.integers(2, 9)), int(rng.integers(0, 3))
     sizes = [SIZES[index] for index in rng.integers(0, len(SIZES), images)]

@@ -1,4 +1,7 @@
-"""The policy against transformers: noise images, non-square grids, two images, unequal prompts, padding on both sides, text only."""
+"""The policy against transformers.
+
+Noise images, non-square grids, two images, unequal prompts, padding on both sides, text only.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -123,7 +126,10 @@ def test_sampler_logprobs_are_the_scorers(pair, prompts):
 
 
 def test_gradients_equal_torch_autograd(pair, prompts, completions):
-    """Mean log-probability of one completion per prompt, differentiated on both sides, every weight of every layer."""
+    """Compare the gradient of every weight.
+
+    It is that of the mean log-probability of one completion per prompt.
+    """
     oracle, policy, params = pair
     batch, tokens = batch_of(prompts, capacity=48), completions[:, :1]
 

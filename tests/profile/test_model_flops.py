@@ -1,4 +1,7 @@
-"""Model FLOPs against numbers worked by hand, brute force over pairs of tokens, and the weights that the modules declare."""
+"""Model FLOPs against numbers worked by hand.
+
+They are also compared with brute force over pairs of tokens and with the declared weights.
+"""
 
 import math
 
@@ -23,10 +26,18 @@ SEED = 3
 
 def test_language_flops_by_hand():
     arch = TextArch(
-        layers=2, hidden=8, intermediate=10, heads=4, kv_heads=2, head_dim=3, vocab=11, rope_theta=1.0,
+        layers=2,
+        hidden=8,
+        intermediate=10,
+        heads=4,
+        kv_heads=2,
+        head_dim=3,
+        vocab=11,
+        rope_theta=1.0,
         mrope_section=(1, 0, 0), norm_eps=1e-6, tied_head=True,
     )  # fmt: skip
-    # per token and layer: q 8x12, k and v 8x6 each, o 12x8, MLP 3 of 8x10: 96 + 96 + 96 + 240 = 528 multiply-adds;
+    # per token and layer: q 8x12, k and v 8x6 each, o 12x8, MLP 3 of 8x10: 96 + 96 + 96 + 240 = 528
+    # multiply-adds;
     # per pair: scores and values, 12 multiply-adds each; head 8x11 = 88 per completion token
     work = Work(text_tokens=5, text_pairs=7, head_tokens=3)
     assert language_flops(arch, work) == 2 * (2 * 5 * 528 + 2 * 7 * 24) + 2 * 3 * 88
@@ -46,7 +57,8 @@ def test_tower_flops_by_hand():
         window=4,
         full_layers=(1,),
     )
-    # patch embedding 12x4 = 48; per layer q, k, v, o 4 of 4x4 and MLP 3 of 4x6: 64 + 72 = 136; merger per 4 patches 16x16 + 16x8 = 384
+    # patch embedding 12x4 = 48; per layer q, k, v, o 4 of 4x4 and MLP 3 of 4x6: 64 + 72 = 136;
+    # merger per 4 patches 16x16 + 16x8 = 384
     work = Work(patches=8, window_pairs=20, image_pairs=64)
     assert tower_flops(arch, work) == 2 * 8 * (48 + 3 * 136 + 96) + 2 * (2 * 20 + 64) * 2 * 4
 

@@ -1,4 +1,7 @@
-"""`segr1 profile` on a tiny run: what it reports agrees with the run's own metrics, with the trace and with itself."""
+"""`segr1 profile` on a tiny run.
+
+What it reports agrees with the run's own metrics, with the trace and with itself.
+"""
 
 import dataclasses
 import json

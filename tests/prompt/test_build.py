@@ -72,7 +72,10 @@ def test_sentences_may_not_spell_special_tokens(tokenizer, vision):
 
 
 def test_image_tokens_must_fit_the_grid(tmp_path, qwen_directory, vision):
-    """A tokenizer that does not call its image token special lets a sentence smuggle one in; the grid still tells."""
+    """A tokenizer that does not call its image token special lets a sentence smuggle one in.
+
+    The grid still tells.
+    """
     record = json.loads((qwen_directory / "tokenizer.json").read_text())
     for token in record["added_tokens"]:
         token["special"] = token["special"] and token["content"] != "<|image_pad|>"
@@ -81,7 +84,8 @@ def test_image_tokens_must_fit_the_grid(tmp_path, qwen_directory, vision):
     assert builder.build(example("red fish")).patches.any()
     with pytest.raises(
         UserError,
-        match=r"noise: prompt: expected runs of \[36\] image tokens.*got \[36, 1\] in .*red<\|image_pad\|>fish",
+        match=r"noise: prompt: expected runs of \[36\] image tokens.*"
+        r"got \[36, 1\] in .*red<\|image_pad\|>fish",
     ):
         builder.build(example("red<|image_pad|>fish"))
 
@@ -132,5 +136,8 @@ def test_missing_and_malformed_tokenizers_are_named(tmp_path):
 
 
 def test_special_tokens_inside_an_answer_show(tokenizer):
-    """Hidden ones would let an answer that no other engine accepts pass the parser; only the end of the turn is dropped."""
+    """Hidden ones would let an answer that no other engine accepts pass the parser.
+
+    Only the end of the turn is dropped.
+    """
     assert tokenizer.decode(tokenizer.encode("a<|endoftext|>b<|im_end|>")) == "a<|endoftext|>b"

@@ -1,4 +1,7 @@
-"""From an image file to token ids and patches, against transformers' processor with the real tokenizer, over sizes and aspect ratios."""
+"""From an image file to token ids and patches, against transformers' processor.
+
+The tokenizer is the real one; sizes and aspect ratios vary.
+"""
 
 import numpy as np
 import pytest
@@ -60,7 +63,10 @@ class RecordingProcessor(Qwen2VLImageProcessorPil):
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory):
-    """Files of noise of log-uniform area and aspect ratio, in every mode, some of them turned; two are long, one is already in place."""
+    """Files of noise of log-uniform area and aspect ratio, in every mode, some of them turned.
+
+    Two are long, one is already in place.
+    """
     rng, folder = np.random.default_rng(0), tmp_path_factory.mktemp("pictures")
     sizes = [(28, 2800), (4, 700), (140, 84)]
     while len(sizes) < IMAGES:
@@ -167,7 +173,7 @@ def test_several_images_per_prompt(pictures, processor, builder):
 
 
 def test_the_published_pixel_limits_on_a_photo(vision):
-    """A phone's photo in the shipped configuration's range of sizes, which no small image reaches."""
+    """A phone's photo, in a range of sizes that no small image reaches."""
     image = np.random.default_rng(1).integers(0, 256, (1512, 2016, 3), dtype=np.uint8)
     theirs = RecordingProcessor(min_pixels=3136, max_pixels=12845056)
     grid = theirs(

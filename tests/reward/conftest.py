@@ -12,7 +12,10 @@ from segr1_jax.types import ScoreRequest
 
 @pytest.fixture(scope="session")
 def requests():
-    """24 requests on 6 images of two sizes: groups share images; boxes, points, several prompts, one without any prompt."""
+    """24 requests on 6 images of two sizes: groups share images.
+
+    Boxes, points, several prompts, one without any prompt.
+    """
     rng, made = np.random.default_rng(0), []
     for index in range(24):
         example = generate(DataConfig(size=168 if index % 2 else 120), index % 6)

@@ -17,7 +17,8 @@ ROOT = Path(__file__).parents[2]
 ROUNDS, PER_ROUND = 50, 6
 LATEST_BLOW_S = 0.03  # about what the requests of a round take
 
-# In every sidecar: the order that lies in the file `order` is carried out once, in whichever request comes to it.
+# In every sidecar: the order that lies in the file `order` is carried out once, in whichever
+# request comes to it.
 HOOKS = """
 import os, random
 from segr1_jax.reward.transport import prompts_block, protocol

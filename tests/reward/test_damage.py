@@ -1,4 +1,7 @@
-"""Damaged blocks of the region, a full cache disk and slow encodes: no request is left out for them."""
+"""Damaged blocks of the region, a full cache disk and slow encodes.
+
+No request is left out for them.
+"""
 
 import os
 import signal
@@ -115,7 +118,7 @@ def test_the_deadline_follows_the_start_up_encode(requests, in_sidecar):
 
 
 def test_waiting_in_line_is_not_counted(requests, in_sidecar):
-    """24 encodes of 0.3 s in line take longer than the deadline of 5 times 0.3 s, each of them less."""
+    """24 encodes of 0.3 s take longer together than the deadline of 1.5 s, each of them less."""
     in_sidecar(SLOW_ENCODE.format(seconds=0.3))
     with RewardClient(RewardConfig(request_timeout_s=1, cache_mb=0)) as client:
         scores = client.collect(client.submit(requests))

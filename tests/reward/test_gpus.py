@@ -1,4 +1,7 @@
-"""Sidecars on GPUs: one for each by default, explicit settings first, and one sentence where CUDA is not there."""
+"""Sidecars on GPUs: one for each by default, explicit settings first.
+
+Without CUDA there is one sentence.
+"""
 
 import ctypes
 from pathlib import Path

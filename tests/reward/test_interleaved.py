@@ -14,7 +14,10 @@ SMALL_CACHE_MB = (
 
 
 def _scores_in_turmoil(client, requests, seed):
-    """Scores in the order of `requests`, asked for in shuffled batches among stray encodes and collected in another order."""
+    """Return scores in the order of `requests`.
+
+    They are requested in shuffled batches among other encodes, and collected in another order.
+    """
     rng = np.random.default_rng(seed)
     batches = np.array_split(rng.permutation(len(requests)), 9)
     tickets = []

@@ -1,4 +1,7 @@
-"""The reference code's reward: its numbers by hand, its images against torchvision, the whole path against SAM2 called here."""
+"""The reference code's reward.
+
+Its numbers by hand, its images against torchvision, the whole path against SAM2 called here.
+"""
 
 import numpy as np
 import pytest
@@ -68,7 +71,10 @@ def test_image_and_mask_are_the_reference_codes(photo):
 
 
 def test_stretching_up_interpolates_between_pixel_centres_and_swaps_red_and_blue():
-    """Two pixels to 768: the centres lie at 191.5 and 575.5, between them grey values grow by 1/384 of the difference."""
+    """Two pixels to 768: their centres are at 191.5 and 575.5.
+
+    Between them grey values grow by 1/384 of the difference.
+    """
     red = np.array([[[0, 0, 0], [192, 0, 0]]], np.uint8)
     row = legacy_example(Example(0, "two", red, np.array([[False, True]]))).image[0]
     expected = np.clip((np.arange(768) - 191.5) / 384, 0, 1) * 192
@@ -82,7 +88,10 @@ def test_the_whole_path_scores_what_sam2_makes_of_unconverted_coordinates(photo)
         ((300, 380), (20, 20)),
         (1, 0),
     )  # the second point lies outside of the box
-    text = f"<think>x</think> <bbox>{list(box)}</bbox>, <points>{[list(p) for p in points]}</points>, <labels>{list(labels)}</labels>"
+    text = (
+        f"<think>x</think> <bbox>{list(box)}</bbox>, "
+        f"<points>{[list(p) for p in points]}</points>, <labels>{list(labels)}</labels>"
+    )
     sam2 = Sam2(build_model(NANO_CONFIG, NANO_CHECKPOINT, postprocessing=False))
     image, truth = _as_torchvision(photo)
     mask = sam2.decode(

@@ -1,4 +1,7 @@
-"""A sidecar that does not come up: only the first start may blame the configuration, later ones are tried again."""
+"""A sidecar that does not come up.
+
+Only the first start may blame the configuration, later ones are tried again.
+"""
 
 import os
 import signal

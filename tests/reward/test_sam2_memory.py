@@ -1,4 +1,7 @@
-"""Embeddings kept and dropped, and what happens where the device's memory does not suffice (its allocator replaced by a strict one)."""
+"""Embeddings kept and dropped, and a device whose memory does not suffice.
+
+Its allocator is replaced by a strict one.
+"""
 
 import itertools
 import json
@@ -155,7 +158,10 @@ def test_the_sidecars_folder_depends_on_all_that_changes_an_embedding(model, tmp
 
 
 def test_too_large_a_decode_batch_is_halved_and_the_mask_stays(model, monkeypatch, capsys):
-    """A batch of 5 where only 2 fit: 5 -> 2 + 3 -> 2 + 1 + 2. Batches of another size may differ in last bits, not here in the mask."""
+    """A batch of 5 where only 2 fit: 5 -> 2 + 3 -> 2 + 1 + 2.
+
+    Batches of another size may differ in last bits, not here in the mask.
+    """
     rng, image = (
         np.random.default_rng(0),
         np.random.default_rng(1).integers(0, 256, (90, 120, 3), np.uint8),

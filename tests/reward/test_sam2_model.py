@@ -42,7 +42,10 @@ def _image(rng, height, width):
 
 
 def _assert_masks_equal(sam2, embedding, predictor, prompts):
-    """Each prompt's mask and the joined one, pixel for pixel; returns the share of each mask that is set."""
+    """Each prompt's mask and the joined one, pixel for pixel.
+
+    Returns the share of each mask that is set.
+    """
     masks = []
     for prompt in prompts:
         points = (
@@ -88,8 +91,11 @@ def _twins(size):
 
 @pytest.mark.parametrize("size", ["t", pytest.param("l", marks=pytest.mark.slow)])
 def test_masks_of_published_sizes_equal_the_predictors(size):
-    """As made, random weights give logits within 0.6: SAM2 calls them unstable and takes the best of its three other masks. A hundred
-    times those logits are stable, and it takes the single mask."""
+    """Random weights give logits within 0.6, which SAM2 calls unstable.
+
+    It then takes the best of its three other masks. A hundred times those logits are stable, and it
+    takes the single mask.
+    """
     (ours, theirs), rng = _twins(size), np.random.default_rng(1)
     sam2, image = Sam2(ours), _image(rng, 300, 210)
     embedding, predictor = sam2.encode(image), _predictor(theirs, image)

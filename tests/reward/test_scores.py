@@ -27,11 +27,14 @@ HAND_WORKED = [
     ("full truth", _mask("##..", "##.."), _mask("####", "####"), 1 / 2),
     ("one pixel quadrants, right", _mask("#.", ".."), _mask("#.", ".."), 1.0),
     ("one pixel quadrants, all predicted", _mask("##", "##"), _mask("#.", ".."), 0.625),
-    # centroid (1, 1) on the last row and column: one quadrant with everything, covariance 0 for a constant prediction
+    # centroid (1, 1) on the last row and column: one quadrant with everything, covariance 0 for a
+    # constant prediction
     ("empty quadrants, all predicted", _mask("##", "##"), _mask("..", ".#"), 0.5 * 0.25),
-    # constant quadrants count 1 also where they differ: region 1; foreground 0, background 2*.0 (all predicted wrong)
+    # constant quadrants count 1 also where they differ: region 1; foreground 0, background 2*.0
+    # (all predicted wrong)
     ("one pixel quadrants, inverted", _mask(".#", "##"), _mask("#.", ".."), 0.5),
-    # one quadrant, covariance negative: (p, g) means (.75, .25), cov (4*0-3)/12, variances (3+3)/12: 4*.75*.25*-.25/(.625*.5) = -.6
+    # one quadrant, covariance negative: (p, g) means (.75, .25), cov (4*0-3)/12, variances
+    # (3+3)/12: 4*.75*.25*-.25/(.625*.5) = -.6
     ("negative region is clipped", _mask("##", "#."), _mask("..", ".#"), 0.0),
 ]
 
@@ -90,7 +93,10 @@ def _random_mask(rng, shape, kind):
 
 @pytest.fixture(scope="module")
 def many_pairs():
-    """2,000 pairs (mask, truth) of 1 to 63 pixels a side: every kind of mask against every kind of truth."""
+    """2,000 pairs (mask, truth) of 1 to 63 pixels a side.
+
+    Every kind of mask against every kind of truth.
+    """
     rng, pairs = np.random.default_rng(0), []
     kinds = ("noise", "blob", "blob", "full", "empty", "pixel", "last row", "last column")
     for mask_kind, truth_kind in itertools.islice(
@@ -112,7 +118,7 @@ def test_s_measure_equals_that_of_grey_maps(many_pairs):
 
 
 def test_s_measure_equals_pysodmetrics(many_pairs):
-    """Where pysodmetrics gives NaN, for quadrants without pixels, it is asked again with such quadrants counting nothing (the table)."""
+    """Where pysodmetrics gives NaN, quadrants without pixels count nothing (see the table)."""
     reason = "pysodmetrics, which needs numpy < 2.3.5, is not installed here"
     metrics = pytest.importorskip("py_sod_metrics", reason=reason)
 

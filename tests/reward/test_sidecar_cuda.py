@@ -1,4 +1,7 @@
-"""What the sidecar asks of CUDA, with CUDA's initialisation faked: torch's own checks of arguments run."""
+"""Calls of CUDA by the sidecar, with CUDA's initialisation faked.
+
+torch's own checks of arguments run.
+"""
 
 import json
 

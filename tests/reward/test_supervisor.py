@@ -1,4 +1,7 @@
-"""What becomes of a sidecar that is killed, stopped, stuck, or brought down by its request; several sidecars; what is kept of it."""
+"""Sidecars that are killed, stopped, stuck, or brought down by their request.
+
+Several sidecars at once, and the incidents that are kept, are tested too.
+"""
 
 import os
 import signal
@@ -25,11 +28,15 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture
 def sabotage(tmp_path, monkeypatch):
-    """Runs a text at the start of every sidecar: `when(size)` is called in each request for a score."""
+    """Runs a text at the start of every sidecar.
+
+    `when(size)` is called in each request for a score.
+    """
 
     def install(text: str) -> None:
         hook = "\nfrom segr1_jax.reward import scores\nunharmed = scores.capped_size\n"
-        hook += "def capped_size(size, cap):\n    when(size)\n    return unharmed(size, cap)\nscores.capped_size = capped_size\n"
+        hook += "def capped_size(size, cap):\n    when(size)\n    return unharmed(size, cap)\n"
+        hook += "scores.capped_size = capped_size\n"
         (tmp_path / "sitecustomize.py").write_text("import os, signal, time\n" + text + hook)
         monkeypatch.setenv("PYTHONPATH", os.pathsep.join((str(ROOT), str(tmp_path))))
 
@@ -59,10 +66,12 @@ def test_who_is_killed_from_outside_in_the_same_request_is_not_quarantined(
 ):
     marks = tmp_path / "marks"
     marks.mkdir()
-    # Three times whoever comes to the wide request is killed from outside (by its own hand, but by a signal of outsiders).
+    # Three times whoever comes to the wide request is killed from outside (by its own hand, but by
+    # a signal of outsiders).
     sabotage(
         f"def when(size):\n    if size == (120, 120) and len(os.listdir('{marks}')) < 3:\n"
-        f"        open('{marks}/' + str(os.getpid()), 'w').close(); os.kill(os.getpid(), signal.SIGKILL)\n"
+        f"        open('{marks}/' + str(os.getpid()), 'w').close()\n"
+        "        os.kill(os.getpid(), signal.SIGKILL)\n"
     )
     with RewardClient(RewardConfig()) as client:
         scores = client.collect(client.submit(requests[1:4]))

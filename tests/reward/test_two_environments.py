@@ -1,4 +1,7 @@
-"""The trainer without torch, its sidecar without anything of the trainer: two environments, the same scores as in one."""
+"""The trainer without torch, its sidecar without anything of the trainer.
+
+Two environments, the same scores as in one.
+"""
 
 import json
 import os
@@ -28,7 +31,8 @@ try:
     import torch
 except ModuleNotFoundError as error:
     without = error.name
-print(json.dumps([segr1_jax.__file__, without, [(s.status.value, s.iou.hex(), s.s_measure.hex()) for s in scores]]))
+figures = [(s.status.value, s.iou.hex(), s.s_measure.hex()) for s in scores]
+print(json.dumps([segr1_jax.__file__, without, figures]))
 """
 WHAT_IS_THERE = """
 import importlib.util, json, sys

@@ -68,7 +68,10 @@ def test_a_changed_argument_is_named(guard, mesh, change):
 
 
 def test_it_compares_with_the_nearest_call_before(guard, mesh):
-    """Warm with two signatures; the third differs from one of them in one array, from the other in both."""
+    """Warm with two signatures.
+
+    The third differs from one of them in one array, from the other in both.
+    """
     add = Watched("add", lambda a, b: a.sum() + b.sum())
     add(np.ones(2), np.ones(3))
     add(np.ones(5, np.int32), np.ones(7))
@@ -94,7 +97,10 @@ def test_a_call_of_a_watched_function_gives_what_the_function_gives():
 
 
 def test_compilations_of_a_checkpoint_are_no_faults(guard, mesh, tmp_path):
-    """Orbax compiles a cut of each replicated array on 8 devices; the first save comes after warm-up."""
+    """Orbax compiles a cut of each replicated array on 8 devices.
+
+    The first save comes after warm-up.
+    """
     params = {f"w{size}": place(mesh, np.zeros((size, 16), np.float32)) for size in (8, 24)}
     state = TrainState(
         params,

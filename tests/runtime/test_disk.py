@@ -1,4 +1,7 @@
-"""A run whose checkpoints have no room ends before its directory is made; what they need is counted by hand."""
+"""A run whose checkpoints have no room ends before its directory is made.
+
+What they need is counted by hand.
+"""
 
 import shutil
 from collections import namedtuple

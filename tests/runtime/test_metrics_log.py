@@ -1,4 +1,7 @@
-"""Run directory, metric lines, TensorBoard, progress: above all that a resumed run leaves what an uninterrupted one leaves."""
+"""Run directory, metric lines, TensorBoard, progress.
+
+Above all that a resumed run leaves what an uninterrupted one leaves.
+"""
 
 import contextlib
 import io
@@ -134,7 +137,10 @@ def clock(monkeypatch):
 
 
 def test_every_moment_counts_for_the_innermost_phase_and_all_add_up(clock):
-    """Per step: 1 s of nothing, 2 s rollout, 16 s update with 4 s of input inside, of which 0.5 s are spent encoding."""
+    """Per step: 1 s outside of phases, 2 s of rollout, 16 s of update.
+
+    The update holds 4 s of input, of which 0.5 s are encoding.
+    """
     timer = PhaseTimer()
     for _ in range(2):
         clock.now += 1

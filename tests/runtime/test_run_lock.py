@@ -1,4 +1,7 @@
-"""Two processes in one run directory: the second is refused by name, and a dead one holds nothing."""
+"""Two processes in one run directory.
+
+The second is refused by name, and a dead one holds nothing.
+"""
 
 import errno
 import fcntl

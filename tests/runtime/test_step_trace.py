@@ -1,4 +1,7 @@
-"""The trace of an ordinary run: there, readable, with the steps and phases that were asked for and no others."""
+"""The trace of an ordinary run.
+
+It is readable, with the requested steps and phases and no others.
+"""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,7 @@
-"""A full or read-only disk, wherever a run writes, ends it with one sentence that names the last good step."""
+"""A full or read-only disk, wherever a run writes.
+
+It ends the run with one sentence that names the last good step.
+"""
 
 import errno
 import os

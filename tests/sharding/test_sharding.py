@@ -1,4 +1,7 @@
-"""8 devices and two processes of 4 against one device: same data order, rollout, loss and gradients."""
+"""8 devices and two processes of 4 against one device.
+
+Same data order, rollout, loss and gradients.
+"""
 
 import os
 import subprocess
@@ -53,7 +56,10 @@ def alone(directory, tmp_path_factory):
 
 
 def assert_same(found: dict[str, np.ndarray], alone: dict[str, np.ndarray]) -> None:
-    """Rows are compared position by position: each of several processes holds every n-th position."""
+    """Rows are compared position by position.
+
+    Each of several processes holds every n-th position.
+    """
     order = np.argsort(found["positions"])
     found = found | {name: found[name][order] for name in ROWS}
     for name in ("positions", "ids", "tokens"):

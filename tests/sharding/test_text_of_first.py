@@ -1,4 +1,7 @@
-"""A text that one process finds is the same in all of them: a live policy directory is resolved once."""
+"""A text that one process finds is the same in all of them.
+
+A live policy directory is resolved once.
+"""
 
 import os
 import subprocess

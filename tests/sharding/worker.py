@@ -1,4 +1,6 @@
-"""One GRPO rollout and update of the tiny policy on some mesh; run in one process or several, compared by test_sharding.py.
+"""One GRPO rollout and update of the tiny policy on a mesh, for test_sharding.py.
+
+It runs in one process or in several.
 
 python worker.py POLICY_DIR OUT.npz DATA FSDP TENSOR MICRO_BATCHES gathered|sharded
 """

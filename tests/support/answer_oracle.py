@@ -1,4 +1,7 @@
-"""The answer grammar as one regular expression over the whole text, slow and plain, and random texts to hold the parser against."""
+"""The answer grammar as one regular expression over the whole text, slow and plain.
+
+Random texts to compare the parser with it are made here too.
+"""
 
 import itertools
 import re
@@ -10,7 +13,8 @@ from segr1_jax.types import Answer, Frame
 FRAME = Frame(168, 140)
 DEFAULT = AnswerLimits()
 
-# Possessive (`*+`, Python 3.11): what follows never begins with what was passed, and a long run of spaces is not split in all ways.
+# Possessive (`*+`, Python 3.11): what follows never begins with what was passed, and a long run of
+# spaces is not split in all ways.
 S = r"[ \t\r\n]*+"
 SEP = rf"{S},?{S}"
 NUM = r"[0-9]++"
@@ -91,7 +95,10 @@ LONG_SHARE = 0.002  # of the numbers of items, and of the texts with one part re
 
 
 def random_text(rng: Random) -> tuple[str, str, AnswerLimits]:
-    """A text of at most LONGEST characters, its task and its limits: a realistic answer, at times very long, with up to three faults."""
+    """A text of at most LONGEST characters, its task and its limits.
+
+    A realistic answer, at times very long, with up to three faults.
+    """
     task, limits = rng.choice(("rl", "prerl", "sft")), rng.choice(LIMITS)
     elements = _elements(rng, "prerl" if rng.random() < 0.02 else task)
     if rng.random() < 0.03:

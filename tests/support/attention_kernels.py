@@ -1,7 +1,7 @@
 """Attention with one softmax in plain jnp, by the contract of policy/fused_attention.Kernels.
 
-Forward and backward pass are written out, in the dtype of the inputs, so that the merge of two parts
-can be checked in float64 on a CPU.
+Forward and backward pass are written out, in the dtype of the inputs, so that the merge of two
+parts can be checked in float64 on a CPU.
 
 Shape legend: B batch; N query tokens; S key tokens; H query heads; K key/value heads; C head size.
 """

@@ -1,4 +1,7 @@
-"""Virtual environments that hold chosen packages and what they need, linked from the running one: made offline, in seconds."""
+"""Virtual environments that hold chosen packages and what they need, linked from the running one.
+
+Made offline, in seconds.
+"""
 
 import shutil
 import subprocess
@@ -27,7 +30,10 @@ def build_wheel(folder: Path) -> Path:
 
 
 def make_environment(folder: Path, requirements: Iterable[str], wheel: Path) -> Path:
-    """The interpreter of a new environment with the requirements, all that they require, and the wheel without its own requirements."""
+    """Return the interpreter of a new environment.
+
+    It has the requirements with all that they require, and the wheel without its own.
+    """
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True)
     packages = Path(sysconfig.get_path("purelib", vars={"base": str(folder)}))
     for each in _closure(requirements):
@@ -42,7 +48,10 @@ def make_environment(folder: Path, requirements: Iterable[str], wheel: Path) -> 
 
 
 def _closure(requirements: Iterable[str]) -> list[Distribution]:
-    """The installed distributions that the requirements lead to, optional ones left out unless an extra asks for them."""
+    """Return the installed distributions that the requirements need.
+
+    Optional ones are left out unless an extra names them.
+    """
     found, waiting = {}, [Requirement(text) for text in requirements]
     while waiting:
         requirement = waiting.pop()

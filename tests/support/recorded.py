@@ -1,6 +1,7 @@
-"""What every layer puts out, in our policy and in the oracle, while each runs its own unchanged forward pass.
+"""Outputs of every layer, in our policy and in the oracle, from unchanged forward passes.
 
-Shape legend: L layers; B prompts; N padded patches; n real patches; P prefix tokens; G completions; T completion tokens; S P + T; D hidden.
+Shape legend: L layers; B prompts; N padded patches; n real patches; P prefix tokens; G completions;
+T completion tokens; S P + T; D hidden.
 """
 
 from typing import NamedTuple
@@ -28,7 +29,10 @@ class Recorded(NamedTuple):
 
 
 class OracleRecorded(NamedTuple):
-    """The same of the oracle for one sequence; the tower in window order, as the oracle computes it."""
+    """Return the same of the oracle for one sequence.
+
+    The tower in window order, as the oracle computes it.
+    """
 
     logits_TV: np.ndarray
     tower_LnD: np.ndarray
@@ -38,7 +42,7 @@ class OracleRecorded(NamedTuple):
 def recorded_states(
     policy: Policy, params: Params, batch: PromptBatch, tokens_BGT: np.ndarray
 ) -> Recorded:
-    """`predict_states` and the vocabulary projection, with the carry of every scanned layer kept."""
+    """Run `predict_states` and the projection, with the carry of every scanned layer kept."""
 
     @jax.jit
     def run(p):

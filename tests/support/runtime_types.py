@@ -1,4 +1,4 @@
-"""The checker that the jaxtyping import hook applies to every annotated function of the package while testing."""
+"""Type checker that the jaxtyping import hook applies to the package while testing."""
 
 from beartype import BeartypeConf, beartype
 

@@ -33,7 +33,10 @@ def folder(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def scripted(monkeypatch):
-    """Answers by example id instead of a trained policy's: the last is hostile and does not parse."""
+    """Answers by example id instead of a trained policy's.
+
+    The last is hostile and does not parse.
+    """
 
     def answer(self, prompts):
         texts = [HOSTILE if prompt.example_id == COUNT - 1 else GOOD for prompt in prompts]

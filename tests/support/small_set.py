@@ -7,7 +7,10 @@ from tiny_run import CONFIG
 from segr1_jax.config.loading import load_config
 
 COUNT, SIDE = 7, 168
-GOOD = "<think>it lies there</think> <bbox>[20,20,150,150]</bbox>, <points>[[84,84]]</points>, <labels>[1]</labels>"
+GOOD = (
+    "<think>it lies there</think> <bbox>[20,20,150,150]</bbox>, "
+    "<points>[[84,84]]</points>, <labels>[1]</labels>"
+)
 HOSTILE = "<script>alert(1)</script></textarea>"
 BREAKS = "\u2028\u0085\u2029 \n"  # what other readers of lines take for ends of lines
 HALF_PAIR = "\\\udc80"  # as in names of files that are not UTF-8

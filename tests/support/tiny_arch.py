@@ -1,4 +1,7 @@
-"""A small architecture for the tests of plan, as config.json holds one; no two of its matrices hold as many numbers by chance."""
+"""A small architecture for the tests of plan, as config.json holds one.
+
+No two of its matrices hold as many numbers by chance.
+"""
 
 CONFIG = {
     "architectures": ["Qwen2_5_VLForConditionalGeneration"],

@@ -1,4 +1,7 @@
-"""Whole GRPO runs of a tiny policy in seconds: rewards come from a script by position in the data order, not from masks."""
+"""Whole GRPO runs of a tiny policy in seconds.
+
+Rewards come from a script by position in the data order, not from masks.
+"""
 
 import functools
 import json
@@ -107,7 +110,10 @@ def train(
     client: type[FakeClient] = FakeClient,
     scorer: type[ScriptedScorer] = ScriptedScorer,
 ) -> None:
-    """Run GRPO without a sidecar on one device; `reward` gives the rewards of the group at a position."""
+    """Run GRPO without a sidecar on one device.
+
+    `reward` gives the rewards of the group at a position.
+    """
     use_one_device(monkeypatch)
     config = small_config(policy, run, *overrides)
     run_grpo(config, connect=client, make_scorer=scripted(reward, scorer))

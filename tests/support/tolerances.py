@@ -5,11 +5,15 @@ TOL_COMPLEX = 1e-4  # float32, a whole model against another implementation, sum
 TOL_S_MEASURE = 1e-12  # float64, the S-measure's formula with its sums in another order
 TOL_FLOAT64 = 1e-13  # float64, one operation or a short chain of them
 TOL_GOLDEN = 1e-9  # float64, against figures that another program printed
-MAX_BF16_DISTANCE_RATIO = 1.2  # our bfloat16 logits to the float32 truth, over the same distance of transformers: roundings fall elsewhere
-# Share of a step: its phases by one clock against the step by another. A loss of the processor between
+# Distance of our bfloat16 logits to the float32 truth, over that of transformers: they round at
+# other places.
+MAX_BF16_DISTANCE_RATIO = 1.2
+# Share of a step: its phases by one clock against the step by another. A loss of the processor
+# between
 # the two readings counts fully, and a tiny step is short: a whole phase left out is what must show.
 MAX_PHASE_GAP = 0.25
-TOL_GPU_SCORE = 0.03  # IoU and S-measure of one mask, GPU against CPU: pixels on its outline flip, in bfloat16 some more
+# IoU and S-measure of one mask, GPU against CPU: pixels on its outline flip, in bfloat16 some more.
+TOL_GPU_SCORE = 0.03
 # bfloat16 at 4 layers: 8 bits of each state are kept, and other programs round in other places.
 MAX_BF16_SAMPLER_GAP = 0.1  # nats, one token, sampler against scorer; measured 0.05
 MEAN_BF16_SAMPLER_GAP = 0.01  # measured 0.006

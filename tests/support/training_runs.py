@@ -1,4 +1,7 @@
-"""Real runs of the command line as processes, to be killed, stopped and resumed; and what they leave behind."""
+"""Real runs of the command line as processes, to be killed, stopped and resumed.
+
+The files that they leave are compared.
+"""
 
 import json
 import os

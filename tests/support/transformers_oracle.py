@@ -1,4 +1,7 @@
-"""The independent oracle: transformers' Qwen2.5-VL with random weights, and prompts with noise images of odd sizes."""
+"""The independent oracle: transformers' Qwen2.5-VL with random weights.
+
+Its prompts have noise images of odd sizes.
+"""
 
 import dataclasses
 from pathlib import Path
@@ -55,7 +58,10 @@ def make_oracle(*, tied: bool = True, layers: int = 3) -> Qwen2_5_VLForCondition
 def build(
     text: dict[str, Any], vision: dict[str, Any], *, tied: bool
 ) -> Qwen2_5_VLForConditionalGeneration:
-    """A float32 Qwen2.5-VL of these sizes, and torch's generator at a known state for the weights that the caller draws."""
+    """Return a float32 Qwen2.5-VL of these sizes.
+
+    torch's generator is at a known state, for the weights that the caller draws.
+    """
     transformers.logging.set_verbosity_error()
     shared = {
         "rope_theta": 1e6,
@@ -77,7 +83,10 @@ def build(
 
 
 def draw_weights(model: Qwen2_5_VLForConditionalGeneration, gain: float = 1.0) -> None:
-    """Maps that scale their input by `gain`, norms around 1, biases of a size to matter; bfloat16 values, as published ones are."""
+    """Maps that scale their input by `gain`, norms around 1, biases of a size to matter.
+
+    Values are bfloat16, as published ones are.
+    """
     for name, weight in model.named_parameters():
         if "embed_tokens" in name:
             weight.data.normal_(std=0.1)  # a tied embedding is the head too: logits of a few units
@@ -106,7 +115,10 @@ def make_prompt(
     texts: list[int],
     vision: VisionSettings = VISION,
 ) -> Prompt:
-    """Random text tokens around noise images: texts[0] tokens, image, texts[1] tokens, image, ... `sizes` are (height, width)."""
+    """Random text tokens around noise images: texts[0] tokens, image, texts[1] tokens, image, ...
+
+    `sizes` are (height, width).
+    """
     ids, images = [], []
     for count, size in zip(texts, [*sizes, None], strict=True):
         ids += list(rng.integers(0, 280, count))
@@ -150,7 +162,10 @@ def shift_right(batch: PromptBatch, by: int) -> PromptBatch:
 
 
 def oracle_inputs(model, prompt: Prompt, completion: np.ndarray) -> dict[str, torch.Tensor]:
-    """What the oracle is given: the concatenated sequence and the images; 3-D positions asserted, equal to the prompt's own."""
+    """Return the inputs of the oracle: the concatenated sequence and the images.
+
+    The 3-D positions are asserted to equal those of the prompt.
+    """
     ids = np.concatenate([prompt.token_ids, completion])[None].astype(np.int64)
     inputs = {
         "input_ids": torch.tensor(ids),
@@ -200,7 +215,10 @@ def oracle_images(prompt: Prompt, vision: VisionSettings) -> dict[str, torch.Ten
 
 
 def oracle_gradients(model, policy: Policy, prompts: list[Prompt], tokens_BT: np.ndarray) -> Params:
-    """The gradient of the mean log-probability of one completion per prompt, under our names and in our orientation."""
+    """Return the gradient of the mean log-probability of one completion per prompt.
+
+    It has our names and our orientation.
+    """
     model.zero_grad()
     losses, T = [], tokens_BT.shape[1]
     for prompt, completion in zip(prompts, tokens_BT, strict=True):
@@ -231,9 +249,10 @@ def oracle_gradients(model, policy: Policy, prompts: list[Prompt], tokens_BT: np
 
 
 def gradient_errors(ours: Params, theirs: Params) -> dict[str, float]:
-    """Distance over norm of every weight, layer by layer where weights are stacked, the largest first.
+    """Return distance over norm of every weight, layer by layer, the largest first.
 
-    None is left out: no gradient is zero here, not even of a k bias, which softmax would ignore if rotation did not turn it.
+    None is left out. No gradient is zero here, not even of a k bias, which softmax would ignore
+    without the rotation.
     """
     errors = {}
     for name, their in theirs.items():

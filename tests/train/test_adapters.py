@@ -1,4 +1,7 @@
-"""Training less than everything: a frozen tower, low-rank adapters, and checkpoints that hold only what was trained."""
+"""Training less than everything.
+
+A frozen tower, low-rank adapters, and checkpoints that hold only what was trained.
+"""
 
 import dataclasses
 import functools
@@ -95,7 +98,7 @@ def batch():
 
 @pytest.fixture(scope="module")
 def adapted(base):
-    """An engine with adapters, its frozen weights, and adapters as after some training (B is no longer 0)."""
+    """Engine with adapters, its frozen weights, and adapters after some training (B is not 0)."""
     engine = make_engine(base[1], tower="frozen", lora=LORA)
     fresh = engine.init_adapters()
     keys = jax.random.split(jax.random.key(7), len(fresh))
@@ -227,7 +230,7 @@ def test_merged_weights_speak_like_the_adapters(adapted, checkpoint, batch):
 
 
 def test_peft_loads_the_adapter(base, adapted, checkpoint, tmp_path):
-    """transformers with peft's adapter, and transformers on the merged export, against the adapters here."""
+    """transformers with peft's adapter, and on the merged export, against the adapters here."""
     oracle, directory = base
     engine, frozen, _, moved = adapted
     out = export_adapter(
@@ -276,7 +279,10 @@ def test_peft_loads_the_adapter(base, adapted, checkpoint, tmp_path):
 
 
 def test_a_frozen_tower_has_no_part_in_the_update(base, batch):
-    """The same gradient of the text, with features computed once; a checkpoint without the tower finds it where the run began."""
+    """The same gradient of the text, with features computed once.
+
+    A checkpoint without the tower finds it where the run began.
+    """
     full, frozen = make_engine(base[1]), make_engine(base[1], tower="frozen")
     params = load(full, base[1])
     tower = {name: value for name, value in params.items() if name.startswith(TOWER)}

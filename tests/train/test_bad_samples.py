@@ -1,4 +1,7 @@
-"""Samples that cannot be used, in whole tiny runs: they are skipped, counted, and known to a run that is resumed."""
+"""Samples that cannot be used, in whole tiny runs.
+
+They are skipped, counted, and known to a run that is resumed.
+"""
 
 import functools
 import json

@@ -1,6 +1,7 @@
-"""A run that is killed, stopped or moved to other devices, and started again, ends like one that was left alone.
+"""A run that is killed, stopped or moved to other devices ends like an uninterrupted one.
 
-Real runs: cold start long enough for answers that parse, then GRPO with the sidecar. On one device the end is the same to the bit.
+Real runs: a cold start long enough for answers that parse, then GRPO with the sidecar. On one
+device the end is equal to the bit.
 """
 
 import os
@@ -65,7 +66,10 @@ def words_of(stage: str, config: str, policy: str, run: str, *overrides: str) ->
 
 @pytest.fixture(scope="module", params=STAGES, ids=["sft", "grpo"])
 def stage(request, folder):
-    """(name, words of a run by its name) of a stage, one run of which was left alone: folder/NAME_whole."""
+    """Return (name, function from a run's name to its words) of a stage.
+
+    One run of it was not interrupted: folder/NAME_whole.
+    """
     name, config, policy = request.param
     finish(words_of(name, config, policy, f"{name}_whole"), folder)
     return name, lambda run, *overrides: words_of(name, config, policy, run, *overrides)
@@ -165,7 +169,10 @@ def test_killed_with_broken_pictures_in_the_set(folder):
 
 
 def assert_close_end(ours, whole):
-    """The same data, and figures that differ by the order of sums alone (greedy answers and masks may flip on a rounding)."""
+    """Assert the same data, and figures that differ only by the order of sums.
+
+    Greedy answers and masks may flip on a rounding.
+    """
     found, expected = final_checkpoint(ours), final_checkpoint(whole)
     assert int(found["position/position"]) == int(expected["position/position"])
     for ours_line, line in zip(timeless_metrics(ours), timeless_metrics(whole), strict=True):
@@ -181,7 +188,8 @@ def assert_close_end(ours, whole):
 
 
 def sft(run: str, *overrides: str) -> list[str]:
-    # A large epsilon: Adam divides by the size of the gradient, so the sign of a rounding error would be a whole step of a weight.
+    # A large epsilon: Adam divides by the size of the gradient, so the sign of a rounding error
+    # would be a whole step of a weight.
     return words_of(
         "sft", "quickstart_sft.yaml", "tiny", run, "mesh.fsdp=-1", "optimizer.eps=1e-2", *overrides
     )

@@ -1,4 +1,4 @@
-"""Every shipped configuration through two steps on 8 fake devices, from data sets and weights alone.
+"""Every shipped configuration makes two steps on 8 fake devices, from data sets and weights.
 
 Replaced are widths and weights (a tiny policy, the nano SAM2), frame, caps, batch, device, mesh and
 sidecars, and the length of the run; everything else is the file's own.

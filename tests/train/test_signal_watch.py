@@ -1,4 +1,7 @@
-"""The line that tells of a run without advantages: when it comes, what it says, that it comes once."""
+"""The line that tells of a run without advantages.
+
+When it comes, what it says, that it comes once.
+"""
 
 import pytest
 

@@ -1,4 +1,7 @@
-"""Skipped updates, several updates per rollout and refilled groups in whole tiny runs, and over an interruption."""
+"""Skipped updates, several updates per rollout and refilled groups in whole tiny runs.
+
+Some of the runs are interrupted and resumed.
+"""
 
 import gc
 from collections import defaultdict
@@ -25,7 +28,10 @@ def policy(tmp_path_factory):
 
 
 def test_broken_updates_are_skipped_kept_and_end_the_run(policy, tmp_path, monkeypatch):
-    """A NaN reward in steps 2, 4 and 5, with two in a row allowed; the same command comes to the same end."""
+    """A NaN reward in steps 2, 4 and 5, with two in a row allowed.
+
+    The same command comes to the same end.
+    """
     run, folder = tmp_path / "run", tmp_path / "run" / "incidents"
 
     def reward(position):
@@ -60,7 +66,7 @@ def test_broken_updates_are_skipped_kept_and_end_the_run(policy, tmp_path, monke
 
 
 def refill_script(interrupt_at: int | None = None):
-    """Step 1 is live; then every third position is dead, and 24 to 47, which step 3 meets, all are."""
+    """Step 1 is live; later every third position is dead, and all of 24 to 47, in step 3."""
 
     def reward(position):
         if position == interrupt_at:
@@ -105,7 +111,10 @@ def test_refill_and_several_updates_over_an_interruption(policy, tmp_path, monke
 
 
 def test_an_example_that_comes_again_gets_other_answers(policy, tmp_path, monkeypatch):
-    """Twice in a batch, and twice more in the refill of its dead groups: four groups, all different."""
+    """Twice in a batch, and twice more in the refill of its dead groups.
+
+    Four groups, all different.
+    """
     found = defaultdict(list)
 
     class Recording(ScriptedScorer):

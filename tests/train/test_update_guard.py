@@ -1,4 +1,4 @@
-"""Updates that are skipped: which, what they leave untouched, what is kept of them, and when they end the run."""
+"""Updates that are skipped: which, their effect on the state, their record, the end of the run."""
 
 import functools
 import json
@@ -68,7 +68,10 @@ def make_step():
 
 
 def test_an_update_by_hand():
-    """The gradient is the total over the weight; AdamW's first step goes by the learning rate against its sign."""
+    """The gradient is the total over the weight.
+
+    AdamW's first step goes by the learning rate against its sign.
+    """
     state, update = make_step()
     state, metrics = update(state, totals([3.0, -4.0]), 7)
     np.testing.assert_allclose(state.params["w"], [0.9, -1.9], rtol=1e-4)
