@@ -2,8 +2,8 @@
 
 A kernel computes one softmax over one sequence of keys. A completion attends to two: the prefix of
 its prompt, shared by the group, and its own tokens. Both parts are computed apart and merged by
-their log-sum-exp. The backward pass of a part needs nothing of the other but the merged output o and the
-merged log-sum-exp l, because for a score s of a key with value v, and the cotangent g of o,
+their log-sum-exp. The backward pass of a part needs nothing of the other but the merged output o
+and the merged log-sum-exp l, because for a score s of a key with value v, and the cotangent g of o,
 
     p = exp(s - l)        d s = p (g . v - g . o)        d v = p g
 
