@@ -3,8 +3,8 @@
 The G completions of a prompt share the keys and values of its prefix. Attention is computed in two
 parts, over the prefix and over the completion's own tokens, each with its own softmax. The parts
 are merged by their log-sum-exp, which gives the softmax over all keys, so that no array of joined
-scores exists. Keys and values have the layout that the products read, batch axes first: [B, K, P,
-C] and [B, G, K, T, C].
+scores exists. Keys and values have the layout that the products read, batch axes first:
+[B, K, P, C] and [B, G, K, T, C].
 
 The token itself is written to the cache before attention reads it. The program then reads what it
 has written, and updates the cache in place.

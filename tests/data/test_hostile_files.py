@@ -19,7 +19,7 @@ SIDE = 40
 
 
 def spoil(rng: np.random.Generator, content: bytes, number: int) -> bytes:
-    """Damage a file: truncate, flip header bits, overwrite, double bytes, or write noise, in turn."""
+    """Damage a file: truncate it, flip header bits, overwrite, double bytes, or write noise."""
     data = bytearray(content)
     where = int(rng.integers(len(data)))
     match number % 5:
