@@ -1,99 +1,34 @@
 """Training less than everything.
 
-A frozen tower, low-rank adapters, and checkpoints that hold only what was trained.
+Low-rank adapters, and checkpoints that hold only what was trained.
 """
 
-import dataclasses
 import functools
-import tempfile
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
+from adapter_engine import LORA, B, load, logprobs, make_engine, state_at
 from peft import PeftModel
 from tolerances import TOL_COMPLEX, TOL_SIMPLE
 from transformers import Qwen2_5_VLForConditionalGeneration
-from transformers_oracle import EOS, batch_of, make_oracle, make_prompt, oracle_logits, save_oracle
+from transformers_oracle import EOS, batch_of, make_prompt, oracle_logits
 
-from segr1_jax.config.schema import MeshConfig, PolicyConfig, RunConfig
+from segr1_jax.config.schema import PolicyConfig
 from segr1_jax.errors import UserError
-from segr1_jax.hf.load_weights import load_params, read_arch
 from segr1_jax.hf.peft_adapter import export_adapter
 from segr1_jax.hf.save_weights import export_policy
-from segr1_jax.hf.tiny_policy import make_tiny_policy
 from segr1_jax.objective.batch import AnswerBatch
 from segr1_jax.objective.loss import answer_loss
-from segr1_jax.objective.optimizer import make_optimizer
-from segr1_jax.objective.update import TrainBatch, init_state, make_gradient
-from segr1_jax.policy.config import LoraConfig
+from segr1_jax.objective.update import TrainBatch, make_gradient
 from segr1_jax.policy.logprobs import score_tokens
-from segr1_jax.policy.params import ADAPTER, TOWER, Policy
+from segr1_jax.policy.params import ADAPTER
 from segr1_jax.policy.sharding import TRAIN_RULES
-from segr1_jax.prompt.build import PromptBuilder
-from segr1_jax.prompt.config import PromptConfig
 from segr1_jax.rollout.sampler import make_sampler
 from segr1_jax.runtime.checkpoint import Checkpoints
 from segr1_jax.runtime.initial_weights import Start
-from segr1_jax.runtime.mesh import Placement, make_mesh
-from segr1_jax.train.engine import Engine
-
-LORA = LoraConfig(rank=3, alpha=6.0)
-B, T = 8, 5
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory):
-    oracle = make_oracle()
-    return oracle, save_oracle(oracle, tmp_path_factory.mktemp("base"))
-
-
-@functools.cache
-def any_builder() -> PromptBuilder:
-    """An engine has one; nothing here asks it."""
-    with tempfile.TemporaryDirectory() as folder:
-        return PromptBuilder.from_directory(
-            make_tiny_policy(f"{folder}/tiny", frame=84), PromptConfig(frame=84)
-        )
-
-
-def make_engine(directory, **policy) -> Engine:
-    config = RunConfig(
-        stage="sft",
-        batch=B,
-        policy=PolicyConfig(path=str(directory), compute_dtype="float32", remat=False, **policy),
-    )
-    config = dataclasses.replace(config, mesh=MeshConfig(2, 2, 2))
-    model = Policy(
-        read_arch(directory), lora=config.policy.lora if config.policy.lora.rank else None
-    )
-    return Engine(
-        config,
-        Placement(make_mesh(config.mesh)),
-        model,
-        any_builder(),
-        make_optimizer(config.optimizer, config.steps),
-    )
-
-
-def load(engine, directory):
-    return load_params(
-        directory,
-        engine.policy.base,
-        engine.placement.weights(engine.policy.base.specs, TRAIN_RULES),
-    )
-
-
-@pytest.fixture(scope="module")
-def batch():
-    rng = np.random.default_rng(0)
-    prompts = batch_of(
-        [make_prompt(rng, [(84, 56)], [3, 5 + row]) for row in range(B)], capacity=32
-    )
-    tokens = rng.integers(0, 280, (B, 1, T)).astype(np.int32)
-    answers = AnswerBatch(tokens, np.ones(tokens.shape, bool), np.ones((B, 1), np.float32))
-    return TrainBatch(prompts, jax.tree.map(jnp.asarray, answers))
 
 
 @pytest.fixture(scope="module")
@@ -107,15 +42,6 @@ def adapted(base):
         for (name, value), key in zip(fresh.items(), keys, strict=True)
     }
     return engine, load(engine, base[1]), fresh, moved
-
-
-def logprobs(policy, params, batch):
-    done = batch.completions
-    return np.asarray(
-        jax.jit(
-            lambda p: score_tokens(policy.bind(p), batch.prompts, done.tokens, done.mask).logprobs
-        )(params)
-    )
 
 
 def test_fresh_adapters_and_no_adapters_are_the_base_bit_for_bit(adapted, batch):
@@ -198,10 +124,6 @@ def test_rollout_uses_the_adapters(adapted, batch):
     np.testing.assert_allclose(scores.logprobs, samples.logprobs, atol=TOL_COMPLEX)
 
 
-def state_at(step, params, optimizer):
-    return init_state(params, optimizer)._replace(step=np.int32(step))
-
-
 @pytest.fixture(scope="module")
 def checkpoint(adapted, tmp_path_factory):
     """A start at a checkpoint that holds the adapters alone."""
@@ -276,42 +198,6 @@ def test_peft_loads_the_adapter(base, adapted, checkpoint, tmp_path):
     )
     ours = logprobs(engine.policy, frozen | moved, TrainBatch(batch_of([prompt], 32), answers))
     np.testing.assert_allclose(ours[0, 0], expected, atol=TOL_COMPLEX)
-
-
-def test_a_frozen_tower_has_no_part_in_the_update(base, batch):
-    """The same gradient of the text, with features computed once.
-
-    A checkpoint without the tower finds it where the run began.
-    """
-    full, frozen = make_engine(base[1]), make_engine(base[1], tower="frozen")
-    params = load(full, base[1])
-    tower = {name: value for name, value in params.items() if name.startswith(TOWER)}
-    text = {name: value for name, value in params.items() if not name.startswith(TOWER)}
-    assert set(frozen.trained_specs) == set(text)
-    seen = batch._replace(prompts=frozen.with_features(batch.prompts, params))
-    assert full.with_features(batch.prompts, params) is batch.prompts
-    whole = full.gradient(answer_loss)(None, params, {}, batch).gradient
-    half = frozen.gradient(answer_loss)(None, text, tower, seen).gradient
-    assert set(half) == set(text)
-    for name in text:
-        error = np.linalg.norm(np.asarray(half[name]) - np.asarray(whole[name])) / np.linalg.norm(
-            np.asarray(whole[name])
-        )
-        assert error <= TOL_SIMPLE, (name, error)
-
-
-def test_a_checkpoint_of_the_text_lies_on_its_start(base, tmp_path):
-    engine = make_engine(base[1], tower="frozen")
-    params = load(engine, base[1])
-    text = {name: value + 1 for name, value in params.items() if not name.startswith(TOWER)}
-    with Checkpoints(tmp_path / "checkpoints", keep=1) as checkpoints:
-        checkpoints.save(state_at(2, text, engine.optimizer), 16, {})
-    start = Start(str(base[1]), str(tmp_path / "checkpoints"), 2, Start(str(base[1])))
-    found = start.load(
-        engine.policy, engine.placement.weights(engine.policy.specs, TRAIN_RULES), np.float32
-    )
-    for name, value in params.items():
-        np.testing.assert_array_equal(found[name], text.get(name, value), err_msg=name)
 
 
 def test_adapters_need_a_frozen_tower():
