@@ -1,14 +1,10 @@
-"""Compile the programs for real devices, fake ones or a TPU topology: memory, FLOPs and text."""
+"""Compile the programs for real devices, fake ones or a topology: memory, FLOPs and text."""
 
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 
-import jax
 from jax.errors import JaxRuntimeError
-from jax.experimental import topologies
 
-from segr1_jax.errors import UserError
 from segr1_jax.plan.programs import Program
 
 OUT_OF_MEMORY = "RESOURCE_EXHAUSTED"
@@ -61,20 +57,3 @@ def compile_program(program: Program) -> Compiled:
         seconds=time.perf_counter() - began,
         text=executable.as_text(),
     )
-
-
-def topology_devices(topology: str) -> Sequence[jax.Device]:
-    """Return the devices of a TPU topology such as v5e:8x8, which need not exist.
-
-    Raises:
-        UserError: libtpu is not installed, or knows no such topology.
-    """
-    try:
-        return topologies.get_topology_desc(topology, "tpu").devices
-    except (JaxRuntimeError, RuntimeError, ModuleNotFoundError, ValueError) as error:
-        raise UserError(
-            "--topology",
-            expected="a TPU topology such as v5e:8x8, and its compiler",
-            got=f"{topology!r}: {' '.join(str(error).split())[:200]}",
-            remedy="pip install 'segr1-jax[tpu]': libtpu compiles on a machine without a TPU",
-        ) from error
