@@ -1,11 +1,15 @@
 """Compile the programs for real devices, fake ones or a topology: memory, FLOPs and text."""
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from jax.errors import JaxRuntimeError
 
-from segr1_jax.plan.programs import Program
+from segr1_jax.config.hardware import Device
+from segr1_jax.plan.kernels import kernels
+from segr1_jax.plan.programs import Program, Programs
+from segr1_jax.plan.roofline import Roofline, ceilings, roofline
 
 OUT_OF_MEMORY = "RESOURCE_EXHAUSTED"
 
@@ -57,3 +61,21 @@ def compile_program(program: Program) -> Compiled:
         seconds=time.perf_counter() - began,
         text=executable.as_text(),
     )
+
+
+def rooflines(
+    programs: Programs, device: Device, compiled: Sequence[Compiled]
+) -> dict[str, Roofline]:
+    """Return the roofline of each program; none for other devices than GPUs, or with a fault.
+
+    Decoding takes its longest: an iteration for each token of the cap.
+    """
+    at, config = ceilings(device), programs.config
+    if at is None or not all(each.text for each in compiled):
+        return {}
+    trips = {"sample": config.rollout.max_tokens, "answer": config.answer_tokens}
+    share = programs.arch.vision.full_share
+    return {
+        each.name: roofline(kernels(each.text, trips=trips.get(each.name, 1), true_share=share), at)
+        for each in compiled
+    }
