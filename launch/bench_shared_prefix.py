@@ -140,7 +140,7 @@ def compare_updates(options: argparse.Namespace) -> None:
             began = time.perf_counter()
             gradients[name] = jax.block_until_ready(gradient(*arguments))
             seconds[name].append(time.perf_counter() - began)
-    full = len(policy.arch.vision.full_layers) / policy.arch.vision.depth
+    full = policy.arch.vision.full_share
     flops = {
         name: matmul_flops(gradient.trace(*call).jaxpr.jaxpr, trips=1, true_share=full)
         for name, call in calls.items()

@@ -23,6 +23,7 @@ from segr1_jax.infer.load_policy import Opened, open_policy
 from segr1_jax.objective.batch import answer_batch
 from segr1_jax.policy.attention import Attention
 from segr1_jax.prompt.patches import patchify, stretch
+from segr1_jax.train.make_engine import attention_of
 from segr1_jax.types import Example, Frame, Prompt
 
 # The largest ratio of the two distances, each of a few hundred tokens.
@@ -79,7 +80,7 @@ def _require_reference(opened: Opened, python: str) -> None:
 def _our_logprobs(
     opened: Opened, prompts: list[Prompt], answer_T: Int[np.ndarray, " T"]
 ) -> Float[np.ndarray, "B T"]:
-    attention = Attention(opened.engine.config.policy.attention)
+    attention = Attention(attention_of(opened.engine.config, opened.engine.placement))
     policy = dataclasses.replace(opened.engine.policy, attention=attention)
     engine = dataclasses.replace(opened.engine, policy=policy)
     # Every part of the mesh gets the same number of rows.

@@ -22,12 +22,13 @@ def _add_plan(add: AddParser) -> None:
         example:  segr1 plan configs/paper/rl_cod_3b.yaml
                   segr1 plan configs/paper/rl_cod_3b.yaml hardware.kind=h200 batch=32
                   segr1 plan configs/ours/rl_cod_7b_v5e.yaml --topology v5e:8x8
+                  segr1 plan configs/ours/rl_cod_3b_one_gpu.yaml --topology h100:1
         prints:   every buffer per device, the buffers that exist at the same time, whether they
                   fit, are tight or do not fit, with the knob that would make them fit, what
                   checkpoints need of disk and hosts, and the phases of a step; exit status 1 if
                   the run does not fit
-        compile:  replaces estimates by the numbers of XLA, for a TPU topology (needs libtpu) or
-                  for fake CPU devices; takes minutes
+        compile:  replaces estimates by the numbers of XLA, for TPUs (extra tpu) or GPUs (extra
+                  cuda13) that need not exist, or for fake CPU devices; takes minutes
         hardware: from the configuration (hardware.kind, .hosts, .chips); the architecture is that
                   in policy.path, else policy.arch""",
     )
@@ -41,7 +42,7 @@ def _add_plan(add: AddParser) -> None:
         "--topology",
         default="",
         metavar="NAME",
-        help="compile them for these TPUs, such as v5e:8x8",
+        help="compile them for these devices: h100:8, h100:2x8 (hosts x GPUs), v5e:8x8 (chips)",
     )
     plan.add_argument(
         "--json", type=Path, metavar="FILE", help="write all numbers to this file too"

@@ -37,10 +37,11 @@ class PolicyConfig:
     )
     remat: bool = knob(True, "recompute layer activations in the backward pass")
     head_chunk: int = knob(16, "completion positions per chunk of the vocabulary projection")
-    attention: Literal["xla", "cudnn", "splash"] = knob(
-        "xla",
+    attention: Literal["auto", "xla", "cudnn", "splash"] = knob(
+        "auto",
         "attention kernel of training: xla (anywhere), cudnn (NVIDIA GPUs, with "
-        "compute_dtype=bfloat16) or splash (TPUs); same results",
+        "compute_dtype=bfloat16) or splash (TPUs); same results; auto = cudnn where it can run, "
+        "else xla",
     )
     tower: Literal["trained", "frozen"] = knob(
         "trained",

@@ -12,9 +12,9 @@ from segr1_jax.config.schema import RunConfig
 from segr1_jax.errors import UserError
 from segr1_jax.hf.load_weights import read_arch, read_arch_file
 from segr1_jax.plan.buffers import peaks
-from segr1_jax.plan.compiled import topology_devices
 from segr1_jax.plan.plan_table import verdict
 from segr1_jax.plan.run_plan import Plan, compile_plan, make_plan
+from segr1_jax.plan.topology import topology_devices
 from segr1_jax.policy.qwen2_5_vl.arch import PolicyArch
 from segr1_jax.runtime.initial_weights import recorded_start, resolve_start
 from segr1_jax.runtime.processes import is_first
@@ -23,7 +23,7 @@ ARCHITECTURES = Path(segr1_jax.__file__).parents[1] / "configs" / "arch"
 
 
 def plan_command(config: RunConfig, *, compile_: bool, topology: str) -> Plan:
-    """Plan `config` for its `hardware` or a TPU topology, without an accelerator of this machine.
+    """Plan `config` for its `hardware` or a topology, without an accelerator of this machine.
 
     Raises:
         UserError: unknown architecture, hardware or topology, or a mesh or batch that does not suit

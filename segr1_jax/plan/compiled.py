@@ -1,15 +1,15 @@
-"""Compile the programs for real devices, fake ones or a TPU topology: memory, FLOPs and text."""
+"""Compile the programs for real devices, fake ones or a topology: memory, FLOPs and text."""
 
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import jax
 from jax.errors import JaxRuntimeError
-from jax.experimental import topologies
 
-from segr1_jax.errors import UserError
-from segr1_jax.plan.programs import Program
+from segr1_jax.config.hardware import Device
+from segr1_jax.plan.kernels import kernels
+from segr1_jax.plan.programs import Program, Programs
+from segr1_jax.plan.roofline import Roofline, ceilings, roofline
 
 OUT_OF_MEMORY = "RESOURCE_EXHAUSTED"
 
@@ -63,18 +63,19 @@ def compile_program(program: Program) -> Compiled:
     )
 
 
-def topology_devices(topology: str) -> Sequence[jax.Device]:
-    """Return the devices of a TPU topology such as v5e:8x8, which need not exist.
+def rooflines(
+    programs: Programs, device: Device, compiled: Sequence[Compiled]
+) -> dict[str, Roofline]:
+    """Return the roofline of each program; none for other devices than GPUs, or with a fault.
 
-    Raises:
-        UserError: libtpu is not installed, or knows no such topology.
+    Decoding takes its longest: an iteration for each token of the cap.
     """
-    try:
-        return topologies.get_topology_desc(topology, "tpu").devices
-    except (JaxRuntimeError, RuntimeError, ModuleNotFoundError, ValueError) as error:
-        raise UserError(
-            "--topology",
-            expected="a TPU topology such as v5e:8x8, and its compiler",
-            got=f"{topology!r}: {' '.join(str(error).split())[:200]}",
-            remedy="pip install 'segr1-jax[tpu]': libtpu compiles on a machine without a TPU",
-        ) from error
+    at, config = ceilings(device), programs.config
+    if at is None or not all(each.text for each in compiled):
+        return {}
+    trips = {"sample_block": config.rollout.max_tokens, "answer_block": config.answer_tokens}
+    share = programs.arch.vision.full_share
+    return {
+        each.name: roofline(kernels(each.text, trips=trips.get(each.name, 1), true_share=share), at)
+        for each in compiled
+    }

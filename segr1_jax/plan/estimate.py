@@ -67,8 +67,7 @@ class Estimate:
 
         Decoding takes `trips` iterations.
         """
-        vision, tensor = self.programs.arch.vision, self.programs.mesh.shape["tensor"]
-        share = len(vision.full_layers) / vision.depth
+        share, tensor = self.programs.arch.vision.full_share, self.programs.mesh.shape["tensor"]
         return {
             name: matmul_flops(jaxpr, trips=trips, true_share=share) / tensor
             for name, (_, jaxpr) in self.traced.items()

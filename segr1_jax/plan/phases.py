@@ -1,8 +1,9 @@
 """Tokens, FLOPs and expected seconds of one training step, per device.
 
-A phase lasts as long as its arithmetic or its memory traffic, whichever is slower, at a usual share
-of the data sheet's figures. Communication, input and idle time are left out, so that a measured
-step is longer.
+Without compiled programs, a phase lasts as long as its arithmetic or its memory traffic, whichever
+is slower, at a usual share of the data sheet's figures, and communication is left out. Of programs
+compiled for GPUs it is their roofline. Input and idle time are left out, so that a measured step is
+longer.
 """
 
 import math
@@ -11,8 +12,10 @@ from dataclasses import dataclass
 from pathlib import PurePath
 
 from segr1_jax.config.hardware import DEVICES, Device
+from segr1_jax.config.schema import RunConfig
 from segr1_jax.plan.buffers import shard_bytes
 from segr1_jax.plan.programs import Programs
+from segr1_jax.plan.roofline import Roofline
 from segr1_jax.reward.config import RewardConfig
 
 # Share of the peak FLOP/s that large matrix products reach: 380 of an H100's 989 TFLOP/s.
@@ -79,14 +82,39 @@ def phases(programs: Programs, device: Device, flops: Mapping[str, float]) -> li
             "reference": (flops.get("reference_logprobs", 0.0), 0.0),
         }
     work |= {"update": (gradient, 0.0), "optimiser": (0.0, optimiser)}
-    timed = [
+    return [
         Phase(name, flops, moved, _seconds(device, flops, moved))
         for name, (flops, moved) in work.items()
         if flops or moved
     ]
-    return timed + (
-        [Phase("SAM2", 0.0, 0.0, sam2_seconds(programs, device))] if config.stage == "grpo" else []
-    )
+
+
+def compiled_phases(config: RunConfig, rooflines: Mapping[str, Roofline]) -> list[Phase]:
+    """Return the phases of a step on its devices, from the rooflines of its compiled programs."""
+    work = {
+        name: rooflines[program].total
+        for name, program in (("tower", "features"), ("rollout copy", "decode_weights"))
+        if program in rooflines
+    }
+    if config.stage == "grpo":
+        work |= {
+            "prefill": rooflines["sample_prefill"].total,
+            "decode": rooflines["sample_block"].decoding,
+        }
+        if "reference_logprobs" in rooflines:
+            work["reference"] = rooflines["reference_logprobs"].total
+    work |= {
+        "update": rooflines["gradient"].total * config.micro_batches,
+        "optimiser": rooflines["update"].total,
+    }
+    return [Phase(name, cost.flops, cost.bytes, cost.seconds) for name, cost in work.items()]
+
+
+def sam2_phase(programs: Programs, device: Device) -> list[Phase]:
+    """Return the phase of the sidecars, which runs beside the others; none without rewards."""
+    if programs.config.stage != "grpo":
+        return []
+    return [Phase("SAM2", 0.0, 0.0, sam2_seconds(programs, device))]
 
 
 def decode_bytes(programs: Programs) -> float:

@@ -5,10 +5,10 @@ import json
 
 from segr1_jax.plan.buffers import peaks
 from segr1_jax.plan.phases import BANDWIDTH_SHARE, MATMUL_SHARE
+from segr1_jax.plan.roofline_table import LIMITS, roofline_tables
 from segr1_jax.plan.run_plan import Plan, Verdict
+from segr1_jax.plan.table import GB, gigabytes, table
 from segr1_jax.runtime.disk import DISK_RATE
-
-GB = 1e9
 
 
 def verdict(plan: Plan) -> str:
@@ -33,7 +33,7 @@ def markdown(plan: Plan) -> str:
     """Return verdict, buffers, moments, phases and figures of a compiler as markdown."""
     parts = [f"**{verdict(plan)}**", _buffers(plan), _moments(plan), _phases(plan), _saving(plan)]
     if plan.compiled:
-        parts += [_compiled(plan), _faults(plan)]
+        parts += [*(roofline_tables(plan) or [_compiled(plan)]), _faults(plan)]
     return "\n\n".join(parts)
 
 
@@ -53,12 +53,12 @@ def _buffers(plan: Plan) -> str:
     rows = [
         (
             f"{buffer.name}{' (estimate)' if buffer.temporary and not plan.compiled else ''}",
-            _gb(buffer.bytes),
+            gigabytes(buffer.bytes),
             _when(buffer.moments),
         )
         for buffer in plan.buffers
     ]
-    kept = [(f"kept for {name}", _gb(size), "always") for name, size in plan.reserved.items()]
+    kept = [(f"kept for {name}", gigabytes(size), "always") for name, size in plan.reserved.items()]
     return table(("buffer", "GB per device", "there during"), rows + kept)
 
 
@@ -67,7 +67,7 @@ def _moments(plan: Plan) -> str:
     return table(
         ("moment", "GB per device", f"temporaries x {plan.margin:g}", "of budget"),
         [
-            (moment, _gb(size), _gb(high[moment]), f"{high[moment] / plan.budget:.0%}")
+            (moment, gigabytes(size), gigabytes(high[moment]), f"{high[moment] / plan.budget:.0%}")
             for moment, size in plan.peak.items()
         ],
     )
@@ -80,11 +80,13 @@ def _phases(plan: Plan) -> str:
     ]
     known = sum(p.seconds or 0.0 for p in plan.phases)
     tokens = plan.tokens
+    shares = (
+        f"seconds at {MATMUL_SHARE:.0%} of the FLOP/s and {BANDWIDTH_SHARE:.0%} of the bandwidth "
+        "of the data sheet, communication left out"
+    )
     note = (
         f"{tokens.prompts:,} prompt tokens, {tokens.completions:,} completion tokens and "
-        f"{tokens.patches:,} patches a step at their caps; seconds at {MATMUL_SHARE:.0%} of the "
-        f"FLOP/s and {BANDWIDTH_SHARE:.0%} of the bandwidth of the data sheet, "
-        "communication left out."
+        f"{tokens.patches:,} patches a step at their caps; {LIMITS if plan.rooflines else shares}."
     )
     rows.append(("sum", "", f"{known:.2f}" if known else "-"))
     return f"{table(('phase', 'TFLOP per device', 'seconds'), rows)}\n\n{note}"
@@ -103,8 +105,8 @@ def _compiled(plan: Plan) -> str:
     rows = [
         (
             c.name,
-            _gb(c.temporaries),
-            _gb(c.results),
+            gigabytes(c.temporaries),
+            gigabytes(c.results),
             f"{c.flops / 1e12:.3f}",
             f"{c.seconds:.0f}",
             c.fault or "ok",
@@ -135,13 +137,3 @@ def _faults(plan: Plan) -> str:
 
 def _when(moments: tuple[str, ...]) -> str:
     return ", ".join(moments) or "-"
-
-
-def _gb(size: float) -> str:
-    return f"{size / GB:.2f}"
-
-
-def table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
-    """Return rows as a markdown table, the first column aligned left, figures right."""
-    lines = ["| " + " | ".join(head) + " |", "|---|" + "---:|" * (len(head) - 1)]
-    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])

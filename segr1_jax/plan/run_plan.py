@@ -2,7 +2,7 @@
 
 import dataclasses
 import enum
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import jax
@@ -11,12 +11,21 @@ from jax.sharding import AbstractMesh, Mesh
 from segr1_jax.config.hardware import Device
 from segr1_jax.config.schema import RunConfig
 from segr1_jax.plan.buffers import Buffer, ledger, peaks
-from segr1_jax.plan.compiled import Compiled, compile_program
+from segr1_jax.plan.compiled import Compiled, compile_program, rooflines
 from segr1_jax.plan.estimate import MARGIN, Estimate
 from segr1_jax.plan.fit import find_fit
 from segr1_jax.plan.gathers import gather_faults
-from segr1_jax.plan.phases import Phase, Tokens, phases, sidecars_on, tokens_per_step
+from segr1_jax.plan.phases import (
+    Phase,
+    Tokens,
+    compiled_phases,
+    phases,
+    sam2_phase,
+    sidecars_on,
+    tokens_per_step,
+)
 from segr1_jax.plan.programs import Programs
+from segr1_jax.plan.roofline import Roofline
 from segr1_jax.policy.qwen2_5_vl.arch import PolicyArch
 from segr1_jax.reward.config import CONTEXTS_SHARE
 from segr1_jax.runtime.disk import SavingNeeds, saving_needs
@@ -51,6 +60,7 @@ class Plan:
         phases: of one step on one device.
         remedy: keys (key=value) that make a run fit; None if it fits or none were found.
         compiled: the compiler's own figures, where programs were compiled.
+        rooflines: cost of one call by program, where programs were compiled for GPUs.
         faults: weights gathered in the wrong place, where programs were compiled.
     """
 
@@ -66,6 +76,7 @@ class Plan:
     phases: list[Phase]
     remedy: list[str] | None = None
     compiled: list[Compiled] = field(default_factory=list)
+    rooflines: dict[str, Roofline] = field(default_factory=dict)
     faults: list[str] = field(default_factory=list)
 
     @property
@@ -119,7 +130,8 @@ def compile_plan(
 ) -> Plan:
     """Plan by compiling every program for `devices`.
 
-    Temporaries are the compiler's; buffers and times are those of make_plan.
+    Temporaries are the compiler's; buffers are those of make_plan. Times are rooflines of the
+    compiled programs on GPUs, those of make_plan on other devices.
     """
     mesh: Mesh = make_mesh(config.mesh, devices)
     hosts = len({each.process_index for each in devices})
@@ -134,6 +146,7 @@ def compile_plan(
 def _plan(programs: Programs, device: Device, compiled: Sequence[Compiled] = ()) -> Plan:
     programs.check()
     estimate, config = Estimate(programs), programs.config
+    bounds = rooflines(programs, device, compiled)
     temporaries = {each.name: each.temporaries for each in compiled} or estimate.temporaries()
     buffers = ledger(programs, temporaries)
     share = sidecars_on(programs).share_of_jax if device.jax_share < 1 else None
@@ -155,6 +168,15 @@ def _plan(programs: Programs, device: Device, compiled: Sequence[Compiled] = ())
         margin=COMPILED_MARGIN if compiled else MARGIN,
         checkpoint=saving_needs(config, programs.state, programs.hosts),
         tokens=tokens_per_step(programs),
-        phases=phases(programs, device, estimate.flops(config.rollout.max_tokens)),
+        phases=_phases(estimate, device, bounds) + sam2_phase(programs, device),
         compiled=list(compiled),
+        rooflines=bounds,
     )
+
+
+def _phases(estimate: Estimate, device: Device, bounds: Mapping[str, Roofline]) -> list[Phase]:
+    programs = estimate.programs
+    if bounds:
+        return compiled_phases(programs.config, bounds)
+    tokens = programs.config.rollout.max_tokens
+    return phases(programs, device, estimate.flops(tokens))

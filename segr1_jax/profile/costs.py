@@ -80,9 +80,8 @@ def _cost(
     turns = round(mean(seen.turns)) if seen.turns else 1
     seconds = mean(seen.seconds) if seen.seconds else None
     # Share of the tower's layers that attend to the whole image.
-    full_share = len(arch.vision.full_layers) / arch.vision.depth
     flops = (
-        matmul_flops(traced.jaxpr.jaxpr, trips=turns, true_share=full_share)
+        matmul_flops(traced.jaxpr.jaxpr, trips=turns, true_share=arch.vision.full_share)
         if seen.seconds
         else None
     )

@@ -4,7 +4,7 @@ import dataclasses
 import json
 from dataclasses import dataclass
 
-from segr1_jax.plan.plan_table import table
+from segr1_jax.plan.table import table
 from segr1_jax.profile.costs import MFU, FunctionCost
 from segr1_jax.profile.split import Split
 

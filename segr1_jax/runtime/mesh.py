@@ -97,6 +97,12 @@ class Placement:
         return self.mesh if isinstance(self.mesh, AbstractMesh) else self.mesh.abstract_mesh
 
     @property
+    def on_gpus(self) -> bool:
+        """True on NVIDIA GPUs, and on a topology of them; False for a mesh without devices."""
+        known = isinstance(self.mesh, Mesh)
+        return known and self.mesh.devices.flat[0].platform in ("gpu", "cuda")
+
+    @property
     def replicated(self) -> NamedSharding:
         """The sharding of arrays that every device has complete."""
         return NamedSharding(self.mesh, PartitionSpec())

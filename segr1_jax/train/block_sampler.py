@@ -13,7 +13,6 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
 
 from segr1_jax.policy.decode_weights import DecodeLayout
 from segr1_jax.policy.decoding import OwnCache, Prefix, grown
@@ -23,9 +22,6 @@ from segr1_jax.policy.sharding import TRAIN_RULES
 from segr1_jax.rollout.sampler import Decoding, Prefilled, Sampler, Samples
 from segr1_jax.runtime.compiled_functions import Watched
 from segr1_jax.runtime.mesh import Placement
-
-# Names of the platform, of a device and of a topology that is compiled for.
-GPU_PLATFORMS = ("gpu", "cuda")
 
 
 class RolloutWeights(NamedTuple):
@@ -152,10 +148,8 @@ def decode_layout(placement: Placement, policy: Policy) -> DecodeLayout:
     Maps are joined unless the mesh splits heads. On GPUs layers are unrolled, and in bfloat16
     attention is cuDNN's.
     """
-    mesh = placement.mesh
-    on_gpus = isinstance(mesh, Mesh) and mesh.devices.flat[0].platform in GPU_PLATFORMS
     return DecodeLayout(
-        joined=mesh.shape["tensor"] == 1,
-        unrolled=on_gpus,
-        fused_attention=on_gpus and policy.dtype == jnp.bfloat16,
+        joined=placement.mesh.shape["tensor"] == 1,
+        unrolled=placement.on_gpus,
+        fused_attention=placement.on_gpus and policy.dtype == jnp.bfloat16,
     )

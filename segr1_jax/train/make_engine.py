@@ -20,12 +20,19 @@ def make_engine(
     lora = config.policy.lora if config.policy.lora.rank else None
     if builder:
         arch = arch.knowing(builder.tokenizer.ids)
-    policy = Policy(
-        arch, compute_dtype(config), config.policy.remat, lora, Attention(config.policy.attention)
-    )
-    return Engine(
-        config, Placement(mesh), policy, builder, make_optimizer(config.optimizer, config.updates)
-    )
+    placement, dtype = Placement(mesh), compute_dtype(config)
+    attention = Attention(attention_of(config, placement))
+    policy = Policy(arch, dtype, config.policy.remat, lora, attention)
+    optimizer = make_optimizer(config.optimizer, config.updates)
+    return Engine(config, placement, policy, builder, optimizer)
+
+
+def attention_of(config: RunConfig, placement: Placement) -> str:
+    """Return the attention kernel of a run; `auto` is cuDNN on GPUs in bfloat16."""
+    if config.policy.attention != "auto":
+        return config.policy.attention
+    fused = placement.on_gpus and compute_dtype(config) == jnp.bfloat16
+    return "cudnn" if fused else "xla"
 
 
 def compute_dtype(config: RunConfig) -> jnp.dtype:

@@ -14,8 +14,13 @@ from tiny_arch import CONFIG, OVERRIDES
 from segr1_jax.config.loading import override
 from segr1_jax.config.schema import RunConfig
 from segr1_jax.plan.compiled import compile_program
-from segr1_jax.plan.gathers import gather_faults, gathered_sizes
-from segr1_jax.plan.hlo import all_gathers, stack_gathers, weight_gathers_in_loops
+from segr1_jax.plan.gathers import (
+    all_gathers,
+    gather_faults,
+    gathered_sizes,
+    stack_gathers,
+    weight_gathers_in_loops,
+)
 from segr1_jax.plan.programs import Programs
 from segr1_jax.policy.decode_weights import SCANNED, decode_specs
 from segr1_jax.policy.qwen2_5_vl.arch import arch_from_config

@@ -17,12 +17,12 @@ from segr1_jax.config.loading import load_config, override
 from segr1_jax.config.schema import RunConfig
 from segr1_jax.errors import UserError
 from segr1_jax.plan.command import plan_before_training, plan_command
-from segr1_jax.plan.compiled import topology_devices
 from segr1_jax.plan.estimate import MARGIN
 from segr1_jax.plan.fit import changes, find_fit
 from segr1_jax.plan.phases import BANDWIDTH_SHARE, MATMUL_SHARE, decode_bytes
 from segr1_jax.plan.programs import Programs
 from segr1_jax.plan.run_plan import make_plan
+from segr1_jax.plan.topology import topology_devices
 from segr1_jax.policy.qwen2_5_vl.arch import arch_from_config
 from segr1_jax.runtime.mesh import AXES, AXIS_TYPES
 
@@ -166,10 +166,36 @@ def test_a_shipped_configuration_plans_without_an_option(file, tmp_path, monkeyp
     assert shipped.hardware.kind in ("cpu", *DEVICES)
 
 
-def test_a_topology_without_its_compiler_is_refused(monkeypatch):
-    monkeypatch.setattr("jax.experimental.topologies.get_topology_desc", _no_libtpu)
-    with pytest.raises(UserError, match=r"segr1-jax\[tpu\]"):
-        topology_devices("v5e:8x8")
+@pytest.mark.parametrize(
+    ("topology", "error", "remedy"),
+    [
+        ("v5e:8x8", RuntimeError("Unable to find libtpu.so"), r"segr1-jax\[tpu\]"),
+        ("h100:8", NotImplementedError("topology not implemented for cuda"), r"-jax\[cuda13\]"),
+    ],
+)
+def test_a_topology_without_its_compiler_is_refused(monkeypatch, topology, error, remedy):
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr("jax.experimental.topologies.get_topology_desc", fail)
+    with pytest.raises(UserError, match=remedy):
+        topology_devices(topology)
+
+
+@pytest.mark.parametrize(
+    ("topology", "expected"),
+    [
+        ("h100:", "h100:GPUS or h100:HOSTSxGPUS"),
+        ("h100:many", "h100:GPUS"),
+        ("h100:0", "h100:GPUS"),
+        ("h100:2x8x8", "h100:GPUS"),
+        ("b9000:8", "a100, h100, h200, v5e, v5p"),
+        ("cpu:8", "a100, h100, h200, v5e, v5p"),
+    ],
+)
+def test_an_unknown_topology_is_refused(topology, expected):
+    with pytest.raises(UserError, match=f"--topology: expected .*{expected}"):
+        topology_devices(topology)
 
 
 def test_the_command_writes_every_figure(tmp_path, capsys):
@@ -220,7 +246,3 @@ def test_training_that_surely_does_not_fit_ends_before_weights_are_read(tmp_path
     monkeypatch.setattr("segr1_jax.plan.run_plan.find_fit", lambda *_: None)
     with pytest.raises(UserError, match="use more or larger devices"):
         plan_before_training(config(f"policy.path={tmp_path}", f"run_dir={tmp_path / 'run'}"))
-
-
-def _no_libtpu(*_):
-    raise RuntimeError("Unable to find libtpu.so")

@@ -7,7 +7,7 @@ import pytest
 
 from segr1_jax.config.schema import MeshConfig
 from segr1_jax.errors import UserError
-from segr1_jax.plan.compiled import topology_devices
+from segr1_jax.plan.topology import topology_devices
 from segr1_jax.runtime.mesh import Placement, check_tensor_groups, host_by_host, make_mesh
 
 

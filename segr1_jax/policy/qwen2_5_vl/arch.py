@@ -36,6 +36,11 @@ class VisionArch:
     def patch_values(self) -> int:
         return self.in_channels * self.temporal_patch * self.patch**2
 
+    @property
+    def full_share(self) -> float:
+        """The share of the layers that attend over the whole image."""
+        return len(self.full_layers) / self.depth
+
 
 @dataclass(frozen=True)
 class TextArch:

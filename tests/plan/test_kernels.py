@@ -1,0 +1,280 @@
+"""Kernels of hand-written HLO: bytes, FLOPs, counts and seconds worked by hand."""
+
+import pytest
+
+from segr1_jax.config.hardware import DEVICES
+from segr1_jax.plan.kernels import kernels
+from segr1_jax.plan.roofline import (
+    H100_BANDWIDTH,
+    H100_BF16,
+    H100_F32,
+    HOST,
+    LAUNCH,
+    NVLINK,
+    ceilings,
+    roofline,
+)
+
+TRIPS, TRUE_SHARE = 7, 0.25
+H100 = ceilings(DEVICES["h100"])
+
+KERNELS = """\
+HloModule kernels, is_scheduled=true, entry_computation_layout={()->()}
+
+%sliced (p0: f32[10,64,32], p1: s32[]) -> bf16[64,32] {
+  %p0 = f32[10,64,32]{2,1,0} parameter(0)
+  %p1 = s32[] parameter(1)
+  %zero = s32[] constant(0)
+  %half = bf16[10,64,32]{2,1,0} convert(%p0)
+  %one = bf16[1,64,32]{2,1,0} dynamic-slice(%half, %p1, %zero, %zero), \
+dynamic_slice_sizes={1,64,32}
+  ROOT %layer = bf16[64,32]{1,0} bitcast(%one)
+}
+
+%cached (cache: bf16[5,8,32], token: f32[1,8,32], at: s32[]) -> bf16[40,32] {
+  %cache = bf16[5,8,32]{2,1,0} parameter(0)
+  %token = f32[1,8,32]{2,1,0} parameter(1)
+  %at = s32[] parameter(2)
+  %zero.1 = s32[] constant(0)
+  %half.1 = bf16[1,8,32]{2,1,0} convert(%token)
+  %set = bf16[5,8,32]{2,1,0} dynamic-update-slice(%cache, %half.1, %at, %zero.1, %zero.1)
+  ROOT %flat = bf16[40,32]{1,0} bitcast(%set)
+}
+
+%padded (row: bf16[1,32]) -> bf16[9,32] {
+  %row = bf16[1,32]{1,0} parameter(0)
+  %nothing = bf16[] constant(0)
+  %blank = bf16[9,32]{1,0} broadcast(%nothing), dimensions={}
+  %zero.2 = s32[] constant(0)
+  ROOT %set.1 = bf16[9,32]{1,0} dynamic-update-slice(%blank, %row, %zero.2, %zero.2)
+}
+
+%add (x: f32[], y: f32[]) -> f32[] {
+  %x = f32[] parameter(0)
+  %y = f32[] parameter(1)
+  ROOT %sum = f32[] add(%x, %y)
+}
+
+%scattered (table: f32[100,16], rows: s32[3,1], more: f32[3,16]) -> f32[100,16] {
+  %table = f32[100,16]{1,0} parameter(0)
+  %rows = s32[3,1]{1,0} parameter(1)
+  %more = f32[3,16]{1,0} parameter(2)
+  ROOT %sums = f32[100,16]{1,0} scatter(%table, %rows, %more), update_window_dims={1}, to_apply=%add
+}
+
+%pair (a: f32[6,4], b: f32[6,4]) -> (f32[6,4], bf16[6,4]) {
+  %a = f32[6,4]{1,0} parameter(0)
+  %b = f32[6,4]{1,0} parameter(1)
+  %both = f32[6,4]{1,0} add(%a, %b)
+  %rounded = bf16[6,4]{1,0} convert(%both)
+  ROOT %outputs = (f32[6,4]{1,0}, bf16[6,4]{1,0}) tuple(%both, %rounded)
+}
+
+%inner (i0: bf16[3,24,16]) -> bf16[24,16] {
+  %i0 = bf16[3,24,16]{2,1,0} parameter(0)
+  %last = bf16[1,24,16]{2,1,0} slice(%i0), slice={[2:3], [0:24], [0:16]}
+  ROOT %kernel = bf16[24,16]{1,0} bitcast(%last)
+}
+
+%nested (left: bf16[40,24], stack: bf16[3,24,16]) -> f32[40,16] {
+  %left = bf16[40,24]{1,0} parameter(0)
+  %stack = bf16[3,24,16]{2,1,0} parameter(1)
+  %right = bf16[24,16]{1,0} fusion(%stack), kind=kCustom, calls=%inner
+  ROOT %dot = f32[40,16]{1,0} dot(%left, %right), lhs_contracting_dims={1}, rhs_contracting_dims={0}
+}
+
+ENTRY %main (w: f32[10,64,32], i: s32[]) -> f32[40,16] {
+  %w = f32[10,64,32]{2,1,0} parameter(0)
+  %i = s32[] parameter(1)
+  %kv = bf16[5,8,32]{2,1,0} parameter(2)
+  %t = f32[1,8,32]{2,1,0} parameter(3)
+  %r = bf16[1,32]{1,0} parameter(4)
+  %e = f32[100,16]{1,0} parameter(5)
+  %ids = s32[3,1]{1,0} parameter(6)
+  %u = f32[3,16]{1,0} parameter(7)
+  %m = f32[6,4]{1,0} parameter(8)
+  %l = bf16[40,24]{1,0} parameter(9)
+  %s = bf16[3,24,16]{2,1,0} parameter(10)
+  %slicing = bf16[64,32]{1,0} fusion(%w, %i), kind=kLoop, calls=%sliced
+  %caching = bf16[40,32]{1,0} fusion(%kv, %t, %i), kind=kLoop, calls=%cached
+  %padding = bf16[9,32]{1,0} fusion(%r), kind=kLoop, calls=%padded
+  %adding = f32[100,16]{1,0} fusion(%e, %ids, %u), kind=kInput, calls=%scattered
+  %pairing = (f32[6,4]{1,0}, bf16[6,4]{1,0}) fusion(%m, %m), kind=kLoop, calls=%pair
+  %first = f32[6,4]{1,0} get-tuple-element(%pairing), index=0
+  %gemm = (f32[6,6]{1,0}, s8[4194304]{0}) custom-call(%first, %m), \
+custom_call_target="__cublas$gemm", backend_config={"lhs_contracting_dimensions":["1"]}
+  %copying = f32[10,32,64]{1,2,0} copy(%w)
+  %leaving = (bf16[3,24,16]{2,1,0:S(5)}, bf16[3,24,16]{2,1,0}, u32[]) copy-start(%s), \
+metadata={op_name="jit(step)/offload"}
+  %left.1 = bf16[3,24,16]{2,1,0:S(5)} copy-done(%leaving)
+  ROOT %mixing = f32[40,16]{1,0} fusion(%l, %s), kind=kCustom, calls=%nested
+}
+"""
+
+# Bytes read, bytes written, FLOPs.
+BY_HAND = {
+    "slicing": (64 * 32 * 4 + 4, 64 * 32 * 2, 0),  # a layer, cast after it is cut out
+    "caching": (8 * 32 * 4 + 4, 8 * 32 * 2, 0),  # the token alone
+    "padding": (32 * 2, 9 * 32 * 2, 0),  # nothing to update in place
+    "adding": (2 * 3 * 16 * 4 + 3 * 4, 3 * 16 * 4, 0),  # three rows of the table and their sums
+    "pairing": (2 * 6 * 4 * 4, 6 * 4 * (4 + 2), 0),
+    "gemm": (2 * 6 * 4 * 4, 6 * 6 * 4, 2 * 6 * 6 * 4),  # without the workspace
+    "copying": (10 * 64 * 32 * 4, 10 * 64 * 32 * 4, 0),
+    "leaving": (3 * 24 * 16 * 2, 3 * 24 * 16 * 2, 0),
+    "mixing": (40 * 24 * 2 + 24 * 16 * 2, 40 * 16 * 4, 2 * 40 * 24 * 16),  # one of three kernels
+}
+
+
+def found(text: str) -> dict:
+    return {each.name: each for each in kernels(text, trips=TRIPS, true_share=TRUE_SHARE)}
+
+
+@pytest.fixture(scope="module")
+def single():
+    return found(KERNELS)
+
+
+def test_every_kernel_is_found_once(single):
+    assert list(single) == list(BY_HAND)
+
+
+@pytest.mark.parametrize("name", BY_HAND)
+def test_bytes_and_flops(single, name):
+    kernel = single[name]
+    assert (kernel.traffic.read, kernel.traffic.written, kernel.flops) == BY_HAND[name]
+
+
+def test_seconds(single):
+    """Bytes or products, each product at the rate of its operands, and a launch."""
+
+    def seconds(name: str) -> float:
+        return H100.seconds(single[name]) - LAUNCH
+
+    read, written, _ = BY_HAND["slicing"]
+    assert seconds("slicing") == pytest.approx((read + written) / H100_BANDWIDTH)
+    assert seconds("leaving") == pytest.approx(3 * 24 * 16 * 2 / HOST)
+    assert [product.dtype for product in single["gemm"].products] == ["f32"]
+    assert [product.dtype for product in single["mixing"].products] == ["bf16"]
+
+
+def test_large_products_take_the_time_of_their_arithmetic():
+    """4096^3: 100 MB, but 137 GFLOP."""
+    dot = KERNELS.replace("[40,24]", "[4096,4096]").replace("[3,24,16]", "[3,4096,4096]")
+    dot = dot.replace("[1,24,16]", "[1,4096,4096]").replace("[24,16]", "[4096,4096]")
+    dot = dot.replace("[40,16]", "[4096,4096]")
+    flops = 2 * 4096**3
+    assert H100.seconds(found(dot)["mixing"]) == pytest.approx(flops / H100_BF16 + LAUNCH)
+    single = dot.replace("bf16[4096", "f32[4096").replace("bf16[3,4096", "f32[3,4096")
+    assert H100.seconds(found(single)["mixing"]) == pytest.approx(flops / H100_F32 + LAUNCH)
+
+
+LOOPS = """\
+HloModule loops, is_scheduled=true
+
+%twice (a: f32[1000]) -> f32[1000] {
+  %a = f32[1000]{0} parameter(0)
+  ROOT %b = f32[1000]{0} add(%a, %a)
+}
+
+%layer (state: (s32[], f32[1000])) -> (s32[], f32[1000]) {
+  %state = (s32[], f32[1000]{0}) parameter(0)
+  %x = f32[1000]{0} get-tuple-element(%state), index=1
+  %i = s32[] get-tuple-element(%state), index=0
+  %branch = f32[1000]{0} conditional(%i, %x, %x), true_computation=%full, false_computation=%window
+  ROOT %next = (s32[], f32[1000]{0}) tuple(%i, %branch)
+}
+
+%full (f: f32[1000]) -> f32[1000] {
+  %f = f32[1000]{0} parameter(0)
+  ROOT %of_all = f32[1000]{0} fusion(%f), kind=kLoop, calls=%twice
+}
+
+%window (g: f32[1000]) -> f32[1000] {
+  %g = f32[1000]{0} parameter(0)
+  %before = f32[1000]{0} copy(%g)
+  ROOT %of_window = f32[1000]{0} fusion(%before), kind=kLoop, calls=%twice
+}
+
+%fewer (state.1: (s32[], f32[1000])) -> pred[] {
+  %state.1 = (s32[], f32[1000]{0}) parameter(0)
+  ROOT %less = pred[] constant(true)
+}
+
+%token (state.2: (s32[], f32[1000])) -> (s32[], f32[1000]) {
+  %state.2 = (s32[], f32[1000]{0}) parameter(0)
+  ROOT %layers = (s32[], f32[1000]{0}) while(%state.2), \
+condition=%fewer, body=%layer, backend_config={"known_trip_count":{"n":"3"}}
+}
+
+%unfinished (state.3: (s32[], f32[1000])) -> pred[] {
+  %state.3 = (s32[], f32[1000]{0}) parameter(0)
+  %y = f32[1000]{0} get-tuple-element(%state.3), index=1
+  ROOT %any = pred[] reduce(%y), dimensions={0}
+}
+
+ENTRY %main (start: (s32[], f32[1000])) -> (s32[], f32[1000]) {
+  %start = (s32[], f32[1000]{0}) parameter(0)
+  ROOT %decode = (s32[], f32[1000]{0}) while(%start), \
+condition=%unfinished, body=%token, metadata={op_name="jit(sample)/while"}
+}
+"""
+
+
+def test_loops_and_branches():
+    """Decoding: 7 tokens of 3 layers, a quarter of which attend to everything."""
+    by_name = found(LOOPS)
+    times = {name: kernel.times for name, kernel in by_name.items()}
+    windows = TRIPS * 3 * (1 - TRUE_SHARE)
+    assert times == {
+        "of_all": TRIPS * 3 * TRUE_SHARE,
+        "before": windows,
+        "of_window": windows,
+        "any": TRIPS,
+    }
+    assert [loop.name for loop in by_name["before"].loops] == ["decode", "layers"]
+    result = roofline(list(by_name.values()), H100)
+    per_layer = 8000 * (TRUE_SHARE + 2 * (1 - TRUE_SHARE))
+    decoding, layers = result.loops
+    assert result.decoding == decoding.iteration * TRIPS == result.total
+    assert (result.total - result.decoding).seconds == 0
+    assert decoding.loop.source == "jit(sample)/while"
+    assert layers.iteration.bytes == pytest.approx(per_layer)
+    assert decoding.iteration.bytes == pytest.approx(3 * per_layer + 4001)
+    assert decoding.iteration.kernels == pytest.approx(3 * 1.75 + 1)
+    assert result.total.bytes == pytest.approx(TRIPS * decoding.iteration.bytes)
+    seconds = result.total.bytes / H100_BANDWIDTH + LAUNCH * result.total.kernels
+    assert result.total.seconds == pytest.approx(seconds)
+
+
+COLLECTIVES = """\
+HloModule collectives, is_scheduled=true, num_partitions=8
+
+ENTRY %main (w: bf16[128,32], g: f32[512,32]) -> f32[64,32] {
+  %w = bf16[128,32]{1,0} parameter(0)
+  %g = f32[512,32]{1,0} parameter(1)
+  %start = (bf16[128,32]{1,0}, bf16[512,32]{1,0}) all-gather-start(%w), \
+replica_groups=[2,4]<=[8], dimensions={0}
+  %whole = bf16[512,32]{1,0} all-gather-done(%start)
+  %sum = f32[512,32]{1,0} all-reduce(%g), \
+replica_groups={{0,1},{2,3},{4,5},{6,7}}, to_apply=%add
+  ROOT %part = f32[64,32]{1,0} reduce-scatter(%sum), \
+replica_groups={}, dimensions={0}, to_apply=%add
+}
+"""
+
+
+def test_collectives():
+    """A ring of n devices: each receives (n - 1) / n of the array, twice in an all-reduce."""
+    by_name = found(COLLECTIVES)
+    wire = {name: kernel.wire for name, kernel in by_name.items()}
+    whole = 512 * 32
+    assert wire == {
+        "start": 2 * whole * 3 / 4,
+        "sum": 2 * 4 * whole * 1 / 2,
+        "part": 4 * whole * 7 / 8,
+    }
+    assert by_name["start"].traffic.written == 2 * whole
+    total = roofline(list(by_name.values()), H100).total
+    assert total.wire == sum(wire.values())
+    assert total.collectives == total.seconds
+    assert total.seconds == pytest.approx(total.wire / NVLINK["h100"] + 3 * LAUNCH)
