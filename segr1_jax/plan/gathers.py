@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from segr1_jax.plan.hlo import parse, walk
 from segr1_jax.plan.programs import Programs
-from segr1_jax.plan.traffic import gathered
+from segr1_jax.plan.traffic import results_of
 from segr1_jax.policy.decode_weights import decode_specs
 from segr1_jax.policy.params import STACKED, WeightSpec
 from segr1_jax.policy.sharding import ROLLOUT_RULES
@@ -32,7 +32,7 @@ def all_gathers(text: str) -> list[Gather]:
     return [
         Gather(
             step.instruction.name,
-            tuple(array.shape for array in gathered(step.instruction)),
+            tuple(array.shape for array in results_of(step.instruction)),
             tuple(loop.name for loop in step.loops),
         )
         for step in walk(parse(text))

@@ -4,6 +4,7 @@ Collectives are kernels too; `wire` is what one of them receives from other devi
 a cuDNN call counts as nothing but its operands and results.
 """
 
+import math
 import re
 from dataclasses import dataclass
 
@@ -20,6 +21,10 @@ RING = {
     **dict.fromkeys(("all-gather", "reduce-scatter", "all-to-all", "ragged-all-to-all"), 1),
     "all-reduce": 2,
 }
+# Groups along axes of a mesh: mesh['a'=2,'b'=4] {'b', 'a':(1)2}, the latter 2 of the axis.
+MESH_GROUPS = re.compile(r"replica_groups=mesh\[([^\]]*)\] \{([^}]*)\}")
+MESH_AXIS = re.compile(r"('[^']*')=(\d+)")
+GROUPED_AXIS = re.compile(r"('[^']*')(?::\(\d+\)(\d+))?")
 
 
 @dataclass(frozen=True)
@@ -104,8 +109,10 @@ def wire_bytes(module: Module, step: Step) -> float:
 
 def _group(module: Module, instruction: Instruction) -> int:
     """Return the number of devices that take part in a collective together."""
+    if mesh := MESH_GROUPS.search(instruction.attributes):
+        sizes = dict(MESH_AXIS.findall(mesh[1]))
+        return math.prod(int(part or sizes[axis]) for axis, part in GROUPED_AXIS.findall(mesh[2]))
+    if iota := re.search(r"replica_groups=\[([\d,]*)\]", instruction.attributes):
+        return numbers(iota[1])[-1]
     listed = re.search(r"replica_groups=\{\{([^}]*)\}", instruction.attributes)
-    iota = re.search(r"replica_groups=\[([\d,]*)\]", instruction.attributes)
-    if listed:
-        return len(numbers(listed[1]))
-    return numbers(iota[1])[-1] if iota else module.devices
+    return len(numbers(listed[1])) if listed else module.devices

@@ -36,12 +36,12 @@ def _programs(plan: Plan) -> str:
 def _loops(plan: Plan) -> str:
     rows = [
         (
-            f"{name}: {loop.loop.name}",
-            f"{loop.loop.count}",
-            *_cost(loop.iteration),
+            f"{name}: {each.loop.source.partition('/')[2] or each.loop.name}",
+            f"{each.loop.count}",
+            *_cost(each.iteration),
         )
         for name, found in plan.rooflines.items()
-        for loop in found.loops
+        for each in found.loops
     ]
     return table(("one iteration of", "iterations", *COST), rows)
 

@@ -61,7 +61,7 @@ def _gpus(kind: str, shape: str) -> Sequence[jax.Device]:
             "--topology",
             expected="XLA's compiler for GPUs, which needs no GPU",
             got=f"{kind}:{shape}: {error}",
-            remedy="pip install 'segr1-jax[cuda13]'",
+            remedy="pip install 'segr1-jax[cuda13]', or [gpu_compiler] on a machine without a GPU",
         ) from error
 
 

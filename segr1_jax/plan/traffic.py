@@ -13,6 +13,8 @@ from segr1_jax.plan.hlo import Array, Computation, Instruction, Module, Step, nu
 
 SLICES = {"dynamic-slice", "slice", "gather"}
 IN_PLACE = {"dynamic-update-slice", "scatter"}
+# Asynchronous collectives whose result types repeat the operands before the results.
+REPEATING = {"all-gather", "reduce-scatter", "all-to-all", "ragged-all-to-all"}
 # Another name or another view of the same buffer.
 VIEWS = {"bitcast", "get-tuple-element"}
 CONTRACTED = re.compile(r'lhs_contracting_dim(?:ension)?s"?[:=][\[{]([\d",]*)')
@@ -56,8 +58,8 @@ def traffic(module: Module, step: Step) -> Traffic:
         return _Fusion(module, module.computations[inner]).traffic()
     if op in ("copy", "collective-permute"):
         return Traffic(whole, 0, operands[0].arrays)
-    if op == "all-gather":
-        return Traffic(whole, 0, gathered(instruction))
+    if op in REPEATING:
+        return Traffic(whole, 0, results_of(instruction))
     if op in SLICES:
         return Traffic(instruction.nbytes, 0, instruction.arrays)
     if op in IN_PLACE:
@@ -69,10 +71,10 @@ def traffic(module: Module, step: Step) -> Traffic:
     return Traffic(whole, 0, results)
 
 
-def gathered(instruction: Instruction) -> tuple[Array, ...]:
-    """Return the results of an all-gather; an asynchronous one repeats its operands before them."""
-    repeated = len(instruction.operands) if instruction.op.endswith("-start") else 0
-    return instruction.arrays[repeated:]
+def results_of(collective: Instruction) -> tuple[Array, ...]:
+    """Return the results of a collective of REPEATING, without the operands that it repeats."""
+    repeated = len(collective.operands) if collective.op.endswith("-start") else 0
+    return collective.arrays[repeated:]
 
 
 def products(module: Module, step: Step) -> tuple[Product, ...]:

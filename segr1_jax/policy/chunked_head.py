@@ -85,13 +85,12 @@ def chunked_logprobs(
     head: Head,
 ) -> tuple[Float[Array, "B G T"], Float[Array, "B G T"]]:
     """Return what `token_logprobs` does, holding the logits of `head.chunk` tokens at a time."""
-    return _forward(states_BGTD, kernel_DV, tokens_BGT, head)[0]
+    whole_DV = _whole(kernel_DV, states_BGTD.dtype)
+    return _forward(states_BGTD, whole_DV, tokens_BGT, head)[0]
 
 
 def _forward(states_BGTD, kernel_DV, tokens_BGT, head: Head):
     """Return ((log-probabilities, entropy), log-sum-exp of the logits), one chunk at a time."""
-
-    kernel_DV = _whole(kernel_DV, states_BGTD.dtype)
 
     def one_chunk(inputs):
         states_BGCD, tokens_BGC = inputs
@@ -107,11 +106,13 @@ def _forward(states_BGTD, kernel_DV, tokens_BGT, head: Head):
 
 def _forward_keeping(states, kernel, tokens, head: Head):
     """Forward pass of the custom derivative: the scores, and what the backward pass needs."""
-    scores, total_BGT = _forward(states.value, kernel.value, tokens.value, head)
+    whole_DV = _whole(kernel.value, states.value.dtype)
+    scores, total_BGT = _forward(states.value, whole_DV, tokens.value, head)
     # A frozen projection, as in a LoRA run, gets no gradient. The flag is an empty tuple or None
     # because what is kept must be a pytree of arrays.
     trained = () if kernel.perturbed else None
-    return scores, (states.value, kernel.value, tokens.value, total_BGT, trained)
+    # The backward pass follows at once, and takes the gathered projection as it is.
+    return scores, (states.value, kernel.value, whole_DV, tokens.value, total_BGT, trained)
 
 
 class _Blocks(NamedTuple):
@@ -160,14 +161,13 @@ def _make_blocks(vocabulary: int, tokens: int, chunk: int) -> _Blocks:
 @jax.named_scope("head")
 def _backward(head: Head, kept, cotangents):
     """Return the gradients of states and projection, and None for the tokens."""
-    states_BGTD, kernel_DV, tokens_BGT, total_BGT, trained = kept
+    states_BGTD, kernel_DV, whole_DV, tokens_BGT, total_BGT, trained = kept
     scale_BGT = cotangents[0] / head.temperature
     D, V = kernel_DV.shape
     blocks = _make_blocks(V, tokens_BGT.shape[-1], head.chunk)
     # Without shares the axis is left out: an axis of size 1 changes the layouts that the compiler
     # chooses, at the cost of a copy.
-    kernel = _whole(kernel_DV, states_BGTD.dtype)
-    kernel = kernel.reshape(D, blocks.shares, -1) if blocks.shares > 1 else kernel
+    kernel = whole_DV.reshape(D, blocks.shares, -1) if blocks.shares > 1 else whole_DV
     allowed_V = _allowed(V, head.banned)
 
     def add_block(index, gradients):

@@ -18,15 +18,19 @@ MASKED = -(2.0**15)  # of cuDNN's bias in bfloat16; exp of it is 0
 
 
 def forward(
-    q: Float[Array, "B N H C"],
-    k: Float[Array, "B S K C"],
-    v: Float[Array, "B S K C"],
+    q: Float[Array, "B _ _ C"],
+    k: Float[Array, "B _ _ C"],
+    v: Float[Array, "B _ _ C"],
     visible: Visible,
     causal: bool,
     *,
     heads_first: bool = False,
-) -> tuple[Float[Array, "B N H C"], Float[Array, "B H N"]]:
-    """Return attention and log-sum-exp; with `heads_first` the axes are B, H, N, C."""
+) -> tuple[Float[Array, "B _ _ C"], Float[Array, "B _ _"]]:
+    """Return attention and log-sum-exp [B, H, N].
+
+    The arrays are [B, N, H, C] and [B, S, K, C], or with `heads_first` [B, H, N, C] and
+    [B, K, S, C].
+    """
     operands = q, k, v, *_operands(q, visible)
     out, lse = cudnn._dot_product_attention_fwd_p_wrapper.bind(
         *operands, **_parameters(q, visible, causal, heads_first), is_training=True

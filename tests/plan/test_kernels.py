@@ -257,6 +257,11 @@ replica_groups=[2,4]<=[8], dimensions={0}
   %whole = bf16[512,32]{1,0} all-gather-done(%start)
   %sum = f32[512,32]{1,0} all-reduce(%g), \
 replica_groups={{0,1},{2,3},{4,5},{6,7}}, to_apply=%add
+  %piece = ((f32[512,32]{1,0}), f32[128,32]{1,0}) reduce-scatter-start(%sum), \
+replica_groups=mesh['a'=2,'b'=4] {'b'}, dimensions={0}, to_apply=%add
+  %piece.1 = f32[128,32]{1,0} reduce-scatter-done(%piece)
+  %half = f32[256,32]{1,0} reduce-scatter(%sum), \
+replica_groups=mesh['a'=2,'b'=4] {'b':(1)2}, dimensions={0}, to_apply=%add
   ROOT %part = f32[64,32]{1,0} reduce-scatter(%sum), \
 replica_groups={}, dimensions={0}, to_apply=%add
 }
@@ -271,10 +276,13 @@ def test_collectives():
     assert wire == {
         "start": 2 * whole * 3 / 4,
         "sum": 2 * 4 * whole * 1 / 2,
+        "piece": 4 * whole * 3 / 4,
+        "half": 4 * whole * 1 / 2,
         "part": 4 * whole * 7 / 8,
     }
     assert by_name["start"].traffic.written == 2 * whole
+    assert by_name["piece"].traffic.written == 4 * whole / 4
     total = roofline(list(by_name.values()), H100).total
     assert total.wire == sum(wire.values())
     assert total.collectives == total.seconds
-    assert total.seconds == pytest.approx(total.wire / NVLINK["h100"] + 3 * LAUNCH)
+    assert total.seconds == pytest.approx(total.wire / NVLINK["h100"] + 5 * LAUNCH)
