@@ -198,7 +198,7 @@ def _entered(step: Step, trips: int, true_share: float) -> Iterator[tuple[str, S
         )
         yield true, replace(step, times=step.times * true_share)
         yield false, replace(step, times=step.times * (1 - true_share))
-    elif instruction.op == "fusion":
+    elif instruction.op in ("fusion", "fusion-start"):
         for target in instruction.called("calls"):
             yield target, replace(step, fused=True)
     else:

@@ -65,10 +65,7 @@ def traffic(module: Module, step: Step) -> Traffic:
     if op in IN_PLACE:
         updated = _nbytes(_updates(instruction, body))
         return Traffic(updated, updated, ())
-    # The s8 results of library calls are workspaces.
-    workspace = "s8" if op == "custom-call" else None
-    results = tuple(array for array in instruction.arrays if array.dtype != workspace)
-    return Traffic(whole, 0, results)
+    return Traffic(whole, 0, _made(instruction))
 
 
 def results_of(collective: Instruction) -> tuple[Array, ...]:
@@ -83,7 +80,7 @@ def products(module: Module, step: Step) -> tuple[Product, ...]:
 
 
 def _products(module: Module, instruction: Instruction, body: Computation) -> Iterator[Product]:
-    if instruction.op == "fusion":
+    if instruction.op in ("fusion", "fusion-start"):
         (name,) = instruction.called("calls")
         inner = module.computations[name]
         for each in inner.values():
@@ -106,6 +103,12 @@ def _updates(instruction: Instruction, body: Computation) -> list[Instruction]:
     return [body[name] for name in instruction.operands[-count:]]
 
 
+def _made(instruction: Instruction) -> tuple[Array, ...]:
+    """Return the results of an instruction; those in s8 of a library call are its workspace."""
+    workspace = "s8" if instruction.op == "custom-call" else None
+    return tuple(array for array in instruction.arrays if array.dtype != workspace)
+
+
 def _nbytes(values: Iterable[Instruction]) -> int:
     return sum(value.nbytes for value in values)
 
@@ -116,8 +119,8 @@ class _Fusion:
     def __init__(self, module: Module, body: Computation, needed: float = 1.0):
         self.module, self.body = module, body
         (root,) = (value for value in body.values() if value.is_root)
-        self.outputs = list(self._outputs(root))
-        self.in_place = {value.name for value in self.outputs if self._is_in_place(value)}
+        self.outputs = {value.name: value for value in self._outputs(root)}
+        self.in_place = {name for name, value in self.outputs.items() if self._is_in_place(value)}
         # Share of the elements that is needed of each value; its users come after it.
         self.share: dict[str, float] = collections.defaultdict(float, {root.name: needed})
         for user in reversed(body.values()):
@@ -127,12 +130,12 @@ class _Fusion:
 
     def traffic(self) -> Traffic:
         inputs = (value for value in self.body.values() if value.op == "parameter")
-        updated = [value for value in self.outputs if value.name in self.in_place]
-        made = [value for value in self.outputs if value.name not in self.in_place]
+        updated = (self.outputs[name] for name in self.in_place)
+        made = (value for name, value in self.outputs.items() if name not in self.in_place)
         return Traffic(
             sum(round(value.nbytes * self.share[value.name]) for value in inputs),
             sum(_nbytes(_updates(value, self.body)) for value in updated),
-            tuple(array for value in made for array in value.arrays),
+            tuple(array for value in made for array in _made(value)),
         )
 
     def _needed(self, value: Instruction, user: Instruction, position: int) -> float:

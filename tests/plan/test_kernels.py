@@ -83,6 +83,18 @@ dynamic_slice_sizes={1,64,32}
   ROOT %dot = f32[40,16]{1,0} dot(%left, %right), lhs_contracting_dims={1}, rhs_contracting_dims={0}
 }
 
+%library (weights: bf16[3,24,16], rows: bf16[40,24]) -> (bf16[40,16], s8[4096]) {
+  %weights = bf16[3,24,16]{2,1,0} parameter(0)
+  %rows = bf16[40,24]{1,0} parameter(1)
+  %second = bf16[1,24,16]{2,1,0} slice(%weights), slice={[1:2], [0:24], [0:16]}
+  %matrix = bf16[24,16]{1,0} bitcast(%second)
+  %called = (bf16[40,16]{1,0}, s8[4096]{0}) custom-call(%rows, %matrix), \
+custom_call_target="__cublas$gemm", backend_config={"lhs_contracting_dimensions":["1"]}
+  %product = bf16[40,16]{1,0} get-tuple-element(%called), index=0
+  %space = s8[4096]{0} get-tuple-element(%called), index=1
+  ROOT %returned = (bf16[40,16]{1,0}, s8[4096]{0}) tuple(%product, %space)
+}
+
 ENTRY %main (w: f32[10,64,32], i: s32[]) -> f32[40,16] {
   %w = f32[10,64,32]{2,1,0} parameter(0)
   %i = s32[] parameter(1)
@@ -107,6 +119,10 @@ custom_call_target="__cublas$gemm", backend_config={"lhs_contracting_dimensions"
   %leaving = (bf16[3,24,16]{2,1,0:S(5)}, bf16[3,24,16]{2,1,0}, u32[]) copy-start(%s), \
 metadata={op_name="jit(step)/offload"}
   %left.1 = bf16[3,24,16]{2,1,0:S(5)} copy-done(%leaving)
+  %calling = (bf16[40,16]{1,0}, s8[4096]{0}) fusion(%s, %l), kind=kCustom, calls=%library
+  %aside = ((f32[10,64,32]{2,1,0}, s32[]), bf16[64,32]{1,0}, u32[]) fusion-start(%w, %i), \
+kind=kLoop, calls=%sliced
+  %beside = bf16[64,32]{1,0} fusion-done(%aside)
   ROOT %mixing = f32[40,16]{1,0} fusion(%l, %s), kind=kCustom, calls=%nested
 }
 """
@@ -121,6 +137,8 @@ BY_HAND = {
     "gemm": (2 * 6 * 4 * 4, 6 * 6 * 4, 2 * 6 * 6 * 4),  # without the workspace
     "copying": (10 * 64 * 32 * 4, 10 * 64 * 32 * 4, 0),
     "leaving": (3 * 24 * 16 * 2, 3 * 24 * 16 * 2, 0),
+    "calling": (24 * 16 * 2 + 40 * 24 * 2, 40 * 16 * 2, 2 * 40 * 24 * 16),
+    "aside": (64 * 32 * 4 + 4, 64 * 32 * 2, 0),
     "mixing": (40 * 24 * 2 + 24 * 16 * 2, 40 * 16 * 4, 2 * 40 * 24 * 16),  # one of three kernels
 }
 
