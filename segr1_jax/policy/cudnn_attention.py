@@ -8,6 +8,7 @@ primitives are called directly, those of jax/_src/cudnn/fused_attention_stablehl
 Shape legend: B batch; N query tokens; S key tokens; H query heads; K key/value heads; C head size.
 """
 
+import jax
 import jax.numpy as jnp
 from jax._src.cudnn import fused_attention_stablehlo as cudnn
 from jaxtyping import Array, Float
@@ -15,6 +16,7 @@ from jaxtyping import Array, Float
 from segr1_jax.policy.fused_attention import Kernels, Visible
 
 MASKED = -(2.0**15)  # of cuDNN's bias in bfloat16; exp of it is 0
+NEWER_PARAMETERS = {"score_mod": None} if jax.__version_info__ >= (0, 12) else {}
 
 
 def forward(
@@ -85,4 +87,4 @@ def _parameters(q: Array, visible: Visible, causal: bool, heads_first: bool) -> 
         "mask_type": masks[pads, causal],
         "layout": layout.value,
         "sliding_window_length": None,
-    }
+    } | NEWER_PARAMETERS

@@ -140,7 +140,8 @@ class Sampler:
         """Return whole completions; `weights` are those of decoding."""
         prefilled, state, own = self.prefill(params, prompts, key, positions_B)
         own = grown(own, self.max_tokens)
-        return self.block(weights, prefilled, state, own, self.max_tokens)[0].samples
+        stop = jnp.int32(self.max_tokens)
+        return self.block(weights, prefilled, state, own, stop)[0].samples
 
     @jax.named_scope("head")
     def _choose(self, weights: Params, keys_BG: Array, state: Decoding):

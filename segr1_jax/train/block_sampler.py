@@ -108,11 +108,12 @@ class BlockSampler:
         own: OwnCache,
         dry: bool = False,
     ) -> Iterator[tuple[Samples, jax.Array]]:
-        """Yield samples and the end flag after each block; `dry` runs one of no token a bucket."""
+        """Yield samples and the end flag after each block; `dry` runs blocks of no token."""
         reached = 0
         for capacity in steps_to(0, self.sampler.max_tokens, self.bucket_tokens):
             own = self.grow(own, capacity)
-            for stop in [0] if dry else steps_to(reached, capacity, self.block_tokens):
+            # Two blocks: caches from `grow` and caches from `block` may be programs of their own.
+            for stop in [0, 0] if dry else steps_to(reached, capacity, self.block_tokens):
                 state, own, has_ended = self.block(weights, prefilled, state, own, np.int32(stop))
                 yield state.samples, has_ended
             reached = capacity
