@@ -44,7 +44,7 @@ def _products(module: Module, instruction: Instruction, body: Computation) -> It
 
 
 def _attention(instruction: Instruction, body: Computation) -> Product:
-    """Return the arithmetic of a fused attention; a causal one leaves out half, none the padding."""
+    """Return the arithmetic of a fused attention: half where it is causal, padding included."""
     (query,) = body[instruction.operands[0]].arrays
     scores = math.prod(numbers(SCORES.search(instruction.attributes)[1]))
     count = BACKWARD if "Backward" in instruction.attributes else FORWARD

@@ -1,6 +1,6 @@
 """Budgets of the programs that XLA compiles for H100s, at the widths of the 3B model.
 
-Four layers; all 36 with the marker `slow`. No GPU is needed, only the compiler in JAX's CUDA plugin.
+Four layers; all 36 with the marker `slow`. They need the compiler in JAX's CUDA plugin, but no GPU.
 """
 
 import collections
