@@ -7,11 +7,14 @@ from dataclasses import dataclass
 from jax.errors import JaxRuntimeError
 
 from segr1_jax.config.hardware import Device
+from segr1_jax.errors import UserError
 from segr1_jax.plan.kernels import kernels
 from segr1_jax.plan.programs import Program, Programs
 from segr1_jax.plan.roofline import Roofline, ceilings, roofline
 
 OUT_OF_MEMORY = "RESOURCE_EXHAUSTED"
+# Triton without a GPU to measure on, for products of widths such as 48 or 96.
+UNTILED = "Couldn't find output tile sizes"
 
 
 @dataclass(frozen=True)
@@ -40,14 +43,25 @@ def compile_program(program: Program) -> Compiled:
     """Lower and compile a program.
 
     A program that exceeds the device's memory is returned with its error; others are raised.
+
+    Raises:
+        UserError: Triton, which a GPU topology cannot tune, has no tiles for a product.
     """
     began = time.perf_counter()
     try:
         executable = program.function.lower(*program.arguments).compile()
     except JaxRuntimeError as error:
-        if OUT_OF_MEMORY not in str(error):
-            raise
         fault = str(error).splitlines()[0]
+        if UNTILED in fault:
+            raise UserError(
+                f"--topology: {program.name}",
+                expected="products that Triton can tile without measurements on a GPU",
+                got=fault[:200],
+                remedy="set XLA_FLAGS=--xla_gpu_enable_triton_gemm=false, which leaves them to "
+                "cuBLAS",
+            ) from error
+        if OUT_OF_MEMORY not in fault:
+            raise
         return Compiled(
             program.name, temporaries=float("inf"), seconds=time.perf_counter() - began, fault=fault
         )

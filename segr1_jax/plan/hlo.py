@@ -17,7 +17,7 @@ HEADER = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\{$")
 INSTRUCTION = re.compile(r"^\s+(ROOT )?%?([\w.\-]+) = (.*?) ([\w\-]+)\(")
 OPERAND = re.compile(r"%([\w.\-]+)")
 ARRAY = re.compile(r"([a-z]\w*)\[([\d,]*)\]")
-TRIPS = re.compile(r'known_trip_count":\{"n":"(\d+)"')
+TRIPS = re.compile(r'known_trip_count":\s*\{"n":\s*"(\d+)"')
 # The memory space of the host in the layout of an array.
 ON_HOST = "S(5)"
 

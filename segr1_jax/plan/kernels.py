@@ -1,7 +1,6 @@
 """Kernels of a compiled GPU program: how often each runs, and what it moves and computes.
 
-Collectives are kernels too; `wire` is what one of them receives from other devices. The inside of
-a cuDNN call counts as nothing but its operands and results.
+Collectives are kernels too; `wire` is what one of them receives from other devices.
 """
 
 import math
@@ -9,7 +8,8 @@ import re
 from dataclasses import dataclass
 
 from segr1_jax.plan.hlo import Instruction, Loop, Module, Step, numbers, parse, walk
-from segr1_jax.plan.traffic import Product, Traffic, products, traffic
+from segr1_jax.plan.products import Product, products
+from segr1_jax.plan.traffic import Traffic, traffic
 
 NO_KERNEL = {
     *("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "opt-barrier"),

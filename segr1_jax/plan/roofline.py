@@ -47,7 +47,7 @@ class Ceilings:
 
 
 def ceilings(device: Device) -> Ceilings | None:
-    """Return the ceilings of a GPU, scaled from those of an H100; None for other devices."""
+    """Return the ceilings of a GPU, scaled from an H100 by the data sheets; None for others."""
     if device.name not in NVLINK:
         return None
     h100 = DEVICES["h100"]

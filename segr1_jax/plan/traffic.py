@@ -1,15 +1,14 @@
-"""Bytes that a kernel of a compiled GPU program moves, and the matrix products inside it.
+"""Bytes that a kernel of a compiled GPU program moves.
 
 A fusion computes what its result needs, no more: of a parameter that it slices it reads the slice.
 A dynamic-update-slice or scatter into a parameter happens in place: it touches the update alone.
 """
 
 import collections
-import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from segr1_jax.plan.hlo import Array, Computation, Instruction, Module, Step, numbers
+from segr1_jax.plan.hlo import Array, Computation, Instruction, Module, Step
 
 SLICES = {"dynamic-slice", "slice", "gather"}
 IN_PLACE = {"dynamic-update-slice", "scatter"}
@@ -17,7 +16,6 @@ IN_PLACE = {"dynamic-update-slice", "scatter"}
 REPEATING = {"all-gather", "reduce-scatter", "all-to-all", "ragged-all-to-all"}
 # Another name or another view of the same buffer.
 VIEWS = {"bitcast", "get-tuple-element"}
-CONTRACTED = re.compile(r'lhs_contracting_dim(?:ension)?s"?[:=][\[{]([\d",]*)')
 
 
 @dataclass(frozen=True)
@@ -37,14 +35,6 @@ class Traffic:
     @property
     def written(self) -> int:
         return self.updated + sum(array.nbytes for array in self.results)
-
-
-@dataclass(frozen=True)
-class Product:
-    """A matrix product: 2 FLOPs per multiply-add, and the dtype of its left operand."""
-
-    flops: int
-    dtype: str
 
 
 def traffic(module: Module, step: Step) -> Traffic:
@@ -74,27 +64,6 @@ def results_of(collective: Instruction) -> tuple[Array, ...]:
     return collective.arrays[repeated:]
 
 
-def products(module: Module, step: Step) -> tuple[Product, ...]:
-    """Return the matrix products in the kernel of an executed instruction."""
-    return tuple(_products(module, step.instruction, step.body))
-
-
-def _products(module: Module, instruction: Instruction, body: Computation) -> Iterator[Product]:
-    if instruction.op in ("fusion", "fusion-start"):
-        (name,) = instruction.called("calls")
-        inner = module.computations[name]
-        for each in inner.values():
-            yield from _products(module, each, inner)
-    library = instruction.op == "custom-call" and "cublas" in instruction.attributes
-    if instruction.op == "dot" or library:
-        (left,) = body[instruction.operands[0]].arrays
-        contracted = numbers(CONTRACTED.search(instruction.attributes)[1])
-        flops = 2 * instruction.arrays[0].elements
-        for axis in contracted:
-            flops *= left.shape[axis]
-        yield Product(flops, left.dtype)
-
-
 def _updates(instruction: Instruction, body: Computation) -> list[Instruction]:
     """Return the updates of a dynamic-update-slice or scatter."""
     if instruction.op == "dynamic-update-slice":
@@ -104,9 +73,9 @@ def _updates(instruction: Instruction, body: Computation) -> list[Instruction]:
 
 
 def _made(instruction: Instruction) -> tuple[Array, ...]:
-    """Return the results of an instruction; those in s8 of a library call are its workspace."""
-    workspace = "s8" if instruction.op == "custom-call" else None
-    return tuple(array for array in instruction.arrays if array.dtype != workspace)
+    """Return the results of an instruction; those in bytes of a library call are its workspace."""
+    workspace = ("s8", "u8") if instruction.op == "custom-call" else ()
+    return tuple(array for array in instruction.arrays if array.dtype not in workspace)
 
 
 def _nbytes(values: Iterable[Instruction]) -> int:

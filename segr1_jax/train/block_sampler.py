@@ -112,8 +112,7 @@ class BlockSampler:
         reached = 0
         for capacity in steps_to(0, self.sampler.max_tokens, self.bucket_tokens):
             own = self.grow(own, capacity)
-            # Two blocks: caches from `grow` and caches from `block` may be programs of their own.
-            for stop in [0, 0] if dry else steps_to(reached, capacity, self.block_tokens):
+            for stop in [0] if dry else steps_to(reached, capacity, self.block_tokens):
                 state, own, has_ended = self.block(weights, prefilled, state, own, np.int32(stop))
                 yield state.samples, has_ended
             reached = capacity

@@ -186,6 +186,43 @@ def test_large_products_take_the_time_of_their_arithmetic():
     assert H100.seconds(found(single)["mixing"]) == pytest.approx(flops / H100_F32 + LAUNCH)
 
 
+ATTENTION = """\
+HloModule attention, is_scheduled=true
+
+ENTRY %main (q: bf16[2,40,16,128], k: bf16[2,56,2,128]) -> bf16[2,16,40,128] {
+  %q = bf16[2,40,16,128]{3,2,1,0} parameter(0)
+  %k = bf16[2,56,2,128]{3,2,1,0} parameter(1)
+  %lengths = s32[2]{0} parameter(2)
+  %forward = (bf16[2,16,40,128]{3,1,2,0}, f32[2,16,40]{2,1,0}, u8[512]{0}) \
+custom-call(%q, %k, %k, %lengths, %lengths), custom_call_target="__cudnn$fmhaSoftmax", \
+backend_config={"cudnn_fmha_backend_config": {"fmha_scale": 0.08, "intermediate_tensor_shape": \
+{"element_type": "BF16", "dimensions": ["2", "16", "40", "56"]}, "mask_type": "PADDING"}}
+  %out = bf16[2,16,40,128]{3,1,2,0} get-tuple-element(%forward), index=0
+  %logsumexp = f32[2,16,40]{2,1,0} get-tuple-element(%forward), index=1
+  %backward = (bf16[2,16,40,128]{3,1,2,0}, bf16[2,2,56,128]{3,1,2,0}, u8[0]{0}) \
+custom-call(%q, %k, %k, %logsumexp, %out, %out), \
+custom_call_target="__cudnn$fmhaSoftmaxBackward", \
+backend_config={"cudnn_fmha_backend_config": {"intermediate_tensor_shape": \
+{"dimensions": ["2", "16", "40", "56"]}, "mask_type": "PADDING_CAUSAL"}}
+  ROOT %gradient = bf16[2,16,40,128]{3,1,2,0} get-tuple-element(%backward), index=0
+}
+"""
+
+
+def test_fused_attention():
+    """Scores and mixing forward; backward the scores again and four gradients, half if causal."""
+    by_name = found(ATTENTION)
+    scores = 2 * 16 * 40 * 56 * 128
+    assert {name: kernel.flops for name, kernel in by_name.items()} == {
+        "forward": 2 * 2 * scores,
+        "backward": 2 * 5 * scores // 2,
+    }
+    queries, keys = 2 * 40 * 16 * 128, 2 * 56 * 2 * 128
+    forward = by_name["forward"].traffic
+    assert forward.read == 2 * (queries + 2 * keys) + 2 * 2 * 4
+    assert forward.written == 2 * queries + 4 * 2 * 16 * 40
+
+
 LOOPS = """\
 HloModule loops, is_scheduled=true
 

@@ -8,6 +8,7 @@ import math
 from pathlib import Path
 
 import pytest
+from jax.errors import JaxRuntimeError
 from jax.sharding import AbstractMesh
 from tiny_arch import CONFIG, OVERRIDES
 
@@ -17,10 +18,11 @@ from segr1_jax.config.loading import load_config, override
 from segr1_jax.config.schema import RunConfig
 from segr1_jax.errors import UserError
 from segr1_jax.plan.command import plan_before_training, plan_command
+from segr1_jax.plan.compiled import compile_program
 from segr1_jax.plan.estimate import MARGIN
 from segr1_jax.plan.fit import changes, find_fit
 from segr1_jax.plan.phases import BANDWIDTH_SHARE, MATMUL_SHARE, decode_bytes
-from segr1_jax.plan.programs import Programs
+from segr1_jax.plan.programs import Program, Programs
 from segr1_jax.plan.run_plan import make_plan
 from segr1_jax.plan.topology import topology_devices
 from segr1_jax.policy.qwen2_5_vl.arch import arch_from_config
@@ -196,6 +198,31 @@ def test_a_topology_without_its_compiler_is_refused(monkeypatch, topology, error
 def test_an_unknown_topology_is_refused(topology, expected):
     with pytest.raises(UserError, match=f"--topology: expected .*{expected}"):
         topology_devices(topology)
+
+
+class Failing:
+    """A function whose compilation fails with a message."""
+
+    def __init__(self, message: str):
+        self.message = message
+
+    def lower(self, *_):
+        return self
+
+    def compile(self):
+        raise JaxRuntimeError(self.message)
+
+
+def test_failures_of_a_compiler():
+    """Memory is a verdict, products without tiles have a remedy, the rest is no user's fault."""
+    full = compile_program(Program("sample", Failing("RESOURCE_EXHAUSTED: 90 GB"), ()))
+    assert full.temporaries == math.inf
+    assert full.fault == "RESOURCE_EXHAUSTED: 90 GB"
+    untiled = "INTERNAL: Couldn't find output tile sizes that satisfy hlo: %dot"
+    with pytest.raises(UserError, match=r"sample.*xla_gpu_enable_triton_gemm=false"):
+        compile_program(Program("sample", Failing(untiled), ()))
+    with pytest.raises(JaxRuntimeError, match="INTERNAL: other"):
+        compile_program(Program("sample", Failing("INTERNAL: other"), ()))
 
 
 def test_the_command_writes_every_figure(tmp_path, capsys):

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax import monitoring
 from tolerances import TOL_COMPLEX
 from transformers_oracle import (
     batch_of,
@@ -19,6 +20,7 @@ from transformers_oracle import (
 from segr1_jax.config.schema import MeshConfig
 from segr1_jax.policy.decode_weights import DecodeLayout, decode_weights
 from segr1_jax.rollout.sampler import Sampler
+from segr1_jax.runtime.compile_guard import COMPILE_EVENT
 from segr1_jax.runtime.compiled_functions import Watched
 from segr1_jax.runtime.mesh import Placement, make_mesh
 from segr1_jax.train.block_sampler import RolloutWeights, make_block_sampler, steps_to
@@ -92,9 +94,19 @@ def test_nothing_compiles_after_the_first_rollout(sampled):
     blocks = dataclasses.replace(blocks, block_tokens=4, bucket_tokens=10)
     on_mesh = placement.put_rows(jax.tree.map(np.asarray, batch))
     positions = placement.put_rows(jnp.arange(ROWS))
-    blocks(weights, on_mesh, jax.random.key(0), positions)
-    sizes = [function.jitted._cache_size() for function in (blocks.grow, blocks.block)]
-    for seed in range(1, 4):
-        blocks(weights, on_mesh, jax.random.key(seed), positions)
-    assert [f.jitted._cache_size() for f in (blocks.grow, blocks.block)] == sizes
-    assert sizes[0] == len(steps_to(0, TOKENS, 10))
+    compiled = []
+
+    def listen(event: str, seconds: float, fun_name: str = "", **_) -> None:
+        if event == COMPILE_EVENT:
+            compiled.append(fun_name)
+
+    monitoring.register_event_duration_secs_listener(listen)
+    try:
+        blocks(weights, on_mesh, jax.random.key(0), positions)
+        assert compiled.count("jit(sample_block)") == len(steps_to(0, TOKENS, 10))
+        compiled.clear()
+        for seed in range(1, 4):
+            blocks(weights, on_mesh, jax.random.key(seed), positions)
+        assert compiled == []
+    finally:
+        monitoring.unregister_event_duration_listener(listen)
