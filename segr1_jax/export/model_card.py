@@ -15,7 +15,7 @@ from segr1_jax.runtime.run_directory import RunDir
 OBJECT = "{object}"
 # Qwen2.5-VL's own file sets a repetition_penalty of 1.05, which changes repeated coordinates.
 SAMPLING = ("temperature", "top_k", "top_p", "repetition_penalty")
-# Measured with launch/bench/processor_distance.py, the worst of its four sets (launch/RESULTS.md).
+# Measured with launch/processor_distance.py, the worst of its four sets (launch/RESULTS.md).
 DISTANCE = """the default one of transformers resizes and rounds
 differently. Measured with segr1_jax's quickstart policy it differs by up to 4 grey levels of 255
 (mean at most 0.02), which moves the logits of an answer by up to 0.014 (mean at most 0.0002),

@@ -2,10 +2,13 @@
 
 Tracing takes seconds at any size and needs none of the run's devices.
 
-Calibration, estimate over the compiler's figure: TPU (7B on v5e:8x8) gradient .55, reference .7,
-sampler 2.4; H100 (the shipped 3B and 7B files, and 24 prompts of 8 answers on one GPU) features
-.69, sampler .54 to .91, reference .86 to 1.01, gradient .73 to 1.08, answer .91 to 1.15. MARGIN
-covers the lowest of them (launch/RESULTS.md).
+Calibration, estimate over the compiler's figure, with `xla` attention and the sampler in one
+program: TPU (7B on v5e:8x8) gradient .55, reference .7, sampler 2.4; H100 (the shipped 3B and 7B
+files, and 24 prompts of 8 answers on one GPU) features .69, sampler .54 to .91, reference .86 to
+1.01, gradient .73 to 1.08, answer .91 to 1.15. MARGIN covers the lowest of them
+(launch/RESULTS.md). Without devices the programs are traced with `xla` attention, so that on GPUs,
+where `policy.attention=auto` is cuDNN's, the estimate is above the compiler's figure: features 10.9
+GB against 1.1 for the shipped 3B on one GPU. `--topology` compiles the programs that run.
 """
 
 import dataclasses

@@ -11,7 +11,6 @@ Shape legend: L layers; I, O sizes of a linear map.
 """
 
 import dataclasses
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import jax.numpy as jnp
@@ -62,12 +61,10 @@ def decode_specs(policy: Policy, layout: DecodeLayout) -> dict[str, WeightSpec]:
 
 def decode_weights(policy: Policy, params: Params, layout: DecodeLayout) -> Params:
     """Return the weights of decoding in the compute dtype of the policy; to be jitted."""
-    merged = {name: _merged(policy, params, name) for name in _names(policy)}
 
     def prepare(prepared: _Prepared) -> Array:
-        parts = [merged[source]() for source in prepared.sources]
-        whole = parts[0] if len(parts) == 1 else jnp.concatenate(parts, axis=-1)
-        return whole if prepared.layer is None else whole[prepared.layer]
+        parts = [_merged(policy, params, name, prepared.layer) for name in prepared.sources]
+        return parts[0] if len(parts) == 1 else jnp.concatenate(parts, axis=-1)
 
     return {name: prepare(prepared) for name, prepared in _table(policy, layout).items()}
 
@@ -77,20 +74,20 @@ def _names(policy: Policy) -> list[str]:
     return [name for name in policy.base.specs if not name.startswith(TOWER)]
 
 
-def _merged(policy: Policy, params: Params, name: str) -> Callable[[], Float[Array, "..."]]:
-    """Return a function that casts one weight, after its adapter is added."""
+def _merged(policy: Policy, params: Params, name: str, layer: int | None) -> Float[Array, "..."]:
+    """Return one weight, or one layer of a stack, cast after its adapter is added."""
+
+    def read(name: str) -> Array:
+        # One layer before anything is computed, so that no second stack exists.
+        return params[name] if layer is None else params[name][layer]
+
     a, b = (name.removesuffix(".kernel") + suffix for suffix in ADAPTER)
     if not name.endswith(".kernel") or a not in params:
-        return lambda: params[name].astype(policy.dtype)
-
-    def add_adapter() -> Float[Array, "L I O"]:
-        low_rank = jnp.matmul(
-            params[a].astype(jnp.float32), params[b].astype(jnp.float32), precision="highest"
-        )
-        kernel = params[name].astype(jnp.float32) + policy.lora.scale * low_rank
-        return kernel.astype(policy.dtype)
-
-    return add_adapter
+        return read(name).astype(policy.dtype)
+    a_32, b_32 = (read(each).astype(jnp.float32) for each in (a, b))
+    low_rank = jnp.matmul(a_32, b_32, precision="highest")
+    kernel = read(name).astype(jnp.float32) + policy.lora.scale * low_rank
+    return kernel.astype(policy.dtype)
 
 
 def _table(policy: Policy, layout: DecodeLayout) -> dict[str, _Prepared]:

@@ -1,7 +1,7 @@
-"""Token probabilities from states, for the sampler, the old, reference and current policy, and SFT.
+"""Token probabilities of given completions, for the reference and current policy and for SFT.
 
-All of them apply banned ids and the temperature here, so sampler and trainer always use the same
-distribution.
+Banned ids and the temperature are applied in chunked_head.tempered_logits, which the sampler calls
+too, so that sampler and trainer use the same distribution.
 
 Shape legend: B prompts; G completions; T tokens; D hidden; V vocabulary.
 """
@@ -15,9 +15,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from segr1_jax.policy.chunked_head import (
     Head,
-    Temperature,
     chunked_logprobs,
-    tempered_logits,
     token_logprobs,
 )
 from segr1_jax.policy.qwen2_5_vl.model import PromptBatch, Qwen25VL
@@ -28,17 +26,6 @@ class TokenScores(NamedTuple):
 
     logprobs: Float[Array, "B G T"]
     entropy: Float[Array, "B G T"]
-
-
-@jax.named_scope("head")
-def distribution(
-    states: Float[Array, "... D"],
-    kernel_DV: Float[Array, "D V"],
-    banned: Sequence[int],
-    temperature: Temperature,
-) -> Float[Array, "... V"]:
-    """Return the float32 log-probabilities with temperature; `banned` ids have probability 0."""
-    return jax.nn.log_softmax(tempered_logits(states, kernel_DV, banned, temperature), axis=-1)
 
 
 def score_tokens(

@@ -24,9 +24,9 @@ from transformers_oracle import (
     shift_right,
 )
 
+from segr1_jax.policy.chunked_head import tempered_logits
 from segr1_jax.policy.decode_weights import DecodeLayout, decode_weights
 from segr1_jax.policy.decoding import decode_token, empty_cache, prefix_layout
-from segr1_jax.policy.logprobs import distribution
 from segr1_jax.policy.qwen2_5_vl.text import suffix_rotary
 from segr1_jax.rollout.sampler import make_sampler
 
@@ -103,7 +103,10 @@ def test_prefill_and_decode_equal_the_full_forward(make_pair, prompts, layout):
             decoded_states(policy, p, batch, tokens, layout),
             model.predict_states(batch, tokens, jnp.ones(tokens.shape, bool)),
         )
-        return [(each, distribution(each, model.head_kernel(), (), 1.0)) for each in states]
+        return [
+            (each, jax.nn.log_softmax(tempered_logits(each, model.head_kernel(), (), 1.0)))
+            for each in states
+        ]
 
     decoded, full = both(params)
     for name, ours, theirs in zip(("states", "log-probabilities"), decoded, full, strict=True):
