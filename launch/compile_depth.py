@@ -79,7 +79,8 @@ def shapes() -> tuple[PromptBatch, jax.ShapeDtypeStruct, jax.ShapeDtypeStruct]:
         return jax.ShapeDtypeStruct(shape, dtype)
 
     images = Images(
-        patches=of(jnp.float32, PROMPTS, WINDOWS, SLOTS, 1176),
+        patches=of(jnp.uint8, PROMPTS, WINDOWS, SLOTS, 588),
+        levels=of(jnp.float32, PROMPTS, 3, 256),
         positions=of(jnp.int32, PROMPTS, WINDOWS, SLOTS, 2),
         mask=of(jnp.bool_, PROMPTS, WINDOWS, SLOTS),
         window_image=of(jnp.int32, PROMPTS, WINDOWS),

@@ -5,7 +5,7 @@
 
 Shape legend: H W native image height and width in pixels; TH TW height and width of its truth
 mask, which may differ; P prompt tokens; T completion tokens; W windows of the vision tower;
-S patches per window; C values per patch (3 * 2 * 14 * 14); K points.
+S patches per window; C pixel values per patch (3 * 14 * 14); K points.
 """
 
 from __future__ import annotations
@@ -88,8 +88,9 @@ class Prompt:
     """Input of the policy: token ids with image slots, and the patches of the images.
 
     Patches are sorted by attention window and each window is padded to S slots, so that window
-    attention is a reshape and no gather runs on the device. `image_index[p]` is the row of the
-    tower's merged output (row = window * S/4 + unit) that replaces token p, or -1 for a text token.
+    attention is a reshape on the device. They are pixels; `levels` is the input of the tower for
+    each value of a pixel, per channel. `image_index[p]` is the row of the tower's merged output
+    (row = window * S/4 + unit) that replaces token p, or -1 for a text token.
     `positions` are the M-RoPE axes (temporal, height, width). The completion starts at
     `next_position`, which is 1 + their maximum.
     """
@@ -99,7 +100,8 @@ class Prompt:
     positions: Int[np.ndarray, "3 P"]
     next_position: int
     image_index: Int[np.ndarray, " P"]
-    patches: Float[np.ndarray, "W S C"]
+    patches: UInt8[np.ndarray, "W S C"]
+    levels: Float[np.ndarray, "3 256"]
     patch_positions: Int[np.ndarray, "W S 2"]
     patch_mask: Bool[np.ndarray, "W S"]
     window_image: Int[np.ndarray, " W"]

@@ -1,12 +1,9 @@
 """The jitted programs of a run with their arguments as shapes with shardings.
 
-They need no weights, no tokenizer and no devices.
-
-Everything here comes from the declarations that training itself uses (Engine, Placement,
-Policy.specs, stack_prompts).
+They need no weights, no tokenizer and no devices. Everything here comes from the declarations
+that training itself uses (Engine, Placement, Policy.specs, stack_prompts).
 """
 
-import dataclasses
 import functools
 from dataclasses import dataclass
 from typing import Any
@@ -20,19 +17,16 @@ from segr1_jax.config.schema import RunConfig
 from segr1_jax.objective.batch import AnswerBatch, GroupBatch
 from segr1_jax.objective.loss import answer_loss, grpo_loss
 from segr1_jax.objective.update import TrainBatch
+from segr1_jax.plan.blank_prompts import blank_prompts
 from segr1_jax.policy.decode_weights import decode_specs
 from segr1_jax.policy.decoding import grown
 from segr1_jax.policy.params import ADAPTER
 from segr1_jax.policy.qwen2_5_vl.arch import PolicyArch
-from segr1_jax.policy.qwen2_5_vl.inputs import stack_prompts
 from segr1_jax.policy.sharding import TRAIN_RULES
-from segr1_jax.prompt.processor_settings import VisionSettings
-from segr1_jax.prompt.windows import join_windows
 from segr1_jax.runtime.mesh import check_tensor_groups
 from segr1_jax.train.block_sampler import BlockSampler, decode_layout
 from segr1_jax.train.engine import Engine
 from segr1_jax.train.make_engine import make_engine
-from segr1_jax.types import Frame, Prompt
 
 
 @dataclass(frozen=True)
@@ -110,7 +104,7 @@ class Programs:
 
     def pixels(self, rows: int):
         """Return prompts as the host makes them, with images as patches."""
-        return self._rows(_blank_prompts(self.config, self.arch), rows)
+        return self._rows(blank_prompts(self.config, self.arch), rows)
 
     def prompts(self, rows: int):
         """Return prompts as the programs take them: a frozen tower's features replace patches."""
@@ -277,30 +271,3 @@ def _placed(tree, shardings):
         )
 
     return jax.tree.map(place, shardings, tree)
-
-
-def _blank_prompts(config: RunConfig, arch: PolicyArch):
-    """Make a batch of one prompt about a black image in the configured frame, as real ones are."""
-    vision = arch.vision
-    settings = VisionSettings(
-        vision.patch, vision.temporal_patch, vision.merge, vision.window, (0.0,) * 3, (1.0,) * 3
-    )
-    side, length = config.prompt.frame, config.prompt.max_tokens
-    windows = join_windows([np.zeros((side, side, 3), np.uint8)], settings)
-    kept = {
-        field.name: getattr(windows, field.name)
-        for field in dataclasses.fields(windows)
-        if field.name != "unit_row"
-    }
-    ids, frame = np.zeros(length, np.int32), Frame(side, side)
-    prompt = Prompt(
-        0,
-        ids,
-        np.zeros((3, length), np.int32),
-        length,
-        ids - 1,
-        **kept,
-        model_frame=frame,
-        native_frame=frame,
-    )
-    return stack_prompts([prompt], length)

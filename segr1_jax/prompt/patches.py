@@ -1,9 +1,9 @@
-"""Resizing of RGB images to the model frame, and their normalised patches.
+"""Resizing of RGB images to the model frame, and their patches.
 
 Values equal those of Hugging Face's Qwen2VLImageProcessor (Pillow backend).
 
 Shape legend: H W image; h w resized image; N patches; M merge; p values of one channel of a patch;
-C values per patch (channels * temporal_patch * patch * patch).
+C pixel values per patch (3 * patch * patch); V inputs of the tower per patch (temporal_patch * C).
 """
 
 import functools
@@ -86,14 +86,12 @@ def stretch(
     return np.asarray(Image.fromarray(image_HW3).resize((width, height), Image.Resampling.BICUBIC))
 
 
-def patchify(
+def cut_patches(
     image_HW3: UInt8[np.ndarray, "H W 3"], vision: VisionSettings
-) -> Float[np.ndarray, "N C"]:
-    """Cut an image into normalised float32 patches.
+) -> UInt8[np.ndarray, "N C"]:
+    """Cut an image into patches, channel by channel.
 
-    The M x M patches of a merged unit are consecutive, and units are in raster order. A still image
-    fills every frame of the temporal patch. Values are bit for bit those of the reference: a
-    channel has only 256 values, so normalising is a table look-up.
+    The M x M patches of a merged unit are consecutive, and units are in raster order.
     Source: Qwen2VLImageProcessorPil.patchify.
     """
     height, width, _ = image_HW3.shape
@@ -102,15 +100,32 @@ def patchify(
     # Axes after the transposition: row and column of the unit, row and column of the patch in its
     # unit, channel, pixels of the patch.
     tiles = image_HW3.reshape(height // unit, merge, patch, width // unit, merge, patch, 3)
-    tiles_N3p = tiles.transpose(0, 3, 1, 4, 6, 2, 5).reshape(-1, 3, patch * patch)
-    table = _normalised(vision.mean, vision.std)
-    patches = np.empty((len(tiles_N3p), 3, vision.temporal_patch, patch * patch), np.float32)
-    for channel in range(3):
-        patches[:, channel] = table[channel][tiles_N3p[:, channel]][:, None]
-    return patches.reshape(len(patches), -1)
+    return tiles.transpose(0, 3, 1, 4, 6, 2, 5).reshape(-1, 3 * patch * patch)
 
 
 @functools.cache
-def _normalised(mean: tuple[float, ...], std: tuple[float, ...]) -> Float[np.ndarray, "3 256"]:
+def normalised_levels(vision: VisionSettings) -> Float[np.ndarray, "3 256"]:
+    """Return the float32 input of the tower for each value of a pixel, per channel.
+
+    A look-up in this table gives the reference's values bit for bit; the same arithmetic on a
+    device does not. The array is shared and read-only.
+    """
     values = (np.arange(256) * (1 / 255)).astype(np.float32)
-    return (values - np.array(mean, np.float32)[:, None]) / np.array(std, np.float32)[:, None]
+    mean, std = (np.array(each, np.float32)[:, None] for each in (vision.mean, vision.std))
+    levels = (values - mean) / std
+    levels.setflags(write=False)
+    return levels
+
+
+def patchify(
+    image_HW3: UInt8[np.ndarray, "H W 3"], vision: VisionSettings
+) -> Float[np.ndarray, "N V"]:
+    """Return the normalised patches of an image as the Hugging Face processor does.
+
+    A still image fills every frame of the temporal patch. Training sends `cut_patches` to the
+    device, which does the rest there (qwen2_5_vl/vision.py).
+    """
+    pixels_N3p = cut_patches(image_HW3, vision).reshape(-1, 3, vision.patch**2)
+    values_N3p = normalised_levels(vision)[np.arange(3)[:, None], pixels_N3p]
+    frames = np.repeat(values_N3p[:, :, None], vision.temporal_patch, axis=2)
+    return frames.reshape(len(frames), -1)

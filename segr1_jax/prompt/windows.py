@@ -1,7 +1,7 @@
 """Padded window layout of the vision tower, which makes window attention a reshape on the device.
 
 Shape legend: W windows; S slots (patches) per window; U merged units (image tokens) in raster
-order; V units per window; N patches; C values per patch.
+order; V units per window; N patches; C pixel values per patch.
 """
 
 import dataclasses
@@ -9,9 +9,9 @@ import functools
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Bool, Float, Int, UInt8
+from jaxtyping import Bool, Int, UInt8
 
-from segr1_jax.prompt.patches import patchify
+from segr1_jax.prompt.patches import cut_patches
 from segr1_jax.prompt.processor_settings import VisionSettings
 
 
@@ -41,7 +41,7 @@ class ImageWindows:
     `unit_row` is the row of each merged unit (image token) in the merged output of all windows.
     """
 
-    patches: Float[np.ndarray, "W S C"]
+    patches: UInt8[np.ndarray, "W S C"]
     patch_positions: Int[np.ndarray, "W S 2"]
     patch_mask: Bool[np.ndarray, "W S"]
     window_image: Int[np.ndarray, " W"]
@@ -56,14 +56,12 @@ def join_windows(
     Without images W = U = 0.
     """
     slots = (vision.window // vision.patch) ** 2
-    values = 3 * vision.temporal_patch * vision.patch**2
+    values = 3 * vision.patch**2
     parts = [_no_windows(slots, values)]
     for index, image in enumerate(images):
         layout = window_layout(*image.shape[:2], vision)
-        patches_NC = patchify(image, vision)
-        patches_WSC = np.where(
-            layout.mask[..., None], patches_NC[layout.patch_index], np.float32(0)
-        )
+        patches_NC = cut_patches(image, vision)
+        patches_WSC = np.where(layout.mask[..., None], patches_NC[layout.patch_index], np.uint8(0))
         # The merged output has one row per merge^2 slots, empty slots included.
         rows_before = sum(part.patch_mask.size for part in parts) // vision.merge**2
         parts.append(
@@ -84,7 +82,7 @@ def join_windows(
 
 def _no_windows(slots: int, values: int) -> ImageWindows:
     return ImageWindows(
-        patches=np.zeros((0, slots, values), np.float32),
+        patches=np.zeros((0, slots, values), np.uint8),
         patch_positions=np.zeros((0, slots, 2), np.int32),
         patch_mask=np.zeros((0, slots), bool),
         window_image=np.zeros(0, np.int32),

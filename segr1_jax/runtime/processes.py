@@ -15,7 +15,6 @@ from segr1_jax.errors import Preempted, UserError
 
 CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "segr1_jax" / "xla"
 FAILED = 70  # exit status of a process whose failure ends the others (EX_SOFTWARE)
-MIN_COMPILE_S = 1.0  # shorter compilations are not cached
 DETERMINISTIC = "--xla_gpu_deterministic_ops=true"
 VARIABLES = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 
@@ -38,7 +37,6 @@ def prepare_runtime(
     # JAX_COMPILATION_CACHE_DIR takes precedence.
     if not jax.config.jax_compilation_cache_dir:
         jax.config.update("jax_compilation_cache_dir", compile_cache or str(CACHE))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", MIN_COMPILE_S)
     join_processes()
 
 

@@ -41,10 +41,11 @@ class Client(RewardClient):
 
 def prompt(index: int) -> Prompt:
     row, frame = np.zeros(1, np.int32), Frame(SIDE, SIDE)
-    patches, mask = np.zeros((1, 4, 6), np.float32), np.zeros((1, 4), bool)
+    patches, levels = np.zeros((1, 4, 3), np.uint8), np.zeros((3, 256), np.float32)
+    mask = np.zeros((1, 4), bool)
     places = np.zeros((1, 4, 2), np.int32)
     three = np.zeros((3, 1), np.int32)
-    return Prompt(index, row, three, 1, row, patches, places, mask, row, frame, frame)
+    return Prompt(index, row, three, 1, row, patches, levels, places, mask, row, frame, frame)
 
 
 def completion(index: int) -> Completion:

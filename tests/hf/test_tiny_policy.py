@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.numpy import load_file
+from tower_values import tower_values
 from transformers import (
     AutoImageProcessor,
     AutoProcessor,
@@ -70,7 +71,7 @@ def test_processor_gives_the_same_prompt(directory, processor, image, task):
         Example(0, "noise", image, None)
     )
     np.testing.assert_array_equal(prompt.token_ids, batch["input_ids"][0])
-    units = prompt.patches.reshape(-1, 4 * 1176)[prompt.image_index[prompt.image_index >= 0]]
+    units = tower_values(prompt).reshape(-1, 4 * 1176)[prompt.image_index[prompt.image_index >= 0]]
     np.testing.assert_array_equal(units.reshape(-1, 1176), batch["pixel_values"])
 
 

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from tolerances import TOL_SIMPLE
+from tower_values import tower_values
 from transformers_oracle import batch_of, make_prompt
 
 from segr1_jax.errors import UserError
@@ -13,6 +14,7 @@ from segr1_jax.hf.tiny_policy import make_tiny_policy
 from segr1_jax.policy.logprobs import score_tokens
 from segr1_jax.policy.params import Policy
 from segr1_jax.policy.qwen2_5_vl.inputs import pad_windows, stack_prompts, window_bucket
+from segr1_jax.policy.qwen2_5_vl.vision import tower_inputs
 from segr1_jax.prompt.build import PromptBuilder
 from segr1_jax.prompt.config import PromptConfig
 from segr1_jax.prompt.wording import messages
@@ -44,6 +46,20 @@ def numbers(directory):
         return taken, score_tokens(model, batch, tokens, jnp.ones(tokens.shape, bool)).logprobs
 
     return lambda batch: compute(params, jax.tree.map(jnp.asarray, batch))
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_the_device_normalises_pixels_bit_for_bit(directory, dtype):
+    builder = PromptBuilder.from_directory(directory, PromptConfig(frame=0, max_tokens=TOKENS))
+    prompts = [builder.build(example) for example in examples((56, 84), (140, 112))]
+    images = batch_of(prompts, TOKENS).images
+    assert images.patches.dtype == np.uint8
+    found = jax.jit(tower_inputs, static_argnums=(1, 2))(images, 2, dtype)
+    for row, prompt in zip(found, prompts, strict=True):
+        real = np.asarray(row)[: prompt.patch_mask.size][prompt.patch_mask.reshape(-1)]
+        values = tower_values(prompt).reshape(prompt.patch_mask.size, -1)
+        expected = jnp.asarray(values[prompt.patch_mask.reshape(-1)]).astype(dtype)
+        np.testing.assert_array_equal(real, expected)
 
 
 def assert_equal(found, expected):

@@ -2,6 +2,7 @@ import json
 
 import numpy as np
 import pytest
+from tower_values import tower_values
 from transformers import AutoTokenizer
 
 from segr1_jax.errors import UserError
@@ -47,7 +48,7 @@ def test_image_slots_point_at_their_windows(tokenizer, vision):
     slots = prompt.image_index[prompt.token_ids == tokenizer.image_pad_id]
     assert (prompt.image_index[prompt.token_ids != tokenizer.image_pad_id] == -1).all()
     patches = patchify(stretch(example().image, 168, 168), vision)
-    units = prompt.patches.reshape(-1, 4 * patches.shape[1])[slots]
+    units = tower_values(prompt).reshape(-1, 4 * patches.shape[1])[slots]
     np.testing.assert_array_equal(units.reshape(patches.shape), patches)
     assert (prompt.patches[~prompt.patch_mask] == 0).all()
     assert prompt.next_position == prompt.positions.max() + 1
@@ -102,7 +103,7 @@ def test_a_conversation_without_images(tokenizer, vision):
     prompt = PromptBuilder(tokenizer, vision, PromptConfig(frame=168)).compose(
         "text", [{"role": "user", "content": "Hello"}], []
     )
-    assert prompt.patches.shape == (0, 64, 1176)
+    assert prompt.patches.shape == (0, 64, 588)
     assert (prompt.positions == np.arange(len(prompt.token_ids))).all()
 
 

@@ -21,17 +21,6 @@ def policy(tmp_path_factory):
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _compile_quickly(tmp_path_factory):
-    import jax
-
-    cache = str(tmp_path_factory.mktemp("xla"))
-    jax.config.update("jax_compilation_cache_dir", cache)
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-    yield
-    jax.config.update("jax_compilation_cache_dir", None)
-
-
-@pytest.fixture(scope="module", autouse=True)
 def _heed_interrupts():
     """A shell starts its background jobs with SIGINT ignored, and what is ignored stays so."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -7,7 +7,6 @@ import errno
 import os
 from pathlib import Path
 
-import jax
 import pytest
 from tiny_run import CONFIG, SMALL, without_sidecar
 
@@ -58,14 +57,6 @@ SITES = {
     "report": (closing, "write_atomically", 3, "step 2 is complete"),
 }
 FAST = ("metrics",)  # the others meet the fault on the same way out
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _compile_quickly(tmp_path_factory):
-    jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("xla")))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-    yield
-    jax.config.update("jax_compilation_cache_dir", None)
 
 
 @pytest.mark.parametrize(

@@ -14,14 +14,14 @@ import optax
 
 from segr1_jax.config.schema import MeshConfig, PolicyConfig, RunConfig
 from segr1_jax.data.config import DataConfig
-from segr1_jax.data.pipeline import batches
+from segr1_jax.data.pipeline import Sample, batches
 from segr1_jax.data.sources import open_source
 from segr1_jax.hf.load_weights import load_params, read_arch
 from segr1_jax.objective.batch import GroupBatch
 from segr1_jax.objective.config import ObjectiveConfig
 from segr1_jax.objective.loss import grpo_loss
 from segr1_jax.objective.update import TrainBatch
-from segr1_jax.policy.params import Policy
+from segr1_jax.policy.params import Params, Policy
 from segr1_jax.policy.sharding import TRAIN_RULES
 from segr1_jax.prompt.build import PromptBuilder
 from segr1_jax.prompt.config import PromptConfig
@@ -57,9 +57,38 @@ def run(
 ) -> dict[str, np.ndarray]:
     """Data order, samples, loss and gradients (the state of an undecayed trace)."""
     engine = make_engine(directory, mesh, micro_batches, weights)
+    params = load_params(
+        directory, engine.policy, engine.placement.weights(engine.policy.specs, TRAIN_RULES)
+    )
+    samples = draw_samples(engine)
+    prompts = engine.put_prompts([sample.prompt for sample in samples])
+    positions = engine.put_positions([sample.position for sample in samples])
+    ids = engine.placement.put_rows(np.array([s.example.id for s in samples], np.int32))
+    completions = roll_out(engine, params, samples, prompts, positions)
+
+    gradient = engine.gradient(functools.partial(grpo_loss, objective=ObjectiveConfig(beta=0.04)))
+    totals = None
+    for micro in engine.micro_batches(TrainBatch(prompts, completions)):
+        totals = gradient(totals, params, {}, micro)
+    state, metrics = engine.update(engine.init_state(params), totals, 1)
+
+    found = {
+        "positions": positions,
+        "ids": ids,
+        "tokens": completions.tokens,
+        "logprobs": completions.sampler_logprobs,
+        "reference": completions.reference_logprobs,
+    }
+    gradients = {f"grad/{name}": value for name, value in state.opt_state.trace.items()}
+    figures = {name: np.asarray(value) for name, value in jax.device_get(metrics).items()}
+    return _host(engine, found | gradients) | figures
+
+
+def draw_samples(engine: Engine) -> list[Sample]:
+    """This process's share of a batch."""
     source = open_source(DataConfig(size=84, count=50))
     index, count = jax.process_index(), jax.process_count()
-    samples = next(
+    return next(
         batches(
             source,
             engine.builder.build,
@@ -70,48 +99,21 @@ def run(
             processes=count,
         )
     )
-    params = load_params(
-        directory, engine.policy, engine.placement.weights(engine.policy.specs, TRAIN_RULES)
-    )
 
-    prompts = engine.put_prompts([sample.prompt for sample in samples])
-    positions = engine.put_positions([sample.position for sample in samples])
-    key = engine.rollout_key(1)
-    drawn = engine.sampler(engine.rollout_weights(params), prompts, key, positions)
-    ids = engine.placement.put_rows(np.array([s.example.id for s in samples], np.int32))
+
+def roll_out(engine: Engine, params: Params, samples: list[Sample], prompts, positions):
+    """Sampled completions with made-up advantages; some completions are left out."""
+    drawn = engine.sampler(
+        engine.rollout_weights(params), prompts, engine.rollout_key(1), positions
+    )
     reference = engine.reference_logprobs(
         engine.reference_weights(params, {}), prompts, drawn.tokens, drawn.mask
     )
-    advantages = np.stack(
-        [np.sin([sample.example.id, sample.example.id + 7.0]) for sample in samples]
-    ).astype(np.float32)
-    weight = np.array(
-        [[1, sample.example.id % 3 > 0] for sample in samples], np.float32
-    )  # some completions left out
+    ids = [sample.example.id for sample in samples]
+    advantages = np.array([np.sin([each, each + 7.0]) for each in ids], np.float32)
+    weight = np.array([[1, each % 3 > 0] for each in ids], np.float32)
     on_mesh = engine.placement.put_rows((weight, advantages))
-    completions = GroupBatch(drawn.tokens, drawn.mask, *on_mesh, drawn.logprobs, reference)
-    gradient = engine.gradient(functools.partial(grpo_loss, objective=ObjectiveConfig(beta=0.04)))
-    totals = None
-    for micro in engine.micro_batches(TrainBatch(prompts, completions)):
-        totals = gradient(totals, params, {}, micro)
-    state, metrics = engine.update(engine.init_state(params), totals, 1)
-
-    arrays = {
-        "positions": positions,
-        "ids": ids,
-        "tokens": drawn.tokens,
-        "logprobs": drawn.logprobs,
-        "reference": reference,
-    }
-    found = _host(engine, arrays)
-    gradients = {
-        f"grad/{name}": gradient for name, gradient in _host(engine, state.opt_state.trace).items()
-    }
-    return (
-        found
-        | gradients
-        | {name: np.asarray(value) for name, value in jax.device_get(metrics).items()}
-    )
+    return GroupBatch(drawn.tokens, drawn.mask, *on_mesh, drawn.logprobs, reference)
 
 
 def _host(engine: Engine, tree):

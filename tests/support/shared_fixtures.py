@@ -56,17 +56,8 @@ def one_device(monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def compile_quickly(tmp_path_factory):
-    """The runs of a module share most programs, and compiling them is most of the time."""
-    settings = {
-        "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("xla")),
-        "jax_persistent_cache_min_compile_time_secs": 0.0,
-    }
-    before = {name: getattr(jax.config, name) for name in settings}
-    for name, value in settings.items():
-        jax.config.update(name, value)
+def compile_quickly():
+    """Compile without most optimizations, for whole runs whose programs are compiled once."""
     jax.config.update("jax_disable_most_optimizations", True)
     yield
     jax.config.update("jax_disable_most_optimizations", False)
-    for name, value in before.items():
-        jax.config.update(name, value)

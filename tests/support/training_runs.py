@@ -36,7 +36,6 @@ def start(words: list[str], cwd: Path, *, devices: int = 1, **environment: str) 
     variables = {
         "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
         "PYTHONPATH": str(ROOT),
-        "JAX_COMPILATION_CACHE_DIR": str(cwd / "xla"),
     }
     return subprocess.Popen(words, cwd=cwd, env=os.environ | variables | environment)
 

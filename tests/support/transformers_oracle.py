@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import torch
 import transformers
+from tower_values import tower_values
 from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
 from segr1_jax.hf.keys import stored_name, table, to_ours
@@ -19,6 +20,7 @@ from segr1_jax.hf.load_weights import load_params, read_arch
 from segr1_jax.policy.params import STACKED, Params, Policy
 from segr1_jax.policy.qwen2_5_vl.inputs import stack_prompts
 from segr1_jax.policy.qwen2_5_vl.model import PromptBatch
+from segr1_jax.prompt.patches import normalised_levels
 from segr1_jax.prompt.positions import mrope_positions
 from segr1_jax.prompt.processor_settings import VisionSettings
 from segr1_jax.prompt.windows import join_windows, window_layout
@@ -138,6 +140,7 @@ def make_prompt(
         next_position=next_position,
         image_index=image_index,
         patches=windows.patches,
+        levels=normalised_levels(vision),
         patch_positions=windows.patch_positions,
         patch_mask=windows.patch_mask,
         window_image=windows.window_image,
@@ -204,8 +207,9 @@ def oracle_images(prompt: Prompt, vision: VisionSettings) -> dict[str, torch.Ten
         positions, mask = prompt.patch_positions[chosen], prompt.patch_mask[chosen]
         rows, columns = (positions[mask].max(axis=0) + 1).tolist()
         layout = window_layout(rows * vision.patch, columns * vision.patch, vision)
-        flat = np.zeros((rows * columns, prompt.patches.shape[-1]), np.float32)
-        flat[layout.patch_index[layout.mask]] = prompt.patches[chosen][mask]
+        values = tower_values(prompt)
+        flat = np.zeros((rows * columns, values.shape[-1]), np.float32)
+        flat[layout.patch_index[layout.mask]] = values[chosen][mask]
         patches.append(flat)
         grids.append([1, rows, columns])
     return {

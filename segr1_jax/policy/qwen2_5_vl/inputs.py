@@ -69,7 +69,8 @@ def stack_prompts(
         image_index=_padded(prompts, "image_index", capacity, fill=-1),
         mask=np.arange(capacity) < length_B[:, None],
         images=Images(
-            patches=_stacked(prompts, "patches").astype(np.float32),
+            patches=_stacked(prompts, "patches"),
+            levels=_stacked(prompts, "levels"),
             positions=_stacked(prompts, "patch_positions").astype(np.int32),
             mask=_stacked(prompts, "patch_mask"),
             window_image=_stacked(prompts, "window_image").astype(np.int32),

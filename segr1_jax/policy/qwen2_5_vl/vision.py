@@ -5,8 +5,8 @@ window attention is a reshape, and the text selects merged rows by index. Layers
 see all windows of the same image.
 Source: Qwen2_5_VisionTransformerPretrainedModel of transformers.
 
-Shape legend: B prompts; W windows; S patches per window; N = W * S; V values per patch; D hidden;
-H heads; C head size; M = N / merge^2 merged rows.
+Shape legend: B prompts; W windows; S patches per window; N = W * S; p pixel values per patch (3
+channels); V inputs per patch; D hidden; H heads; C head size; M = N / merge^2 merged rows.
 """
 
 from typing import NamedTuple
@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, UInt8
 
 from segr1_jax.policy.attention import Attention
 from segr1_jax.policy.layers import GatedMLP, Linear, RMSNorm, Rotary, rotary_from_angles, weight
@@ -30,7 +30,8 @@ NORM_EPS = 1e-6
 class Images(NamedTuple):
     """Images of a batch of prompts, patches in padded window order (types.Prompt, stacked)."""
 
-    patches: Float[Array, "B W S V"]
+    patches: UInt8[Array, "B W S p"]
+    levels: Float[Array, "B 3 256"]
     positions: Int[Array, "B W S 2"]
     mask: Bool[Array, "B W S"]
     window_image: Int[Array, "B W"]
@@ -43,6 +44,24 @@ class Features(NamedTuple):
     """
 
     rows: Float[Array, "B M D"]
+
+
+def tower_inputs(images: Images, frames: int, dtype: DTypeLike) -> Float[Array, "B N V"]:
+    """Return the normalised patches; a still image fills all `frames` of a temporal patch.
+
+    Pixels travel to the device as they are, an eighth of the bytes of normalised frames. Slots
+    without a patch hold the values of a black pixel.
+    """
+    B, W, S, p = images.patches.shape
+    pixels_BN3p = images.patches.reshape(B, W * S, 3, p // 3).astype(jnp.int32)
+    levels_B3 = images.levels.astype(dtype)
+
+    def look_up(levels, pixels_N3p):
+        return levels.at[jnp.arange(3)[:, None], pixels_N3p].get(mode="promise_in_bounds")
+
+    values_BN3p = jax.vmap(look_up)(levels_B3, pixels_BN3p)
+    frames_BN3fp = jnp.repeat(values_BN3p[..., None, :], frames, axis=-2)
+    return frames_BN3fp.reshape(B, W * S, frames * p)
 
 
 class VisionAttention(nnx.Module):
@@ -118,8 +137,9 @@ class VisionTower(nnx.Module):
 
         Rows of padded slots hold finite values without meaning; no prompt refers to them.
         """
-        B, W, S, V = images.patches.shape
-        x_BND = times(images.patches.reshape(B, W * S, V).astype(dtype), self.patch_embed[...])
+        B, W, S, _ = images.patches.shape
+        inputs_BNV = tower_inputs(images, self.arch.temporal_patch, dtype)
+        x_BND = times(inputs_BNV, self.patch_embed[...])
         rotary_BNC = self._rotary(images.positions.reshape(B, W * S, 2))
         full_layers = jnp.array(self.arch.full_layers, jnp.int32)
         is_full_L = jnp.isin(jnp.arange(self.arch.depth), full_layers)
