@@ -62,10 +62,10 @@ def main() -> int:
     options = parser.parse_args()
     failed = False
     for name, (mask, truth) in masks(options.side).items():
-        grey = mask.astype(np.float64)
+        gray = mask.astype(np.float64)
         calls = {
             "step": (stepped, mask, truth),
-            "cal_sm": (Smeasure().cal_sm, grey, truth),
+            "cal_sm": (Smeasure().cal_sm, gray, truth),
             "ours": (s_measure, mask, truth),
         }
         times = {who: [] for who in calls}

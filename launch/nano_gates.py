@@ -92,8 +92,8 @@ def _rectangle(box, shape):
 
 def _ellipse(box, shape):
     y, x = np.mgrid[: shape[0], : shape[1]] + 0.5
-    centre, radius = (box[:2] + box[2:]) / 2, (box[2:] - box[:2]) / 2
-    return ((x - centre[0]) / radius[0]) ** 2 + ((y - centre[1]) / radius[1]) ** 2 < 1
+    center, radius = (box[:2] + box[2:]) / 2, (box[2:] - box[:2]) / 2
+    return ((x - center[0]) / radius[0]) ** 2 + ((y - center[1]) / radius[1]) ** 2 < 1
 
 
 def report(values: dict[str, float]) -> str:

@@ -8,7 +8,7 @@
 The default processor resizes with torchvision, training with Pillow. Held-out images of CONFIG's
 `eval_data` are resized to the model's frame with both; their size must differ from the frame.
 Without --pixels-only, the exported directory answers both greedily in transformers (float32), and
-SAM2 makes the masks. The script prints differences in grey levels, in the logits of the answer
+SAM2 makes the masks. The script prints differences in gray levels, in the logits of the answer
 tokens for Pillow's image, in answers, and the IoU of masks. On a busy machine set
 OMP_NUM_THREADS=1, because torch's threads wait for each other on a small model.
 """
@@ -133,7 +133,7 @@ def print_pixels(config: RunConfig, examples: list[Example]) -> None:
         above_one.append((difference > 1).mean())
         worst = max(worst, difference.max())
     print(
-        f"{len(examples)} images, grey levels of 255: mean difference {np.mean(differences):.4f}, "
+        f"{len(examples)} images, gray levels of 255: mean difference {np.mean(differences):.4f}, "
         f"largest {worst}, share of values more than 1 apart {np.mean(above_one):.2e}"
     )
 
@@ -181,7 +181,7 @@ def main() -> None:
         "--export", type=Path, help="exported directory; default: export/ in the run directory"
     )
     parser.add_argument(
-        "--pixels-only", action="store_true", help="compare only grey levels, without a policy"
+        "--pixels-only", action="store_true", help="compare only gray levels, without a policy"
     )
     options = parser.parse_intermixed_args()
     config = load_config(options.config, options.overrides)

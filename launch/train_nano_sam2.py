@@ -110,7 +110,7 @@ def mask_loss(logits_P1hw, targets_PMM):
 
 
 def aim_attention(model) -> None:
-    """Initialise the decoder so that a prompt and its position attend to each other.
+    """Initialize the decoder so that a prompt and its position attend to each other.
 
     The inner product of position codes decreases with distance. Equal query and key projections
     keep that product. Independent random projections lose it, and the decoder then ignores prompts

@@ -20,7 +20,7 @@ from jaxtyping import Bool, Float, Int, UInt8
 class ParseStatus(enum.Enum):
     """Result of parsing an answer text.
 
-    Every status but OK is a fault of the policy and earns reward 0.
+    Every status but OK is a fault of the policy and gets reward 0.
     """
 
     OK = "ok"

@@ -17,18 +17,18 @@ def _add_plan(add: AddParser) -> None:
         add,
         "plan",
         commands.plan,
-        "memory, FLOPs and time of a run, without weights, data or its devices",
+        "memory, FLOPs and time of a run, without weights, data or the target devices",
         """\
         example:  segr1 plan configs/paper/rl_cod_3b.yaml
                   segr1 plan configs/paper/rl_cod_3b.yaml hardware.kind=h200 batch=32
                   segr1 plan configs/ours/rl_cod_7b_v5e.yaml --topology v5e:8x8
                   segr1 plan configs/ours/rl_cod_3b_one_gpu.yaml --topology h100:1
         prints:   every buffer per device, the buffers that exist at the same time, whether they
-                  fit, are tight or do not fit, with the knob that would make them fit, what
+                  fit, are tight or do not fit, with the keys that would make them fit, what
                   checkpoints need of disk and hosts, and the phases of a step; exit status 1 if
                   the run does not fit
         compile:  replaces estimates by the numbers of XLA, for TPUs (extra tpu) or GPUs (extra
-                  cuda13) that need not exist, or for fake CPU devices; takes minutes
+                  cuda13) that are not attached, or for fake CPU devices; takes minutes
         hardware: from the configuration (hardware.kind, .hosts, .chips); the architecture is that
                   in policy.path, else policy.arch""",
     )

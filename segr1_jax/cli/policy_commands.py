@@ -177,7 +177,7 @@ def _add_score(add: AddParser) -> None:
                   this square) and prompt.task (the grammar) are used
         writes:   one JSON object per line, in order: id, parse, score, total, format, iou,
                   s_measure, boxes, stray_points
-        faults:   an answer that does not parse earns 0; a line with a bad picture is skipped and
+        faults:   an answer that does not parse gets 0; a line with a bad picture is skipped and
                   has the reason; a malformed line ends the command before anything is scored""",
     )
     add_config(score)

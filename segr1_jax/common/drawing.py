@@ -13,12 +13,12 @@ from PIL import Image, ImageDraw
 
 from segr1_jax.types import SamPrompt
 
-MASK_COLOUR = (30, 144, 255)
+MASK_COLOR = (30, 144, 255)
 MASK_OPACITY = 0.5
-EDGE_COLOUR = (255, 255, 255)
-BOX_COLOUR = (255, 215, 0)
+EDGE_COLOR = (255, 255, 255)
+BOX_COLOR = (255, 215, 0)
 # 1: a point on the object, 0: a point on the background.
-POINT_COLOURS = {1: (50, 220, 80), 0: (235, 60, 50)}
+POINT_COLORS = {1: (50, 220, 80), 0: (235, 60, 50)}
 GAP = 4  # white pixels between two pictures
 JPEG_QUALITY = 90
 
@@ -36,18 +36,18 @@ def overlay(
     canvas_HW3 = image_HW3.astype(np.float32)
     stroke = max(1, min(image_HW3.shape[:2]) // 150)
     if mask_HW is not None:
-        tint = MASK_OPACITY * np.array(MASK_COLOUR, np.float32)
+        tint = MASK_OPACITY * np.array(MASK_COLOR, np.float32)
         canvas_HW3[mask_HW] = (1 - MASK_OPACITY) * canvas_HW3[mask_HW] + tint
-        # The outline shows the mask on objects that have the colour of the tint.
-        canvas_HW3[_edge(mask_HW, stroke)] = EDGE_COLOUR
+        # The outline shows the mask on objects that have the color of the tint.
+        canvas_HW3[_edge(mask_HW, stroke)] = EDGE_COLOR
     picture = Image.fromarray(np.rint(canvas_HW3).astype(np.uint8))
     draw = ImageDraw.Draw(picture)
     for prompt in prompts:
         if prompt.box is not None:
-            draw.rectangle([float(v) for v in prompt.box], outline=BOX_COLOUR, width=stroke)
+            draw.rectangle([float(v) for v in prompt.box], outline=BOX_COLOR, width=stroke)
     for prompt in prompts:
         for (x, y), label in zip(prompt.points.tolist(), prompt.labels.tolist(), strict=True):
-            draw.circle((x, y), 2 * stroke, fill=POINT_COLOURS[label], outline=(255, 255, 255))
+            draw.circle((x, y), 2 * stroke, fill=POINT_COLORS[label], outline=(255, 255, 255))
     return np.asarray(picture)
 
 
@@ -117,7 +117,7 @@ def jpeg(pixels: UInt8[np.ndarray, "H W 3"]) -> bytes:
 
 
 def png(pixels: UInt8[np.ndarray, "H W *C"]) -> bytes:
-    """Return the content of a PNG file: grey (H, W) or RGB (H, W, 3)."""
+    """Return the content of a PNG file: gray (H, W) or RGB (H, W, 3)."""
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "PNG")
     return buffer.getvalue()

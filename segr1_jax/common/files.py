@@ -1,4 +1,4 @@
-"""Atomic writing of files: neither a reader nor a killed run ever leaves or sees half a file."""
+"""Atomic file writes: readers never see, and killed runs never leave, a partial file."""
 
 import contextlib
 import errno

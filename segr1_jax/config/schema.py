@@ -33,7 +33,7 @@ class PolicyConfig:
         "config.json",
     )
     compute_dtype: Literal["float32", "bfloat16"] = knob(
-        "bfloat16", "float32 or bfloat16; master weights and optimiser stay float32"
+        "bfloat16", "float32 or bfloat16; master weights and optimizer stay float32"
     )
     remat: bool = knob(True, "recompute layer activations in the backward pass")
     head_chunk: int = knob(16, "completion positions per chunk of the vocabulary projection")
@@ -102,7 +102,7 @@ class MeshConfig:
     """
 
     data: int = knob(1, "replicas of the weights; the batch is split over data and fsdp")
-    fsdp: int = knob(-1, "shards of weights and optimiser state")
+    fsdp: int = knob(-1, "shards of weights and optimizer state")
     tensor: int = knob(1, "split of heads and hidden units inside a layer")
 
 
@@ -163,7 +163,7 @@ class RunConfig:
 
     run_dir: str = knob("runs/default", "directory of everything the run writes")
     stage: Literal["sft", "grpo"] = knob("grpo", "sft or grpo")
-    seed: int = knob(0, "seed of data order, sampling and initialisation")
+    seed: int = knob(0, "seed of data order, sampling and initialization")
     steps: int = knob(100, "batches to train on: one update each, or objective.updates_per_rollout")
     batch: int = knob(24, "prompts per update, over all processes")
     micro_batches: int = knob(
@@ -219,7 +219,7 @@ class RunConfig:
     rollout: RolloutConfig = section(RolloutConfig, "sampling")
     reward: RewardConfig = section(RewardConfig, "reward and SAM2 sidecar")
     objective: ObjectiveConfig = section(ObjectiveConfig, "GRPO objective")
-    optimizer: OptimizerConfig = section(OptimizerConfig, "optimiser")
+    optimizer: OptimizerConfig = section(OptimizerConfig, "optimizer")
     guard: GuardConfig = section(GuardConfig, "updates that are skipped")
     sft: SftConfig = section(SftConfig, "answers generated from masks")
     mesh: MeshConfig = section(MeshConfig, "device mesh")
@@ -247,5 +247,5 @@ class RunConfig:
 
     @property
     def updates(self) -> int:
-        """The number of optimiser updates of the whole run, which the schedule counts."""
+        """The number of optimizer updates of the whole run, which the schedule counts."""
         return self.steps * (self.objective.updates_per_rollout if self.stage == "grpo" else 1)

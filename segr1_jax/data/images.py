@@ -17,12 +17,12 @@ _ORIENTATION = 0x0112
 # Largest ratio of the aspect ratios of a truth and its image. Those of a picture of 4:3 and of the
 # same picture on its side differ by a factor of 1.78.
 MOST_STRETCH = 1.25
-# The brightest grey (of 255) of a truth that is background, as in pysodmetrics.
+# The brightest gray (of 255) of a truth that is background, as in pysodmetrics.
 BACKGROUND = 128
 
 
 def open_image(path: Path, content: bytes | None = None) -> UInt8[np.ndarray, "H W 3"]:
-    """Read an upright RGB image. Grey, palette and 16-bit images are converted.
+    """Read an upright RGB image. Gray, palette and 16-bit images are converted.
 
     Transparent pixels are composited over white. For a picture inside another file, `content` holds
     its bytes and `path` is only used in errors. 8-bit images equal those of transformers'
@@ -47,7 +47,7 @@ def open_image(path: Path, content: bytes | None = None) -> UInt8[np.ndarray, "H
 def open_mask(path: Path, height: int, width: int) -> Bool[np.ndarray, "TH TW"]:
     """Read the upright mask of an image of `height` x `width` pixels, at the mask's own size.
 
-    The mask is True where its grey value is above 128 of 255, the threshold of pysodmetrics (of 16
+    The mask is True where its gray value is above 128 of 255, the threshold of pysodmetrics (of 16
     bits the high byte counts). Transparent pixels are composited over black. 1-bit masks, and masks
     with no value above 1, are True where the value is not 0. Raises UserError where no pixel is
     True: such a sample has no object, often because the mask holds class numbers.
@@ -106,7 +106,7 @@ def _has_transparency(image: Image.Image) -> bool:
 
 
 def _composited(ground: str, image: Image.Image) -> Image.Image:
-    """Return the image over a background of colour `ground`."""
+    """Return the image over a background of color `ground`."""
     return Image.alpha_composite(Image.new("RGBA", image.size, ground), image.convert("RGBA"))
 
 

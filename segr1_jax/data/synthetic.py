@@ -36,12 +36,12 @@ CLEAR_SHIFT = 0.08
 class Scene(NamedTuple):
     """Rendered image with its objects.
 
-    `masks` are disjoint. `colours` are names of the palette, empty for a level without colours.
+    `masks` are disjoint. `colors` are names of the palette, empty for a level without colors.
     """
 
     image: UInt8[np.ndarray, "N N 3"]
     masks: list[Bool[np.ndarray, "N N"]]
-    colours: list[str]
+    colors: list[str]
 
 
 def generate(config: DataConfig, index: int) -> Example:
@@ -54,11 +54,11 @@ def generate(config: DataConfig, index: int) -> Example:
         >>> generate(DataConfig(size=64), 7).image.shape
         (64, 64, 3)
     """
-    image, masks, colours = scene(config, index)
+    image, masks, colors = scene(config, index)
     name = f"{config.level}-{config.seed}-{index:06d}"
     if not config.sentences:
         return Example(id=index, name=name, image=image, mask=np.logical_or.reduce(masks))
-    options = sentences(masks, colours)
+    options = sentences(masks, colors)
     target, sentence = options[_stream(config, index, purpose=1).integers(len(options))]
     return Example(id=index, name=name, image=image, mask=masks[target], instruction=sentence)
 
@@ -73,23 +73,23 @@ def scene(config: DataConfig, index: int) -> Scene:
     ground = random_texture(rng, rng.uniform(40, 200, 3))
     image = render(rng, ground, (config.size, config.size))
     for mask, name in zip(masks, names, strict=True):
-        colour = np.array(PALETTE[name]) * 0.85
+        color = np.array(PALETTE[name]) * 0.85
         is_salient = config.level == "salient"
-        texture = random_texture(rng, colour) if is_salient else camouflage(rng, ground)
+        texture = random_texture(rng, color) if is_salient else camouflage(rng, ground)
         crop_hw = cut_to_box(mask)
         image[bounding_box(mask)][crop_hw] = render(rng, texture, crop_hw.shape)[crop_hw]
     return Scene(_to_uint8(image), masks, names if config.level == "salient" else [])
 
 
-def sentences(masks: list[Bool[np.ndarray, "N N"]], colours: list[str]) -> list[tuple[int, str]]:
+def sentences(masks: list[Bool[np.ndarray, "N N"]], colors: list[str]) -> list[tuple[int, str]]:
     """Return every (object, sentence) that is unambiguous for these masks, at least one.
 
-    Sentences select by colour, size and position. For example, a red object left of a larger blue
+    Sentences select by color, size and position. For example, a red object left of a larger blue
     one gives (0, "the red object"), (0, "the smallest object"), (0, "the leftmost object") and the
     corresponding sentences for object 1.
     """
     options = [
-        (k, f"the {name} object") for k, name in enumerate(colours) if colours.count(name) == 1
+        (k, f"the {name} object") for k, name in enumerate(colors) if colors.count(name) == 1
     ]
     if len(masks) == 1:
         return options or [(0, "the object")]
@@ -123,7 +123,7 @@ def _stream(config: DataConfig, index: int, purpose: int) -> np.random.Generator
 
 
 def _paint_bright(rng: np.random.Generator, masks: list) -> Scene:
-    """Paint smoothly shaded objects in palette colours over dark pixel noise."""
+    """Paint smoothly shaded objects in palette colors over dark pixel noise."""
     side = masks[0].shape[0]
     names = [str(name) for name in rng.permutation(list(PALETTE))[: len(masks)]]
     image = rng.integers(0, 60, (side, side, 3), np.uint8).astype(np.float32)

@@ -13,26 +13,26 @@ class Texture(NamedTuple):
     """Grating bent by smooth noise.
 
     Attributes:
-        colour: mean RGB colour.
+        color: mean RGB color.
         swing: amplitude of the grating in each channel.
         wave: wave vector (x, y) in radians per pixel.
         bend: strength of the noise in the phase, in radians.
         grain: standard deviation of the pixel noise.
     """
 
-    colour: Float[np.ndarray, " 3"]
+    color: Float[np.ndarray, " 3"]
     swing: Float[np.ndarray, " 3"]
     wave: Float[np.ndarray, " 2"]
     bend: float
     grain: float
 
 
-def random_texture(rng: np.random.Generator, colour: Float[np.ndarray, " 3"]) -> Texture:
-    """Return a texture of the given mean colour, with a period of 5 to 24 pixels."""
+def random_texture(rng: np.random.Generator, color: Float[np.ndarray, " 3"]) -> Texture:
+    """Return a texture of the given mean color, with a period of 5 to 24 pixels."""
     angle = rng.uniform(0, np.pi)
     period = np.exp(rng.uniform(np.log(5), np.log(24)))
     return Texture(
-        colour=np.asarray(colour, float),
+        color=np.asarray(color, float),
         swing=rng.uniform(0.5, 1, 3) * rng.uniform(10, 40),
         wave=2 * np.pi / period * np.array([np.cos(angle), np.sin(angle)]),
         bend=rng.uniform(0.5, 4),
@@ -43,7 +43,7 @@ def random_texture(rng: np.random.Generator, colour: Float[np.ndarray, " 3"]) ->
 def camouflage(rng: np.random.Generator, ground: Texture) -> Texture:
     """Return a texture close to `ground`.
 
-    Its colour differs by 18 to 34 grey levels, and its waves are of similar length in another
+    Its color differs by 18 to 34 gray levels, and its waves are of similar length in another
     direction.
     """
     direction = rng.normal(0, 1, 3)
@@ -51,7 +51,7 @@ def camouflage(rng: np.random.Generator, ground: Texture) -> Texture:
     angle = rng.uniform(0.4, 1.2) * rng.choice((-1, 1))
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     return ground._replace(
-        colour=ground.colour + shift, wave=turn @ ground.wave * rng.uniform(0.8, 1.25)
+        color=ground.color + shift, wave=turn @ ground.wave * rng.uniform(0.8, 1.25)
     )
 
 
@@ -65,7 +65,7 @@ def render(
     phase_hw = wave_x * x_w + (wave_y * y_h)[:, None] + np.float32(texture.bend) * smooth_hw
     pattern_hw = np.sin(phase_hw) + np.float32(0.7) * smooth_hw
     grain_hw = rng.standard_normal(shape, np.float32) * np.float32(texture.grain)
-    noisy_hw3 = grain_hw[..., None] + texture.colour.astype(np.float32)
+    noisy_hw3 = grain_hw[..., None] + texture.color.astype(np.float32)
     return pattern_hw[..., None] * texture.swing.astype(np.float32) + noisy_hw3
 
 

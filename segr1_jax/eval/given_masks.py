@@ -16,10 +16,10 @@ OPTION = "--predictions"
 def given_masks(folder: Path, source: Source) -> dict[str, Path]:
     """Return the pictures below `folder` by the names of their samples.
 
-    The picture of a sample has its name as its path, as in the masks of an evaluation, or the path
-    of its image without the suffix. Otherwise it is the picture of the same file stem, where this
-    stem is unique in the set and below `folder`, and the sample or the picture is in no subfolder.
-    A picture of no sample is returned under its own path.
+    A picture matches a sample if its path is the sample's name, as in the masks of an evaluation,
+    or the path of the sample's image without the suffix. Otherwise it matches by file stem,
+    provided that the stem is unique both in the set and below `folder` and that the sample or the
+    picture is not in a subfolder. A picture of no sample is returned under its own path.
 
     Raises:
         UserError: no such folder, one picture for several samples, several pictures for one

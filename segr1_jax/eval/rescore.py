@@ -33,7 +33,7 @@ SHOWN = 5
 def run_rescore(config: RunConfig, given: Path, out: Path, protocol: str) -> str:
     """Score `given` on config.eval_data and return the table.
 
-    `given` is a folder of grey pictures named as the samples (masks, or for foreground sets soft
+    `given` is a folder of gray pictures named as the samples (masks, or for foreground sets soft
     maps), JSON lines {"name", "answer"} whose answers are scored through the sidecar, or the folder
     or lines of an earlier `segr1 eval`. A sample without a prediction counts as an invalid answer.
     The note says how many there are, and which predictions belong to no sample.

@@ -40,11 +40,11 @@ AHEAD = 2  # sent before the oldest is waited for: pictures are opened while the
 def run_score(config: RunConfig, answers: Path, out: Path, masks: Path | None = None) -> str:
     """Score each line of `answers` (data/given_answers.py) and return the summary.
 
-    Of the configuration only reward and prompt are read. `out` gets one JSON line per answer, in
-    order: id, parse and score status, the terms of the reward, boxes, stray_points. An answer that
-    does not parse has terms 0 and score null. Where a picture cannot be used, the line is skipped
-    with its reason and its terms are null. `masks` gets the masks as PNGs of 0 and 255 by line
-    number. Memory does not grow with the number of lines.
+    Only the sections reward and prompt of the configuration are read. `out` gets one JSON line per
+    answer, in order: id, parse and score status, the terms of the reward, boxes, stray_points. An
+    answer that does not parse has terms 0 and score null. If a picture is unusable, the line is
+    skipped with its reason, and its terms are null. `masks` gets the masks as PNGs of 0 and 255 by
+    line number. Memory does not grow with the number of lines.
 
     Raises:
         UserError: a malformed line, found before anything is scored; an unwritable path.
@@ -74,14 +74,14 @@ def run_score(config: RunConfig, answers: Path, out: Path, masks: Path | None = 
 
 
 class AnswerScorer:
-    """Answers to output lines, a few images ahead of the sidecar."""
+    """Convert answers to output lines, submitting a few images ahead."""
 
     def __init__(self, config: RunConfig, client: RewardClient, masks: Path | None):
         self._config, self._client, self._masks = config, client, masks
         self._open = example_opener()
 
     def rows(self, answers: Iterator[GivenAnswer]) -> Iterator[tuple[GivenAnswer, dict[str, Any]]]:
-        """Each answer with its output line, in order."""
+        """Yield each answer with its output line, in order."""
         sent = deque()
         for _, same in itertools.groupby(answers, key=lambda answer: (answer.image, answer.mask)):
             while group := list(itertools.islice(same, TOGETHER)):
@@ -92,7 +92,7 @@ class AnswerScorer:
             yield from self._receive(*sent.popleft())
 
     def _send(self, group: list[GivenAnswer]) -> Pending | UserError:
-        """Have answers on one image and mask scored; the fault of their pictures otherwise."""
+        """Submit answers about one image and mask; return the error if a file is unusable."""
         try:
             example = self._open(group[0].image, group[0].mask)
             texts = [AnswerText(example, answer.text) for answer in group]
@@ -195,14 +195,14 @@ def _skipped_row(answer: GivenAnswer, fault: UserError) -> dict[str, Any]:
 
 
 def _check_places(answers: Path, out: Path, masks: Path | None) -> None:
-    """The answers can be read twice, and there is room for what is written; folders are made."""
+    """Check that answers can be read twice and outputs written; create the folders."""
     if not answers.is_file():
         got = f"{answers} ({'not a regular file' if answers.exists() else 'missing'})"
         raise UserError(
             "--answers",
-            expected="a file of JSON lines, read twice",
+            expected="a regular file of JSON lines, because it is read twice",
             got=got,
-            remedy="write the answers to a file first",
+            remedy="save the answers to a file first",
         )
     if out.is_dir() or out.resolve() == answers.resolve():
         raise UserError(
@@ -212,7 +212,7 @@ def _check_places(answers: Path, out: Path, masks: Path | None) -> None:
         try:
             if folder is not None:
                 folder.mkdir(parents=True, exist_ok=True)
-                # The mode does not tell: root may write anywhere, but not in /proc.
+                # Permission bits are not sufficient: root passes them but cannot write to /proc.
                 tempfile.TemporaryFile(dir=folder).close()
         except OSError as error:
             raise UserError(

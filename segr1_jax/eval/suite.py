@@ -30,8 +30,8 @@ TITLES = {name: found.title for name, found in SETS.items()} | {
 def run_suite(config: RunConfig, source: Path, out: Path, protocol: str) -> str:
     """Answer and score every set below config.eval_data.root and return the tables.
 
-    Each set gets a folder below `out`. Written are tables.md, tables.json (all figures, counts,
-    versions and hashes) and tables.html. An absent set is a dash, with the reason in the note.
+    Each set gets a folder below `out`. Write tables.md, tables.json (all metrics, counts, versions
+    and hashes) and tables.html. An absent set is shown as a dash, with the reason in the note.
     """
     root = Path(config.eval_data.root)
     if not config.eval_data.root or not root.is_dir():
@@ -39,7 +39,7 @@ def run_suite(config: RunConfig, source: Path, out: Path, protocol: str) -> str:
             "eval_data.root",
             expected="the folder of all sets",
             got=repr(config.eval_data.root),
-            remedy="`segr1 data check` shows one",
+            remedy="run `segr1 data check ROOT` to see the expected layout",
         )
     ours: dict[tuple[str, str], SuiteCell] = {}
     with responding(config, source) as responder, CountedProgress() as progress:
@@ -54,8 +54,8 @@ def run_suite(config: RunConfig, source: Path, out: Path, protocol: str) -> str:
         raise UserError(
             "eval_data.root",
             expected="the folder of all sets",
-            got=f"{root}, which holds none of them",
-            remedy="`segr1 data check` says what is missing",
+            got=f"{root}, which contains none of the sets",
+            remedy="run `segr1 data check ROOT` to see what is missing",
         )
     tables = [filled(table, ours, TITLES) for table in suite_tables()]
     if not is_first():

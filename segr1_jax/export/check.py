@@ -44,7 +44,7 @@ def obstacle(policy: Policy, python: str) -> str | None:
         "sys.exit(not all(map(u.find_spec, ('torch', 'transformers'))))"
     )
     if subprocess.run([interpreter, "-c", probe], check=False).returncode:
-        return f"{interpreter} has not both torch and transformers"
+        return f"{interpreter} does not have both torch and transformers"
     # The copy of transformers, and on the CPU backend ours too.
     copies = 1 + (jax.default_backend() == "cpu")
     need = copies * 4 * sum(math.prod(spec.shape) for spec in policy.specs.values()) + SPARE_BYTES

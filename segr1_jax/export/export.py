@@ -29,12 +29,12 @@ def run_export_adapter(
             f"--adapter of {source}",
             expected="a run with policy.lora.rank",
             got="none",
-            remedy="leave --adapter out",
+            remedy="omit --adapter",
         )
     if start.below.checkpoints is not None:
         got, remedy = (
             f"the weights of {start.below.checkpoints}",
-            "leave --adapter out: a merged export holds everything",
+            "omit --adapter: a merged export contains all weights",
         )
         raise UserError(
             f"--adapter of {source}",
@@ -85,7 +85,7 @@ def run_export(
             f"--check of {out}",
             expected="a host that can do it",
             got=lacking,
-            remedy="check on another, or leave --check out",
+            remedy="export on another host, or omit --check",
         )
     if lacking:
         print(f"not compared with transformers: {lacking}", file=sys.stderr)

@@ -17,10 +17,10 @@ OBJECT = "{object}"
 SAMPLING = ("temperature", "top_k", "top_p", "repetition_penalty")
 # Measured with launch/processor_distance.py, the worst of its four sets (launch/RESULTS.md).
 DISTANCE = """the default one of transformers resizes and rounds
-differently. Measured with segr1_jax's quickstart policy it differs by up to 4 grey levels of 255
+differently. Measured with segr1_jax's quickstart policy it differs by up to 4 gray levels of 255
 (mean at most 0.02), which moves the logits of an answer by up to 0.014 (mean at most 0.0002),
-changed 1 of 680 greedy answers, and left the mean IoU of the masks as it was (within 0.0001);
-another policy may react more."""
+changed 1 of 680 greedy answers, and did not change the mean IoU of the masks (within 0.0001);
+other policies may be more sensitive."""
 HEAD = """---
 library_name: transformers
 pipeline_tag: image-text-to-text
@@ -57,7 +57,7 @@ def model_card(config: RunConfig, source: Path, start: Start) -> str:
 
 Written by segr1_jax ({_trained(config, start)}),
 from {Path(start.base).name}, on {config.data.kind} data.
-It answers with boxes and labelled points in pixels of the {frame} x {frame} frame that its image is
+It answers with boxes and labeled points in pixels of the {frame} x {frame} frame that its image is
 stretched to; SAM2 turns these into a mask.
 Its reward was given by {sam2 or "the nano SAM2 of segr1_jax (reward/assets)"}.
 
@@ -72,7 +72,7 @@ this as `segment.py`:
 It gives the mask of `segr1 predict` where the answer is well formed (otherwise `segr1 predict`
 gives an empty one). Two things matter. Stretch images to the frame yourself, with Pillow's bicubic
 filter: a processor that gets another size keeps about the aspect ratio, and even a square image may
-end in a neighbouring frame. And take the Pillow processor (`backend="pil"`): {DISTANCE}
+end in a neighboring frame. And take the Pillow processor (`backend="pil"`): {DISTANCE}
 
 ## Held-out figures
 

@@ -46,7 +46,7 @@ CHAT_TEMPLATE = (
 
 
 def make_tiny_policy(path: str | Path, *, seed: int = 0, frame: int = 168) -> Path:
-    """Write a randomly initialised policy for square images of `frame` pixels.
+    """Write a randomly initialized policy for square images of `frame` pixels.
 
     The same arguments give the same bytes, and transformers loads the directory without changes. It
     is renamed into place when it is complete. Raises UserError if `path` exists or `frame` is not a

@@ -21,7 +21,7 @@ from segr1_jax.types import Answer, Frame
 SPECIAL_TOKENS = (PAD, "<|im_start|>", END_OF_TURN, *VISION_TOKENS)
 VOCABULARY_MULTIPLE = 64  # keeps the embedding divisible over any mesh
 BPE_SIZE = 400  # 256 bytes and the most common word pieces of SENTENCES
-COLOURS = (
+COLORS = (
     "red",
     "orange",
     "yellow",
@@ -49,7 +49,7 @@ RELATIONS = (
 )
 SENTENCES = tuple(
     f"Identify and segment the {word} {noun}"
-    for word in (*COLOURS, *RELATIONS)
+    for word in (*COLORS, *RELATIONS)
     for noun in ("object", "one")
 )
 

@@ -34,9 +34,9 @@ from segr1_jax.types import Completion, Example, ParseStatus, Prompt
 HOST = "127.0.0.1"
 MOST_BYTES = 20 * 2**20  # of an upload
 MOST_PIXELS = 40_000_000
-MOST_WAITING = 8  # requests; one is answered at a time
+MOST_WAITING = 8  # queued requests; one is answered at a time
 HOTTEST = 2.0
-KEPT_S = 3600  # seconds that uploads are kept at most
+KEPT_S = 3600  # maximum age of an upload in seconds
 KEPT_ANSWERS = 100  # the files of older ones are deleted
 LONGEST = 400  # characters of a sentence
 

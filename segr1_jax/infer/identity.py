@@ -62,7 +62,7 @@ def identity(opened: Opened, data: DataConfig, names: Sequence[str]) -> dict[str
 def weights_digest(weights: Params) -> str:
     """Return a hash of the bits of every weight, the same on any mesh.
 
-    It is made of sums of bits times position modulo 2^32, which do not depend on the order.
+    It combines sums of bits * position modulo 2^32, which do not depend on the order of summation.
     """
     sums = jax.device_get(jax.jit(lambda tree: jax.tree.map(_bit_sum, tree))(weights))
     text = "".join(
@@ -83,12 +83,12 @@ def _bit_sum(x: Shaped[Array, "..."]) -> UInt32[Array, ""]:
 
 
 def _odd_strides(axes: int) -> list[int]:
-    # Knuth's multiplier: neighbours get distant factors.
+    # Knuth's multiplier: neighbors get distant factors.
     return [pow(2654435761, axis + 1, 2**32) for axis in range(axes)]
 
 
 def _policy_digest(opened: Opened) -> str:
-    """Return a hash of what is not in the weights: sizes, tokenizer, normalisation, end tokens."""
+    """Return a hash of what is not in the weights: sizes, tokenizer, normalization, end tokens."""
     engine, tokenizer = opened.engine, Path(opened.start.base) / "tokenizer.json"
     ends = engine.builder.tokenizer.end_ids
     parts = engine.policy.arch, file_digest(tokenizer), engine.builder.vision, ends

@@ -14,10 +14,10 @@ from segr1_jax.errors import UserError
 def named_pictures(
     named: Sequence[str], instruction: str | None, but: Sequence[Path] = ()
 ) -> FileSource:
-    """Return the pictures that files, folders and patterns name, each once, but none in `but`.
+    """Return the pictures that files, folders and patterns match, each once, excluding `but`.
 
-    A picture's name is its path below the folder that all share, without its suffix where that
-    tells them apart. Raises UserError for a name of no picture.
+    The name of a picture is its path relative to the common parent folder. The suffix is dropped if
+    names stay unique without it. Raises UserError if one of `named` matches no picture.
     """
     made = [folder.absolute() for folder in but]
     found = {os.path.abspath(path): path for each in named for path in _paths(each, made)}

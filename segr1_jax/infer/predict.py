@@ -50,7 +50,7 @@ def run_predict(
 ) -> list[Prediction]:
     """Predict masks of images and write them below `out`.
 
-    Written are masks/NAME.png (0 and 255, native size), overlays/NAME.jpg, predictions.jsonl and
+    Write masks/NAME.png (0 and 255, native size), overlays/NAME.jpg, predictions.jsonl and
     report.html.
 
     `images` are files, folders (all pictures below them) and patterns; NAME is the path below the
@@ -133,8 +133,8 @@ def _size_and_time(path: Path) -> tuple[int, int]:
 def _remove_others(out: Path, mine: dict[str, Any]) -> None:
     """Delete the files of another call, whose masks would pass for those of this call.
 
-    Only files that the other call named are deleted, for the folder may have others. The names come
-    from its identity, because pictures of an interrupted batch have no line.
+    Only files that the other call wrote are deleted, because the folder may contain others. Their
+    names come from its identity, because an interrupted batch leaves files without lines.
     """
     owner = _owner(out)
     # As resumable_lines.py writes and compares it.
@@ -142,8 +142,8 @@ def _remove_others(out: Path, mine: dict[str, Any]) -> None:
         return
     named = owner.get("images")
     names = [name for name, *_ in named] if named else _names_in_lines(out)
-    # Lines go first and the identity last. Killed in between, the other call must not find lines
-    # without masks, and this one must still know whose pictures these are.
+    # Delete the lines first and the identity last. If this process is killed in between, the other
+    # call finds no lines without masks, and this call can still tell which files to delete.
     remove_lines(out)
     for name in names:
         remove_mask(out, name)

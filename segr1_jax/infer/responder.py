@@ -108,11 +108,11 @@ def answer_set(
     def lines_from(positions: range, count: int) -> Iterator[list[str]]:
         return one_behind(_ask(responder, source, positions, count), finished)
 
-    # Masks end here: a caller of `one_behind` that kept them would keep a third batch alive.
+    # Masks do not leave this function. Returning them would keep a third batch alive.
     def finished(batch: Asked) -> list[str]:
         judged = responder.collect(batch.pending)
-        # The policy waits for masks and pictures, which take as long as its answers where one
-        # thread makes those of large photos.
+        # The policy waits until masks and overlays are written. For large photos, one thread would
+        # take as long as generating the answers.
         with ThreadPoolExecutor(WRITERS) as pool:
             shown = list(pool.map(show, batch.texts, judged))
             digests = pool.map(functools.partial(sample_digest, source), batch.positions)

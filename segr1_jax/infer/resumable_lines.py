@@ -33,13 +33,13 @@ def write_lines(
     `lines_from` gets this process's remaining positions and the number of batches. It yields the
     lines of `rows` positions at a time, then empty batches: the processes answer in one program, so
     each has the same number. Files that the lines of a batch name are on disk by then. Batches
-    depend on `total`, `rows` and the number of processes alone.
+    depend only on `total`, `rows` and the number of processes.
 
-    `foreign` gets a position and the line that an earlier call left for it, and names the sample
-    there if the line is about another. Threads call it.
+    `foreign(position, line)` returns the name of the sample at `position` if the existing line
+    belongs to a different sample. It is called from several threads.
 
     Raises:
-        UserError: `folder` holds lines of another `identity`, or foreign ones.
+        UserError: `folder` has lines with a different `identity`, or lines of other samples.
     """
     _claim(folder, identity)
     _require_own_lines(folder, foreign)

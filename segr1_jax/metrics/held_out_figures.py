@@ -1,4 +1,4 @@
-"""Figures of rows of samples, the best constant box, and the S-measure of grey maps.
+"""Figures of rows of samples, the best constant box, and the S-measure of gray maps.
 
 Shape legend: H W native pixels; h w pixels of a quadrant; K pixels of a region; N masks;
 E = GRID + 1 grid lines.
@@ -85,7 +85,7 @@ def mean_absolute_error(
 def soft_s_measure(
     prediction_HW: Float[np.ndarray, "H W"], truth_HW: Bool[np.ndarray, "H W"]
 ) -> float:
-    """Return the S-measure (Fan et al. 2017, alpha 0.5) of a grey map in [0, 1].
+    """Return the S-measure (Fan et al. 2017, alpha 0.5) of a gray map in [0, 1].
 
     Edge cases are in the table of `reward.scores`, whose `s_measure` returns the same for masks,
     much faster.

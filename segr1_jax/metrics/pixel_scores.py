@@ -83,7 +83,7 @@ def overlap(
     truth_HW: Bool[np.ndarray, "H W"],
     ignore_HW: Bool[np.ndarray, "H W"] | None = None,
 ) -> Overlap:
-    """Return the overlap of a grey map, cut at half, with the truth, outside `ignore_HW`."""
+    """Return the overlap of a gray map, cut at half, with the truth, outside `ignore_HW`."""
     mask_HW = map_HW > HALF
     common_HW, either_HW = mask_HW & truth_HW, mask_HW | truth_HW
     if ignore_HW is not None:
@@ -96,20 +96,20 @@ def score_pixels(
     truth_HW: Bool[np.ndarray, "H W"],
     ignore_HW: Bool[np.ndarray, "H W"] | None = None,
 ) -> PixelScores:
-    """Return all scores of a grey map; for all but the overlap, `ignore_HW` is background.
+    """Return all scores of a gray map; for all but the overlap, `ignore_HW` is background.
 
     F, E and weighted F are those of pysodmetrics. A map is first stretched to its own range, as
     the authors' MATLAB code does, unless it is constant. S and MAE are ours: they define the cases
     that pysodmetrics leaves undefined.
     """
-    grey_HW = _stretched(map_HW)
+    gray_HW = _stretched(map_HW)
     f_curve, adaptive_f, e_curve, adaptive_e, weighted = _sod_figures(map_HW, truth_HW)
     return PixelScores(
         **vars(overlap(map_HW, truth_HW, ignore_HW)),
         s_measure=s_measure(map_HW > HALF, truth_HW)
         if _is_mask(map_HW)
-        else soft_s_measure(grey_HW, truth_HW),
-        mae=float(np.mean(np.abs(grey_HW - truth_HW))),
+        else soft_s_measure(gray_HW, truth_HW),
+        mae=float(np.mean(np.abs(gray_HW - truth_HW))),
         weighted_f=weighted,
         adaptive_f=adaptive_f,
         adaptive_e=adaptive_e,

@@ -56,11 +56,10 @@ class Prediction:
 
 
 def mask_name(name: str) -> str:
-    """Return the path of a sample's mask: inside the folder, and of no other name.
+    """Return the path of a sample's mask, inside the folder and unique to this name.
 
-    Parts that a file system skips or follows (empty, `.`, `..`), NUL and `%` itself are written
-    with `%`, as in addresses of the web. Names that differ in case alone need a file system that
-    tells case apart.
+    Path components with a special meaning (empty, `.`, `..`), NUL and `%` are percent-encoded, as
+    in URLs. Names that differ only in case need a case-sensitive file system.
 
     Example:
         >>> mask_name("photos/12"), mask_name("/etc/../x")
@@ -92,15 +91,15 @@ def remove_mask(folder: Path, name: str) -> None:
 
 
 def read_map(path: Path) -> UInt8[np.ndarray, "H W"]:
-    """Read a mask or soft map as 8 bits; 16 bits are scaled, colour is converted to grey."""
-    with opened(path, "grey") as image:
+    """Read a mask or soft map as 8 bits; 16 bits are scaled, color is converted to gray."""
+    with opened(path, "gray") as image:
         deep = image.mode.startswith("I;16")
-        # Pillow reads grey PNGs of 16 bits as mode I in older releases.
+        # Pillow reads gray PNGs of 16 bits as mode I in older releases.
         deep = deep or (image.mode == "I" and image.format == "PNG")
         if image.mode in ("I", "F") and not deep:
             raise UserError(
                 str(path),
-                expected="a grey picture of 8 or 16 bits",
+                expected="a gray picture of 8 or 16 bits",
                 got=f"mode {image.mode}",
                 remedy="write it again with values from 0 to 255",
             )

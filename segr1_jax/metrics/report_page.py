@@ -60,7 +60,8 @@ def write_report(
 ) -> None:
     """Write the page, with samples as they come: memory does not grow with their number.
 
-    `curves` are (step, value) points by the figure's name. Whole or not at all, under its own name.
+    `curves` maps the name of each metric to its (step, value) points. The file is written
+    atomically.
     """
     with replacing(path) as file:
         _write(file, _head(title), *map(_table, tables), _curves(curves))

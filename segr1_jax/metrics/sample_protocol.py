@@ -2,10 +2,10 @@
 
 The standard one scores every sample once; the other one chooses as the reference code does: a mask
 of the sample before, one sentence per photo, samples drawn with replacement, ignored regions as
-background. It does not copy BGR images and their resizes (segr1_jax/reward/legacy.py has them for
-rewards), metrics over masks of older runs in the folder, generation with a repetition penalty, nor
-the first box alone with all points on ReasonSeg: that is another prompt of SAM2, and a protocol
-selects among existing masks. Given masks have no prompts at all.
+background. It does not reproduce the following behavior of the reference code: BGR images and their
+resizing (segr1_jax/reward/legacy.py reproduces it for rewards), scoring stale masks of earlier
+runs, generation with a repetition penalty, and prompting SAM2 on ReasonSeg with only the first box
+and all points. The last would need new masks, but a protocol only selects among existing ones.
 """
 
 import dataclasses

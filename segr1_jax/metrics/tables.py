@@ -19,7 +19,7 @@ class Table:
 
     Attributes:
         result: index of the row that the table is about; the report page prints it in bold.
-        partial: columns of that row whose figures are of a part of their set, printed in grey.
+        partial: columns of that row whose figures are of a part of their set, printed in gray.
     """
 
     title: str

@@ -36,7 +36,7 @@ def completion_mean(
     mask_BGT: Bool[Array, "B G T"],
     weight_BG: Float[Array, "B G"],
 ) -> Mean:
-    """Average over completions the mean over each one's tokens: GRPO (arXiv 2402.03300), Seg-R1.
+    """Average the means per completion over completions: GRPO (arXiv 2402.03300), Seg-R1.
 
     An empty completion counts as 0.
     """
@@ -64,7 +64,7 @@ def constant(
     mask_BGT: Bool[Array, "B G T"],
     weight_BG: Float[Array, "B G"],
 ) -> Mean:
-    """Average over completions each one's sum of values divided by T: Dr.GRPO (arXiv 2503.20783).
+    """Average sum(values) / T over completions: Dr.GRPO (arXiv 2503.20783).
 
     T is the same constant for completions of any length.
     """

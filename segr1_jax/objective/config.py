@@ -1,4 +1,4 @@
-"""Configuration of the GRPO objective and of the optimiser."""
+"""Configuration of the GRPO objective and of the optimizer."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -42,7 +42,7 @@ class ObjectiveConfig:
         "(none, Dr.GRPO)",
     )
     updates_per_rollout: int = knob(
-        1, "optimiser updates on each rollout, each on the whole rollout (GRPO's mu)"
+        1, "optimizer updates on each rollout, each on the whole rollout (GRPO's mu)"
     )
 
     def __post_init__(self):

@@ -10,11 +10,11 @@ k2    (log r)^2 / 2                   exactly the gradient of KL(policy || refer
 k3    r - log r - 1                   the gradient of KL(reference || policy), the other direction;
       unbiased, never negative        the two agree where the policy is the reference
 
-So k3, the paper's choice, measures one divergence and minimises the other. Its gradient per token
+So k3, the paper's choice, measures one divergence and minimizes the other. Its gradient per token
 is (1 - r) d log policy: the factor is unbounded where the reference gives a token a much larger
 probability than the policy, and at most 1 where the reference gives it a smaller one. After the
 first of several updates on a rollout, its tokens are no longer samples of the policy, and neither
-column is exact.
+the values nor the gradients of this table are exact.
 """
 
 from collections.abc import Callable

@@ -19,7 +19,7 @@ class Loss(NamedTuple):
     """Loss and metrics of a micro-batch.
 
     Attributes:
-        objective: the mean to minimise; its total is divided by its weight once all micro-batches
+        objective: the mean to minimize; its total is divided by its weight once all micro-batches
             are added up.
         means: metrics that are means, each with its own weight.
         maxima: metrics that are maxima.

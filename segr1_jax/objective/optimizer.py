@@ -8,7 +8,7 @@ from segr1_jax.objective.config import OptimizerConfig
 def make_schedule(config: OptimizerConfig, updates: int) -> optax.Schedule:
     """Return a linear warm-up from 0, then a constant or a cosine to 0 at `updates`.
 
-    The schedule counts the updates that the optimiser has made.
+    The schedule counts the updates that the optimizer has made.
     """
     if config.schedule == "constant":
         after = optax.constant_schedule(config.learning_rate)

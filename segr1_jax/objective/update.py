@@ -1,4 +1,4 @@
-"""One optimiser update: score completions, accumulate the gradient of a loss, step AdamW.
+"""One optimizer update: score completions, accumulate the gradient of a loss, step AdamW.
 
 Shape legend: B prompts; G completions per prompt; T completion tokens.
 """
@@ -34,7 +34,7 @@ class TrainState(NamedTuple):
 
     Attributes:
         params: float32 master weights, of the trained weights only.
-        opt_state: state of the optimiser. It counts the updates made, which the schedule follows:
+        opt_state: state of the optimizer. It counts the updates made, which the schedule follows:
             several per step with several updates per rollout, none for a skipped update.
         step: number of the last batch.
         skips: number of skipped updates.
@@ -143,7 +143,7 @@ def make_update(
     """Return a pure function `(state, totals, step) -> (state, metrics)`.
 
     The caller jits it and donates the state. `step` is the number of the batch of the totals. An
-    update whose metrics are not `is_sound` is skipped: weights and optimiser state keep their bits.
+    update whose metrics are not `is_sound` is skipped: weights and optimizer state are unchanged.
     The metrics are of the whole batch, so all devices and processes skip the same updates. Totals
     without any weight give a gradient and means of 0.
     """

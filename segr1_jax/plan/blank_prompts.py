@@ -8,7 +8,7 @@ from segr1_jax.config.schema import RunConfig
 from segr1_jax.policy.qwen2_5_vl.arch import PolicyArch
 from segr1_jax.policy.qwen2_5_vl.inputs import stack_prompts
 from segr1_jax.policy.qwen2_5_vl.model import PromptBatch
-from segr1_jax.prompt.patches import normalised_levels
+from segr1_jax.prompt.patches import normalized_levels
 from segr1_jax.prompt.processor_settings import VisionSettings
 from segr1_jax.prompt.windows import join_windows
 from segr1_jax.types import Frame, Prompt
@@ -35,7 +35,7 @@ def blank_prompts(config: RunConfig, arch: PolicyArch) -> PromptBatch:
         length,
         ids - 1,
         **kept,
-        levels=normalised_levels(settings),
+        levels=normalized_levels(settings),
         model_frame=frame,
         native_frame=frame,
     )

@@ -24,8 +24,8 @@ class Buffer:
         bytes: on one device.
         moments: moments at which it is alive; none for a part of another buffer, which is shown but
             not added.
-        temporary: needed by a program only while it runs, and so an estimate or the compiler's
-            figure. One program runs at a time.
+        temporary: needed by a program only while it runs, so its size is an estimate or comes from
+            the compiler. One program runs at a time.
     """
 
     name: str
@@ -39,7 +39,7 @@ def ledger(programs: Programs, temporaries: Mapping[str, float]) -> list[Buffer]
     config = programs.config
     buffers = [
         Buffer("master weights", shard_bytes(programs.state.params), MOMENTS),
-        Buffer("optimiser", shard_bytes(programs.state.opt_state), MOMENTS),
+        Buffer("optimizer", shard_bytes(programs.state.opt_state), MOMENTS),
         Buffer("frozen weights", shard_bytes(programs.frozen), MOMENTS),
         Buffer("reference", shard_bytes(programs.reference), MOMENTS),
         Buffer("initial weights", shard_bytes(programs.initial), ("start",)),

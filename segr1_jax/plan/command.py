@@ -76,7 +76,7 @@ def plan_before_training(config: RunConfig) -> None:
     counted = max(peaks([buffer for buffer in plan.buffers if not buffer.temporary]).values())
     if counted > limit:
         remedy = f"set {' '.join(plan.remedy)}" if plan.remedy else "use more or larger devices"
-        got = f"{counted / 1e9:.1f} GB for weights, optimiser and gradients alone"
+        got = f"{counted / 1e9:.1f} GB for weights, optimizer and gradients alone"
         raise UserError(
             "memory",
             expected=f"at most {limit / 1e9:.1f} GB per {device.device_kind}",

@@ -22,11 +22,11 @@ class Compiled:
     """Figures and text of one compiled program, for one device.
 
     Attributes:
-        temporaries: bytes beside arguments and results.
-        results: bytes of results that reuse no argument.
+        temporaries: bytes besides arguments and results.
+        results: bytes of results that do not alias an argument.
         flops: the compiler's count, with every loop body counted once.
         seconds: duration of the compilation.
-        text: optimised HLO.
+        text: optimized HLO.
         fault: the compiler's error, where the program exceeds the device's memory.
     """
 
@@ -80,9 +80,10 @@ def compile_program(program: Program) -> Compiled:
 def rooflines(
     programs: Programs, device: Device, compiled: Sequence[Compiled]
 ) -> dict[str, Roofline]:
-    """Return the roofline of each program; none for other devices than GPUs, or with a fault.
+    """Return the roofline of each program.
 
-    Decoding takes its longest: an iteration for each token of the cap.
+    The result is empty if the devices are not GPUs or a program did not compile. Decoding is
+    assumed to run to the token limit.
     """
     at, config = ceilings(device), programs.config
     if at is None or not all(each.text for each in compiled):

@@ -43,9 +43,8 @@ def all_gathers(text: str) -> list[Gather]:
 def gather_faults(programs: Programs, program: str, text: str) -> list[str]:
     """Return violations in one compiled program.
 
-    No weights are gathered while decoding, and one layer at a time in the update.
-
-    With rollout.weights=sharded gathering while decoding is what was asked for.
+    Decoding must not gather weights, and the update must gather one layer at a time. With
+    rollout.weights=sharded, decoding gathers weights by design, so only the update is checked.
     """
     decoding = dict.fromkeys(("sample_block", "answer_block"), weight_gathers_in_loops)
     rules = {"gradient": stack_gathers} | (

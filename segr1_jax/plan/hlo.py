@@ -1,4 +1,4 @@
-"""Parser of the text of an optimised HLO module, and a walk over what it executes."""
+"""Parser of the text of an optimized HLO module, and a walk over what it executes."""
 
 import functools
 import math

@@ -60,7 +60,7 @@ class Kernel:
 
 
 def kernels(text: str, *, trips: int, true_share: float) -> list[Kernel]:
-    """Return the kernels of an optimised HLO module, once for each path from its entry.
+    """Return the kernels of an optimized HLO module, once for each path from its entry.
 
     `trips` and `true_share` are those of `walk`.
     """

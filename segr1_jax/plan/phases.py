@@ -1,8 +1,8 @@
 """Tokens, FLOPs and expected seconds of one training step, per device.
 
-Without compiled programs, a phase lasts as long as its arithmetic or its memory traffic, whichever
-is slower, at a usual share of the data sheet's figures, and communication is left out. Of programs
-compiled for GPUs it is their roofline. Input and idle time are left out, so that a measured step is
+Without compiled programs, the time of a phase is the longer of its arithmetic time and its memory
+time at typical fractions of the data sheet's rates, and communication is ignored. For programs
+compiled for GPUs it is the roofline. Input and idle time are also ignored, so a measured step takes
 longer.
 """
 
@@ -71,7 +71,7 @@ def tokens_per_step(programs: Programs) -> Tokens:
 def phases(programs: Programs, device: Device, flops: Mapping[str, float]) -> list[Phase]:
     """Return the phases of a step; `flops` are those of each program at the longest completion."""
     config = programs.config
-    optimiser = OPTIMIZER_PASSES * shard_bytes(programs.state.params)
+    optimizer = OPTIMIZER_PASSES * shard_bytes(programs.state.params)
     gradient = flops["gradient"] * config.micro_batches
     work = {"tower": (flops.get("features", 0.0), 0.0)}
     if config.stage == "grpo":
@@ -81,7 +81,7 @@ def phases(programs: Programs, device: Device, flops: Mapping[str, float]) -> li
             "decode": (flops["sample_block"], read),
             "reference": (flops.get("reference_logprobs", 0.0), 0.0),
         }
-    work |= {"update": (gradient, 0.0), "optimiser": (0.0, optimiser)}
+    work |= {"update": (gradient, 0.0), "optimizer": (0.0, optimizer)}
     return [
         Phase(name, flops, moved, _seconds(device, flops, moved))
         for name, (flops, moved) in work.items()
@@ -105,7 +105,7 @@ def compiled_phases(config: RunConfig, rooflines: Mapping[str, Roofline]) -> lis
             work["reference"] = rooflines["reference_logprobs"].total
     work |= {
         "update": rooflines["gradient"].total * config.micro_batches,
-        "optimiser": rooflines["update"].total,
+        "optimizer": rooflines["update"].total,
     }
     return [Phase(name, cost.flops, cost.bytes, cost.seconds) for name, cost in work.items()]
 

@@ -22,9 +22,9 @@ def verdict(plan: Plan) -> str:
     if plan.verdict is Verdict.FITS:
         return line
     remedy = (
-        f"would fit with {' '.join(plan.remedy)}"
+        f"fits with {' '.join(plan.remedy)}"
         if plan.remedy
-        else "no single knob was found that makes it fit"
+        else "no configuration change was found that makes it fit"
     )
     return f"{line}; {remedy}"
 

@@ -67,7 +67,7 @@ class Programs:
 
     @functools.cached_property
     def state(self):
-        """Master weights, optimiser state and counter."""
+        """Master weights, optimizer state and counter."""
         return _placed(self.engine.state_shapes, self.engine.state_shardings)
 
     @functools.cached_property
@@ -76,7 +76,7 @@ class Programs:
 
     @functools.cached_property
     def reference(self):
-        """Own weights of the reference policy; none without a KL term."""
+        """Weights held only for the reference policy; empty without a KL term."""
         if self.config.stage != "grpo" or self.config.objective.beta == 0:
             return {}
         own = {
@@ -88,7 +88,7 @@ class Programs:
 
     @functools.cached_property
     def initial(self):
-        """Initial float32 weights, alive beside the state until the reference is made of them."""
+        """Initial float32 weights, alive until the reference weights are made from them."""
         return {
             name: jax.ShapeDtypeStruct(x.shape, np.float32, sharding=x.sharding)
             for name, x in self.reference.items()
@@ -206,7 +206,7 @@ class Programs:
         if self.config.stage == "sft":
             answer = (self.copy, self.answer_prefill, self.answer_decode)
             return (*self._towers(), self.gradient, self.update, *answer)
-        # Adapters have no reference weights of their own, and are scored against it all the same.
+        # A LoRA run holds no separate reference weights but still computes its log-probabilities.
         scored = (self.reference_logprobs,) if self.config.objective.beta > 0 else ()
         return (
             *self._towers(),

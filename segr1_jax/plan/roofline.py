@@ -1,7 +1,7 @@
-"""The time that the kernels of a compiled GPU program cannot go under.
+"""Lower bound (roofline) on the time of the kernels of a compiled GPU program.
 
-A kernel takes as long as its bytes or its products, whichever is slower, and a launch. Kernels and
-collectives follow one another; caches, gaps between kernels and autotuning are left out.
+A kernel takes one launch plus the longer of its memory time and its arithmetic time. Kernels and
+collectives run one after another. Caches, gaps between kernels and autotuning are ignored.
 """
 
 import dataclasses

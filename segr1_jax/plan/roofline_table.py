@@ -5,8 +5,8 @@ from segr1_jax.plan.run_plan import Plan
 from segr1_jax.plan.table import gigabytes, table
 
 LIMITS = (
-    "seconds that the compiled programs cannot go under at the rates that these GPUs reach, one "
-    "kernel or collective after the other, and every answer as long as the cap"
+    "lower bounds in seconds at the rates that these GPUs reach, with kernels and collectives one "
+    "after another and every answer at the token limit"
 )
 COST = ("GB moved", "TFLOP", "kernels", "GB received", "ms")
 

@@ -45,7 +45,7 @@ class Verdict(enum.StrEnum):
 
 @dataclass(frozen=True)
 class Plan:
-    """Bytes are those of one device.
+    """Plan of a run. All sizes are bytes on one device.
 
     Attributes:
         device: its name in DEVICES.
@@ -53,8 +53,8 @@ class Plan:
         budget: bytes that JAX may use.
         reserved: bytes kept for others (the sidecar, CUDA contexts).
         buffers: every buffer.
-        peak: sum of the buffers alive, by moment.
-        margin: largest ratio of the temporaries' true size to their figure.
+        peak: sum of the live buffers, by moment.
+        margin: largest ratio of the actual size of the temporaries to the estimate.
         checkpoint: memory, disk and time of saving.
         tokens: of one step over all devices.
         phases: of one step on one device.

@@ -1,8 +1,8 @@
-"""Devices that need not exist, for which XLA's real compilers run on any machine.
+"""Devices that are not attached, for which XLA's compilers run on any machine.
 
 A TPU topology is v5e:8x8, read by libtpu. A GPU topology is h100:8, or h100:2x8 for two hosts of
-eight; the CUDA plugin compiles for the description in assets/, without a GPU or a driver. Nothing
-is tuned by measurement then: the choice between cuBLAS and Triton is the compiler's guess.
+eight; the CUDA plugin compiles for the description in assets/, without a GPU or a driver.
+Autotuning is not available then, so the compiler chooses between cuBLAS and Triton by heuristics.
 """
 
 import re

@@ -1,7 +1,7 @@
 """Bytes that a kernel of a compiled GPU program moves.
 
-A fusion computes what its result needs, no more: of a parameter that it slices it reads the slice.
-A dynamic-update-slice or scatter into a parameter happens in place: it touches the update alone.
+A fusion reads only what its result needs: if it slices a parameter, it reads only the slice. A
+dynamic-update-slice or scatter into a parameter is in place and touches only the update.
 """
 
 import collections
@@ -83,14 +83,14 @@ def _nbytes(values: Iterable[Instruction]) -> int:
 
 
 class _Fusion:
-    """The computation of a fusion, of whose result a share is needed."""
+    """Computation of a fusion, of whose result only a fraction is needed."""
 
     def __init__(self, module: Module, body: Computation, needed: float = 1.0):
         self.module, self.body = module, body
         (root,) = (value for value in body.values() if value.is_root)
         self.outputs = {value.name: value for value in self._outputs(root)}
         self.in_place = {name for name, value in self.outputs.items() if self._is_in_place(value)}
-        # Share of the elements that is needed of each value; its users come after it.
+        # Fraction of the elements of each value that is needed. Users come after their operands.
         self.share: dict[str, float] = collections.defaultdict(float, {root.name: needed})
         for user in reversed(body.values()):
             for position, name in enumerate(user.operands):

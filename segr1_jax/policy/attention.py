@@ -2,12 +2,12 @@
 
 Training has four patterns of attention: the prefix of a prompt to itself (causal), the completions
 of a group to the shared prefix and each to itself, the patches of an image to each other, and the
-patches of a window. `xla` computes all of them with `attend`. `cudnn` computes the prefix and the
-own tokens of a completion apart and merges them (policy/fused_attention.py). `splash` takes one
-query sequence and one key sequence with a static mask and segments: `Attention.group` joins the
-completions of a group into one sequence of G x T queries over P + G x T keys, and `group_mask`
-keeps the completions apart. Every implementation takes ONE softmax over the keys of the prefix and
-of the completion.
+patches of a window. `xla` computes all of them with `attend`. `cudnn` computes attention over the
+prefix and over a completion's own tokens separately and merges the results
+(policy/fused_attention.py). `splash` takes one query sequence and one key sequence with a static
+mask and segments: `Attention.group` joins the completions of a group into one sequence of G x T
+queries over P + G x T keys, and `group_mask` keeps the completions apart. Every implementation
+takes ONE softmax over the keys of the prefix and of the completion.
 
 A mask is over keys and says which of them a query may see. Masks know slots, not positions: rotary
 positions are already applied to queries and keys when they arrive here.

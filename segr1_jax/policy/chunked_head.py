@@ -2,10 +2,11 @@
 
 The forward pass goes over chunks of tokens, the backward pass over blocks of the vocabulary. A
 chunk of tokens sees the whole vocabulary, so the forward pass can keep each token's log-sum-exp.
-With it the gradient of a block of the vocabulary depends on no other block, and its columns of the
-projection's gradient are written once. A backward pass over chunks of tokens would read and add to
-that gradient, the largest array of the update, in every chunk, and on a mesh would reduce it over
-the devices as often. Wijmans et al. (2024, "Cut Your Losses") use blocks in both passes.
+Given the log-sum-exp, the gradient of one vocabulary block does not depend on other blocks, so each
+column of the projection's gradient is written once. A backward pass over chunks of tokens would
+read and update this gradient, the largest array of the update, once per chunk, and on a mesh reduce
+it over the devices once per chunk. Wijmans et al. (2024, "Cut Your Losses") use blocks in both
+passes.
 
 Shape legend: B prompts; G completions; T tokens; D hidden; V vocabulary; S shares of the
 vocabulary, one per device that holds a part of it; L = V / S; W columns that a block has of each
@@ -54,7 +55,7 @@ def tempered_logits(
 ) -> Float[Array, "... V"]:
     """Return the float32 logits divided by the temperature, -inf at `banned` ids."""
     logits = times(states, kernel_DV, jnp.float32)
-    # A select, for a scatter would copy the logits.
+    # Use a select here, because a scatter would copy the logits.
     allowed_V = _allowed(kernel_DV.shape[1], banned)
     return jnp.where(allowed_V, logits, -jnp.inf) / temperature
 

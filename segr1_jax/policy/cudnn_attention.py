@@ -1,9 +1,9 @@
 """cuDNN's fused attention as Kernels (policy/fused_attention.py).
 
-`jax.nn.dot_product_attention` offers neither what is needed here: its log-sum-exp is cast to
-bfloat16, and it takes no output or log-sum-exp of a larger softmax for the backward pass. So its
-primitives are called directly, those of jax/_src/cudnn/fused_attention_stablehlo.py in jax 0.10 to
-0.12. This also leaves out its checks of the present device, which a plan for other devices lacks.
+`jax.nn.dot_product_attention` is not sufficient here: it casts its log-sum-exp to bfloat16, and its
+backward pass cannot take the output and log-sum-exp of a larger softmax. This module calls its
+primitives directly (jax/_src/cudnn/fused_attention_stablehlo.py, jax 0.10 to 0.12). This also skips
+the check for a local GPU, which is absent when a plan is made for other devices.
 
 Shape legend: B batch; N query tokens; S key tokens; H query heads; K key/value heads; C head size.
 """

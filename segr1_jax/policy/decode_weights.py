@@ -1,11 +1,11 @@
 """Weights of the language model as decoding reads them, prepared once per rollout.
 
 Adapters are merged in float32, values are cast to the compute dtype, and maps that read the same
-states are joined into one product. Decoding reads every weight once per token, so each product less
-is one kernel less, and nothing is converted inside the loop.
+states are joined into one product. Joining reduces the number of kernels per token, and casting
+here avoids conversions inside the decoding loop.
 
-The preparation goes by the names of the weights (`layers.attention.q.kernel`). A bias that is not
-declared is not expected, and norms of queries and keys pass through.
+Weights are recognized by name (`layers.attention.q.kernel`). A bias is prepared only if the model
+declares one, and norms of queries and keys are passed through unchanged.
 
 Shape legend: L layers; I, O sizes of a linear map.
 """

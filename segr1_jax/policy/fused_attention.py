@@ -1,14 +1,15 @@
 """Attention by a fused kernel, with derivatives of our own around it.
 
 A kernel computes one softmax over one sequence of keys. A completion attends to two: the prefix of
-its prompt, shared by the group, and its own tokens. Both parts are computed apart and merged by
-their log-sum-exp. The backward pass of a part needs nothing of the other but the merged output o
-and the merged log-sum-exp l, because for a score s of a key with value v, and the cotangent g of o,
+its prompt, shared by the group, and its own tokens. The two parts are computed separately and
+merged by their log-sum-exp. The backward pass of one part needs only two values that involve the
+other part: the merged output o and the merged log-sum-exp l. For the score s of a key with value v,
+and the cotangent g of o, the following holds for the softmax over all keys:
 
     p = exp(s - l)        d s = p (g . v - g . o)        d v = p g
 
-hold with the softmax over all keys. So each backward kernel gets o and l of the whole. Kernels drop
-the cotangent of their log-sum-exp, which is why plain autodiff of the merge would be wrong.
+So each backward kernel receives the merged o and l. Kernels drop the cotangent of their
+log-sum-exp, which is why plain autodiff of the merge would be wrong.
 
 Shape legend: B batch; G completions per prompt; T query tokens of one completion; P prefix tokens;
 N query tokens of one sequence; S key tokens; H query heads; K key/value heads; C head size.

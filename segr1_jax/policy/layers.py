@@ -18,7 +18,7 @@ Axes = tuple[str | None, ...]
 
 
 def weight(rngs: nnx.Rngs, shape: Sequence[int], axes: Axes, scale: float = 0.02) -> nnx.Param:
-    """Declare one weight with a normal initialiser of standard deviation `scale`.
+    """Declare one weight with a normal initializer of standard deviation `scale`.
 
     `axes` names its logical axes, which policy/sharding.py maps to the mesh.
     """

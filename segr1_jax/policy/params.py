@@ -1,7 +1,7 @@
 """Weights as a flat dictionary, and the policy as a pure function of it.
 
 `Params` maps a dotted path ("layers.attention.q.kernel") to an array. Checkpoints, sharding rules,
-the Hugging Face key table and the optimiser all use these paths. The modules of a policy family are
+the Hugging Face key table and the optimizer all use these paths. The modules of a policy family are
 bound to the arrays only while a step is traced.
 """
 

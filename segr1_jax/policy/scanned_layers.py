@@ -10,7 +10,7 @@ from segr1_jax.policy.batch_rows import split_rows
 
 
 def stacked(make: Callable[[nnx.Rngs], nnx.Module], count: int, rngs: nnx.Rngs) -> nnx.Module:
-    """Stack `count` independent initialisations of a module along a leading axis of each weight."""
+    """Stack `count` independent initializations of a module along a leading axis of each weight."""
 
     @nnx.split_rngs(splits=count)
     @nnx.vmap(in_axes=0, out_axes=0)

@@ -17,7 +17,7 @@ TRAIN_RULES = {
     "kv_heads": "tensor",
     "vocab": "tensor",
 }
-"""Rules for master weights, gradients and optimiser state: split over fsdp and tensor."""
+"""Rules for master weights, gradients and optimizer state: split over fsdp and tensor."""
 
 ROLLOUT_RULES = TRAIN_RULES | {"embed": None}
 """Rules for the weights of decoding: gathered over fsdp, still split over tensor.

@@ -48,9 +48,9 @@ def markdown(profile: Profile) -> str:
         _speed(profile),
         _programs(profile),
         f"Peak: {profile.peak_source}. {MFU}.",
-        "Seconds per call: from ready arguments to a ready result, in steps of their own. A "
-        "compilation found in the persistent cache counts as one. The compiler's FLOPs and bytes "
-        "are for one device, with every loop body counted once.",
+        "Seconds per call: from ready arguments to a ready result, measured in separate steps. A "
+        "hit in the persistent compilation cache counts as a compilation. The compiler's FLOPs and "
+        "bytes are for one device, with every loop body counted once.",
         "Compilations after warm-up: 0 (otherwise the run would have ended with their names).\n\n"
         f"Trace: {profile.trace}\n"
         "(`pip install xprof`, then `xprof --logdir` on the folder above plugins/, "

@@ -24,7 +24,7 @@ def trace_file(folder: Path) -> Path:
 def host_events(file: Path) -> dict[str, float]:
     """Return seconds of events by name in the host thread that ran the steps, phases included.
 
-    The thread has the name of the program (python, segr1), so it is recognised by its events.
+    The thread has the name of the program (python, segr1), so it is recognized by its events.
 
     Raises:
         UserError: no thread ran a step.

@@ -12,7 +12,7 @@ from jaxtyping import Int, UInt8
 
 from segr1_jax.errors import UserError
 from segr1_jax.prompt.config import PromptConfig
-from segr1_jax.prompt.patches import model_frame, normalised_levels, require_frame, stretch
+from segr1_jax.prompt.patches import model_frame, normalized_levels, require_frame, stretch
 from segr1_jax.prompt.positions import image_runs, mrope_positions
 from segr1_jax.prompt.processor_settings import VisionSettings, read_vision_settings
 from segr1_jax.prompt.tokenizer import END_OF_TURN, Tokenizer
@@ -108,7 +108,7 @@ class PromptBuilder:
             next_position=next_position,
             image_index=image_index_P,
             patches=windows.patches,
-            levels=normalised_levels(self.vision),
+            levels=normalized_levels(self.vision),
             patch_positions=windows.patch_positions,
             patch_mask=windows.patch_mask,
             window_image=windows.window_image,

@@ -104,7 +104,7 @@ def cut_patches(
 
 
 @functools.cache
-def normalised_levels(vision: VisionSettings) -> Float[np.ndarray, "3 256"]:
+def normalized_levels(vision: VisionSettings) -> Float[np.ndarray, "3 256"]:
     """Return the float32 input of the tower for each value of a pixel, per channel.
 
     A look-up in this table gives the reference's values bit for bit; the same arithmetic on a
@@ -120,12 +120,12 @@ def normalised_levels(vision: VisionSettings) -> Float[np.ndarray, "3 256"]:
 def patchify(
     image_HW3: UInt8[np.ndarray, "H W 3"], vision: VisionSettings
 ) -> Float[np.ndarray, "N V"]:
-    """Return the normalised patches of an image as the Hugging Face processor does.
+    """Return the normalized patches of an image as the Hugging Face processor does.
 
     A still image fills every frame of the temporal patch. Training sends `cut_patches` to the
     device, which does the rest there (qwen2_5_vl/vision.py).
     """
     pixels_N3p = cut_patches(image_HW3, vision).reshape(-1, 3, vision.patch**2)
-    values_N3p = normalised_levels(vision)[np.arange(3)[:, None], pixels_N3p]
+    values_N3p = normalized_levels(vision)[np.arange(3)[:, None], pixels_N3p]
     frames = np.repeat(values_N3p[:, :, None], vision.temporal_patch, axis=2)
     return frames.reshape(len(frames), -1)

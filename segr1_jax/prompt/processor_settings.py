@@ -14,7 +14,7 @@ REMEDY = "point policy.path at the whole directory of a Qwen2.5-VL checkpoint"
 
 @dataclasses.dataclass(frozen=True)
 class VisionSettings:
-    """Patch geometry and normalisation of the vision tower.
+    """Patch geometry and normalization of the vision tower.
 
     Attributes:
         patch: side of a patch in pixels.

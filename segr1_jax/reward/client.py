@@ -218,7 +218,7 @@ def _check_request(request: ScoreRequest) -> None:
         raise UserError(
             "reward request",
             expected=f"at most {protocol.MAX_PROMPTS} prompts, each a finite box or 1 to "
-            f"{prompts_block.MAX_POINTS} points labelled 0 or 1",
+            f"{prompts_block.MAX_POINTS} points labeled 0 or 1",
             got=problem or f"{len(request.prompts)} prompts",
             remedy="parse answers with segr1_jax.answer.grammar",
         )

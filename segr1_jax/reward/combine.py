@@ -7,7 +7,7 @@ from segr1_jax.types import ParseStatus, Reward, Score, ScoreStatus
 def combine(weights: RewardWeights, parse: ParseStatus, score: Score | None) -> Reward:
     """Return total = format * (0 or 1) + iou * IoU + s_measure * S (paper: 1, 0.7, 0.3).
 
-    A text that does not parse earns 0: that is a fault of the policy. A missing score is a fault of
+    A text that does not parse gets 0: that is a fault of the policy. A missing score is a fault of
     the sidecar and makes the reward invalid: the completion is dropped from its group. `score` is
     None exactly where the text did not parse.
 

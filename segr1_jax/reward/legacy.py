@@ -35,7 +35,7 @@ from segr1_jax.reward.scores import s_measure
 from segr1_jax.types import Answer, Example, Frame, Score, ScoreStatus
 
 SIDE = 768
-THRESHOLD = 127  # a stretched mask is foreground where its grey value is larger
+THRESHOLD = 127  # a stretched mask is foreground where its gray value is larger
 
 
 def legacy_example(example: Example) -> Example:

@@ -2,7 +2,7 @@
 
 PySODEvalToolkit calls cv2.resize(prediction, INTER_LINEAR) on 8 bits. This module reproduces that
 arithmetic bit for bit: taps at half-pixel centres in float32, weights of 11 bits, four bits dropped
-between the two axes. Some pixels of a resized mask are within one grey level of the threshold, so
+between the two axes. Some pixels of a resized mask are within one gray level of the threshold, so
 exact interpolation would give another mask. The module needs numpy only, because neither the
 sidecar nor the evaluation has OpenCV.
 
@@ -19,13 +19,13 @@ import numpy as np
 if TYPE_CHECKING:
     from jaxtyping import Bool, UInt8
 
-# The mask of a grey map (0 to 255) is the set of brighter pixels.
+# The mask of a gray map (0 to 255) is the set of brighter pixels.
 HALF = 127
 WEIGHT_BITS = 11
 
 
 def resize_map(map_HW: UInt8[np.ndarray, "H W"], size: tuple[int, int]) -> UInt8[np.ndarray, "h w"]:
-    """Resize a grey map of 0 to 255 to another (height, width), bilinearly.
+    """Resize a gray map of 0 to 255 to another (height, width), bilinearly.
 
     A map of the wanted size is returned itself.
 
@@ -37,7 +37,7 @@ def resize_map(map_HW: UInt8[np.ndarray, "H W"], size: tuple[int, int]) -> UInt8
         return map_HW
     rows, columns = (_taps(new, old) for new, old in zip(size, map_HW.shape, strict=True))
     left_Hw, right_Hw = map_HW[:, columns.low], map_HW[:, columns.high]
-    # Fixed point as in OpenCV: 8 bits of grey and 11 of weight, less 4, give 15 bits per row. The
+    # Fixed point as in OpenCV: 8 bits of gray and 11 of weight, less 4, give 15 bits per row. The
     # second axis adds 11 bits of weight; 16 are dropped per tap and 2, rounded, from the sum.
     across_Hw = (left_Hw * columns.low_weight + right_Hw * columns.high_weight) >> 4
     upper_hw = (across_Hw[rows.low] * rows.low_weight[:, None]) >> 16
@@ -46,7 +46,7 @@ def resize_map(map_HW: UInt8[np.ndarray, "H W"], size: tuple[int, int]) -> UInt8
 
 
 def resize_mask(mask_HW: Bool[np.ndarray, "H W"], size: tuple[int, int]) -> Bool[np.ndarray, "h w"]:
-    """Resize a mask to another (height, width): the pixels above HALF of its resized grey map."""
+    """Resize a mask to another (height, width): the pixels above HALF of its resized gray map."""
     if mask_HW.shape == tuple(size):
         return mask_HW
     return resize_map(mask_HW.astype(np.uint8) * np.uint8(255), size) > HALF

@@ -68,7 +68,7 @@ def s_measure(mask: Bool[np.ndarray, "H W"], truth: Bool[np.ndarray, "H W"]) -> 
 
 
 def resize_nearest(mask: Bool[np.ndarray, "H W"], size: tuple[int, int]) -> Bool[np.ndarray, "h w"]:
-    """Resize a mask to another (height, width); each pixel copies the source pixel at its centre.
+    """Resize a mask to another (height, width); each pixel copies the source pixel at its center.
 
     Integer arithmetic makes the choice of the source pixel exact.
     """

@@ -137,7 +137,7 @@ class Sampler:
         key: Array,
         positions_B: Int[Array, " B"],
     ) -> Samples:
-        """Return whole completions; `weights` are those of decoding."""
+        """Return whole completions; `weights` are prepared for decoding (decode_weights)."""
         prefilled, state, own = self.prefill(params, prompts, key, positions_B)
         own = grown(own, self.max_tokens)
         stop = jnp.int32(self.max_tokens)

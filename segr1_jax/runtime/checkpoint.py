@@ -2,7 +2,7 @@
 
 params    the trained weights; with the initial weights of the run they are sufficient for
           evaluation and export, on any mesh
-train     optimiser state, step count, number of skipped updates
+train     optimizer state, step count, number of skipped updates
 position  the next position in the global data order, and the tallies of each process (tally.py)
 config    the configuration of the run
 
@@ -146,7 +146,7 @@ class Checkpoints:
 
 
 class BestWeights:
-    """Weights, without optimiser state, of the `keep` steps of the highest held-out IoU.
+    """Weights, without optimizer state, of the `keep` steps of the highest held-out IoU.
 
     Steps after `step`, from which the run resumes, are deleted: the run computes them again.
     """

@@ -132,7 +132,7 @@ class Placement:
     ) -> TrainState:
         """Return the sharding of every leaf of a TrainState.
 
-        The moments of the optimiser have the shardings of their weights.
+        The moments of the optimizer have the shardings of their weights.
         """
         weights = self.weights(specs, TRAIN_RULES)
         shapes: Params = {

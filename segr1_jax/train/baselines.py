@@ -20,7 +20,7 @@ SCALES = (
     1.0,
     1.2,
     1.5,
-)  # of the sides of the box that fits best as a rectangle: SAM2 may prefer another size
+)  # of the sides of the best rectangle; SAM2 may work better with a smaller or larger box
 TRIALS = 100  # training examples each candidate is tried on
 
 
@@ -43,7 +43,7 @@ def constant_candidates(masks: Iterable[Bool[np.ndarray, "_H _W"]], frame: Frame
 def constant_rows(
     scorer: Scorer, training: Callable[[], Iterable[Example]], held_out: Iterable[Example]
 ) -> list[EvalRow]:
-    """Answer every held-out example alike, by the candidate that is best on training data.
+    """Give every held-out example the same answer: the candidate that is best on training data.
 
     `training` reads its examples again at each call; one of them is alive at a time.
     """
@@ -78,7 +78,7 @@ def truth_rows(
 
 
 def shuffled_rows(scorer: Scorer, source: Source, answers: Sequence[Given]) -> list[EvalRow]:
-    """Answer each example as the next one was: the score of answers that ignore the image."""
+    """Give each example the answer to the next one: the score of answers that ignore images."""
     shifted = [*answers[1:], *answers[:1]]
     moved = [other._replace(index=own.index) for own, other in zip(answers, shifted, strict=True)]
     return scorer.streamed_rows(answered(source, moved))

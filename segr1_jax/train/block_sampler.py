@@ -145,8 +145,8 @@ def make_block_sampler(
 def decode_layout(placement: Placement, policy: Policy) -> DecodeLayout:
     """Return the layout of decoding on a mesh.
 
-    Maps are joined unless the mesh splits heads. On GPUs layers are unrolled, and in bfloat16
-    attention is cuDNN's.
+    Maps are joined unless the mesh splits heads. On GPUs the layers are unrolled, and attention in
+    bfloat16 is cuDNN's.
     """
     return DecodeLayout(
         joined=placement.mesh.shape["tensor"] == 1,

@@ -73,8 +73,8 @@ class Given(NamedTuple):
 class Evaluation:
     """Figures over the whole set (all processes), and this process's rows and answers.
 
-    Neither images nor masks are kept: a set of large photos has tens of gigabytes of them. Whoever
-    needs them reads and scores the examples again (`answered`, Scorer.each).
+    Neither images nor masks are kept: for a set of large photos they take tens of gigabytes. Code
+    that needs them reads and scores the examples again (`answered`, Scorer.each).
     """
 
     figures: dict[str, float]

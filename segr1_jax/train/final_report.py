@@ -49,7 +49,7 @@ CURVES = (
 
 
 def show_ended_run(config: RunConfig) -> bool:
-    """Print the table of this very run if it has ended before, and return whether it has."""
+    """Print the table if this run has already finished; return whether it has."""
     directory = RunDir(Path(config.run_dir))
     if not directory.report.is_file() or not same_run(load_config(directory.config), config):
         return False

@@ -1,4 +1,4 @@
-"""The order of the stages of training. No other module knows it.
+"""The order of the stages of training. No other module depends on it.
 
 Example --prompt--> Prompt --rollout--> Completion --answer--> Answer | ParseStatus
   --reward client--> Reward --advantages--> TrainBatch --update--> TrainState --checkpoint--> params
@@ -68,7 +68,7 @@ def run_sft(config: RunConfig, *, connect: Connect = RewardClient) -> None:
 def run_grpo(
     config: RunConfig, *, connect: Connect = RewardClient, make_scorer: MakeScorer = GroupScorer
 ) -> None:
-    """Train by GRPO as Seg-R1 does: sample answers, reward their masks, follow the better ones."""
+    """Train by GRPO as Seg-R1 does: sample answers, score their masks, update the policy."""
     if show_ended_run(config):
         return
     # SAM2 first: where it cannot start, no run directory is made.
@@ -123,7 +123,7 @@ class _Learned:
         self.totals: Totals | None = None
 
     def take_totals(self) -> Totals:
-        """Hand the totals over: kept here, they would be a second gradient beside the next sum."""
+        """Return the totals and drop the reference to them, so that one gradient is alive."""
         totals, self.totals = self.totals, None
         return totals
 
@@ -179,7 +179,8 @@ def _updates(
 ) -> dict[str, Any]:
     """Make the updates of one rollout, and return the metrics of the last.
 
-    The sampler's gap is that of the first: it alone compares a policy with itself.
+    `sampler_gap` is taken from the first, the only one in which the policy being updated is the
+    policy that sampled.
     """
     with run.timer("update"):
         # The sidecar has nothing else to do now.
@@ -206,8 +207,8 @@ def _sum_gradients(run: Run, gradient: Accumulation, micros: Iterable[TrainBatch
 def _update(run: Run, step: int, totals: Totals) -> dict[str, Any]:
     """Make one update and return its metrics.
 
-    Callers keep no name for `totals`: a float32 gradient would stay alive beside the next one, or
-    beside the gathered weights of a rollout or an evaluation.
+    Callers must not keep a reference to `totals`. It would keep a float32 gradient alive while the
+    next one is accumulated or while a rollout or an evaluation holds gathered weights.
     """
     run.state, metrics = run.engine.update(run.state, totals, step)
     return jax.device_get(metrics)
@@ -230,7 +231,7 @@ def _train_batch(micro: _OnDevice, credit: Credit) -> TrainBatch:
 def _record(
     run: Run, rollout: Rollout, judged: Sequence[Sequence[Judged]]
 ) -> dict[str, np.ndarray]:
-    """Return what is kept of this process's rows when their update was skipped."""
+    """Return the arrays of this process's rows to save for a skipped update."""
     drawn = rollout.drawn
     tokens_BGT, mask_BGT = run.engine.placement.get_rows((drawn.tokens, drawn.mask))
     rewards_BG, valid_BG = reward_arrays(judged)
@@ -255,11 +256,11 @@ def _evaluate_at_start(run: Run, client: RewardClient) -> None:
 def _close_step(run: Run, client: RewardClient, step: int, figures: Mapping[str, Any]) -> None:
     """Log, save and evaluate where due.
 
-    The step is saved before it is evaluated: an evaluation that fails does not cost it. Once this
-    process has made an update and an evaluation, nothing may compile any more.
+    The step is saved before it is evaluated, so that a failed evaluation does not lose it. Once
+    this process has made an update and an evaluation, nothing may compile any more.
     """
     run.finish(step, figures)
-    # Both before the save: a resumed run meets the same fault again and cannot pass over it.
+    # Check before saving, so that a resumed run repeats this step and hits the same fault.
     check_skips(figures, step, run.config.guard, run.directory.incidents)
     run.guard.check()
     if run.is_due(step, run.config.save_every):

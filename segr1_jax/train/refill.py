@@ -4,9 +4,10 @@ Every process fills its own places from its own fresh prompts, so no image cross
 processes decide together whether there is another round. The data order stays the global one: a
 step uses up more of it. Which fresh group takes which place depends on the number of processes.
 
-Live groups that remain once a process has no dead one are dropped. No later round of the step could
-use them: that process has no place for them, and those of others are not its to fill. In a later
-step they would be answers of an older policy, which the loss takes for those of its own.
+Live groups that remain once a process has no dead one are dropped. No later round of the step can
+use them, because that process has no free place and cannot fill the places of other processes. A
+later step cannot use them either: they would come from an older policy, but the loss assumes that
+the current policy sampled them.
 """
 
 from collections.abc import Sequence

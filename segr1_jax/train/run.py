@@ -81,8 +81,8 @@ class Run:
             require_disk(config, self.engine.state_shapes, jax.process_count())
         self.directory = self._open_directory()
         self.guard, self.timer = CompileGuard(), PhaseTimer()
-        # Bad samples of training are a metric, so a checkpoint has them. Those of the held-out set
-        # and of baselines are found again where these are read again.
+        # Bad training samples are a metric, so checkpoints store them. Bad samples of the held-out
+        # set and the baselines are not stored: reading those sets again finds them again.
         self.tally, self.unreadable = Tally(), Skipped()
         self._signal = SignalWatch()
         self._trace = self._open.enter_context(
@@ -249,9 +249,9 @@ class Run:
         return self._last_evaluation is not None
 
     def final_evaluation(self, client: RewardClient) -> Evaluation:
-        """Return the evaluation of the last step, computing it if this process has not.
+        """Return the evaluation of the last step.
 
-        A run that is resumed after its last update has not.
+        Compute it if this process has not, as when a run is resumed after its last update.
         """
         if self._last_evaluation is None or self._last_evaluation[0] != self.config.steps:
             return self.evaluate(self.config.steps, client)

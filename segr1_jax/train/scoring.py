@@ -102,8 +102,8 @@ class GroupScorer:
         if totals["quarantined"] > max(QUARANTINE_SHARE * totals["scores"], floor):
             raise UserError(
                 "reward sidecar",
-                expected=f"at most {QUARANTINE_SHARE:.0%} of the requests in quarantine",
-                got=f"{totals['quarantined']} beside {totals['scores']} scored ones",
-                remedy="look into incidents/ in the run directory; check reward.sam2_checkpoint, "
+                expected=f"at most {QUARANTINE_SHARE:.0%} of the requests quarantined",
+                got=f"{totals['quarantined']} quarantined and {totals['scores']} scored requests",
+                remedy="inspect incidents/ in the run directory; check reward.sam2_checkpoint, "
                 "reward.max_side and the sidecar's memory",
             )

@@ -1,7 +1,7 @@
 """Tell the user, once, that a run has nothing to learn from.
 
-A group whose completions all earn the same has no advantages. Where that is so of nearly all groups
-for a few steps, the weights stand still, and no figure of the log says why.
+A group whose completions all have the same reward has no advantages. If this holds for nearly all
+groups over several steps, the policy does not improve, and the logged metrics do not show why.
 """
 
 import sys
@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from typing import Any
 
 WINDOW = 5  # steps
-DEAD_SHARE = 0.95  # of the groups of the window, from which on the run is taken to learn nothing
+DEAD_SHARE = 0.95  # warn if at least this share of recent groups has no advantages
 PARSED = "parse/ok"
-PARSED_SHARE = 0.5  # below it the texts are at fault, above it the lack of variety among them
+PARSED_SHARE = 0.5  # below: blame answers that do not parse; above: blame too little variety
 
 
 class SignalWatch:

@@ -1,7 +1,7 @@
 """Counters of a process over a whole run: bad samples by name, and requests of the reward.
 
-A checkpoint holds the tallies of all processes, so a resumed run logs, and stops at, what an
-uninterrupted one does.
+A checkpoint holds the tallies of all processes, so a resumed run logs the same counts and stops at
+the same limits as an uninterrupted one.
 """
 
 import json

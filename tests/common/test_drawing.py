@@ -1,6 +1,6 @@
 import numpy as np
 
-from segr1_jax.common.drawing import BOX_COLOUR, EDGE_COLOUR, GAP, POINT_COLOURS, overlay, panel
+from segr1_jax.common.drawing import BOX_COLOR, EDGE_COLOR, GAP, POINT_COLORS, overlay, panel
 from segr1_jax.types import SamPrompt
 
 
@@ -15,16 +15,16 @@ def test_overlay_tints_the_mask_and_draws_the_prompts():
     )
     picture = overlay(image, mask, [prompt])
     assert picture.shape == image.shape
-    assert tuple(picture[5, 15]) == BOX_COLOUR
-    assert tuple(picture[10, 10]) == POINT_COLOURS[1]
-    assert tuple(picture[20, 20]) == POINT_COLOURS[0]
+    assert tuple(picture[5, 15]) == BOX_COLOR
+    assert tuple(picture[10, 10]) == POINT_COLORS[1]
+    assert tuple(picture[20, 20]) == POINT_COLORS[0]
     assert tuple(picture[34, 47]) == (
         65,
         122,
         178,
     )  # half of (30, 144, 255), half of 100, rounded to even
-    assert (picture[30, 41:54] == EDGE_COLOUR).all()
-    assert (picture[31:37, 54] == EDGE_COLOUR).all()
+    assert (picture[30, 41:54] == EDGE_COLOR).all()
+    assert (picture[31:37, 54] == EDGE_COLOR).all()
     assert tuple(picture[31, 41]) == (65, 122, 178)
     assert tuple(picture[2, 2]) == (100, 100, 100)
     assert (image == 100).all()

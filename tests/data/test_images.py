@@ -17,7 +17,7 @@ def save(path, array, mode=None, **options):
 
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA"])
-def test_colours_are_kept(tmp_path, mode):
+def test_colors_are_kept(tmp_path, mode):
     np.testing.assert_array_equal(open_image(save(tmp_path / "a.png", NOISE, mode)), NOISE)
 
 
@@ -36,7 +36,7 @@ def test_other_modes_become_rgb(tmp_path, mode):
     assert image.dtype == np.uint8
 
 
-def test_sixteen_bit_grey_keeps_its_high_byte(tmp_path):
+def test_sixteen_bit_gray_keeps_its_high_byte(tmp_path):
     values = np.arange(140, dtype=np.uint16).reshape(10, 14) * 460
     image = open_image(save(tmp_path / "a.png", values))
     np.testing.assert_array_equal(image[..., 1], values >> 8)
@@ -63,11 +63,11 @@ def test_mask_conventions(tmp_path, true, mode):
 
 @pytest.mark.parametrize("deep", [False, True], ids=["8 bits", "16 bits"])
 def test_a_truth_is_cut_where_pysodmetrics_cuts_it(tmp_path, deep):
-    """Grey 128 is background; a reader of 8 bits such as OpenCV keeps the high byte of 16."""
-    grey = np.array([[0, 127, 128, 129, 255]], np.uint8).repeat(3, 0)
-    path = save(tmp_path / "m.png", grey.astype(np.uint16) * 256 + 255 if deep else grey)
+    """Gray 128 is background; a reader of 8 bits such as OpenCV keeps the high byte of 16."""
+    gray = np.array([[0, 127, 128, 129, 255]], np.uint8).repeat(3, 0)
+    path = save(tmp_path / "m.png", gray.astype(np.uint16) * 256 + 255 if deep else gray)
     seen = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
-    np.testing.assert_array_equal(seen, grey)
+    np.testing.assert_array_equal(seen, gray)
     _, expected = validate_and_normalize_input(np.zeros_like(seen), seen)
     np.testing.assert_array_equal(open_mask(path, 3, 5), expected)
     np.testing.assert_array_equal(expected[0], [False, False, False, True, True])

@@ -12,7 +12,7 @@ from segr1_jax.errors import UserError
 
 # (label, x and y of the square's first corner, its side) -> value of LISA's mask: 1 target, 255
 # ignored.
-LABELLED = [
+LABELED = [
     ("target", (0, 0, 60), 1),
     ("Ignore", (10, 10, 9), 255),
     ("to be IGNORED, unclear", (30, 10, 8), 255),
@@ -33,7 +33,7 @@ def test_reasonseg_labels_are_those_of_the_official_reader(own):
     "ignore" anywhere is ignored, everything else is the target.
     """
     shapes, expected = [], np.zeros((SIZE, SIZE), np.uint8)
-    for label, (x, y, side), value in LABELLED:
+    for label, (x, y, side), value in LABELED:
         corners = [[x, y], [x + side, y], [x + side, y + side], [x, y + side]]
         shapes.append({"label": label, "points": corners})
         expected[y : y + side + 1, x : x + side + 1] = value

@@ -86,7 +86,7 @@ def test_bright_objects_stand_out_and_camouflaged_ones_hardly():
             (s.image.mean(-1), s.masks[0])
             for s in (scene(DataConfig(level=level), i) for i in range(60))
         ]
-        return np.mean([abs(grey[mask].mean() - grey[~mask].mean()) for grey, mask in pairs])
+        return np.mean([abs(gray[mask].mean() - gray[~mask].mean()) for gray, mask in pairs])
 
     assert contrast("bright") > 80
     assert 3 < contrast("camouflaged") < 25 < contrast("salient")
@@ -106,7 +106,7 @@ def test_sentences_by_hand():
     }
 
 
-def test_sentence_never_names_a_shared_colour_and_always_exists():
+def test_sentence_never_names_a_shared_color_and_always_exists():
     masks = [_square(100, 10, 10, 10), _square(100, 12, 14, 10)]
     ((target, sentence),) = sentences(masks, ["red", "red"])
     assert (target, sentence) in {(1, "the rightmost object"), (0, "the leftmost object")}

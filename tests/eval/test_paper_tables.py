@@ -40,7 +40,7 @@ def toy_table(**whole):
     return table, filled(table, ours, titles)
 
 
-def test_a_set_that_is_not_whole_is_marked_and_greyed(tmp_path):
+def test_a_set_that_is_not_whole_is_marked_and_grayed(tmp_path):
     table, made = toy_table()
     columns = len(table.columns)
     assert "(4 of 2,026)" in markdown([made])

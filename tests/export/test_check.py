@@ -56,5 +56,5 @@ def test_an_interpreter_without_torch_is_an_obstacle(exported, tmp_path):
     bare.write_text(f'#!/bin/sh\nexec {sys.executable} -S -E "$@"\n')  # no site-packages
     bare.chmod(0o755)
     opened, _ = exported
-    assert "has not both torch and transformers" in obstacle(opened.engine.policy, str(bare))
+    assert "does not have both torch and transformers" in obstacle(opened.engine.policy, str(bare))
     assert obstacle(opened.engine.policy, "") is None

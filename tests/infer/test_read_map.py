@@ -1,4 +1,4 @@
-"""Predictions as grey pictures: their bit depths."""
+"""Predictions as gray pictures: their bit depths."""
 
 import numpy as np
 import pytest

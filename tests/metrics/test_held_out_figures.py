@@ -59,7 +59,7 @@ def test_mean_absolute_error_is_the_share_of_differing_pixels():
 def test_soft_s_measure_equals_the_authors_matlab_code(shared):
     """DSS saliency maps of 40 SOD images, scored by sal_eval_toolbox.
 
-    Each map spans 0 to 255, so its normalisation changes nothing.
+    Each map spans 0 to 255, so its normalization changes nothing.
     """
     golden = shared / "data/metrics_golden"
     rows = list(csv.DictReader((golden / "per_image_matlab.csv").open()))

@@ -26,7 +26,7 @@ def rectangle(top: int, left: int, height: int, width: int) -> np.ndarray:
     return mask
 
 
-def grey(mask: np.ndarray) -> np.ndarray:
+def gray(mask: np.ndarray) -> np.ndarray:
     return mask.astype(np.uint8) * 255
 
 
@@ -35,7 +35,7 @@ def test_two_overlapping_rectangles_by_hand():
         rectangle(2, 2, 4, 10),
         rectangle(2, 7, 4, 10),
     )  # 40 pixels each, 20 of them common
-    found = score_pixels(grey(mask), truth)
+    found = score_pixels(gray(mask), truth)
     assert (found.intersection, found.union, found.iou) == (20, 60, pytest.approx(1 / 3))
     assert found.mae == pytest.approx(40 / 200)
     assert found.s_measure == s_measure(mask, truth)
@@ -60,7 +60,7 @@ def test_the_table_of_edges():
     )  # away from the borders, where weighted F blurs errors into nothing
     share = truth.mean()
     perfect, empty, everything = (
-        score_pixels(grey(mask), truth)
+        score_pixels(gray(mask), truth)
         for mask in (truth, np.zeros_like(truth), np.ones_like(truth))
     )
     assert (perfect.iou, perfect.mae) == (1, 0)
@@ -87,8 +87,8 @@ def test_the_table_of_edges():
 
 def test_ignored_pixels_count_for_neither_part_of_iou():
     truth, mask, ignore = rectangle(2, 2, 4, 10), rectangle(2, 7, 4, 10), rectangle(0, 0, H, 9)
-    found = overlap(grey(mask), truth, ignore)
-    assert score_pixels(grey(mask), truth, ignore).iou == found.iou
+    found = overlap(gray(mask), truth, ignore)
+    assert score_pixels(gray(mask), truth, ignore).iou == found.iou
     assert (found.intersection, found.union) == (
         12,
         32,
@@ -99,7 +99,7 @@ def test_ciou_and_giou_against_pycocotools():
     rng = np.random.default_rng(0)
     truths, masks = rng.random((2, 6, H, W)) < 0.3
     samples = [
-        ScoredSample(str(n), "ok", overlap(grey(m), t))
+        ScoredSample(str(n), "ok", overlap(gray(m), t))
         for n, (m, t) in enumerate(zip(masks, truths, strict=True))
     ]
     codes = [
@@ -119,7 +119,7 @@ def test_ciou_and_giou_against_pycocotools():
 def test_an_invalid_answer_counts_with_its_truth():
     truth = rectangle(2, 2, 4, 10)
     samples = [
-        ScoredSample("a", "ok", score_pixels(grey(truth), truth)),
+        ScoredSample("a", "ok", score_pixels(gray(truth), truth)),
         ScoredSample("b", "bad_box", no_mask(truth)),
     ]
     assert region_figures(samples) == {"giou": 0.5, "ciou": 0.5}

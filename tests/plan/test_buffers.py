@@ -63,7 +63,7 @@ def test_bytes_are_those_of_the_arrays_that_a_run_makes(overrides):
     copy = engine.rollout_weights(frozen | trained)
     prompts = engine.with_features(make(plan.pixels(8)), frozen | trained)
     assert counted["master weights"] == device_bytes(state.params)
-    assert counted["optimiser"] == device_bytes(state.opt_state)
+    assert counted["optimizer"] == device_bytes(state.opt_state)
     assert counted.get("frozen weights", 0) == device_bytes(frozen)
     assert counted.get("reference", 0) == device_bytes(reference)
     assert counted["rollout copy"] == device_bytes(copy.decode)
@@ -98,7 +98,7 @@ def test_a_moment_adds_what_is_there():
         {"gradient": 7.0, "decode_weights": 5.0, "sample_block": 11.0},
     )
     size = {buffer.name: buffer.bytes for buffer in buffers}
-    always = size["master weights"] + size["optimiser"] + size["reference"]
+    always = size["master weights"] + size["optimizer"] + size["reference"]
     expected = (
         always
         + size["prompts"]

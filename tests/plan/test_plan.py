@@ -126,7 +126,7 @@ def test_decoding_reads_the_language_model_and_its_caches():
 
 def test_an_sft_plan_has_no_rollout():
     plan = make_plan(config(*ONE, "stage=sft"), ARCH, device(1e12), 1)
-    assert {phase.name for phase in plan.phases} == {"update", "optimiser"}
+    assert {phase.name for phase in plan.phases} == {"update", "optimizer"}
     assert "reference" not in {buffer.name for buffer in plan.buffers}
 
 

@@ -49,7 +49,7 @@ def numbers(directory):
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
-def test_the_device_normalises_pixels_bit_for_bit(directory, dtype):
+def test_the_device_normalizes_pixels_bit_for_bit(directory, dtype):
     builder = PromptBuilder.from_directory(directory, PromptConfig(frame=0, max_tokens=TOKENS))
     prompts = [builder.build(example) for example in examples((56, 84), (140, 112))]
     images = batch_of(prompts, TOKENS).images

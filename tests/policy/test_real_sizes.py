@@ -129,7 +129,7 @@ def test_every_layer_and_the_logits(pair, prompts, batch, completions):
 def test_the_inputs_discriminate(pair, prompts, completions, monkeypatch):
     """Faults move the oracle far beyond the tolerance.
 
-    They are: two neighbouring patches exchanged, one-dimensional positions, no full attention.
+    They are: two neighboring patches exchanged, one-dimensional positions, no full attention.
     """
     oracle, completion = pair[0], completions[0, 0]
     right = oracle_logits(oracle, prompts[0], completion)

@@ -54,7 +54,7 @@ def test_smart_resize_is_theirs(height, width, unit, low, more):
 
 
 class RecordingProcessor(Qwen2VLImageProcessorPil):
-    """Keeps the pictures between resizing and normalising."""
+    """Keeps the pictures between resizing and normalizing."""
 
     def resize(self, *arguments, **options):
         resized = super().resize(*arguments, **options)

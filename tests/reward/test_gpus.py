@@ -19,7 +19,7 @@ from segr1_jax.train.loop import run_grpo
 
 
 class Driver:
-    """libcuda of a machine with `count` GPUs, or one whose initialisation fails with `status`."""
+    """libcuda of a machine with `count` GPUs, or one whose initialization fails with `status`."""
 
     def __init__(self, count: int, status: int = 0):
         self.count, self.status = count, status

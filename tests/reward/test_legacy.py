@@ -73,7 +73,7 @@ def test_image_and_mask_are_the_reference_codes(photo):
 def test_stretching_up_interpolates_between_pixel_centres_and_swaps_red_and_blue():
     """Two pixels to 768: their centres are at 191.5 and 575.5.
 
-    Between them grey values grow by 1/384 of the difference.
+    Between them gray values grow by 1/384 of the difference.
     """
     red = np.array([[[0, 0, 0], [192, 0, 0]]], np.uint8)
     row = legacy_example(Example(0, "two", red, np.array([[False, True]]))).image[0]

@@ -14,7 +14,7 @@ from segr1_jax.types import SamPrompt, ScoreRequest, ScoreStatus
 
 pytestmark = [
     pytest.mark.gpu,
-    # torch must not initialise CUDA in this process: the device file tells.
+    # torch must not initialize CUDA in this process: the device file tells.
     pytest.mark.skipif(not Path("/dev/nvidia0").exists(), reason="no NVIDIA GPU on this machine"),
 ]
 

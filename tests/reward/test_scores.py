@@ -67,7 +67,7 @@ def test_scores_are_in_range_and_finite(pair):
 
 @settings(max_examples=400, deadline=None)
 @given(_pairs())
-def test_s_measure_equals_that_of_grey_maps_on_small_masks(pair):
+def test_s_measure_equals_that_of_gray_maps_on_small_masks(pair):
     mask, truth = pair
     assert s_measure(mask, truth) == pytest.approx(
         soft_s_measure(mask.astype(np.float64), truth), abs=TOL_S_MEASURE
@@ -110,7 +110,7 @@ def many_pairs():
     return pairs
 
 
-def test_s_measure_equals_that_of_grey_maps(many_pairs):
+def test_s_measure_equals_that_of_gray_maps(many_pairs):
     for mask, truth in many_pairs:
         assert s_measure(mask, truth) == pytest.approx(
             soft_s_measure(mask.astype(np.float64), truth), abs=TOL_S_MEASURE
@@ -128,14 +128,14 @@ def test_s_measure_equals_pysodmetrics(many_pairs):
 
     finite = 0
     for mask, truth in many_pairs:
-        grey = mask.astype(np.float64)
+        gray = mask.astype(np.float64)
         with np.errstate(all="ignore"), warnings.catch_warnings(action="ignore"):
-            expected = metrics.Smeasure().cal_sm(grey, truth)
+            expected = metrics.Smeasure().cal_sm(gray, truth)
         finite += np.isfinite(expected)
         if not np.isfinite(expected):
-            expected = WithoutEmptyQuadrants().cal_sm(grey, truth)
+            expected = WithoutEmptyQuadrants().cal_sm(gray, truth)
         assert s_measure(mask, truth) == pytest.approx(expected, abs=TOL_S_MEASURE), (mask, truth)
-        assert soft_s_measure(grey, truth) == pytest.approx(expected, abs=TOL_S_MEASURE), (
+        assert soft_s_measure(gray, truth) == pytest.approx(expected, abs=TOL_S_MEASURE), (
             mask,
             truth,
         )

@@ -1,4 +1,4 @@
-"""Calls of CUDA by the sidecar, with CUDA's initialisation faked.
+"""Calls of CUDA by the sidecar, with CUDA's initialization faked.
 
 torch's own checks of arguments run.
 """

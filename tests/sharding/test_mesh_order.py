@@ -48,7 +48,7 @@ def test_a_tensor_group_lies_in_one_host(chips, tensor):
 @pytest.mark.slow
 @pytest.mark.parametrize("topology", ["v5e:8x8", "v5e:4x4", "v5p:4x4x4"])
 def test_a_tensor_group_lies_in_one_host_of_a_real_topology(topology):
-    """libtpu knows the hosts of a slice that need not exist; `jax.make_mesh` would be refused."""
+    """libtpu knows the hosts of a slice that is not attached; `jax.make_mesh` is refused."""
     pytest.importorskip("libtpu", reason="libtpu comes with the extra `tpu`")
     devices = topology_devices(topology)
     batch = 4 * len(devices)

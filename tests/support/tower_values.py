@@ -1,4 +1,4 @@
-"""The normalised patches of a prompt, made on the host."""
+"""The normalized patches of a prompt, made on the host."""
 
 import numpy as np
 

@@ -72,7 +72,7 @@ def timeless_metrics(run: Path) -> list[dict[str, Any]]:
 
 
 def final_checkpoint(run: Path) -> dict[str, np.ndarray]:
-    """Weights, optimiser state, step and position of the newest checkpoint, by path."""
+    """Weights, optimizer state, step and position of the newest checkpoint, by path."""
     items = ocp.args.Composite(
         params=ocp.args.StandardRestore(),
         train=ocp.args.StandardRestore(),

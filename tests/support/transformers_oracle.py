@@ -20,7 +20,7 @@ from segr1_jax.hf.load_weights import load_params, read_arch
 from segr1_jax.policy.params import STACKED, Params, Policy
 from segr1_jax.policy.qwen2_5_vl.inputs import stack_prompts
 from segr1_jax.policy.qwen2_5_vl.model import PromptBatch
-from segr1_jax.prompt.patches import normalised_levels
+from segr1_jax.prompt.patches import normalized_levels
 from segr1_jax.prompt.positions import mrope_positions
 from segr1_jax.prompt.processor_settings import VisionSettings
 from segr1_jax.prompt.windows import join_windows, window_layout
@@ -140,7 +140,7 @@ def make_prompt(
         next_position=next_position,
         image_index=image_index,
         patches=windows.patches,
-        levels=normalised_levels(vision),
+        levels=normalized_levels(vision),
         patch_positions=windows.patch_positions,
         patch_mask=windows.patch_mask,
         window_image=windows.window_image,

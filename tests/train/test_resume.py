@@ -1,7 +1,7 @@
 """A run that is killed, stopped or moved to other devices ends like an uninterrupted one.
 
 Real runs: a cold start long enough for answers that parse, then GRPO with the sidecar. On one
-device the end is equal to the bit.
+device the end is bit-identical.
 """
 
 import os

@@ -1,6 +1,6 @@
 """All published data sets by their names in data.set.
 
-Another published data set takes one module and one line here.
+A new layout takes one module, one line here, and its toy copy in toy.py.
 """
 
 import difflib

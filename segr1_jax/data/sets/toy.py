@@ -98,7 +98,7 @@ def _write_refer(
         for number in range(SAMPLES // 2):
             config, index = next(pictures)
             picture = scene(config, index)
-            target, sentence = sentences(picture.masks, picture.colours)[0]
+            target, sentence = sentences(picture.masks, picture.colors)[0]
             file = f"COCO_train2014_{index:012d}.jpg"
             _save_photo(photos / file, picture.image)
             images.append({"id": index, "file_name": file, "height": SIZE, "width": SIZE})
@@ -191,7 +191,7 @@ def _write_manifest(folder: Path, split: str, pictures: Iterator) -> None:
     for _ in range(SAMPLES):
         config, index = next(pictures)
         picture = scene(config, index)
-        target, sentence = sentences(picture.masks, picture.colours)[0]
+        target, sentence = sentences(picture.masks, picture.colors)[0]
         line = {"image": f"photos/{index}.jpg", "mask": f"masks/{index}.png"}
         _save_photo(folder / line["image"], picture.image)
         _save_mask(folder / line["mask"], picture.masks[target])

@@ -47,9 +47,9 @@ class Features(NamedTuple):
 
 
 def tower_inputs(images: Images, frames: int, dtype: DTypeLike) -> Float[Array, "B N V"]:
-    """Return the normalised patches; a still image fills all `frames` of a temporal patch.
+    """Return the normalized patches; a still image fills all `frames` of a temporal patch.
 
-    Pixels travel to the device as they are, an eighth of the bytes of normalised frames. Slots
+    Pixels travel to the device as they are, an eighth of the bytes of normalized frames. Slots
     without a patch hold the values of a black pixel.
     """
     B, W, S, p = images.patches.shape

@@ -6,12 +6,12 @@ from typing import NamedTuple
 
 from segr1_jax.reward.transport.protocol import Reply, Request
 
-# A request is quarantined once it was in work at this many failures that the sidecar caused itself,
+# Quarantine a request that was being processed at this many failures of the sidecar's own making.
 FAULTS_TO_QUARANTINE = 2
-# or once its blocks were damaged this many times although they were rewritten: the memory is bad,
+# Quarantine a request whose rewritten blocks were damaged this many times: the memory is bad.
 DAMAGES_TO_QUARANTINE = 3
-# or once it was in work at this many deaths of any cause: some killers of processes that use too
-# much memory leave the same exit status as a kill by a person.
+# Quarantine a request that was being processed at this many deaths of any cause: a process killed
+# for using too much memory may have the same exit status as one killed by a person.
 DEATHS_TO_QUARANTINE = 6
 
 
