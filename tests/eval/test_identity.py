@@ -17,7 +17,10 @@ from segr1_jax.errors import UserError
 from segr1_jax.eval.evaluate import run_eval
 from segr1_jax.infer import responder as answering
 
-pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("one_device", "scripted")]
+pytestmark = [
+    pytest.mark.e2e,
+    pytest.mark.usefixtures("compile_quickly", "one_device", "scripted"),
+]
 
 
 def evaluate(folder, out, *overrides) -> None:

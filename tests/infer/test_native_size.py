@@ -24,7 +24,10 @@ from segr1_jax.infer.responder import responding
 from segr1_jax.reward.scores import capped_size, resize_nearest
 from segr1_jax.reward.sidecar.model_files import NANO_CHECKPOINT, NANO_CONFIG, build_model
 
-pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("one_device", "scripted")]
+pytestmark = [
+    pytest.mark.e2e,
+    pytest.mark.usefixtures("compile_quickly", "one_device", "scripted"),
+]
 
 FRAME, SIZE = 168, (1100, 1500)  # pixels; height, width
 BOX, POINT = (20, 20, 150, 150), (84, 84)  # of the scripted answer, in pixels of the frame

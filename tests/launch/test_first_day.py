@@ -21,6 +21,8 @@ from first_day_parts import masks, parity, training
 from first_day_parts.digests import digests
 from first_day_parts.request import FAILED, NOT_COMPARED, OK
 
+pytestmark = pytest.mark.usefixtures("compile_quickly")
+
 ROOT = Path(__file__).parents[2]
 PARTS = ("parity", "masks", "training", "restored")
 CONFIG = ROOT / "configs" / "quickstart_grpo.yaml"

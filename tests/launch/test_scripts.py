@@ -16,6 +16,8 @@ import pytest
 from segr1_jax.config.loading import dump_config, load_config
 from segr1_jax.hf.tiny_policy import make_tiny_policy
 
+pytestmark = pytest.mark.usefixtures("compile_quickly")
+
 ROOT = Path(__file__).parents[2]
 LAUNCH = ROOT / "launch"
 NANO = ROOT / "segr1_jax" / "reward" / "assets" / "sam2_nano.safetensors"

@@ -11,6 +11,8 @@ from segr1_jax.reward.sidecar.sam2_model import Sam2
 sys.path.append(str(Path(__file__).parents[2] / "launch"))
 from nano_gates import GATES, measure_gates
 
+pytestmark = pytest.mark.e2e  # a quality of the weights, whichever Python runs them
+
 IMAGES = 90
 LARGEST_BYTES = 8_000_000
 

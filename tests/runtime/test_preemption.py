@@ -11,6 +11,8 @@ from segr1_jax.errors import Preempted
 from segr1_jax.hf.tiny_policy import make_tiny_policy
 from segr1_jax.runtime.preemption import Preemption
 
+pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("compile_quickly")]
+
 OPTIONS = ("steps=4", "eval_every=2", "save_every=4", "keep_best=1", "eval_data.count=24")
 BATCHES = 3  # of an evaluation
 

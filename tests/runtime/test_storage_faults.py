@@ -17,7 +17,7 @@ from segr1_jax.runtime.metrics_log import MetricsWriter
 from segr1_jax.train import evaluation_files
 from segr1_jax.train import final_report as closing
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("compile_quickly")]
 
 
 @pytest.fixture(scope="module")

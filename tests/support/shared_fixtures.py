@@ -57,7 +57,10 @@ def one_device(monkeypatch):
 
 @pytest.fixture(scope="module")
 def compile_quickly():
-    """Compile without most optimizations, for whole runs whose programs are compiled once."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
+    """Compile without most optimizations, here and in commands: whole runs compute little."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+        before = jax.config.jax_disable_most_optimizations
+        jax.config.update("jax_disable_most_optimizations", True)
+        yield
+        jax.config.update("jax_disable_most_optimizations", before)

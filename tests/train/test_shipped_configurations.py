@@ -17,6 +17,8 @@ from segr1_jax.data.sets.toy import OWN, write_toy_sets
 from segr1_jax.hf.tiny_policy import make_tiny_policy
 from segr1_jax.train.loop import run_grpo, run_sft
 
+pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("compile_quickly")]
+
 CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("**/*.yaml"))
 FRAME, DEVICES = 84, 8
 TENSOR = 2  # of the mesh that stands for one with tensor groups
@@ -52,7 +54,6 @@ def toy_size(config: RunConfig) -> list[str]:
     return sizes
 
 
-@pytest.mark.e2e
 @pytest.mark.parametrize("file", CONFIGS, ids=lambda file: f"{file.parent.name}_{file.stem}")
 def test_two_steps_at_toy_size(file, place, monkeypatch):
     monkeypatch.chdir(place)

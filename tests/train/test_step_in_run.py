@@ -17,7 +17,7 @@ from segr1_jax.hf.tiny_policy import make_tiny_policy
 from segr1_jax.runtime.compiled_functions import observed_by
 
 TWICE = "objective.updates_per_rollout=2"
-pytestmark = pytest.mark.usefixtures("compile_quickly")
+pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("compile_quickly")]
 
 LIVE, DEAD, BROKEN = (0.0, 1.0), (1.0, 1.0), (0.0, float("nan"))
 
