@@ -26,7 +26,7 @@ from segr1_jax.infer.resumable_lines import write_lines
 from segr1_jax.metrics.predictions import Prediction, read_predictions, write_mask
 from segr1_jax.metrics.sample_protocol import as_the_reference_code
 
-pytestmark = pytest.mark.usefixtures("one_device")
+pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("compile_quickly", "one_device")]
 
 
 def test_a_corrupt_image_in_the_middle_is_listed_and_counted(folder, scripted, tmp_path):

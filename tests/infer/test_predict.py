@@ -18,7 +18,7 @@ from segr1_jax.reward.judging import one_behind
 from segr1_jax.train.held_out import Answerer
 from segr1_jax.types import SamPrompt
 
-pytestmark = pytest.mark.usefixtures("one_device")
+pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("compile_quickly", "one_device")]
 
 
 def test_predict_mirrors_folders_and_lists_bad_files(folder, scripted, tmp_path, monkeypatch):

@@ -62,14 +62,26 @@ def reductions(program: Program) -> list[tuple[str, str]]:
     """
     lowered = program.function.lower(*program.arguments)
     with tempfile.TemporaryDirectory() as folder:
-        dump = {"xla_dump_to": folder, "xla_dump_hlo_pass_re": "spmd-partitioning"}
-        lowered.compile(compiler_options=dump | {"xla_dump_hlo_as_text": True})
+        options = {
+            "xla_dump_to": folder,
+            "xla_dump_hlo_pass_re": "spmd-partitioning",
+            "xla_dump_hlo_as_text": True,
+            "xla_backend_optimization_level": 0,
+        }
+        lowered.compile(compiler_options=options)
         (text,) = [file.read_text() for file in Path(folder).glob("*after_spmd-partitioning*")]
     return REDUCTION.findall(text)
 
 
-@pytest.mark.parametrize("head_chunk", [4, 64], ids=["chunked", "whole"])
-@pytest.mark.parametrize("lora", [0, 4], ids=["full", "lora"])
+@pytest.mark.parametrize(
+    ("lora", "head_chunk"),
+    [
+        pytest.param(0, 4, id="full-chunked"),
+        pytest.param(4, 64, id="lora-whole"),
+        pytest.param(0, 64, id="full-whole", marks=pytest.mark.slow),
+        pytest.param(4, 4, id="lora-chunked", marks=pytest.mark.slow),
+    ],
+)
 def test_no_gradient_is_added_up_in_bfloat16(lora, head_chunk):
     tower = "policy.tower=frozen" if lora else "policy.tower=trained"
     more = [tower, f"policy.lora.rank={lora}", f"policy.head_chunk={head_chunk}"]
@@ -135,7 +147,13 @@ def test_sampler_and_scorer_in_bfloat16(arch, prompts):
     assert gap.mean() <= MEAN_BF16_SAMPLER_GAP
 
 
-@pytest.mark.parametrize("lora", [None, LoraConfig(rank=3, alpha=6.0)], ids=["full", "lora"])
+@pytest.mark.parametrize(
+    "lora",
+    [
+        pytest.param(None, id="full"),
+        pytest.param(LoraConfig(rank=3, alpha=6.0), id="lora", marks=pytest.mark.slow),
+    ],
+)
 def test_a_training_step_in_bfloat16_against_float32(arch, prompts, lora):
     tokens = jnp.asarray(np.random.default_rng(2).integers(0, 200, (4, 1, 12)), jnp.int32)
     answers = AnswerBatch(tokens, jnp.ones(tokens.shape, bool), jnp.ones((4, 1)))

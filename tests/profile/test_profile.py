@@ -22,6 +22,8 @@ from segr1_jax.runtime.metrics_log import read_metrics
 from segr1_jax.runtime.run_directory import RunDir
 from segr1_jax.runtime.step_trace import STEP_EVENT
 
+pytestmark = pytest.mark.e2e
+
 STEPS, TURNS = 2, 4
 PEAK = 1e12  # FLOP/s
 GRPO_PHASES = {"input", "encode", "rollout", "reward", "reference", "update", "other"}

@@ -23,6 +23,8 @@ from segr1_jax.reward.transport.prompts_block import unpack_prompts
 from segr1_jax.reward.transport.protocol import Kind, Request
 from segr1_jax.types import ScoreStatus
 
+pytestmark = pytest.mark.e2e  # a sidecar process for each
+
 ROOT = Path(__file__).parents[2]
 
 

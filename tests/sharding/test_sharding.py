@@ -32,6 +32,8 @@ def start(
     variables = os.environ | {
         "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
         "JAX_PLATFORMS": "cpu",
+        # Compiling for eight devices takes most of the time.
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
         "PYTHONPATH": str(ROOT),
     }
     arguments = [str(directory), str(out), *map(str, mesh), str(micro_batches), rollout_weights]
