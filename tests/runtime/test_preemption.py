@@ -64,12 +64,32 @@ def whole(policy, tmp_path_factory):
         return run
 
 
+PLACES = {
+    "first evaluation": (1, 0),
+    "due evaluation": (BATCHES + 1, 2),
+    "last evaluation": (2 * BATCHES + 2, 4),
+    "closing report": (3 * BATCHES + 1, 4),
+}
+FAST = {
+    (signal.SIGTERM, "due evaluation"),
+    (signal.SIGTERM, "closing report"),
+    (signal.SIGINT, "first evaluation"),
+}
+
+
 @pytest.mark.parametrize(
-    ("at", "step"),
-    [(1, 0), (BATCHES + 1, 2), (2 * BATCHES + 2, 4), (3 * BATCHES + 1, 4)],
-    ids=["first evaluation", "due evaluation", "last evaluation", "closing report"],
+    ("number", "at", "step"),
+    [
+        pytest.param(
+            number,
+            *PLACES[place],
+            id=f"{number.name} at the {place}",
+            marks=[] if (number, place) in FAST else pytest.mark.slow,
+        )
+        for number in (signal.SIGTERM, signal.SIGINT)
+        for place in PLACES
+    ],
 )
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_the_step_is_saved_first(whole, policy, tmp_path, monkeypatch, at, step, number):
     run = tmp_path / "run"
     with pytest.raises(Preempted) as stopped:

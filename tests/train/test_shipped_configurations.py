@@ -19,7 +19,23 @@ from segr1_jax.train.loop import run_grpo, run_sft
 
 pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("compile_quickly")]
 
-CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("**/*.yaml"))
+FOLDER = Path(__file__).parents[2] / "configs"
+# One of each kind: SFT, points alone, adapters on one GPU, tensor groups with a frozen tower. The
+# others are built of the same parts.
+FAST = (
+    "paper/sft_fcot_3b.yaml",
+    "paper/prerl_dis5k_3b.yaml",
+    "ours/rl_cod_3b_one_gpu.yaml",
+    "ours/rl_cod_7b_v5e.yaml",
+)
+CONFIGS = [
+    pytest.param(
+        file,
+        id=f"{file.parent.name}_{file.stem}",
+        marks=[] if file.relative_to(FOLDER).as_posix() in FAST else pytest.mark.slow,
+    )
+    for file in sorted(FOLDER.glob("**/*.yaml"))
+]
 FRAME, DEVICES = 84, 8
 TENSOR = 2  # of the mesh that stands for one with tensor groups
 
@@ -54,7 +70,7 @@ def toy_size(config: RunConfig) -> list[str]:
     return sizes
 
 
-@pytest.mark.parametrize("file", CONFIGS, ids=lambda file: f"{file.parent.name}_{file.stem}")
+@pytest.mark.parametrize("file", CONFIGS)
 def test_two_steps_at_toy_size(file, place, monkeypatch):
     monkeypatch.chdir(place)
     shipped = load_config(file)
