@@ -103,7 +103,8 @@ def test_each_is_read_or_listed_with_its_reason(hostile):
         read.append(example.name)
         nothing = np.zeros((0,), np.int32)
         empty = (
-            np.zeros((0, 0, 0), np.float32),
+            np.zeros((0, 0, 0), np.uint8),
+            np.zeros((3, 256), np.float32),
             np.zeros((0, 0, 2), np.int32),
             np.zeros((0, 0), bool),
             nothing,
