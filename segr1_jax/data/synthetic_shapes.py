@@ -1,4 +1,4 @@
-"""Shapes of the synthetic set: their outlines, rasterisation and placement.
+"""Shapes of the synthetic set: their outlines, rasterization and placement.
 
 Shapes are mostly concave, so a filled box is a clearly worse answer than the mask.
 

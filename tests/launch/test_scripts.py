@@ -85,6 +85,11 @@ def test_bench_overlap(policy):
     assert "ratio" in run("bench_overlap", *words)
 
 
+def test_bench_pixels():
+    text = run("bench_pixels", "--images", 2, "--side", 140, "--rounds", 1)
+    assert "; 0 inputs differ" in text
+
+
 @pytest.mark.slow
 @needs("torch", "py_sod_metrics")
 def test_bench_reward(shared):
