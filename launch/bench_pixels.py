@@ -14,20 +14,11 @@ from collections.abc import Callable
 
 import jax
 import numpy as np
+from bench_shared_prefix import VISION
 
 from segr1_jax.policy.qwen2_5_vl.vision import Images, tower_inputs
 from segr1_jax.prompt.patches import normalized_levels, patchify
-from segr1_jax.prompt.processor_settings import VisionSettings
 from segr1_jax.prompt.windows import join_windows, window_layout
-
-VISION = VisionSettings(
-    patch=14,
-    temporal_patch=2,
-    merge=2,
-    window=112,
-    mean=(0.48145466, 0.4578275, 0.40821073),
-    std=(0.26862954, 0.26130258, 0.27577711),
-)
 
 
 def as_pixels(images: list[np.ndarray]) -> Images:

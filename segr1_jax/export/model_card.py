@@ -69,8 +69,9 @@ this as `segment.py`:
 ```python
 {script(config)}```
 
-It gives the mask of `segr1 predict` where the answer is well formed (otherwise `segr1 predict`
-gives an empty one). Two things matter. Stretch images to the frame yourself, with Pillow's bicubic
+If the answer is well formed, it gives the mask of `segr1 predict`, up to pixels at an edge if torch
+runs with a different number of threads than `reward.threads`. Otherwise `segr1 predict` gives an
+empty mask. Two things matter. Stretch images to the frame yourself, with Pillow's bicubic
 filter: a processor that gets another size keeps about the aspect ratio, and even a square image may
 end in a neighboring frame. And take the Pillow processor (`backend="pil"`): {DISTANCE}
 

@@ -23,7 +23,7 @@ from segr1_jax.reward.sidecar.model_files import NANO_CHECKPOINT, NANO_CONFIG
 ROOT = Path(__file__).parents[2]
 IMAGES, FEWEST_MASKS, MOST_LINES = 10, 5, 25
 IMAGES_OF = {"data": 64, "eval_data": 16}
-# With other threads torch sums in another order, which moves a pixel at the edge of a mask.
+# reward.threads. With more, torch sums in a different order, which can move a pixel at an edge.
 AS_THE_SIDECAR = {"OMP_NUM_THREADS": "1"}
 SENTENCE = 'the "red" fish'  # quotes must survive the script's JSON
 # Long enough for answers that parse; what they say does not matter here. Prompts have room for a
