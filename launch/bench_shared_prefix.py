@@ -81,7 +81,7 @@ def make_policy() -> Policy:
         vision_end_token=IMAGE + 3,
         vision_pad_token=IMAGE + 4,
     )
-    return Policy(arch, remat=True)
+    return Policy(arch, remat="full")
 
 
 def make_prompt(rng: np.random.Generator, side: int) -> PromptBatch:

@@ -69,7 +69,7 @@ def policy_of(depth: int) -> Policy:
         vision_end_token=151653,
         vision_pad_token=151654,
     )
-    return Policy(arch, jnp.bfloat16, remat=True)
+    return Policy(arch, jnp.bfloat16, remat="full")
 
 
 def shapes() -> tuple[PromptBatch, jax.ShapeDtypeStruct, jax.ShapeDtypeStruct]:

@@ -117,9 +117,10 @@ def _train(this, steps: int) -> None:
         key = engine.rollout_key(step)
         positions = engine.put_positions(range(config.batch))
         samples = engine.sampler(engine.rollout_weights(state.params), prompts, key, positions)
-        scored = engine.reference_logprobs(reference, prompts, samples.tokens, samples.mask)
         totals = None
-        for prompt_rows, rows, scored_rows in engine.micro_batches((prompts, samples, scored)):
+        tokens = np.asarray(samples.mask).sum(axis=(1, 2))
+        for micro in engine.micro_batches((prompts, samples), tokens):
+            prompt_rows, rows = micro.batch
             shape = rows.tokens.shape[:2]
             weight, advantages = engine.placement.put_rows(
                 (np.ones(shape, np.float32), rng.standard_normal(shape, np.float32))
@@ -130,9 +131,12 @@ def _train(this, steps: int) -> None:
                 weight=weight,
                 advantages=advantages,
                 sampler_logprobs=rows.logprobs,
-                reference_logprobs=scored_rows,
+                reference_logprobs=engine.reference_logprobs(
+                    reference, prompt_rows, rows.tokens, rows.mask, micro.capacity
+                ),
             )
-            totals = gradient(totals, state.params, {}, TrainBatch(prompt_rows, batch))
+            part = TrainBatch(prompt_rows, batch)
+            totals = gradient(totals, state.params, {}, part, micro.capacity)
         state, metrics = engine.update(state, totals, step + 1)
         del totals
         print(f"step {step}: {jax.device_get(metrics)}", file=sys.stderr)

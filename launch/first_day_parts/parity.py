@@ -87,7 +87,7 @@ def _our_logprobs(
     rows = prompts * engine.placement.row_shards
     on_mesh = engine.put_prompts(rows)
     batch = engine.placement.put_rows(answer_batch([answer_T] * len(rows), len(answer_T)))
-    logprobs = engine.reference_logprobs(opened.params, on_mesh, batch.tokens, batch.mask)
+    logprobs = engine.reference_logprobs(opened.params, on_mesh, batch.tokens, batch.mask, None)
     return np.asarray(logprobs, np.float64)[: len(prompts), 0]
 
 

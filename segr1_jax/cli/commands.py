@@ -143,13 +143,25 @@ def plan(options: argparse.Namespace) -> int:
     """Print the plan of a run; return 1 if the run does not fit."""
     config = load_config(options.config, options.overrides)
     require_fixed_frame(config)
+    if not 0 <= options.answer_tokens <= config.rollout.max_tokens:
+        raise UserError(
+            "--answer-tokens",
+            expected=f"0 to rollout.max_tokens = {config.rollout.max_tokens}",
+            got=str(options.answer_tokens),
+            remedy="give the mean length of an answer",
+        )
     from segr1_jax.common.files import write_atomically
     from segr1_jax.plan.command import plan_command
     from segr1_jax.plan.plan_table import markdown, to_json
     from segr1_jax.plan.run_plan import Verdict
     from segr1_jax.runtime.progress import show_markdown
 
-    result = plan_command(config, compile_=options.compile, topology=options.topology)
+    result = plan_command(
+        config,
+        compile_=options.compile,
+        topology=options.topology,
+        answer_tokens=options.answer_tokens,
+    )
     if options.json:
         write_atomically(options.json, to_json(result))
     show_markdown(markdown(result))

@@ -22,7 +22,8 @@ def _add_plan(add: AddParser) -> None:
         example:  segr1 plan configs/paper/rl_cod_3b.yaml
                   segr1 plan configs/paper/rl_cod_3b.yaml hardware.kind=h200 batch=32
                   segr1 plan configs/ours/rl_cod_7b_v5e.yaml --topology v5e:8x8
-                  segr1 plan configs/ours/rl_cod_3b_one_gpu.yaml --topology h100:1
+                  segr1 plan configs/ours/rl_cod_3b_one_gpu.yaml --topology h100:1 \\
+                    --answer-tokens 200
         prints:   every buffer per device, the buffers that exist at the same time, whether they
                   fit, are tight or do not fit, with the keys that would make them fit, what
                   checkpoints need of disk and hosts, and the phases of a step; exit status 1 if
@@ -43,6 +44,14 @@ def _add_plan(add: AddParser) -> None:
         default="",
         metavar="NAME",
         help="compile them for these devices: h100:8, h100:2x8 (hosts x GPUs), v5e:8x8 (chips)",
+    )
+    plan.add_argument(
+        "--answer-tokens",
+        type=int,
+        default=0,
+        metavar="N",
+        help="mean length of the answers, for the times of reference and update (default: all at "
+        "rollout.max_tokens); memory is always that of the longest",
     )
     plan.add_argument(
         "--json", type=Path, metavar="FILE", help="write all numbers to this file too"

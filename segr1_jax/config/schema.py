@@ -8,7 +8,7 @@ from segr1_jax.config.hardware import HardwareConfig
 from segr1_jax.data.config import DataConfig, LoaderConfig
 from segr1_jax.errors import UserError
 from segr1_jax.objective.config import ObjectiveConfig, OptimizerConfig
-from segr1_jax.policy.config import LoraConfig
+from segr1_jax.policy.config import LoraConfig, Remat
 from segr1_jax.prompt.config import PromptConfig, Task
 from segr1_jax.reward.config import RewardConfig
 from segr1_jax.rollout.config import RolloutConfig
@@ -35,7 +35,11 @@ class PolicyConfig:
     compute_dtype: Literal["float32", "bfloat16"] = knob(
         "bfloat16", "float32 or bfloat16; master weights and optimizer stay float32"
     )
-    remat: bool = knob(True, "recompute layer activations in the backward pass")
+    remat: Remat = knob(
+        "full",
+        "what the backward pass computes again: full (whole layers; least memory), products (all "
+        "but the results of linear maps and fused attention, which are kept) or none",
+    )
     head_chunk: int = knob(16, "completion positions per chunk of the vocabulary projection")
     attention: Literal["auto", "xla", "cudnn", "splash"] = knob(
         "auto",

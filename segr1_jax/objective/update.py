@@ -3,6 +3,7 @@
 Shape legend: B prompts; G completions per prompt; T completion tokens.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -80,13 +81,13 @@ class Gradient(NamedTuple):
 
     Attributes:
         zeros: (trained, frozen, micro-batch) -> Totals of no micro-batch. Only shapes are read.
-        add: (totals, trained, frozen, micro-batch) -> totals plus those of the micro-batch. Donate
-            the totals: the backward pass adds to them layer by layer, so only one float32 gradient
-            is in memory.
+        add: (totals, trained, frozen, micro-batch, slots) -> totals plus those of the micro-batch.
+            Donate the totals: the backward pass adds to them layer by layer, so only one float32
+            gradient is in memory. `slots` is that of score_tokens, and static.
     """
 
     zeros: Callable[[Params, Params, TrainBatch], Totals]
-    add: Callable[[Totals, Params, Params, TrainBatch], Totals]
+    add: Callable[..., Totals]
 
 
 def make_gradient(policy: Policy, loss: LossFn, *, temperature: float, head_chunk: int) -> Gradient:
@@ -97,7 +98,7 @@ def make_gradient(policy: Policy, loss: LossFn, *, temperature: float, head_chun
     differentiated before the rewards of the next are known.
     """
 
-    def objective(trained: Params, frozen: Params, batch: TrainBatch):
+    def objective(trained: Params, frozen: Params, batch: TrainBatch, slots: int | None):
         completions = batch.completions
         scores = score_tokens(
             policy.bind(frozen | trained),
@@ -106,26 +107,30 @@ def make_gradient(policy: Policy, loss: LossFn, *, temperature: float, head_chun
             completions.mask,
             temperature=temperature,
             chunk=head_chunk,
+            slots=slots,
         )
         with jax.named_scope("loss"):
             result = loss(scores.logprobs, scores.entropy, completions)
         return result.objective.total, result
 
     def zeros(trained: Params, frozen: Params, batch: TrainBatch) -> Totals:
-        result = jax.eval_shape(objective, trained, frozen, batch)[1]
+        whole = functools.partial(objective, slots=None)
+        result = jax.eval_shape(whole, trained, frozen, batch)[1]
         gradient, means, weight = jax.tree.map(
             lambda x: jnp.zeros(x.shape, x.dtype), (trained, result.means, result.objective.weight)
         )
         maxima = jax.tree.map(lambda x: jnp.full(x.shape, -jnp.inf, x.dtype), result.maxima)
         return Totals(gradient, means, maxima, weight)
 
-    def add(totals: Totals, trained: Params, frozen: Params, batch: TrainBatch) -> Totals:
+    def add(
+        totals: Totals, trained: Params, frozen: Params, batch: TrainBatch, slots: int | None = None
+    ) -> Totals:
         # jax.grad would stack the gradients of all layers before they are added to the totals: the
         # memory of a second gradient. With references to the totals the backward pass adds the
         # cotangents of each layer in place.
         references = jax.tree.map(jax.new_ref, totals.gradient)
         total, backward, result = jax.vjp(
-            lambda weights: objective(weights, frozen, batch), trained, has_aux=True
+            lambda weights: objective(weights, frozen, batch, slots), trained, has_aux=True
         )
         backward.with_refs(references)(jnp.ones_like(total))
         means, weight = jax.tree.map(

@@ -37,6 +37,7 @@ class Buffer:
 def ledger(programs: Programs, temporaries: Mapping[str, float]) -> list[Buffer]:
     """Return the buffers of a run; `temporaries` are bytes by program, on one device."""
     config = programs.config
+    micro = shard_bytes(programs.gradient.arguments[3])
     buffers = [
         Buffer("master weights", shard_bytes(programs.state.params), MOMENTS),
         Buffer("optimizer", shard_bytes(programs.state.opt_state), MOMENTS),
@@ -46,7 +47,7 @@ def ledger(programs: Programs, temporaries: Mapping[str, float]) -> list[Buffer]
         Buffer("prompts", shard_bytes(programs.prompts(config.batch)), STEP),
         Buffer("rollout copy", shard_bytes(programs.rollout_copy), ("rollout", "evaluation")),
         Buffer("gradient", shard_bytes(programs.totals), ("gradient", "update")),
-        Buffer("micro-batch", shard_bytes(programs.gradient.arguments[-1]), ("gradient",)),
+        Buffer("micro-batches", config.micro_batches * micro, AFTER_ROLLOUT),
         Buffer(
             "evaluation prompts", shard_bytes(programs.prompts(config.eval_batch)), ("evaluation",)
         ),

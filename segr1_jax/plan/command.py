@@ -22,8 +22,12 @@ from segr1_jax.runtime.processes import is_first
 ARCHITECTURES = Path(segr1_jax.__file__).parents[1] / "configs" / "arch"
 
 
-def plan_command(config: RunConfig, *, compile_: bool, topology: str) -> Plan:
+def plan_command(
+    config: RunConfig, *, compile_: bool, topology: str, answer_tokens: int = 0
+) -> Plan:
     """Plan `config` for its `hardware` or a topology, without an accelerator of this machine.
+
+    `answer_tokens` is that of make_plan.
 
     Raises:
         UserError: unknown architecture, hardware or topology, or a mesh or batch that does not suit
@@ -31,15 +35,15 @@ def plan_command(config: RunConfig, *, compile_: bool, topology: str) -> Plan:
     """
     jax.config.update("jax_platforms", "cpu")
     arch, hardware = _arch_of(config), config.hardware
+    mean = {"answer_tokens": answer_tokens}
     if topology:
-        return compile_plan(
-            config, arch, device_named(topology.partition(":")[0]), topology_devices(topology)
-        )
+        device = device_named(topology.partition(":")[0])
+        return compile_plan(config, arch, device, topology_devices(topology), **mean)
     device = device_named(hardware.kind)
     if compile_:
         jax.config.update("jax_num_cpu_devices", hardware.devices)
-        return compile_plan(config, arch, device, jax.devices())
-    return make_plan(config, arch, device, hardware.devices, hosts=hardware.hosts)
+        return compile_plan(config, arch, device, jax.devices(), **mean)
+    return make_plan(config, arch, device, hardware.devices, hosts=hardware.hosts, **mean)
 
 
 def _arch_of(config: RunConfig) -> PolicyArch:

@@ -43,9 +43,8 @@ class Estimate:
         config = dataclasses.replace(
             config, batch=config.batch // shards, eval_batch=config.eval_batch // shards
         )
-        return Programs(
-            config, self.programs.arch, AbstractMesh((1,) * len(AXES), AXES, axis_types=AXIS_TYPES)
-        )
+        mesh = AbstractMesh((1,) * len(AXES), AXES, axis_types=AXIS_TYPES)
+        return dataclasses.replace(self.programs, config=config, mesh=mesh, hosts=1)
 
     @functools.cached_property
     def traced(self) -> dict[str, tuple[Program, jax.extend.core.Jaxpr]]:

@@ -18,8 +18,8 @@ def changes(config: RunConfig, arch: PolicyArch, devices: int) -> Iterator[list[
     data, fsdp, tensor = mesh_shape(config.mesh, devices)
     if data > 1:
         yield ["mesh.data=1", "mesh.fsdp=-1"]
-    if not config.policy.remat:
-        yield ["policy.remat=true"]
+    if config.policy.remat != "full":
+        yield ["policy.remat=full"]
     if config.policy.head_chunk > MIN_CHUNK:
         yield [f"policy.head_chunk={MIN_CHUNK}"]
     rows = config.batch // (data * fsdp)

@@ -50,7 +50,10 @@ class Phase:
 
 @dataclass(frozen=True)
 class Tokens:
-    """Tokens and patches of a step over all devices, with prompts and completions at their caps."""
+    """Tokens and patches of a step over all devices.
+
+    Prompts are at their cap, completions at theirs or at the mean length that was given.
+    """
 
     prompts: int
     completions: int
@@ -60,10 +63,10 @@ class Tokens:
 def tokens_per_step(programs: Programs) -> Tokens:
     config = programs.config
     windows, slots = programs.pixels(config.batch).images.mask.shape[1:]
-    group = config.rollout.group if config.stage == "grpo" else 1
+    each = programs.answer_tokens or config.rollout.max_tokens
     return Tokens(
         config.batch * config.prompt.max_tokens,
-        config.batch * group * config.rollout.max_tokens,
+        config.batch * programs.engine.group * each,
         config.batch * windows * slots,
     )
 
@@ -79,7 +82,7 @@ def phases(programs: Programs, device: Device, flops: Mapping[str, float]) -> li
         work |= {
             "prefill": (flops["sample_prefill"], 0.0),
             "decode": (flops["sample_block"], read),
-            "reference": (flops.get("reference_logprobs", 0.0), 0.0),
+            "reference": (flops.get("reference_logprobs", 0.0) * config.micro_batches, 0.0),
         }
     work |= {"update": (gradient, 0.0), "optimizer": (0.0, optimizer)}
     return [
@@ -102,7 +105,7 @@ def compiled_phases(config: RunConfig, rooflines: Mapping[str, Roofline]) -> lis
             "decode": rooflines["sample_block"].decoding,
         }
         if "reference_logprobs" in rooflines:
-            work["reference"] = rooflines["reference_logprobs"].total
+            work["reference"] = rooflines["reference_logprobs"].total * config.micro_batches
     work |= {
         "update": rooflines["gradient"].total * config.micro_batches,
         "optimizer": rooflines["update"].total,

@@ -86,7 +86,7 @@ def _phases(plan: Plan) -> str:
     )
     note = (
         f"{tokens.prompts:,} prompt tokens, {tokens.completions:,} completion tokens and "
-        f"{tokens.patches:,} patches a step at their caps; {LIMITS if plan.rooflines else shares}."
+        f"{tokens.patches:,} patches a step; {LIMITS if plan.rooflines else shares}."
     )
     rows.append(("sum", "", f"{known:.2f}" if known else "-"))
     return f"{table(('phase', 'TFLOP per device', 'seconds'), rows)}\n\n{note}"

@@ -44,12 +44,17 @@ class Programs:
     """A run on `mesh` of `hosts` processes, without values.
 
     Its trees are ShapeDtypeStructs with shardings and global shapes.
+
+    Attributes:
+        answer_tokens: mean length of the completions for which the scoring programs compute; 0 for
+            all of them at rollout.max_tokens.
     """
 
     config: RunConfig
     arch: PolicyArch
     mesh: Mesh | AbstractMesh
     hosts: int = 1
+    answer_tokens: int = 0
 
     @functools.cached_property
     def engine(self) -> Engine:
@@ -64,6 +69,13 @@ class Programs:
         # make_mesh lays devices host by host.
         owners = np.repeat(range(self.hosts), self.mesh.size // self.hosts)
         check_tensor_groups(self.mesh.shape["tensor"], owners.tolist())
+
+    @property
+    def capacity(self) -> int:
+        """Completion tokens of a prompt in the scoring programs."""
+        tokens = self.answer_tokens * self.engine.group
+        sizes = self.engine.capacities
+        return next((size for size in sizes if 0 < tokens <= size), sizes[-1])
 
     @functools.cached_property
     def state(self):
@@ -173,13 +185,17 @@ class Programs:
 
     @functools.cached_property
     def reference_logprobs(self) -> Program:
+        rows = self.config.batch // self.config.micro_batches
+        samples = self._rows(self.samples, rows)
         arguments = (
             self.frozen | self.reference,
-            self.prompts(self.config.batch),
-            self.samples.tokens,
-            self.samples.mask,
+            self.prompts(rows),
+            samples.tokens,
+            samples.mask,
+            self.capacity,
         )
-        return Program("reference_logprobs", self.engine.reference_logprobs, arguments)
+        reference = self.engine.reference_logprobs
+        return Program(reference.name, reference, arguments, self.config.micro_batches)
 
     @functools.cached_property
     def gradient(self) -> Program:
@@ -190,7 +206,7 @@ class Programs:
         gradient = self.engine.gradient(loss)
         totals = jax.eval_shape(gradient.zeros, *weights, batch)
         totals = _placed(totals, self.engine._totals_shardings)
-        arguments = (totals, *weights, batch)
+        arguments = (totals, *weights, batch, self.capacity)
         return Program("gradient", gradient.add, arguments, self.config.micro_batches)
 
     @functools.cached_property
@@ -219,6 +235,11 @@ class Programs:
             self.answer_prefill,
             self.answer_decode,
         )
+
+    def scoring(self) -> tuple[Program, ...]:
+        """Return the programs whose cost depends on the length of the completions."""
+        names = ("reference_logprobs", "gradient")
+        return tuple(program for program in self.all() if program.name in names)
 
     def _towers(self) -> tuple[Program, ...]:
         return (self.features,) if self.config.policy.tower == "frozen" else ()

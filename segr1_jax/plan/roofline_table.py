@@ -6,7 +6,7 @@ from segr1_jax.plan.table import gigabytes, table
 
 LIMITS = (
     "lower bounds in seconds at the rates that these GPUs reach, with kernels and collectives one "
-    "after another and every answer at the token limit"
+    "after another and decoding up to the token limit"
 )
 COST = ("GB moved", "TFLOP", "kernels", "GB received", "ms")
 

@@ -104,17 +104,20 @@ def make_plan(
     devices: int,
     *,
     hosts: int = 1,
+    answer_tokens: int = 0,
     remedy: bool = True,
 ) -> Plan:
     """Plan by tracing alone.
 
-    With `remedy`, a run that may not fit is planned again with other keys until it does.
+    With `remedy`, a run that may not fit is planned again with other keys until it does. Memory is
+    that of completions at the token limit; times are of completions of `answer_tokens` on average
+    (0: at the limit), except for the rollout, which lasts as long as the longest.
 
     Raises:
         UserError: the devices cannot share this mesh or batch.
     """
     mesh = AbstractMesh(mesh_shape(config.mesh, devices), AXES, axis_types=AXIS_TYPES)
-    plan = _plan(Programs(config, arch, mesh, hosts), device)
+    plan = _plan(Programs(config, arch, mesh, hosts), device, answer_tokens)
     if plan.verdict is Verdict.FITS or not remedy:
         return plan
 
@@ -126,9 +129,14 @@ def make_plan(
 
 
 def compile_plan(
-    config: RunConfig, arch: PolicyArch, device: Device, devices: Sequence[jax.Device]
+    config: RunConfig,
+    arch: PolicyArch,
+    device: Device,
+    devices: Sequence[jax.Device],
+    *,
+    answer_tokens: int = 0,
 ) -> Plan:
-    """Plan by compiling every program for `devices`.
+    """Plan by compiling every program for `devices`; `answer_tokens` is that of make_plan.
 
     Temporaries are the compiler's; buffers are those of make_plan. Times are rooflines of the
     compiled programs on GPUs, those of make_plan on other devices.
@@ -138,16 +146,23 @@ def compile_plan(
     programs = Programs(config, arch, mesh, hosts)
     programs.check()
     compiled = [compile_program(program) for program in programs.all()]
-    plan = _plan(programs, device, compiled)
+    plan = _plan(programs, device, answer_tokens, compiled)
     faults = [fault for each in compiled for fault in gather_faults(programs, each.name, each.text)]
     return dataclasses.replace(plan, faults=faults)
 
 
-def _plan(programs: Programs, device: Device, compiled: Sequence[Compiled] = ()) -> Plan:
+def _plan(
+    programs: Programs, device: Device, answer_tokens: int, compiled: Sequence[Compiled] = ()
+) -> Plan:
     programs.check()
-    estimate, config = Estimate(programs), programs.config
+    config = programs.config
+    timed = dataclasses.replace(programs, answer_tokens=answer_tokens)
     bounds = rooflines(programs, device, compiled)
-    temporaries = {each.name: each.temporaries for each in compiled} or estimate.temporaries()
+    if bounds and timed.capacity != programs.capacity:
+        bounds |= rooflines(timed, device, list(map(compile_program, timed.scoring())))
+    temporaries = {each.name: each.temporaries for each in compiled} or Estimate(
+        programs
+    ).temporaries()
     buffers = ledger(programs, temporaries)
     share = sidecars_on(programs).share_of_jax if device.jax_share < 1 else None
     reserved = (
@@ -167,8 +182,8 @@ def _plan(programs: Programs, device: Device, compiled: Sequence[Compiled] = ())
         peak=peaks(buffers),
         margin=COMPILED_MARGIN if compiled else MARGIN,
         checkpoint=saving_needs(config, programs.state, programs.hosts),
-        tokens=tokens_per_step(programs),
-        phases=_phases(estimate, device, bounds) + sam2_phase(programs, device),
+        tokens=tokens_per_step(timed),
+        phases=_phases(Estimate(timed), device, bounds) + sam2_phase(programs, device),
         compiled=list(compiled),
         rooflines=bounds,
     )

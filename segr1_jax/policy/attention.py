@@ -13,7 +13,8 @@ A mask is over keys and says which of them a query may see. Masks know slots, no
 positions are already applied to queries and keys when they arrive here.
 
 Shape legend: B batch; G completions per prompt; T query tokens of one completion; P prefix tokens;
-S key tokens; N query tokens of one sequence; H query heads; K key/value heads; R = H / K query
+S key tokens, or slots of a stream of completion tokens (policy/packing.py); N query tokens of one
+sequence; H query heads; K key/value heads; R = H / K query
 heads per key head; C head size.
 """
 
@@ -28,6 +29,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from segr1_jax.policy.cudnn_attention import CUDNN
 from segr1_jax.policy.fused_attention import Kernels, Visible, attend_once, attend_shared
+from segr1_jax.policy.packing import Packing, Unpacked
 from segr1_jax.policy.splash_attention import splash_attention
 
 # The score of a masked key. It is finite, so that a row without any key has no NaN; the output of
@@ -86,34 +88,43 @@ class Attention:
 
     def group(
         self,
-        q_BGTHC: Float[Array, "B G T H C"],
-        shared: KeyValues,
-        own: KeyValues,
+        q_BSHC: Float[Array, "B S H C"],
+        prefix_k: Float[Array, "B P K C"],
+        prefix_v: Float[Array, "B P K C"],
+        own_k: Float[Array, "B S K C"],
+        own_v: Float[Array, "B S K C"],
+        prefix_mask_BP: Bool[Array, "B P"],
         mask_BGT: Bool[Array, "B G T"],
-    ) -> Float[Array, "B G T H C"]:
+        packing: Packing | Unpacked,
+    ) -> Float[Array, "B S H C"]:
         """Attend from completions to the shared prefix and, causally, to their own real tokens.
 
-        `shared.mask` is [B, 1, 1, P], `own.mask` is causal, and `mask_BGT` marks the real tokens.
+        Completions are a stream of tokens; `mask_BGT` marks the real ones.
         """
-        if self.implementation == "xla":
-            return attend(q_BGTHC, [shared, own])
         if self.implementation == "cudnn":
-            length_B = shared.mask[:, 0, 0].sum(axis=1, dtype=jnp.int32)
-            return attend_shared(self.kernels, q_BGTHC, shared.k, shared.v, own.k, own.v, length_B)
+            length_B = prefix_mask_BP.sum(axis=1, dtype=jnp.int32)
+            return attend_shared(
+                self.kernels, q_BSHC, prefix_k, prefix_v, own_k, own_v, length_B, packing
+            )
+        q_BGTHC, own_k, own_v = map(packing.unpack, (q_BSHC, own_k, own_v))
+        if self.implementation == "xla":
+            shared = KeyValues(prefix_k, prefix_v, prefix_mask_BP[:, None, None])
+            own = KeyValues(own_k, own_v, causal_mask(mask_BGT))
+            return packing.pack(attend(q_BGTHC, [shared, own]))
         # Join the G completions into one sequence. The static mask keeps them apart; segment 1
         # holds all queries and the real keys, segment 0 the padded keys of prefix and completions.
         B, G, T, H, C = q_BGTHC.shape
         k, v = (
-            jnp.concatenate([prefix, suffix.reshape(B, G * T, *suffix.shape[3:])], axis=1)
-            for prefix, suffix in zip(shared[:2], own[:2], strict=True)
+            jnp.concatenate([prefix, own.reshape(B, G * T, *own.shape[3:])], axis=1)
+            for prefix, own in ((prefix_k, own_k), (prefix_v, own_v))
         )
-        is_real_BS = jnp.concatenate([shared.mask[:, 0, 0], mask_BGT.reshape(B, G * T)], axis=1)
+        is_real_BS = jnp.concatenate([prefix_mask_BP, mask_BGT.reshape(B, G * T)], axis=1)
         key_segments_BS = is_real_BS.astype(jnp.int32)
         query_segments_BN = jnp.ones((B, G * T), jnp.int32)
         q_BNHC = q_BGTHC.reshape(B, G * T, H, C)
-        mask_NS = group_mask(shared.k.shape[1], G, T)
+        mask_NS = group_mask(prefix_k.shape[1], G, T)
         out = splash_attention(q_BNHC, k, v, mask_NS, query_segments_BN, key_segments_BS)
-        return out.reshape(B, G, T, H, C)
+        return packing.pack(out.reshape(B, G, T, H, C))
 
     def images(
         self,
@@ -146,6 +157,12 @@ class Attention:
             visible = Visible(mask=mask_B1NS)
             return attend_once(self.kernels, False, q_BNHC, k_BSKC, v_BSKC, visible)
         return attend(q_BNHC[:, None], [KeyValues(k_BSKC, v_BSKC, mask_B1NS)])[:, 0]
+
+
+def causal_mask(mask_BGT: Bool[Array, "B G T"]) -> Bool[Array, "B G T T"]:
+    """Return the mask in which token t (rows) sees the real tokens at or before t (columns)."""
+    T = mask_BGT.shape[-1]
+    return jnp.tril(jnp.ones((T, T), bool)) & mask_BGT[:, :, None, :]
 
 
 def group_mask(P: int, G: int, T: int) -> Bool[np.ndarray, "N S"]:

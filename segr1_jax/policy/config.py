@@ -1,8 +1,13 @@
 """Configuration of the weights that are trained."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 from segr1_jax.common.config_fields import knob, require_range
+
+Remat = Literal["none", "products", "full"]
+"""What the backward pass computes again: nothing, all but the values named PRODUCT, or layers."""
+PRODUCT = "product"
 
 
 @dataclass(frozen=True)

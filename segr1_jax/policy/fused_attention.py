@@ -12,7 +12,8 @@ So each backward kernel receives the merged o and l. Kernels drop the cotangent 
 log-sum-exp, which is why plain autodiff of the merge would be wrong.
 
 Shape legend: B batch; G completions per prompt; T query tokens of one completion; P prefix tokens;
-N query tokens of one sequence; S key tokens; H query heads; K key/value heads; C head size.
+N query tokens of one sequence; S key tokens, or slots of a stream of completion tokens
+(policy/packing.py); H query heads; K key/value heads; C head size.
 """
 
 import functools
@@ -21,7 +22,11 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Bool, Float, Int
+
+from segr1_jax.policy.config import PRODUCT
+from segr1_jax.policy.packing import Packing, Unpacked
 
 
 class Visible(NamedTuple):
@@ -65,7 +70,7 @@ def attend_once(
 
 
 def _once_forward(kernels: Kernels, causal: bool, q, k, v, visible: Visible):
-    out, lse = kernels.forward(q, k, v, visible, causal)
+    out, lse = _named(kernels.forward(q, k, v, visible, causal))
     return out, (q, k, v, visible, lse, out)
 
 
@@ -80,54 +85,55 @@ attend_once.defvjp(_once_forward, _once_backward)
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def attend_shared(
     kernels: Kernels,
-    q_BGTHC: Float[Array, "B G T H C"],
+    q_BSHC: Float[Array, "B S H C"],
     prefix_k: Float[Array, "B P K C"],
     prefix_v: Float[Array, "B P K C"],
-    own_k: Float[Array, "B G T K C"],
-    own_v: Float[Array, "B G T K C"],
+    own_k: Float[Array, "B S K C"],
+    own_v: Float[Array, "B S K C"],
     prefix_length: Int[Array, " B"],
-) -> Float[Array, "B G T H C"]:
+    packing: Packing | Unpacked,
+) -> Float[Array, "B S H C"]:
     """Attend from completions to their prefix and, causally, to their own tokens.
 
-    The tokens of a completion come before its padding, so a real token never sees padding.
+    Completions are a stream of tokens. All of them see the whole prefix, so that part is attention
+    of one sequence, and only the other part needs the completions apart. The tokens of a completion
+    come before its padding, so a real token never sees padding.
     """
-    return _shared_forward(kernels, q_BGTHC, prefix_k, prefix_v, own_k, own_v, prefix_length)[0]
+    inputs = q_BSHC, prefix_k, prefix_v, own_k, own_v, prefix_length, packing
+    return _shared_forward(kernels, *inputs)[0]
 
 
-def _shared_forward(kernels: Kernels, q, prefix_k, prefix_v, own_k, own_v, prefix_length):
-    B, G, T, H, _ = q.shape
-    prefix = _prefix_part(q, prefix_length)
-    out_a, lse_a = kernels.forward(prefix.q, prefix_k, prefix_v, prefix.visible, False)
-    out_b, lse_b = kernels.forward(_rows(q), _rows(own_k), _rows(own_v), Visible(), True)
-    # Both as [B, G, T, H].
-    lse_a = jnp.moveaxis(lse_a.reshape(B, H, G, T), 1, 3)
-    lse_b = jnp.moveaxis(lse_b.reshape(B, G, H, T), 2, 3)
+def _shared_forward(kernels: Kernels, q, prefix_k, prefix_v, own_k, own_v, length, packing):
+    out_a, lse_a = kernels.forward(q, prefix_k, prefix_v, _prefix(q, length), False)
+    own = (_rows(packing.unpack(x)) for x in (q, own_k, own_v))
+    out_b, lse_b = kernels.forward(*own, Visible(), True)
+    # Both as [B, S, H].
+    lse_a, lse_b = jnp.moveaxis(lse_a, 1, 2), _stream(packing, jnp.moveaxis(lse_b, 1, 2))
     lse = jnp.logaddexp(lse_a, lse_b)
     share_a, share_b = (jnp.exp(part - lse)[..., None] for part in (lse_a, lse_b))
-    out = share_a * out_a.reshape(q.shape) + share_b * out_b.reshape(q.shape)
-    out = out.astype(q.dtype)
-    return out, (q, prefix_k, prefix_v, own_k, own_v, prefix_length, lse, out)
+    out = (share_a * out_a + share_b * _stream(packing, out_b)).astype(q.dtype)
+    out, lse = _named((out, lse))
+    return out, (q, prefix_k, prefix_v, own_k, own_v, length, packing, lse, out)
 
 
 def _shared_backward(kernels: Kernels, kept, cotangent):
-    q, prefix_k, prefix_v, own_k, own_v, prefix_length, lse, out = kept
-    B, G, T, H, _ = q.shape
-    prefix = _prefix_part(q, prefix_length)
-    lse_a = jnp.moveaxis(lse, 3, 1).reshape(B, H, G * T)
-    lse_b = jnp.moveaxis(lse, 3, 2).reshape(B * G, H, T)
-    joined = (x.reshape(prefix.q.shape) for x in (out, cotangent))
+    q, prefix_k, prefix_v, own_k, own_v, length, packing, lse, out = kept
+    lse_BHS, visible = jnp.moveaxis(lse, 2, 1), _prefix(q, length)
     q_a, prefix_k_gradient, prefix_v_gradient = kernels.backward(
-        prefix.q, prefix_k, prefix_v, prefix.visible, False, lse_a, *joined
+        q, prefix_k, prefix_v, visible, False, lse_BHS, out, cotangent
     )
-    q_b, own_k_gradient, own_v_gradient = kernels.backward(
-        *map(_rows, (q, own_k, own_v)), Visible(), True, lse_b, *map(_rows, (out, cotangent))
-    )
+    own = (_rows(packing.unpack(x)) for x in (q, own_k, own_v))
+    lse_b = jnp.moveaxis(_rows(packing.unpack(lse)), 2, 1)
+    merged = (_rows(packing.unpack(x)) for x in (out, cotangent))
+    parts = kernels.backward(*own, Visible(), True, lse_b, *merged)
+    q_b, own_k_gradient, own_v_gradient = (_stream(packing, part) for part in parts)
     return (
-        q_a.reshape(q.shape) + q_b.reshape(q.shape),
+        q_a + q_b,
         prefix_k_gradient,
         prefix_v_gradient,
-        own_k_gradient.reshape(own_k.shape),
-        own_v_gradient.reshape(own_v.shape),
+        own_k_gradient,
+        own_v_gradient,
+        None,
         None,
     )
 
@@ -135,19 +141,22 @@ def _shared_backward(kernels: Kernels, kept, cotangent):
 attend_shared.defvjp(_shared_forward, _shared_backward)
 
 
-class _PrefixPart(NamedTuple):
-    """The completions of a group as one sequence of queries, which all see the whole prefix."""
-
-    q: Float[Array, "B N H C"]
-    visible: Visible
-
-
-def _prefix_part(q_BGTHC: Array, prefix_length_B: Int[Array, " B"]) -> _PrefixPart:
-    B, G, T, H, C = q_BGTHC.shape
-    query_length_B = jnp.full((B,), G * T, jnp.int32)
-    return _PrefixPart(q_BGTHC.reshape(B, G * T, H, C), Visible(query_length_B, prefix_length_B))
+def _prefix(q_BSHC: Array, prefix_length_B: Int[Array, " B"]) -> Visible:
+    """Return what the completions of a group, as one sequence of queries, see of the prefix."""
+    B, S = q_BSHC.shape[:2]
+    return Visible(jnp.full((B,), S, jnp.int32), prefix_length_B)
 
 
-def _rows(x_BGTHC: Array) -> Array:
+def _named(values: tuple[Array, Array]) -> tuple[Array, Array]:
+    """Name what the backward pass needs, so that `remat` may keep it."""
+    return tuple(checkpoint_name(value, PRODUCT) for value in values)
+
+
+def _rows(x_BGT: Array) -> Array:
     """Return the completions of all groups as rows of one batch."""
-    return x_BGTHC.reshape(-1, *x_BGTHC.shape[2:])
+    return x_BGT.reshape(-1, *x_BGT.shape[2:])
+
+
+def _stream(packing: Packing | Unpacked, rows: Array) -> Array:
+    """Return the stream of the tokens of all groups; the inverse of `_rows` after `unpack`."""
+    return packing.pack(rows.reshape(-1, packing.group, *rows.shape[1:]))

@@ -9,9 +9,10 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
-from segr1_jax.policy.config import LoraConfig
+from segr1_jax.policy.config import PRODUCT, LoraConfig
 from segr1_jax.policy.mixed_precision import spread, times
 
 Axes = tuple[str | None, ...]
@@ -62,9 +63,9 @@ class Linear(nnx.Module):
         y = times(x, self.kernel[...])
         if self.bias is not None:
             y = y + spread(self.bias[...], y)
-        if self.lora_scale is None:
-            return y
-        return y + self.lora_scale * times(times(x, self.lora_a[...]), self.lora_b[...])
+        if self.lora_scale is not None:
+            y = y + self.lora_scale * times(times(x, self.lora_a[...]), self.lora_b[...])
+        return checkpoint_name(y, PRODUCT)
 
 
 class RMSNorm(nnx.Module):

@@ -3,7 +3,8 @@
 Banned ids and the temperature are applied in chunked_head.tempered_logits, which the sampler calls
 too, so that sampler and trainer use the same distribution.
 
-Shape legend: B prompts; G completions; T tokens; D hidden; V vocabulary.
+Shape legend: B prompts; G completions; T tokens; S slots of the stream of completion tokens; D
+hidden; V vocabulary.
 """
 
 from collections.abc import Sequence
@@ -18,6 +19,7 @@ from segr1_jax.policy.chunked_head import (
     chunked_logprobs,
     token_logprobs,
 )
+from segr1_jax.policy.packing import packed
 from segr1_jax.policy.qwen2_5_vl.model import PromptBatch, Qwen25VL
 
 
@@ -36,22 +38,28 @@ def score_tokens(
     *,
     temperature: float = 1.0,
     chunk: int = 64,
+    slots: int | None = None,
 ) -> TokenScores:
     """Return log-probability and entropy of every completion token given its prompt.
 
-    Both are 0 where `mask_BGT` is False. `chunk` is explained in `score_states`.
+    Both are 0 where `mask_BGT` is False. `chunk` is explained in `score_states`. `slots` is at
+    least the number of real tokens of any group: the products over tokens then skip padding beyond
+    it (policy/packing.py).
     """
-    states_BGTD = model.predict_states(prompts, tokens_BGT, mask_BGT)
-    banned = model.arch.never_sampled
-    return score_states(
-        states_BGTD,
+    packing, group = packed(mask_BGT, slots), tokens_BGT.shape[1]
+    states_BSD = model.packed_states(prompts, tokens_BGT, mask_BGT, packing)
+    # The stream is one row with the tokens of all completions.
+    tokens_B1S, mask_B1S = (packing.pack(x)[:, None] for x in (tokens_BGT, mask_BGT))
+    scores = score_states(
+        states_BSD[:, None],
         model.head_kernel(),
-        tokens_BGT,
-        mask_BGT,
-        banned=banned,
+        tokens_B1S,
+        mask_B1S,
+        banned=model.arch.never_sampled,
         temperature=temperature,
-        chunk=chunk,
+        chunk=chunk * group,
     )
+    return TokenScores(*(packing.unpack(x_B1S[:, 0]) for x_B1S in scores))
 
 
 @jax.named_scope("head")

@@ -15,7 +15,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from segr1_jax.policy.attention import Attention
-from segr1_jax.policy.config import LoraConfig
+from segr1_jax.policy.config import LoraConfig, Remat
 from segr1_jax.policy.layers import Axes
 from segr1_jax.policy.qwen2_5_vl.arch import PolicyArch
 from segr1_jax.policy.qwen2_5_vl.model import Qwen25VL
@@ -41,14 +41,14 @@ class Policy:
     Attributes:
         arch: sizes and special tokens.
         dtype: dtype of the computation; weights keep their own.
-        remat: recompute layers in the backward pass.
+        remat: what the backward pass computes again.
         lora: adapters on the linear maps of the language model; their names end in ADAPTER.
         attention: implementation of attention in training.
     """
 
     arch: PolicyArch
     dtype: DTypeLike = jnp.float32
-    remat: bool = False
+    remat: Remat = "none"
     lora: LoraConfig | None = None
     attention: Attention = Attention()
     _graphdef: nnx.GraphDef = field(init=False, repr=False)

@@ -7,6 +7,12 @@ import jax
 from flax import nnx
 
 from segr1_jax.policy.batch_rows import split_rows
+from segr1_jax.policy.config import PRODUCT, Remat
+
+KEPT = {
+    "full": jax.checkpoint_policies.nothing_saveable,
+    "products": jax.checkpoint_policies.save_only_these_names(PRODUCT),
+}
 
 
 def stacked(make: Callable[[nnx.Rngs], nnx.Module], count: int, rngs: nnx.Rngs) -> nnx.Module:
@@ -26,12 +32,13 @@ def scan_layers(
     carry: Any,
     xs: Any = None,
     *,
-    remat: bool = False,
+    remat: Remat = "none",
 ) -> tuple[Any, Any]:
     """Run `lax.scan` of `step(layer, carry, x) -> (carry, y)` over stacked layers.
 
-    With `remat` only the carry between layers is stored for the backward pass. The arrays of
-    `carry` have the batch as first axis and are constrained to be split along it (split_rows).
+    With `remat` "full" only the carry between layers is stored for the backward pass, with
+    "products" also the values that layers name PRODUCT. The arrays of `carry` have the batch as
+    first axis and are constrained to be split along it (split_rows).
     """
     graphdef, weights = nnx.split(layers)
 
@@ -39,4 +46,6 @@ def scan_layers(
         layer_weights, x = slices
         return step(nnx.merge(graphdef, layer_weights), split_rows(carry), x)
 
-    return jax.lax.scan(jax.checkpoint(body) if remat else body, carry, (weights, xs))
+    if remat != "none":
+        body = jax.checkpoint(body, policy=KEPT[remat])
+    return jax.lax.scan(body, carry, (weights, xs))

@@ -57,6 +57,12 @@ class PromptBuilder:
         """Return the frame of answers about `example`: the fixed one, or the image's own."""
         return model_frame(example.frame, self.config, self.vision.unit, example.name)
 
+    def length(self, instruction: str | None, task: str) -> int:
+        """Return the number of tokens of a prompt about one image of the fixed frame."""
+        # The tokenizer splits texts at image tokens, so each of them adds exactly one token.
+        alone = self.tokenizer.encode(chat_text(messages(task, instruction), [1]))
+        return len(alone) - 1 + (self.config.frame // self.vision.unit) ** 2
+
     def build(self, example: Example, task: str = "") -> Prompt:
         """Build the prompt for `example`: its image and its instruction in the wording of `task`.
 

@@ -15,6 +15,7 @@ import numpy as np
 import optax
 from jax.experimental import multihost_utils
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Int
 
 from segr1_jax.config.schema import MeshConfig
 from segr1_jax.errors import UserError
@@ -198,6 +199,11 @@ def sum_over_processes(values: np.ndarray) -> np.ndarray:
 
 def max_over_processes(value: int) -> int:
     """Return the largest value of all processes, the same in each."""
+    return int(maxima_over_processes(np.array(value)))
+
+
+def maxima_over_processes(values: Int[np.ndarray, "*shape"]) -> Int[np.ndarray, "*shape"]:
+    """Return the elementwise maximum of a small array over all processes, the same in each."""
     if jax.process_count() == 1:
-        return value
-    return int(np.max(multihost_utils.process_allgather(np.array(value, np.int32))))
+        return values
+    return np.asarray(multihost_utils.process_allgather(values.astype(np.int32))).max(axis=0)

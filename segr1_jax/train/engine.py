@@ -4,7 +4,7 @@ No other module of a run compiles anything.
 """
 
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,6 +40,7 @@ from segr1_jax.train.block_sampler import (
     decode_layout,
     make_block_sampler,
 )
+from segr1_jax.train.micro_batches import Division, capacities
 from segr1_jax.train.update_guard import is_sound
 from segr1_jax.types import Completion, Prompt
 
@@ -167,9 +168,12 @@ class Engine:
         programs = make_gradient(
             self.policy, loss, temperature=temperature, head_chunk=self.config.policy.head_chunk
         )
+        whole = self._totals_shardings
+        options = {"donate_argnums": 0, "static_argnums": 4}
         return Accumulation(
-            self._jit("zero_totals", programs.zeros, self._totals_shardings),
-            self._jit("gradient", programs.add, self._totals_shardings, donate_argnums=0),
+            self._jit("zero_totals", programs.zeros, whole),
+            self._jit("gradient", programs.add, whole, **options),
+            self.capacities,
         )
 
     @functools.cached_property
@@ -188,32 +192,29 @@ class Engine:
         whole = self.placement.replicated
         return Totals(self.state_shardings.params, whole, whole, whole)
 
-    def micro_rows(self) -> list[slice]:
-        """Return this process's rows of each micro-batch: row i is in micro-batch i % count."""
-        count = self.config.micro_batches
-        return [slice(index, None, count) for index in range(count)]
-
-    def micro_batches(self, batch: Any) -> Iterator[Any]:
-        """Yield the micro-batches of a global batch; rows stay split over devices in each."""
-        return (self._deal(batch, index) for index in range(self.config.micro_batches))
+    @functools.cached_property
+    def micro_batches(self) -> Division:
+        """(batch, completion tokens of each prompt of this process) -> micro-batches."""
+        return Division(self.placement, self.config.micro_batches, self.capacities)
 
     @functools.cached_property
-    def _deal(self) -> Watched[[Any, int], Any]:
-        count = self.config.micro_batches
+    def capacities(self) -> list[int]:
+        """Numbers of completion tokens of a prompt that scoring programs are compiled for."""
+        return capacities(self.config.rollout.max_tokens * self.group)
 
-        def rows(x, index):
-            return x.reshape(x.shape[0] // count, count, *x.shape[1:])[:, index]
-
-        def deal(batch, index):
-            return jax.tree.map(lambda x: rows(x, index), batch)
-
-        return Watched("micro_batch", deal, out_shardings=self.placement.rows)
+    @property
+    def group(self) -> int:
+        """Completions of a prompt in training: one target answer in SFT."""
+        return self.config.rollout.group if self.config.stage == "grpo" else 1
 
     @functools.cached_property
-    def reference_logprobs(self) -> Watched[[Params, PromptBatch, jax.Array, jax.Array], jax.Array]:
-        """(reference weights, prompts, tokens, mask) -> logprobs of the completion tokens."""
+    def reference_logprobs(self) -> Watched[..., jax.Array]:
+        """(reference weights, prompts, tokens, mask, slots) -> logprobs of the completion tokens.
 
-        def score(params: Params, prompts: PromptBatch, tokens, mask):
+        `slots` is that of score_tokens, and static.
+        """
+
+        def score(params: Params, prompts: PromptBatch, tokens, mask, slots: int | None):
             scores = score_tokens(
                 self.policy.base.bind(params),
                 prompts,
@@ -221,10 +222,11 @@ class Engine:
                 mask,
                 temperature=self.config.rollout.temperature,
                 chunk=self.config.policy.head_chunk,
+                slots=slots,
             )
             return scores.logprobs
 
-        return self._jit("reference_logprobs", score, self.placement.rows)
+        return self._jit("reference_logprobs", score, self.placement.rows, static_argnums=4)
 
     @functools.cached_property
     def sampler(self) -> BlockSampler:

@@ -6,7 +6,7 @@ Example --prompt--> Prompt --rollout--> Completion --answer--> Answer | ParseSta
 
 import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
@@ -16,14 +16,14 @@ from segr1_jax.objective.advantages import group_advantages
 from segr1_jax.objective.batch import GroupBatch, answer_batch
 from segr1_jax.objective.loss import answer_loss, grpo_loss
 from segr1_jax.objective.update import Totals, TrainBatch
-from segr1_jax.policy.qwen2_5_vl.model import PromptBatch
 from segr1_jax.reward.client import RewardClient
 from segr1_jax.reward.judging import Judged
-from segr1_jax.rollout.sampler import Samples
 from segr1_jax.runtime.run_directory import incidents_of
 from segr1_jax.train.accumulation import Accumulation
 from segr1_jax.train.evaluation_files import was_evaluated
 from segr1_jax.train.final_report import closing_report, show_ended_run
+from segr1_jax.train.micro_batches import MicroBatch
+from segr1_jax.train.reference import Reference, Scored, divide
 from segr1_jax.train.refill import refill
 from segr1_jax.train.rollouts import Rollout, sample_groups
 from segr1_jax.train.run import Run
@@ -56,7 +56,8 @@ def run_sft(config: RunConfig, *, connect: Connect = RewardClient) -> None:
                 prompts = run.engine.with_features(prompts, run.params)
                 batch = TrainBatch(prompts, run.engine.placement.put_rows(answers))
             with run.timer("update"):
-                micros = run.engine.micro_batches(batch)
+                tokens_B = np.array([len(target) for target in targets])
+                micros = run.engine.micro_batches(batch, tokens_B)
                 metrics = _update(run, step, _sum_gradients(run, gradient, micros))
             if metrics["skipped_update"]:
                 record = {"tokens": answers.tokens, "mask": answers.mask}
@@ -84,8 +85,8 @@ def run_grpo(
             if config.rollout.refill:
                 rollout = refill(run, scorer, step, rollout)
             # Dispatched before the rewards: it needs none, and runs while the masks are scored.
-            reference_logprobs = reference(rollout)
-            learned = _accumulate(run, scorer, gradient, rollout, reference_logprobs)
+            micros = reference(divide(run.engine, rollout))
+            learned = _accumulate(run, scorer, gradient, rollout, micros)
             metrics = _updates(run, scorer, gradient, step, learned)
             if metrics["skipped_update"]:
                 record = _record(run, rollout, learned.judged)
@@ -99,27 +100,18 @@ def run_grpo(
         closing_report(run, client)
 
 
-class _OnDevice(NamedTuple):
-    """A whole batch on the mesh, before its rewards are known."""
-
-    prompts: PromptBatch
-    drawn: Samples
-    reference_logprobs: jax.Array
-
-
 class _Learned:
     """A rollout with its rewards and the sum of its gradients.
 
     Attributes:
         judged: the rewards of this process's groups.
-        credits: weights and advantages, by micro-batch.
+        micros: the micro-batches, each a TrainBatch.
         totals: the sum of the gradients; None before the first, and once an update has taken it.
     """
 
-    def __init__(self, batch: _OnDevice, groups: int):
-        self.batch = batch
+    def __init__(self, groups: int):
         self.judged: list[list[Judged]] = [[]] * groups
-        self.credits: list[Credit] = []
+        self.micros: list[MicroBatch] = []
         self.totals: Totals | None = None
 
     def take_totals(self) -> Totals:
@@ -128,19 +120,17 @@ class _Learned:
         return totals
 
 
-def _reference(run: Run) -> Callable[[Rollout], jax.Array]:
-    """Return rollout -> logprobs of the reference policy, or the sampler's if there is none."""
-    engine = run.engine
+def _reference(run: Run) -> Callable[[list[MicroBatch]], list[MicroBatch]]:
+    """Return the reference policy; without a KL term micro-batches stay as they are."""
     if not run.config.objective.beta:
-        return lambda rollout: rollout.drawn.logprobs
-    weights = engine.reference_weights(run.initial_params(), run.frozen)
+        return lambda micros: micros
+    score = Reference(run.engine, run.initial_params(), run.frozen)
 
-    def score(rollout: Rollout) -> jax.Array:
+    def timed(micros: list[MicroBatch]) -> list[MicroBatch]:
         with run.timer("reference"):
-            drawn = rollout.drawn
-            return engine.reference_logprobs(weights, rollout.prompts, drawn.tokens, drawn.mask)
+            return score(micros)
 
-    return score
+    return timed
 
 
 def _accumulate(
@@ -148,29 +138,29 @@ def _accumulate(
     scorer: GroupScorer,
     gradient: Accumulation,
     rollout: Rollout,
-    reference_logprobs: jax.Array,
+    micros: Sequence[MicroBatch],
 ) -> _Learned:
     """Add up the gradient of a rollout, micro-batch by micro-batch, as their rewards arrive.
 
     A micro-batch is differentiated while the masks of the next one are scored.
     """
-    engine = run.engine
-    batch = _OnDevice(rollout.prompts, rollout.drawn, reference_logprobs)
-    learned = _Learned(batch, len(rollout.samples))
+    learned = _Learned(len(rollout.samples))
     with run.timer("reward"):
-        rewards = scorer.by_micro_batch(rollout)
+        rewards = scorer.by_micro_batch(rollout, [micro.rows for micro in micros])
     with run.timer("reference"):
-        jax.block_until_ready(reference_logprobs)
-    for rows, micro in zip(engine.micro_rows(), engine.micro_batches(batch), strict=True):
+        jax.block_until_ready([micro.batch.reference_logprobs for micro in micros])
+    for micro in micros:
         # At most one micro-batch is in flight: another would need its temporary memory too.
         with run.timer("update"):
             jax.block_until_ready(learned.totals)
         with run.timer("reward"):
-            learned.judged[rows] = next(rewards)
+            judged = next(rewards)
+        for row, rewarded in zip(micro.rows, judged, strict=True):
+            learned.judged[row] = rewarded
         with run.timer("update"):
-            learned.credits.append(scorer.credit(learned.judged[rows]))
-            completions = _train_batch(micro, learned.credits[-1])
-            learned.totals = gradient(learned.totals, run.state.params, run.frozen, completions)
+            micro = micro._replace(batch=_train_batch(micro.batch, scorer.credit(judged)))
+            learned.micros.append(micro)
+            learned.totals = _add_gradient(run, gradient, learned.totals, micro)
     return learned
 
 
@@ -190,18 +180,22 @@ def _updates(
             # The same weights on the same batch would be skipped again.
             if metrics["skipped_update"]:
                 break
-            micros = run.engine.micro_batches(learned.batch)
-            micros = map(_train_batch, micros, learned.credits)
-            metrics = _update(run, step, _sum_gradients(run, gradient, micros))
+            metrics = _update(run, step, _sum_gradients(run, gradient, learned.micros))
     return metrics | {"sampler_gap": first["sampler_gap"]}
 
 
-def _sum_gradients(run: Run, gradient: Accumulation, micros: Iterable[TrainBatch]) -> Totals:
+def _sum_gradients(run: Run, gradient: Accumulation, micros: Iterable[MicroBatch]) -> Totals:
     """Return the gradient of a batch whose rewards are all known."""
     totals = None
     for micro in micros:
-        totals = gradient(totals, run.state.params, run.frozen, micro)
+        totals = _add_gradient(run, gradient, totals, micro)
     return totals
+
+
+def _add_gradient(
+    run: Run, gradient: Accumulation, totals: Totals | None, micro: MicroBatch
+) -> Totals:
+    return gradient(totals, run.state.params, run.frozen, micro.batch, micro.capacity)
 
 
 def _update(run: Run, step: int, totals: Totals) -> dict[str, Any]:
@@ -214,16 +208,16 @@ def _update(run: Run, step: int, totals: Totals) -> dict[str, Any]:
     return jax.device_get(metrics)
 
 
-def _train_batch(micro: _OnDevice, credit: Credit) -> TrainBatch:
+def _train_batch(scored: Scored, credit: Credit) -> TrainBatch:
     return TrainBatch(
-        micro.prompts,
+        scored.prompts,
         GroupBatch(
-            tokens=micro.drawn.tokens,
-            mask=micro.drawn.mask,
+            tokens=scored.drawn.tokens,
+            mask=scored.drawn.mask,
             weight=credit.weight,
             advantages=credit.advantages,
-            sampler_logprobs=micro.drawn.logprobs,
-            reference_logprobs=micro.reference_logprobs,
+            sampler_logprobs=scored.drawn.logprobs,
+            reference_logprobs=scored.reference_logprobs,
         ),
     )
 

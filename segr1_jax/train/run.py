@@ -49,6 +49,7 @@ from segr1_jax.train.evaluation import Evaluation
 from segr1_jax.train.evaluation_files import was_evaluated, write_evaluation
 from segr1_jax.train.held_out import evaluate_weights
 from segr1_jax.train.make_engine import make_engine
+from segr1_jax.train.prompt_capacity import fit_prompts
 from segr1_jax.train.sample_feed import SampleFeed
 from segr1_jax.train.signal_watch import SignalWatch
 from segr1_jax.train.tally import Tally
@@ -70,12 +71,15 @@ class Run:
         self.source, self.held_out = open_source(config.data), open_source(config.eval_data)
         check(self.source, answer_suffices=config.stage == "sft")
         check(self.held_out)
-        self.held_out = limited(self.held_out, config.eval_limit)
         self.start = recorded_start(config)
         builder = PromptBuilder.from_directory(self.start.base, config.prompt)
         self.engine = make_engine(
-            config, read_arch(Path(self.start.base)), make_mesh(config.mesh), builder
+            fit_prompts(config, builder, (self.source, self.held_out)),
+            read_arch(Path(self.start.base)),
+            make_mesh(config.mesh),
+            builder,
         )
+        self.held_out = limited(self.held_out, config.eval_limit)
         self.engine.check_rows()
         if is_first():
             require_disk(config, self.engine.state_shapes, jax.process_count())

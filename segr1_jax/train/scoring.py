@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
+from jaxtyping import Int
 
 from segr1_jax.data.pipeline import Sample
 from segr1_jax.errors import UserError
@@ -67,15 +68,22 @@ class GroupScorer:
         size = self._config.rollout.group
         return [judged[start : start + size] for start in range(0, len(judged), size)]
 
-    def by_micro_batch(self, rollout: Rollout) -> Iterator[list[list[Judged]]]:
+    def by_micro_batch(
+        self, rollout: Rollout, parts: Sequence[Int[np.ndarray, " _"]]
+    ) -> Iterator[list[list[Judged]]]:
         """Submit all completions now, and wait for the rewards of one micro-batch after the other.
 
+        `parts` are the rows of the micro-batches.
         Rewards that a refill has waited for already are not asked for again.
         """
-        micro_rows = self._run.engine.micro_rows()
         if rollout.judged is not None:
-            return (rollout.judged[rows] for rows in micro_rows)
-        pending = [self.submit(rollout.samples[rows], rollout.groups[rows]) for rows in micro_rows]
+            return ([rollout.judged[row] for row in rows] for rows in parts)
+        pending = [
+            self.submit(
+                [rollout.samples[row] for row in rows], [rollout.groups[row] for row in rows]
+            )
+            for rows in parts
+        ]
         return map(self.collect, pending)
 
     def credit(self, judged: Sequence[Sequence[Judged]]) -> Credit:

@@ -18,7 +18,7 @@ from segr1_jax.runtime.run_directory import claim_run_dir, make_run_dir
 
 # The remedies that a plan proposes after an out-of-memory, and what else is cut differently.
 ROUNDED = (
-    *("micro_batches=8", "eval_batch=5", "policy.remat=true", "policy.head_chunk=8"),
+    *("micro_batches=8", "eval_batch=5", "policy.remat=products", "policy.head_chunk=8"),
     *("policy.attention=splash", "rollout.weights=sharded", "mesh.fsdp=2", "reward.threads=2"),
 )
 FREE = (

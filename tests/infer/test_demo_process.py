@@ -41,6 +41,7 @@ def wait_until_served(url: str) -> None:
             time.sleep(0.5)
 
 
+@pytest.mark.usefixtures("heed_interrupts")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda n: n.name)
 def test_no_upload_is_left_after_a_signal(tmp_path, free_port, number):
     pytest.importorskip("gradio", reason="the demo needs the extra `demo`")

@@ -103,7 +103,7 @@ def test_a_moment_adds_what_is_there():
         always
         + size["prompts"]
         + size["completions"]
-        + size["micro-batch"]
+        + size["micro-batches"]
         + size["gradient"]
         + 7.0
     )

@@ -50,7 +50,7 @@ def test_phases_of_a_step():
             "rollout copy": 2.0,
             "prefill": 1.0,
             "decode": 8.0,
-            "reference": 4.0,
+            "reference": 2 * 4.0,
             "update": 2 * 5.0,
             "optimizer": 6.0,
         }

@@ -32,7 +32,7 @@ def layers_forward(x):
     layers = stacked(lambda r: TextLayer(r, ARCH, None, Attention()), ARCH.layers, nnx.Rngs(0))
     rotary = mrope(ARCH, jnp.zeros((3, 1, P), jnp.int32))
     return scan_layers(
-        layers, lambda layer, x, _: layer.prefix(x, rotary, jnp.ones((1, P), bool)), x, remat=True
+        layers, lambda layer, x, _: layer.prefix(x, rotary, jnp.ones((1, P), bool)), x, remat="full"
     )[0]
 
 

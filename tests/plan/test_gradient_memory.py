@@ -25,7 +25,7 @@ WIDE = CONFIG | {
 }
 SMALL = [
     *("batch=8", "micro_batches=2", "eval_batch=8", "rollout.group=2", "rollout.max_tokens=8"),
-    *("prompt.frame=56", "prompt.max_tokens=32", "policy.remat=true"),
+    *("prompt.frame=56", "prompt.max_tokens=32", "policy.remat=full"),
 ]
 
 

@@ -12,9 +12,9 @@ import pytest
 from attention_kernels import PLAIN
 from tolerances import TOL_FLOAT64, TOL_SIMPLE
 
-from segr1_jax.policy.attention import Attention, KeyValues
+from segr1_jax.policy.attention import Attention
 from segr1_jax.policy.fused_attention import attend_shared
-from segr1_jax.policy.qwen2_5_vl.text import causal_mask
+from segr1_jax.policy.packing import packed
 
 B, G, T, P, H, K, C = 2, 3, 5, 11, 4, 2, 8
 
@@ -89,15 +89,19 @@ def test_prefix(kernel):
     )
 
 
-def test_group(kernel):
+@pytest.mark.parametrize("slots", [None, 12], ids=["padded", "packed"])
+def test_group(kernel, slots):
     mask_BP = prefix_mask(kernel)
     lengths = np.array([[5, 1, 3], [2, 5, 4]])
     mask_BGT = np.arange(T) < lengths[..., None]
 
+    masks = jnp.asarray(mask_BP), jnp.asarray(mask_BGT)
+    packing = packed(masks[1], slots)
+
     def ours(q, k, v, own_k, own_v):
-        shared = KeyValues(k, v, jnp.asarray(mask_BP)[:, None, None])
-        own = KeyValues(own_k, own_v, causal_mask(jnp.asarray(mask_BGT)))
-        return kernel.group(q, shared, own, jnp.asarray(mask_BGT))[np.nonzero(mask_BGT)]
+        q, own_k, own_v = map(packing.pack, (q, own_k, own_v))
+        heads = kernel.group(q, k, v, own_k, own_v, *masks, packing)
+        return packing.unpack(heads)[np.nonzero(mask_BGT)]
 
     def theirs(q, k, v, own_k, own_v):
         rows = []
@@ -154,17 +158,23 @@ def test_windows(kernel):
     assert_same(ours, theirs, tuple(normal(seed, B, 4, H, C) for seed in range(3)))
 
 
-def test_merged_gradient_in_float64():
+@pytest.mark.parametrize("slots", [None, 11], ids=["padded", "packed"])
+def test_merged_gradient_in_float64(slots):
     """The backward passes of both parts, given the merged output and log-sum-exp, are exact."""
     with jax.enable_x64(True):
         rng = np.random.default_rng(0)
         shapes = (B, G, T, H, C), (B, P, K, C), (B, P, K, C), (B, G, T, K, C), (B, G, T, K, C)
         arguments = [jnp.asarray(rng.normal(size=shape)) for shape in shapes]
         length_B = jnp.array([P, P - 3], jnp.int32)
-        weights = jnp.asarray(rng.normal(size=shapes[0]))
+        lengths_BG = np.full((B, G), T) if slots is None else np.array([[5, 1, 3], [2, 5, 4]])
+        real_BGT = np.arange(T) < lengths_BG[..., None]
+        weights = jnp.asarray(rng.normal(size=shapes[0])) * real_BGT[..., None, None]
+        packing = packed(jnp.asarray(real_BGT), slots)
 
-        def merged(*arguments):
-            return jnp.vdot(weights, attend_shared(PLAIN, *arguments, length_B))
+        def merged(q, k, v, own_k, own_v):
+            q, own_k, own_v = map(packing.pack, (q, own_k, own_v))
+            heads = attend_shared(PLAIN, q, k, v, own_k, own_v, length_B, packing)
+            return jnp.vdot(weights, packing.unpack(heads))
 
         def whole(q, k, v, own_k, own_v):
             total = 0.0

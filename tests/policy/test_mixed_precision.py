@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 import re
 import tempfile
 from pathlib import Path
@@ -42,7 +43,7 @@ ARCH_3B = Path(__file__).parents[2] / "configs/arch/qwen2.5-vl-3b.json"
 SMALL = [
     *("batch=8", "eval_batch=8", "micro_batches=1", "mesh.fsdp=8"),
     *("prompt.frame=112", "prompt.max_tokens=40", "rollout.max_tokens=12", "rollout.group=2"),
-    *("policy.compute_dtype=bfloat16", "policy.remat=true"),
+    *("policy.compute_dtype=bfloat16", "policy.remat=full"),
 ]
 BF16, FLOAT32 = jnp.bfloat16, jnp.float32
 REDUCTION = re.compile(r"= \(?(\w+)\[([\d,]*)\]\S* (?:all-reduce|reduce-scatter)\(")
@@ -73,6 +74,17 @@ def reductions(program: Program) -> list[tuple[str, str]]:
     return REDUCTION.findall(text)
 
 
+@pytest.fixture
+def _uncached():
+    """A program that comes from the cache of compiled programs is not compiled, nor dumped."""
+    option = "jax_persistent_cache_min_compile_time_secs"
+    before = getattr(jax.config, option)
+    jax.config.update(option, math.inf)
+    yield
+    jax.config.update(option, before)
+
+
+@pytest.mark.usefixtures("_uncached")
 @pytest.mark.parametrize(
     ("lora", "head_chunk"),
     [
@@ -160,7 +172,7 @@ def test_a_training_step_in_bfloat16_against_float32(arch, prompts, lora):
     batch, optimizer = TrainBatch(prompts, answers), make_optimizer(OptimizerConfig(), 10)
 
     def step(dtype):
-        policy = Policy(arch, dtype=dtype, remat=True, lora=lora)
+        policy = Policy(arch, dtype=dtype, remat="full", lora=lora)
         weights = draw_weights(policy)
         trained = {n: w for n, w in weights.items() if n.endswith(ADAPTER)} or weights
         frozen = {n: w.astype(dtype) for n, w in weights.items() if n not in trained}

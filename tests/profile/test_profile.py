@@ -99,7 +99,7 @@ def test_functions_are_counted_once_compiled_and_measured(profiled):
         "sample_prefill": 1,
         "sample_grow": 1,
         "sample_block": 1,
-        "reference_logprobs": 1,
+        "reference_logprobs": 2,
         "micro_batch": 2,
         "zero_totals": 1,
         "gradient": 2,
@@ -113,12 +113,12 @@ def test_functions_are_counted_once_compiled_and_measured(profiled):
     gradient = functions["gradient"]
     assert gradient.hfu == pytest.approx(gradient.flops / gradient.seconds / PEAK)
     assert gradient.mfu == pytest.approx(gradient.model_flops / gradient.seconds / PEAK)
-    assert 2.5 < 2 * gradient.flops / functions["reference_logprobs"].flops < 4, (
+    assert 2.5 < gradient.flops / functions["reference_logprobs"].flops < 4, (
         "a backward pass costs two forward ones"
     )
-    assert 2 * gradient.model_flops == pytest.approx(
-        3 * functions["reference_logprobs"].model_flops
-    ), "no padding, nothing twice"
+    assert gradient.model_flops == pytest.approx(3 * functions["reference_logprobs"].model_flops), (
+        "no padding, nothing twice"
+    )
     assert gradient.model_flops < gradient.flops
     assert min(gradient.argument_bytes, gradient.temporary_bytes, gradient.output_bytes) > 0
     assert functions["update"].mfu is None, "it multiplies no matrices"

@@ -41,6 +41,8 @@ def test_tokens_equal_the_chat_template(task, instruction, tokenizer, vision, qw
     assert text == chat_text(messages(task, instruction), image_tokens=[1])
     expected = oracle(text.replace("<|image_pad|>", "<|image_pad|>" * 36))["input_ids"]
     assert prompt.token_ids.tolist() == expected
+    builder = PromptBuilder(tokenizer, vision, PromptConfig(frame=168))
+    assert builder.length(instruction, task) == len(expected)
 
 
 def test_image_slots_point_at_their_windows(tokenizer, vision):

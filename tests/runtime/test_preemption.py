@@ -11,7 +11,7 @@ from segr1_jax.errors import Preempted
 from segr1_jax.hf.tiny_policy import make_tiny_policy
 from segr1_jax.runtime.preemption import Preemption
 
-pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("compile_quickly")]
+pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("compile_quickly", "heed_interrupts")]
 
 OPTIONS = ("steps=4", "eval_every=2", "save_every=4", "keep_best=1", "eval_data.count=24")
 BATCHES = 3  # of an evaluation
@@ -20,14 +20,6 @@ BATCHES = 3  # of an evaluation
 @pytest.fixture(scope="module")
 def policy(tmp_path_factory):
     return make_tiny_policy(tmp_path_factory.mktemp("runs") / "tiny", seed=1, frame=84)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _heed_interrupts():
-    """A shell starts its background jobs with SIGINT ignored, and what is ignored stays so."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
 
 
 def run_with_signal(monkeypatch, policy, run, number=signal.SIGTERM, *, at: int) -> None:

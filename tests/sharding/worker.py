@@ -37,7 +37,7 @@ def make_engine(directory: str, mesh: MeshConfig, micro_batches: int, weights: s
     config = RunConfig(
         batch=BATCH,
         micro_batches=micro_batches,
-        policy=PolicyConfig(path=directory, compute_dtype="float32", remat=False),
+        policy=PolicyConfig(path=directory, compute_dtype="float32", remat="none"),
         prompt=PromptConfig(frame=84, max_tokens=48),
         rollout=RolloutConfig(group=GROUP, max_tokens=TOKENS, weights=weights),
         mesh=mesh,
@@ -68,8 +68,9 @@ def run(
 
     gradient = engine.gradient(functools.partial(grpo_loss, objective=ObjectiveConfig(beta=0.04)))
     totals = None
-    for micro in engine.micro_batches(TrainBatch(prompts, completions)):
-        totals = gradient(totals, params, {}, micro)
+    tokens = engine.placement.get_rows(completions.mask).sum(axis=(1, 2))
+    for micro in engine.micro_batches(TrainBatch(prompts, completions), tokens):
+        totals = gradient(totals, params, {}, micro.batch, micro.capacity)
     state, metrics = engine.update(engine.init_state(params), totals, 1)
 
     found = {
@@ -107,7 +108,7 @@ def roll_out(engine: Engine, params: Params, samples: list[Sample], prompts, pos
         engine.rollout_weights(params), prompts, engine.rollout_key(1), positions
     )
     reference = engine.reference_logprobs(
-        engine.reference_weights(params, {}), prompts, drawn.tokens, drawn.mask
+        engine.reference_weights(params, {}), prompts, drawn.tokens, drawn.mask, None
     )
     ids = [sample.example.id for sample in samples]
     advantages = np.array([np.sin([each, each + 7.0]) for each in ids], np.float32)

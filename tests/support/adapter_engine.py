@@ -38,7 +38,7 @@ def make_engine(directory, **policy) -> Engine:
     config = RunConfig(
         stage="sft",
         batch=B,
-        policy=PolicyConfig(path=str(directory), compute_dtype="float32", remat=False, **policy),
+        policy=PolicyConfig(path=str(directory), compute_dtype="float32", remat="none", **policy),
     )
     config = dataclasses.replace(config, mesh=MeshConfig(2, 2, 2))
     model = Policy(

@@ -48,7 +48,7 @@ def recorded_states(
     def run(p):
         kept = []
 
-        def scan_and_keep(layers, step, carry, xs=None, *, remat=False):
+        def scan_and_keep(layers, step, carry, xs=None, *, remat="none"):
             def keeping(layer, carry, x):
                 carry, y = step(layer, carry, x)
                 return carry, (y, carry)
@@ -65,8 +65,10 @@ def recorded_states(
             states = model.predict_states(
                 batch, jnp.asarray(tokens_BGT), jnp.ones(tokens_BGT.shape, bool)
             )
-        tower, (prefix, suffix) = kept
-        return logits(model, states), tower, prefix, suffix
+        tower, joint_LBND = kept
+        P = batch.mask.shape[1]
+        suffix_LBGTD = joint_LBND[:, :, P:].reshape(*joint_LBND.shape[:2], *states.shape[1:])
+        return logits(model, states), tower, joint_LBND[:, :, :P], suffix_LBGTD
 
     return Recorded(*map(np.asarray, run(params)))
 

@@ -1,5 +1,6 @@
 """Fixtures of several folders: a small set with faults, scripted answers, quick compilation."""
 
+import signal
 from pathlib import Path
 
 import jax
@@ -64,3 +65,11 @@ def compile_quickly():
         jax.config.update("jax_disable_most_optimizations", True)
         yield
         jax.config.update("jax_disable_most_optimizations", before)
+
+
+@pytest.fixture(scope="module")
+def heed_interrupts():
+    """A shell starts its background jobs with SIGINT ignored, and what is ignored stays so."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)

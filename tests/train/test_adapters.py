@@ -54,7 +54,7 @@ def test_fresh_adapters_and_no_adapters_are_the_base_bit_for_bit(adapted, batch)
     )
     done = batch.completions
     np.testing.assert_allclose(
-        engine.reference_logprobs(reference, batch.prompts, done.tokens, done.mask),
+        engine.reference_logprobs(reference, batch.prompts, done.tokens, done.mask, None),
         plain,
         atol=TOL_SIMPLE,
     )

@@ -3,7 +3,8 @@
 Source: Qwen2_5_VLForConditionalGeneration of transformers.
 
 Shape legend: B prompts; P prefix tokens; G completions per prompt; T completion tokens; M merged
-image rows; D hidden; L layers; K key/value heads; C head size; V vocabulary.
+image rows; S slots of the stream of completion tokens (policy/packing.py); N = P + S; D hidden;
+L layers; K key/value heads; C head size; V vocabulary.
 """
 
 from typing import NamedTuple
@@ -14,11 +15,13 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
-from segr1_jax.policy.attention import Attention, KeyValues
-from segr1_jax.policy.config import LoraConfig
-from segr1_jax.policy.layers import Linear, RMSNorm, weight
+from segr1_jax.policy.attention import Attention
+from segr1_jax.policy.batch_rows import split_rows
+from segr1_jax.policy.config import LoraConfig, Remat
+from segr1_jax.policy.layers import Linear, RMSNorm, Rotary, weight
+from segr1_jax.policy.packing import Packing, Unpacked, packed
 from segr1_jax.policy.qwen2_5_vl.arch import PolicyArch
-from segr1_jax.policy.qwen2_5_vl.text import PrefixCache, TextLayer, mrope, suffix_rotary
+from segr1_jax.policy.qwen2_5_vl.text import PrefixCache, TextLayer, mrope
 from segr1_jax.policy.qwen2_5_vl.vision import Features, Images, VisionTower
 from segr1_jax.policy.scanned_layers import scan_layers, stacked
 
@@ -50,7 +53,7 @@ class Qwen25VL(nnx.Module):
         rngs: nnx.Rngs,
         *,
         dtype: DTypeLike = jnp.float32,
-        remat: bool = False,
+        remat: Remat = "none",
         lora: LoraConfig | None = None,
         attention: Attention,
     ):
@@ -105,30 +108,48 @@ class Qwen25VL(nnx.Module):
     def predict_states(
         self, prompts: PromptBatch, tokens_BGT: Int[Array, "B G T"], mask_BGT: Bool[Array, "B G T"]
     ) -> Float[Array, "B G T D"]:
-        """Return the normed states that predict each completion token.
+        """Return the normed states that predict each completion token, and those of padding."""
+        packing = packed(mask_BGT)
+        return packing.unpack(self.packed_states(prompts, tokens_BGT, mask_BGT, packing))
+
+    def packed_states(
+        self,
+        prompts: PromptBatch,
+        tokens_BGT: Int[Array, "B G T"],
+        mask_BGT: Bool[Array, "B G T"],
+        packing: Packing | Unpacked,
+    ) -> Float[Array, "B S D"]:
+        """Return the normed states that predict the completion tokens in each slot of a stream.
 
         The state of the prefix's last real token predicts token 0, and the state of token t - 1
-        predicts token t. Prefix and completions run layer by layer in one scan, so the gradient of
-        the shared prefix sums over its G completions.
+        predicts token t. Prefix and completions run layer by layer in one scan and as one sequence,
+        so a layer reads its weights once, and the gradient of the shared prefix sums over its G
+        completions.
         """
-        x_BPD = self.prefix_embeddings(prompts, self.image_features(prompts.images))
-        x_BGTD = self.embed[...][tokens_BGT].astype(self.dtype)
-        prefix_rotary = mrope(self.arch.text, jnp.moveaxis(prompts.positions, 1, 0))
-        steps_T = jnp.arange(tokens_BGT.shape[-1])
-        completion_rotary = suffix_rotary(self.arch.text, prompts.next_position, steps_T)
+        prefix_BPD = self.prefix_embeddings(prompts, self.image_features(prompts.images))
+        own_BSD = self.embed[...][packing.pack(tokens_BGT)].astype(self.dtype)
+        step_BS = packing.pack(jnp.broadcast_to(jnp.arange(tokens_BGT.shape[2]), tokens_BGT.shape))
+        rotary = self._joint_rotary(prompts, step_BS)
 
-        def step(layer: TextLayer, carry, _):
-            prefix, suffix = carry
-            prefix, (k, v) = layer.prefix(prefix, prefix_rotary, prompts.mask)
-            shared = KeyValues(k, v, prompts.mask[:, None, None])
-            suffix = layer.suffix(suffix, completion_rotary, shared, mask_BGT)
-            return (prefix, suffix), None
+        def step(layer: TextLayer, x_BND, _):
+            return layer.joint(x_BND, rotary, prompts.mask, mask_BGT, packing), None
 
-        (x_BPD, x_BGTD), _ = scan_layers(self.layers, step, (x_BPD, x_BGTD), remat=self.remat)
-        first_BG1D = jnp.broadcast_to(
-            last_real(x_BPD, prompts.mask)[:, None, None], x_BGTD[:, :, :1].shape
-        )
-        return self.norm(jnp.concatenate([first_BG1D, x_BGTD[:, :, :-1]], axis=2))
+        # Constrained here too. Otherwise every device computes the derivative of the image features
+        # for all rows.
+        x_BND = jnp.concatenate(split_rows([prefix_BPD, own_BSD]), axis=1)
+        x_BND, _ = scan_layers(self.layers, step, x_BND, remat=self.remat)
+        P = prefix_BPD.shape[1]
+        last_B1D = last_real(x_BND[:, :P], prompts.mask)[:, None]
+        # The slot before that of token t > 0 holds token t - 1 of the same completion.
+        before_BSD = jnp.concatenate([last_B1D, x_BND[:, P:-1]], axis=1)
+        return self.norm(jnp.where(step_BS[..., None] == 0, last_B1D, before_BSD))
+
+    def _joint_rotary(self, prompts: PromptBatch, step_BS: Int[Array, "B S"]) -> Rotary:
+        """Return the rotary tables of a prefix followed by completion tokens `step_BS`."""
+        own_BS = prompts.next_position[:, None] + step_BS
+        own_B3S = jnp.broadcast_to(own_BS[:, None], (len(own_BS), 3, own_BS.shape[1]))
+        positions_B3N = jnp.concatenate([prompts.positions, own_B3S], axis=2)
+        return mrope(self.arch.text, jnp.moveaxis(positions_B3N, 1, 0))
 
     def head_kernel(self) -> Float[Array, "D V"]:
         """Return the vocabulary projection; a tied head is the transposed embedding."""

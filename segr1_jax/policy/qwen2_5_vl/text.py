@@ -9,7 +9,8 @@ mask works on slots of the arrays: it hides padding and later tokens. Keys are r
 are cached, so attention needs no positions.
 
 Shape legend: B prompts; P prefix tokens; G completions per prompt; T completion tokens; D hidden;
-H query heads; K key/value heads; C head size; L layers.
+S slots of the stream of completion tokens (policy/packing.py); N = P + S; H query heads;
+K key/value heads; C head size; L layers.
 """
 
 from typing import NamedTuple
@@ -19,9 +20,10 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
-from segr1_jax.policy.attention import Attention, KeyValues
+from segr1_jax.policy.attention import Attention
 from segr1_jax.policy.config import LoraConfig
 from segr1_jax.policy.layers import GatedMLP, Linear, RMSNorm, Rotary, rotary_from_angles
+from segr1_jax.policy.packing import Packing, Unpacked
 from segr1_jax.policy.qwen2_5_vl.arch import TextArch
 
 
@@ -88,8 +90,8 @@ class TextAttention(nnx.Module):
 class TextLayer(nnx.Module):
     """Pre-norm attention and gated MLP.
 
-    `prefix` and `suffix` use the same weights; they differ in what the tokens may see. Decoding
-    computes the same layer on prepared weights (policy/decoding.py).
+    `prefix` is the prefill of a prompt, `joint` a prompt with its completions. Decoding computes
+    the same layer on prepared weights (policy/decoding.py).
     """
 
     def __init__(self, rngs: nnx.Rngs, arch: TextArch, lora: LoraConfig | None, backend: Attention):
@@ -109,28 +111,28 @@ class TextLayer(nnx.Module):
         return self._finish(x_BPD, self.backend.prefix(q, k, v, mask_BP)), (k, v)
 
     @jax.named_scope("text_layer")
-    def suffix(
+    def joint(
         self,
-        x_BGTD: Float[Array, "B G T D"],
+        x_BND: Float[Array, "B N D"],
         rotary: Rotary,
-        shared: KeyValues,
+        prefix_mask_BP: Bool[Array, "B P"],
         mask_BGT: Bool[Array, "B G T"],
-    ):
-        """Compute whole completions.
+        packing: Packing | Unpacked,
+    ) -> Float[Array, "B N D"]:
+        """Compute a prefix and its whole completions, which follow it as a stream of tokens.
 
-        A token sees the shared prefix, and the real tokens of its own completion up to itself.
+        The prefix is that of `prefix`. A token of a completion sees the shared prefix, and the real
+        tokens of its own completion up to itself.
         """
-        q, k, v = self.attention.project(self.norm1(x_BGTD), rotary)
-        own = KeyValues(k, v, causal_mask(mask_BGT))
-        return self._finish(x_BGTD, self.backend.group(q, shared, own, mask_BGT))
+        P = prefix_mask_BP.shape[1]
+        parts = self.attention.project(self.norm1(x_BND), rotary)
+        q, k, v = (part[:, :P] for part in parts)
+        prefix_heads = self.backend.prefix(q, k, v, prefix_mask_BP)
+        own_q, own_k, own_v = (part[:, P:] for part in parts)
+        own_heads = self.backend.group(own_q, k, v, own_k, own_v, prefix_mask_BP, mask_BGT, packing)
+        return self._finish(x_BND, jnp.concatenate([prefix_heads, own_heads], axis=1))
 
     def _finish(self, x, heads):
         """Add the attention output and the MLP to the residual stream."""
         x = x + self.attention.out(heads)
         return x + self.mlp(self.norm2(x))
-
-
-def causal_mask(mask_BGT: Bool[Array, "B G T"]) -> Bool[Array, "B G T T"]:
-    """Return the mask in which token t (rows) sees the real tokens at or before t (columns)."""
-    T = mask_BGT.shape[-1]
-    return jnp.tril(jnp.ones((T, T), bool)) & mask_BGT[:, :, None, :]

@@ -18,6 +18,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
 from segr1_jax.policy.attention import Attention
+from segr1_jax.policy.config import Remat
 from segr1_jax.policy.layers import GatedMLP, Linear, RMSNorm, Rotary, rotary_from_angles, weight
 from segr1_jax.policy.mixed_precision import times
 from segr1_jax.policy.qwen2_5_vl.arch import VisionArch
@@ -121,7 +122,7 @@ class VisionLayer(nnx.Module):
 class VisionTower(nnx.Module):
     """Tower from patches to merged image features of the language model's width."""
 
-    def __init__(self, rngs: nnx.Rngs, arch: VisionArch, *, remat: bool, backend: Attention):
+    def __init__(self, rngs: nnx.Rngs, arch: VisionArch, *, remat: Remat, backend: Attention):
         self.arch = arch
         self.remat = remat
         merged = arch.hidden * arch.merge**2
