@@ -148,7 +148,7 @@ def plan(options: argparse.Namespace) -> int:
             "--answer-tokens",
             expected=f"0 to rollout.max_tokens = {config.rollout.max_tokens}",
             got=str(options.answer_tokens),
-            remedy="give the mean length of an answer",
+            remedy="give a length in this range",
         )
     from segr1_jax.common.files import write_atomically
     from segr1_jax.plan.command import plan_command

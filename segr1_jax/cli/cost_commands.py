@@ -50,8 +50,8 @@ def _add_plan(add: AddParser) -> None:
         type=int,
         default=0,
         metavar="N",
-        help="mean length of the answers, for the times of reference and update (default: all at "
-        "rollout.max_tokens); memory is always that of the longest",
+        help="length of all answers, for the times of reference and update (default: "
+        "rollout.max_tokens); memory is always planned for rollout.max_tokens",
     )
     plan.add_argument(
         "--json", type=Path, metavar="FILE", help="write all numbers to this file too"

@@ -26,6 +26,8 @@ from segr1_jax.errors import UserError
 WARMUP = "optimizer.warmup_steps"
 # Largest file. PyYAML takes up to 4 s for a file of this size; our files have 3 kB.
 MOST_BYTES = 2**16
+# Values that a key had before it named choices. Run directories of that time stay readable.
+FORMER_VALUES = {"policy.remat": {True: "full", False: "none"}}
 _MALFORMED = (
     yaml.YAMLError,
     OmegaConfBaseException,
@@ -249,6 +251,8 @@ def _apply(config: Any, tree: dict[str, Any], source: str, prefix: str = "") -> 
             docs = {full: doc for full, _, doc in _knobs(RunConfig())}
             raise unknown_key(source, key, names, docs)
         old = getattr(config, name)
+        if isinstance(value, bool):
+            value = FORMER_VALUES.get(key, {}).get(value, value)
         if not dataclasses.is_dataclass(old):
             changes[name] = typed(value, type(old), hints[name], f"{source}: {key}")
         elif isinstance(value, dict):

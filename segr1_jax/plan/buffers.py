@@ -12,8 +12,8 @@ import jax
 from segr1_jax.plan.programs import Program, Programs
 
 MOMENTS = ("start", "rollout", "reference", "gradient", "update", "evaluation")
-STEP = MOMENTS[1:5]
-AFTER_ROLLOUT = MOMENTS[2:5]
+# The batch of a step is alive until the next batch is put.
+KEPT = MOMENTS[1:]
 
 
 @dataclass(frozen=True)
@@ -44,16 +44,16 @@ def ledger(programs: Programs, temporaries: Mapping[str, float]) -> list[Buffer]
         Buffer("frozen weights", shard_bytes(programs.frozen), MOMENTS),
         Buffer("reference", shard_bytes(programs.reference), MOMENTS),
         Buffer("initial weights", shard_bytes(programs.initial), ("start",)),
-        Buffer("prompts", shard_bytes(programs.prompts(config.batch)), STEP),
+        Buffer("prompts", shard_bytes(programs.prompts(config.batch)), KEPT),
         Buffer("rollout copy", shard_bytes(programs.rollout_copy), ("rollout", "evaluation")),
         Buffer("gradient", shard_bytes(programs.totals), ("gradient", "update")),
-        Buffer("micro-batches", config.micro_batches * micro, AFTER_ROLLOUT),
+        Buffer("micro-batches", config.micro_batches * micro, KEPT[1:]),
         Buffer(
             "evaluation prompts", shard_bytes(programs.prompts(config.eval_batch)), ("evaluation",)
         ),
     ]
     if config.stage == "grpo":
-        buffers.append(Buffer("completions", shard_bytes(programs.samples), AFTER_ROLLOUT))
+        buffers.append(Buffer("completions", shard_bytes(programs.samples), KEPT[1:]))
         buffers += _caches("", programs.decode, "rollout")
     buffers += _caches("evaluation ", programs.answer_decode, "evaluation")
     buffers += [

@@ -52,12 +52,14 @@ class Phase:
 class Tokens:
     """Tokens and patches of a step over all devices.
 
-    Prompts are at their cap, completions at theirs or at the mean length that was given.
+    Prompts have prompt.max_tokens, completions rollout.max_tokens or the length that was given.
+    `capacity` are the completion tokens of a prompt that reference and update compute.
     """
 
     prompts: int
     completions: int
     patches: int
+    capacity: int
 
 
 def tokens_per_step(programs: Programs) -> Tokens:
@@ -68,11 +70,12 @@ def tokens_per_step(programs: Programs) -> Tokens:
         config.batch * config.prompt.max_tokens,
         config.batch * programs.engine.group * each,
         config.batch * windows * slots,
+        programs.capacity,
     )
 
 
 def phases(programs: Programs, device: Device, flops: Mapping[str, float]) -> list[Phase]:
-    """Return the phases of a step; `flops` are those of each program at the longest completion."""
+    """Return the phases of a step; `flops` are those of one call of each program."""
     config = programs.config
     optimizer = OPTIMIZER_PASSES * shard_bytes(programs.state.params)
     gradient = flops["gradient"] * config.micro_batches

@@ -85,8 +85,10 @@ def _phases(plan: Plan) -> str:
         "of the data sheet, communication left out"
     )
     note = (
-        f"{tokens.prompts:,} prompt tokens, {tokens.completions:,} completion tokens and "
-        f"{tokens.patches:,} patches a step; {LIMITS if plan.rooflines else shares}."
+        f"{tokens.prompts:,} prompt tokens (at prompt.max_tokens), {tokens.completions:,} "
+        f"completion tokens and {tokens.patches:,} patches a step; reference and update compute "
+        f"{tokens.capacity:,} completion tokens of each prompt; "
+        f"{LIMITS if plan.rooflines else shares}."
     )
     rows.append(("sum", "", f"{known:.2f}" if known else "-"))
     return f"{table(('phase', 'TFLOP per device', 'seconds'), rows)}\n\n{note}"

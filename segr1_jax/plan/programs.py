@@ -46,8 +46,8 @@ class Programs:
     Its trees are ShapeDtypeStructs with shardings and global shapes.
 
     Attributes:
-        answer_tokens: mean length of the completions for which the scoring programs compute; 0 for
-            all of them at rollout.max_tokens.
+        answer_tokens: length of all completions in reference and gradient; 0 for
+            rollout.max_tokens.
     """
 
     config: RunConfig
@@ -72,7 +72,7 @@ class Programs:
 
     @property
     def capacity(self) -> int:
-        """Completion tokens of a prompt in the scoring programs."""
+        """Completion tokens of a prompt in reference and gradient."""
         tokens = self.answer_tokens * self.engine.group
         sizes = self.engine.capacities
         return next((size for size in sizes if 0 < tokens <= size), sizes[-1])
@@ -236,8 +236,8 @@ class Programs:
             self.answer_decode,
         )
 
-    def scoring(self) -> tuple[Program, ...]:
-        """Return the programs whose cost depends on the length of the completions."""
+    def of_completions(self) -> tuple[Program, ...]:
+        """Return the programs that compute whole completions."""
         names = ("reference_logprobs", "gradient")
         return tuple(program for program in self.all() if program.name in names)
 

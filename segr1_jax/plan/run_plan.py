@@ -110,8 +110,8 @@ def make_plan(
     """Plan by tracing alone.
 
     With `remedy`, a run that may not fit is planned again with other keys until it does. Memory is
-    that of completions at the token limit; times are of completions of `answer_tokens` on average
-    (0: at the limit), except for the rollout, which lasts as long as the longest.
+    that of completions at the token limit. Times are of completions of `answer_tokens` (0: at the
+    limit), except for the rollout, which lasts up to the limit.
 
     Raises:
         UserError: the devices cannot share this mesh or batch.
@@ -159,7 +159,7 @@ def _plan(
     timed = dataclasses.replace(programs, answer_tokens=answer_tokens)
     bounds = rooflines(programs, device, compiled)
     if bounds and timed.capacity != programs.capacity:
-        bounds |= rooflines(timed, device, list(map(compile_program, timed.scoring())))
+        bounds |= rooflines(timed, device, list(map(compile_program, timed.of_completions())))
     temporaries = {each.name: each.temporaries for each in compiled} or Estimate(
         programs
     ).temporaries()

@@ -14,8 +14,7 @@ positions are already applied to queries and keys when they arrive here.
 
 Shape legend: B batch; G completions per prompt; T query tokens of one completion; P prefix tokens;
 S key tokens, or slots of a stream of completion tokens (policy/packing.py); N query tokens of one
-sequence; H query heads; K key/value heads; R = H / K query
-heads per key head; C head size.
+sequence; H query heads; K key/value heads; R = H / K query heads per key head; C head size.
 """
 
 from collections.abc import Sequence

@@ -9,6 +9,7 @@ from segr1_jax.plan.flops import matmul_flops
 from segr1_jax.policy.qwen2_5_vl.arch import PolicyArch
 from segr1_jax.profile.model_flops import call_flops
 from segr1_jax.profile.recorder import Recorder, Seen
+from segr1_jax.runtime.compiled_functions import Watched
 
 MFU = (
     "MFU = model FLOPs of a call / (its seconds x devices x peak dense bfloat16 FLOP/s of one "
@@ -73,18 +74,18 @@ def function_costs(
 def _cost(
     seen: Seen, steps: int, arch: PolicyArch, adapters: bool, peak: float | None, hlo: Path | None
 ) -> FunctionCost:
-    traced = seen.function.trace(*seen.arguments)
-    compiled = traced.lower().compile()
+    # Memory and text are those of the program of the first timed call.
+    arguments = next(iter(seen.programs.values()), seen.arguments)
+    compiled = seen.function.lower(*arguments).compile()
     if hlo:
         write_atomically(hlo / f"{seen.function.name}.txt", compiled.as_text())
     turns = round(mean(seen.turns)) if seen.turns else 1
     seconds = mean(seen.seconds) if seen.seconds else None
-    # Share of the tower's layers that attend to the whole image.
-    flops = (
-        matmul_flops(traced.jaxpr.jaxpr, trips=turns, true_share=arch.vision.full_share)
-        if seen.seconds
-        else None
-    )
+    flops_of = {
+        static: _flops(seen.function, arguments, turns, arch)
+        for static, arguments in seen.programs.items()
+    }
+    flops = mean(flops_of[static] for static in seen.statics) if seen.statics else None
     needed = (
         mean(call_flops(seen.function.name, arch, work, adapters=adapters) for work in seen.work)
         if seen.work
@@ -107,3 +108,10 @@ def _cost(
         mfu=needed / seconds / peak if peak and seconds and needed else None,
         hfu=flops / seconds / peak if peak and seconds and flops else None,
     )
+
+
+def _flops(function: Watched, arguments: tuple, turns: int, arch: PolicyArch) -> float:
+    """Return the FLOPs of one program; `turns` are the iterations of its decoding loop."""
+    jaxpr = function.trace(*arguments).jaxpr.jaxpr
+    # Share of the tower's layers that attend to the whole image.
+    return matmul_flops(jaxpr, trips=turns, true_share=arch.vision.full_share)

@@ -25,6 +25,8 @@ class Seen:
 
     Attributes:
         arguments: those of its first call; arrays as shapes with shardings.
+        programs: those of the first timed call of each program, by its static arguments.
+        statics: the static arguments of each timed call.
         compile_seconds: of each compilation without tracing; short with a hit in the persistent
             cache.
         seconds: of each timed call, from ready arguments to a ready result.
@@ -34,6 +36,8 @@ class Seen:
 
     function: Watched
     arguments: tuple = ()
+    programs: dict[tuple, tuple] = field(default_factory=dict)
+    statics: list[tuple] = field(default_factory=list)
     compile_seconds: list[float] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
     turns: list[int] = field(default_factory=list)
@@ -70,6 +74,9 @@ class Recorder:
             seen.arguments = jax.tree.map(abstract, arguments)
         if self._step not in self._timed:
             return function.jitted(*arguments)
+        static = tuple(value for value in arguments if isinstance(value, int))
+        seen.programs.setdefault(static, jax.tree.map(abstract, arguments))
+        seen.statics.append(static)
         seconds, result = timed(function.jitted, arguments)
         seen.seconds.append(seconds)
         if isinstance(result, tuple) and isinstance(result[0], Decoding):

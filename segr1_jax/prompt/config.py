@@ -28,7 +28,9 @@ class PromptConfig:
         756 * 756, "frame 0: largest area of a resized image; one image token per 28 x 28 of it"
     )
     max_tokens: int = knob(
-        1152, "longest prompt in tokens; longer ones are rejected when built, never cut"
+        1152,
+        "longest prompt in tokens; longer ones are rejected when built, never cut. A training run "
+        "on files computes only as many as its longest prompt has",
     )
 
     def __post_init__(self):

@@ -113,6 +113,8 @@ def difference(old: Signature, new: Signature) -> list[str]:
 
 
 def _leaf(value: Any) -> Leaf:
+    if isinstance(value, int):
+        return Leaf(type=f"static {value}", sharding="")
     type_ = jax.typeof(value)
     weak = " (weak)" if getattr(type_, "weak_type", False) else ""
     sharding = getattr(value, "sharding", None)

@@ -25,14 +25,13 @@ class Accumulation:
         trained: Params,
         frozen: Params,
         micro: TrainBatch,
-        capacity: int | None = None,
+        capacity: int,
     ) -> Totals:
         """Return totals with those of `micro` added, in the same buffers; None stands for zero.
 
-        `capacity` is one of the capacities, by default the last. The first call compiles them all,
-        for the groups of a later batch may have any length.
+        `capacity` is one of the capacities. The first call compiles them all, for the groups of a
+        later batch may have any length.
         """
-        capacity = capacity or self.capacities[-1]
         if not self._is_warm:
             for other in {*self.capacities} - {capacity}:
                 zeros = self.zeros(trained, frozen, micro)

@@ -199,7 +199,7 @@ class Engine:
 
     @functools.cached_property
     def capacities(self) -> list[int]:
-        """Numbers of completion tokens of a prompt that scoring programs are compiled for."""
+        """Completion tokens of a prompt that reference and gradient are compiled for."""
         return capacities(self.config.rollout.max_tokens * self.group)
 
     @property

@@ -23,7 +23,7 @@ from segr1_jax.train.accumulation import Accumulation
 from segr1_jax.train.evaluation_files import was_evaluated
 from segr1_jax.train.final_report import closing_report, show_ended_run
 from segr1_jax.train.micro_batches import MicroBatch
-from segr1_jax.train.reference import Reference, Scored, divide
+from segr1_jax.train.reference import Reference, Sampled, divide
 from segr1_jax.train.refill import refill
 from segr1_jax.train.rollouts import Rollout, sample_groups
 from segr1_jax.train.run import Run
@@ -208,16 +208,16 @@ def _update(run: Run, step: int, totals: Totals) -> dict[str, Any]:
     return jax.device_get(metrics)
 
 
-def _train_batch(scored: Scored, credit: Credit) -> TrainBatch:
+def _train_batch(sampled: Sampled, credit: Credit) -> TrainBatch:
     return TrainBatch(
-        scored.prompts,
+        sampled.prompts,
         GroupBatch(
-            tokens=scored.drawn.tokens,
-            mask=scored.drawn.mask,
+            tokens=sampled.drawn.tokens,
+            mask=sampled.drawn.mask,
             weight=credit.weight,
             advantages=credit.advantages,
-            sampler_logprobs=scored.drawn.logprobs,
-            reference_logprobs=scored.reference_logprobs,
+            sampler_logprobs=sampled.drawn.logprobs,
+            reference_logprobs=sampled.reference_logprobs,
         ),
     )
 

@@ -17,7 +17,6 @@ from jaxtyping import Int
 from segr1_jax.policy.batch_rows import BATCH
 from segr1_jax.runtime.compiled_functions import Watched
 from segr1_jax.runtime.mesh import Placement, maxima_over_processes
-from segr1_jax.train.block_sampler import steps_to
 
 # Every capacity is a program of its own. Eighths of the longest group waste a sixteenth of it on
 # average; below 256 tokens a smaller product takes hardly less time.
@@ -35,10 +34,11 @@ def capacities(tokens: int) -> list[int]:
         >>> capacities(96), capacities(1024)
         ([96], [256, 512, 768, 1024])
         >>> capacities(3200)
-        [448, 896, 1344, 1792, 2240, 2688, 3136, 3200]
+        [448, 896, 1344, 1792, 2240, 2688, 3200]
     """
-    step = -(-tokens // (MOST_CAPACITIES * MULTIPLE)) * MULTIPLE
-    return steps_to(0, tokens, max(step, SMALLEST_STEP))
+    step = max(-(-tokens // (MOST_CAPACITIES * MULTIPLE)) * MULTIPLE, SMALLEST_STEP)
+    # The last step is between a half and one and a half of the others.
+    return [*range(step, tokens - step // 2, step), tokens]
 
 
 class MicroBatch(NamedTuple):

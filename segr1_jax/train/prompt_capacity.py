@@ -16,10 +16,11 @@ MULTIPLE = 64
 
 def fit_prompts(config: RunConfig, builder: PromptBuilder, sources: Iterable[Source]) -> RunConfig:
     """Return the configuration with prompt.max_tokens lowered to what the sources need."""
-    tasks = {config.prompt.task} | ({config.sft.second_task} - {""})
-    lengths = [_lengths(builder, source, tasks) for source in sources]
-    most = config.prompt.max_tokens
-    capacity = most if None in lengths else prompt_capacity(set().union(*lengths), most)
+    second = {config.sft.second_task} - {""} if config.stage == "sft" else set()
+    lengths = [_lengths(builder, source, {config.prompt.task} | second) for source in sources]
+    # Evaluation fills its last batch with an example without an instruction.
+    filler, most = builder.length(None, config.prompt.task), config.prompt.max_tokens
+    capacity = most if None in lengths else prompt_capacity({filler}.union(*lengths), most)
     if capacity < most and is_first():
         what = f"prompts: {capacity} tokens suffice for every sample (prompt.max_tokens={most})"
         print(what, file=sys.stderr, flush=True)

@@ -14,8 +14,12 @@ from segr1_jax.train.micro_batches import MicroBatch
 from segr1_jax.train.rollouts import Rollout
 
 
-class Scored(NamedTuple):
-    """Prompts and completions on the mesh, before their rewards are known."""
+class Sampled(NamedTuple):
+    """Prompts and completions on the mesh.
+
+    Attributes:
+        reference_logprobs: those of the sampler until a Reference has replaced them.
+    """
 
     prompts: PromptBatch
     drawn: Samples
@@ -25,7 +29,7 @@ class Scored(NamedTuple):
 def divide(engine: Engine, rollout: Rollout) -> list[MicroBatch]:
     """Return the micro-batches of a rollout, with the sampler's logprobs as the reference's."""
     tokens_B = np.array([sum(len(each.token_ids) for each in group) for group in rollout.groups])
-    batch = Scored(rollout.prompts, rollout.drawn, rollout.drawn.logprobs)
+    batch = Sampled(rollout.prompts, rollout.drawn, rollout.drawn.logprobs)
     return engine.micro_batches(batch, tokens_B)
 
 
@@ -44,7 +48,7 @@ class Reference:
         """
         if not self._is_warm:
             for capacity in {*self._engine.capacities} - {micro.capacity for micro in micros}:
-                self._score(micros[0].batch, capacity)
+                jax.block_until_ready(self._score(micros[0].batch, capacity))
             self._is_warm = True
         return [
             micro._replace(
@@ -55,7 +59,7 @@ class Reference:
             for micro in micros
         ]
 
-    def _score(self, batch: Scored, capacity: int) -> jax.Array:
+    def _score(self, batch: Sampled, capacity: int) -> jax.Array:
         drawn = batch.drawn
         return self._engine.reference_logprobs(
             self._weights, batch.prompts, drawn.tokens, drawn.mask, capacity

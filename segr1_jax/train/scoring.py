@@ -73,8 +73,8 @@ class GroupScorer:
     ) -> Iterator[list[list[Judged]]]:
         """Submit all completions now, and wait for the rewards of one micro-batch after the other.
 
-        `parts` are the rows of the micro-batches.
-        Rewards that a refill has waited for already are not asked for again.
+        `parts` are the rows of the micro-batches. Rewards that a refill has waited for already are
+        not asked for again.
         """
         if rollout.judged is not None:
             return ([rollout.judged[row] for row in rows] for rows in parts)

@@ -212,3 +212,11 @@ def test_training_and_exports_need_one_frame(write):
     with pytest.raises(UserError, match=r"prompt\.frame.*for training and exports, got 0"):
         require_fixed_frame(config)
     require_fixed_frame(load_config(write("")))
+
+
+@pytest.mark.parametrize(("former", "now"), [("true", "full"), ("false", "none")])
+def test_former_values_of_a_key_are_read(tmp_path, former, now):
+    """Run directories of the time when policy.remat was a switch."""
+    file = tmp_path / "config.yaml"
+    file.write_text(f"policy: {{remat: {former}}}\n")
+    assert load_config(file).policy.remat == now

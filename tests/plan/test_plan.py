@@ -130,6 +130,22 @@ def test_an_sft_plan_has_no_rollout():
     assert "reference" not in {buffer.name for buffer in plan.buffers}
 
 
+def test_shorter_answers_take_less_time_and_no_less_memory():
+    """4 answers of 100 tokens need the capacity of 512 of 800."""
+    sizes = ("rollout.group=4", "rollout.max_tokens=200")
+    longest, shorter = (
+        make_plan(config(*ONE, *sizes), ARCH, device(1e12), 1, answer_tokens=tokens)
+        for tokens in (0, 100)
+    )
+    assert (longest.tokens.capacity, shorter.tokens.capacity) == (800, 512)
+    assert shorter.tokens.completions == longest.tokens.completions / 2
+    assert shorter.peak == longest.peak
+    flops = [{each.name: each.flops for each in plan.phases} for plan in (longest, shorter)]
+    assert flops[0]["prefill"] == flops[1]["prefill"]
+    for phase in ("reference", "update"):
+        assert 512 / 800 < flops[1][phase] / flops[0][phase] < 1
+
+
 def test_a_batch_that_the_devices_cannot_share_is_refused():
     with pytest.raises(UserError, match="make batch a multiple of 16"):
         make_plan(config("mesh.data=1", "mesh.fsdp=-1", "mesh.tensor=1"), ARCH, device(1e12), 16)
@@ -157,6 +173,7 @@ def test_a_sidecar_on_cuda_beside_a_tpu_is_refused():
         config("hardware.kind=v5e", "reward.device=cuda")
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("file", CONFIGS, ids=lambda file: file.stem)
 def test_a_shipped_configuration_plans_without_an_option(file, tmp_path, monkeypatch):
     """Neither weights nor data are there; the hardware and the architecture are the file's own."""

@@ -29,8 +29,10 @@ from segr1_jax.rollout.config import RolloutConfig
 from segr1_jax.runtime.mesh import Placement, make_mesh
 from segr1_jax.runtime.processes import join_processes
 from segr1_jax.train.engine import Engine
+from segr1_jax.train.micro_batches import Division
 
 GROUP, TOKENS, BATCH = 2, 12, 8
+CAPACITIES = (8, 12, 16, 20, GROUP * TOKENS)
 
 
 def make_engine(directory: str, mesh: MeshConfig, micro_batches: int, weights: str) -> Engine:
@@ -69,7 +71,9 @@ def run(
     gradient = engine.gradient(functools.partial(grpo_loss, objective=ObjectiveConfig(beta=0.04)))
     totals = None
     tokens = engine.placement.get_rows(completions.mask).sum(axis=(1, 2))
-    for micro in engine.micro_batches(TrainBatch(prompts, completions), tokens):
+    # Smaller capacities than a run has, so that completions of this size are packed.
+    divide = Division(engine.placement, micro_batches, CAPACITIES)
+    for micro in divide(TrainBatch(prompts, completions), tokens):
         totals = gradient(totals, params, {}, micro.batch, micro.capacity)
     state, metrics = engine.update(engine.init_state(params), totals, 1)
 
@@ -103,14 +107,20 @@ def draw_samples(engine: Engine) -> list[Sample]:
 
 
 def roll_out(engine: Engine, params: Params, samples: list[Sample], prompts, positions):
-    """Sampled completions with made-up advantages; some completions are left out."""
+    """Sampled completions, cut to made-up lengths, with made-up advantages.
+
+    Some completions are left out.
+    """
     drawn = engine.sampler(
         engine.rollout_weights(params), prompts, engine.rollout_key(1), positions
     )
+    ids = [sample.example.id for sample in samples]
+    lengths = np.array([[3 + each % 5, 10 - each % 7] for each in ids])
+    kept = engine.placement.put_rows(np.arange(TOKENS) < lengths[..., None])
+    drawn = drawn._replace(mask=drawn.mask & kept)
     reference = engine.reference_logprobs(
         engine.reference_weights(params, {}), prompts, drawn.tokens, drawn.mask, None
     )
-    ids = [sample.example.id for sample in samples]
     advantages = np.array([np.sin([each, each + 7.0]) for each in ids], np.float32)
     weight = np.array([[1, each % 3 > 0] for each in ids], np.float32)
     on_mesh = engine.placement.put_rows((weight, advantages))

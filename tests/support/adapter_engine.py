@@ -18,6 +18,7 @@ from segr1_jax.policy.params import Policy
 from segr1_jax.policy.sharding import TRAIN_RULES
 from segr1_jax.prompt.build import PromptBuilder
 from segr1_jax.prompt.config import PromptConfig
+from segr1_jax.rollout.config import RolloutConfig
 from segr1_jax.runtime.mesh import Placement, make_mesh
 from segr1_jax.train.engine import Engine
 
@@ -38,6 +39,7 @@ def make_engine(directory, **policy) -> Engine:
     config = RunConfig(
         stage="sft",
         batch=B,
+        rollout=RolloutConfig(max_tokens=T),
         policy=PolicyConfig(path=str(directory), compute_dtype="float32", remat="none", **policy),
     )
     config = dataclasses.replace(config, mesh=MeshConfig(2, 2, 2))

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
-from adapter_engine import LORA, B, load, logprobs, make_engine, state_at
+from adapter_engine import LORA, B, T, load, logprobs, make_engine, state_at
 from peft import PeftModel
 from tolerances import TOL_COMPLEX, TOL_SIMPLE
 from transformers import Qwen2_5_VLForConditionalGeneration
@@ -76,7 +76,7 @@ def test_updates_change_the_adapters_alone(adapted, batch):
         )
     }
     state = engine.init_state({name: value.copy() for name, value in fresh.items()})
-    totals = engine.gradient(answer_loss)(None, state.params, frozen, batch)
+    totals = engine.gradient(answer_loss)(None, state.params, frozen, batch, T)
     state, metrics = engine.update(state, totals, 1)
     assert set(state.params) == set(fresh)
     assert all(
@@ -98,7 +98,7 @@ def test_adapters_split_over_a_mesh_have_the_gradient_of_one_device(adapted, bat
         name: jax.device_put(value, engine.state_shardings.params[name])
         for name, value in moved.items()
     }
-    found = engine.gradient(answer_loss)(None, placed, frozen, batch).gradient
+    found = engine.gradient(answer_loss)(None, placed, frozen, batch, T).gradient
     alone = jax.jit(functools.partial(_gradient, engine.policy))(whole, one, batch)
     for name in moved:
         error = np.linalg.norm(np.asarray(found[name]) - np.asarray(alone[name])) / np.linalg.norm(

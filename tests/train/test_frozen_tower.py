@@ -1,7 +1,7 @@
 """A frozen tower: its features are computed once, and checkpoints do not hold it."""
 
 import numpy as np
-from adapter_engine import load, make_engine, state_at
+from adapter_engine import T, load, make_engine, state_at
 from tolerances import TOL_SIMPLE
 
 from segr1_jax.objective.loss import answer_loss
@@ -23,8 +23,8 @@ def test_a_frozen_tower_has_no_part_in_the_update(base, batch):
     assert set(frozen.trained_specs) == set(text)
     seen = batch._replace(prompts=frozen.with_features(batch.prompts, params))
     assert full.with_features(batch.prompts, params) is batch.prompts
-    whole = full.gradient(answer_loss)(None, params, {}, batch).gradient
-    half = frozen.gradient(answer_loss)(None, text, tower, seen).gradient
+    whole = full.gradient(answer_loss)(None, params, {}, batch, T).gradient
+    half = frozen.gradient(answer_loss)(None, text, tower, seen, T).gradient
     assert set(half) == set(text)
     for name in text:
         error = np.linalg.norm(np.asarray(half[name]) - np.asarray(whole[name])) / np.linalg.norm(

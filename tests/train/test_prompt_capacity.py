@@ -43,6 +43,15 @@ def test_the_longest_text_of_both_sets_counts(directory, capsys):
     assert f"{longer} tokens suffice for every sample" in capsys.readouterr().err
 
 
+def test_the_filler_of_evaluation_batches_counts(directory, monkeypatch):
+    """It asks for all objects, in more words than the short sentences of a set may have."""
+    config = override(RunConfig(), ["prompt.frame=84", "prompt.max_tokens=1000"])
+    builder = PromptBuilder.from_directory(directory, config.prompt)
+    monkeypatch.setattr(builder, "length", lambda text, task: 60 if text else 70)
+    found = fit_prompts(config, builder, (source("a cup"), source("a hat")))
+    assert found.prompt.max_tokens == 128
+
+
 def test_texts_that_are_too_long_are_bad_samples(directory):
     most = capacity(directory, source(None))[0] + 3
     found, _ = capacity(directory, source(None, " ".join([WORDS] * 4)), max_tokens=most)
@@ -51,4 +60,3 @@ def test_texts_that_are_too_long_are_bad_samples(directory):
 
 def test_sets_without_texts_at_hand_keep_all_tokens(directory):
     assert capacity(directory, SyntheticSource(DataConfig(size=84)))[0] == 1000
-    assert capacity(directory, source(" ".join([WORDS] * 40)), max_tokens=70)[0] == 70
