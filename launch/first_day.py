@@ -22,13 +22,13 @@ import argparse
 import datetime
 import importlib
 import json
-import signal
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 
+from first_day_parts.ending import ending
 from first_day_parts.request import FAILED, Request, Row
 
 from segr1_jax.common.files import write_atomically
@@ -38,8 +38,6 @@ from segr1_jax.errors import UserError
 
 PARTS = ("environment", "parity", "masks", "training", "restored")
 USER_FAULT = 2
-# Characters of the last log line in the result.
-MAX_REASON = 300
 # Few pictures, because the final report scores an answer for each of the first 400.
 SYNTHETIC = [
     *("data.kind=synthetic", "data.part=all", "data.seed=0", "data.count=64"),
@@ -111,16 +109,9 @@ def _run_part(part: str, options: argparse.Namespace, run: Path) -> list[Row]:
     with log.open("w") as file:
         status = subprocess.run(command, stdout=file, stderr=subprocess.STDOUT).returncode
     if status:
-        return [Row(part, "to finish", _reason(status, log), FAILED)]
+        reason = f"{ending(status, log.read_text(errors='replace'))} (full log: {log})"
+        return [Row(part, "to finish", reason, FAILED)]
     return [Row(**row) for row in json.loads(result.read_text())]
-
-
-def _reason(status: int, log: Path) -> str:
-    """Return in one line why a part ended early."""
-    lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
-    last = lines[-1].strip()[:MAX_REASON] if lines else "it printed nothing"
-    ending = f"killed by {signal.Signals(-status).name}" if status < 0 else f"exit status {status}"
-    return f"{ending}: {last} (full log: {log})"
 
 
 def _write_rows(out: Path, part: str, request: Request) -> None:

@@ -19,11 +19,12 @@ def measure(request: Request) -> list[Row]:
     versions = ", ".join(f"{check.name} {check.found}" for check in checks)
     return [
         Row("environment", "no `fail` in `segr1 doctor`", versions, verdict(not faults)),
-        Row("device", "named by JAX and its driver", _hardware(), verdict(True)),
+        Row("device", "named by JAX and its driver", hardware(), verdict(True)),
     ]
 
 
-def _hardware() -> str:
+def hardware() -> str:
+    """Return the devices of this process, their memory for JAX, and their driver."""
     devices = jax.devices()
     limit = (devices[0].memory_stats() or {}).get("bytes_limit")
     parts = [f"{len(devices)} x {devices[0].device_kind}"]

@@ -36,15 +36,8 @@ class Request:
     run: Path
 
     def prepare_jax(self) -> None:
-        """Make the settings that must precede the start of JAX, as the commands of `segr1` do."""
-        from segr1_jax.reward.transport.gpus import placed_here
-        from segr1_jax.runtime.processes import prepare_runtime
-
-        prepare_runtime(
-            deterministic=self.config.deterministic,
-            memory_share=placed_here(self.config.reward).share_of_jax,
-            compile_cache=self.config.compile_cache,
-        )
+        """Prepare JAX for the configuration."""
+        prepare_jax(self.config)
 
     def examples(self) -> list[Example]:
         """Return the photos without sentence or mask, so that all prompts have the same length."""
@@ -55,6 +48,18 @@ class Request:
             Example(index, example.name, example.image, mask=None)
             for index, example in enumerate(source[place] for place in range(len(source)))
         ]
+
+
+def prepare_jax(config: RunConfig) -> None:
+    """Make the settings that must precede the start of JAX, as the commands of `segr1` do."""
+    from segr1_jax.reward.transport.gpus import placed_here
+    from segr1_jax.runtime.processes import prepare_runtime
+
+    prepare_runtime(
+        deterministic=config.deterministic,
+        memory_share=placed_here(config.reward).share_of_jax,
+        compile_cache=config.compile_cache,
+    )
 
 
 def verdict(good: bool) -> str:

@@ -57,7 +57,7 @@ def ledger(programs: Programs, temporaries: Mapping[str, float]) -> list[Buffer]
         buffers += _caches("", programs.decode, "rollout")
     buffers += _caches("evaluation ", programs.answer_decode, "evaluation")
     buffers += [
-        Buffer(f"temporaries of {name}", size, (_moment(name),), temporary=True)
+        Buffer(f"temporaries of {name}", size, (moment_of(name),), temporary=True)
         for name, size in temporaries.items()
     ]
     buffers += [Buffer(f"of these, {name}", size, ()) for name, size in parts(programs).items()]
@@ -112,7 +112,8 @@ def shard_bytes(tree) -> float:
     )
 
 
-def _moment(program: str) -> str:
+def moment_of(program: str) -> str:
+    """Return the moment at which a program runs."""
     return {
         "features": "rollout",
         "decode_weights": "rollout",

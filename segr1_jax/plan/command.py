@@ -34,7 +34,7 @@ def plan_command(
             the devices.
     """
     jax.config.update("jax_platforms", "cpu")
-    arch, hardware = _arch_of(config), config.hardware
+    arch, hardware = arch_of(config), config.hardware
     mean = {"answer_tokens": answer_tokens}
     if topology:
         device = device_named(topology.partition(":")[0])
@@ -46,7 +46,7 @@ def plan_command(
     return make_plan(config, arch, device, hardware.devices, hosts=hardware.hosts, **mean)
 
 
-def _arch_of(config: RunConfig) -> PolicyArch:
+def arch_of(config: RunConfig) -> PolicyArch:
     """Return the architecture in policy.path, which needs no weights, or the one of policy.arch."""
     if Path(config.policy.path or "missing").is_dir():
         return read_arch(Path(resolve_start(config.policy.path).base))

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from jax.errors import JaxRuntimeError
 
@@ -10,7 +11,7 @@ from segr1_jax.config.hardware import Device
 from segr1_jax.errors import UserError
 from segr1_jax.plan.kernels import kernels
 from segr1_jax.plan.programs import Program, Programs
-from segr1_jax.plan.roofline import Roofline, ceilings, roofline
+from segr1_jax.plan.roofline import Ceilings, Roofline, ceilings, roofline
 
 OUT_OF_MEMORY = "RESOURCE_EXHAUSTED"
 # Triton without a GPU to measure on, for products of widths such as 48 or 96.
@@ -65,14 +66,19 @@ def compile_program(program: Program) -> Compiled:
         return Compiled(
             program.name, temporaries=float("inf"), seconds=time.perf_counter() - began, fault=fault
         )
+    return figures(program.name, executable, time.perf_counter() - began)
+
+
+def figures(name: str, executable: Any, seconds: float) -> Compiled:
+    """Return the figures of an executable whose compilation took `seconds`."""
     # A GPU compiler without a device gives no cost analysis.
     memory, cost = executable.memory_analysis(), executable.cost_analysis() or {}
     return Compiled(
-        program.name,
+        name,
         temporaries=memory.temp_size_in_bytes,
         results=memory.output_size_in_bytes - memory.alias_size_in_bytes,
         flops=cost.get("flops", 0.0),
-        seconds=time.perf_counter() - began,
+        seconds=seconds,
         text=executable.as_text(),
     )
 
@@ -89,8 +95,12 @@ def rooflines(
     if at is None or not all(each.text for each in compiled):
         return {}
     trips = {"sample_block": config.rollout.max_tokens, "answer_block": config.answer_tokens}
-    share = programs.arch.vision.full_share
     return {
-        each.name: roofline(kernels(each.text, trips=trips.get(each.name, 1), true_share=share), at)
-        for each in compiled
+        each.name: roofline_of(programs, each, at, trips.get(each.name, 1)) for each in compiled
     }
+
+
+def roofline_of(programs: Programs, compiled: Compiled, at: Ceilings, trips: int = 1) -> Roofline:
+    """Return the roofline of one program, whose loop over tokens takes `trips` iterations."""
+    share = programs.arch.vision.full_share
+    return roofline(kernels(compiled.text, trips=trips, true_share=share), at)
