@@ -57,7 +57,7 @@ USER_FAULT, INTERRUPTED = 2, 130
 TOY = [
     *("policy.path=", "policy.arch=segr1-tiny", "policy.compute_dtype=float32"),
     *("policy.lora.rank=4", "policy.remat=none", "batch=4", "micro_batches=2", "eval_batch=4"),
-    *("prompt.frame=84", "prompt.max_tokens=48", "rollout.group=4", "rollout.max_tokens=72"),
+    *("prompt.frame=84", "prompt.max_tokens=48", "rollout.group=4", "rollout.max_tokens=100"),
     *("reward.sam2_config=", "reward.sam2_checkpoint=", "reward.device=cpu"),
     *("reward.dtype=float32", "hardware.kind=cpu"),
 ]

@@ -3,7 +3,7 @@
 import jax
 from gpu_parts.request import Request, on_gpu
 
-from segr1_jax.plan.buffers import STEP, ledger, moment_of, peaks
+from segr1_jax.plan.buffers import MOMENTS, ledger, moment_of, peaks
 from segr1_jax.plan.compiled import Compiled, roofline_of
 from segr1_jax.plan.programs import Programs
 from segr1_jax.profile.model_flops import call_flops, work_of
@@ -69,7 +69,8 @@ class Rows:
 
     def _planned(self, name: str) -> float:
         by_moment = peaks(ledger(self.programs, self.temporaries))
-        until = STEP[: STEP.index(moment_of(name)) + 1]
+        # Without the start of a run, at which the initial weights are alive too.
+        until = MOMENTS[1 : MOMENTS.index(moment_of(name)) + 1]
         return max(by_moment[moment] for moment in until)
 
 

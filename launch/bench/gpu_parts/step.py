@@ -164,7 +164,7 @@ def decode_at(programs: Programs, capacity: int) -> Program:
 
 
 def with_answers(programs: Programs, tokens: int) -> Programs:
-    """Return the programs for completions of `tokens` on average."""
+    """Return the programs for completions of `tokens` each."""
     return dataclasses.replace(programs, answer_tokens=tokens)
 
 
