@@ -30,9 +30,16 @@ def plan_command(
     `answer_tokens` is that of make_plan.
 
     Raises:
-        UserError: unknown architecture, hardware or topology, or a mesh or batch that does not suit
-            the devices.
+        UserError: unknown architecture, hardware or topology, a mesh or batch that does not suit
+            the devices, or `answer_tokens` above rollout.max_tokens.
     """
+    if not 0 <= answer_tokens <= config.rollout.max_tokens:
+        raise UserError(
+            "--answer-tokens",
+            expected=f"0 to rollout.max_tokens = {config.rollout.max_tokens}",
+            got=str(answer_tokens),
+            remedy="give a length in this range",
+        )
     jax.config.update("jax_platforms", "cpu")
     arch, hardware = arch_of(config), config.hardware
     mean = {"answer_tokens": answer_tokens}

@@ -146,6 +146,11 @@ def test_shorter_answers_take_less_time_and_no_less_memory():
         assert 512 / 800 < flops[1][phase] / flops[0][phase] < 1
 
 
+def test_answers_longer_than_completions_are_refused():
+    with pytest.raises(UserError, match=r"0 to rollout\.max_tokens = 400, got 401"):
+        plan_command(RunConfig(), compile_=False, topology="", answer_tokens=401)
+
+
 def test_a_batch_that_the_devices_cannot_share_is_refused():
     with pytest.raises(UserError, match="make batch a multiple of 16"):
         make_plan(config("mesh.data=1", "mesh.fsdp=-1", "mesh.tensor=1"), ARCH, device(1e12), 16)
