@@ -30,7 +30,7 @@ OPTIONS = {
     "score": {"config", "overrides", "answers", "out", "masks"},
     "export": {"config", "overrides", "source", "out", "layout", "overwrite", "check", "adapter"},
     "tiny": {"out", "seed", "frame"},
-    "plan": {"config", "overrides", "compile", "topology", "json"},
+    "plan": {"config", "overrides", "compile", "topology", "answer_tokens", "json"},
     "profile": {"config", "overrides", "steps", "hlo", "peak_flops"},
     "doctor": {"python"},
     "data": {"action", "root", "seed", "json"},
