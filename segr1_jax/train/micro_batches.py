@@ -22,6 +22,7 @@ from segr1_jax.runtime.mesh import Placement, maxima_over_processes
 # average; below 256 tokens a smaller product takes hardly less time.
 MOST_CAPACITIES = 8
 SMALLEST_STEP = 256
+# Products and attention kernels work in tiles of 64 or 128 tokens.
 MULTIPLE = 64
 
 

@@ -9,9 +9,7 @@ from segr1_jax.data.file_entries import FileSource
 from segr1_jax.data.sources import Source
 from segr1_jax.prompt.build import PromptBuilder
 from segr1_jax.runtime.processes import is_first
-
-# Products and attention kernels work in tiles of 64 or 128 tokens.
-MULTIPLE = 64
+from segr1_jax.train.micro_batches import MULTIPLE
 
 
 def fit_prompts(config: RunConfig, builder: PromptBuilder, sources: Iterable[Source]) -> RunConfig:
