@@ -108,7 +108,7 @@ def _train(this, steps: int) -> None:
             shapes,
         )
 
-    state = engine.init_state(random(this.state.params))
+    state = engine.moments.init(random(this.state.params))
     reference = engine.reference_weights(random(this.initial), {})
     gradient = engine.gradient(functools.partial(grpo_loss, objective=config.objective))
     blank = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), this.pixels(config.batch))
@@ -137,7 +137,7 @@ def _train(this, steps: int) -> None:
             )
             part = TrainBatch(prompt_rows, batch)
             totals = gradient(totals, state.params, {}, part, micro.capacity)
-        state, metrics = engine.update(state, totals, step + 1)
+        state, metrics = engine.moments.update(state, totals, step + 1)
         del totals
         print(f"step {step}: {jax.device_get(metrics)}", file=sys.stderr)
 

@@ -35,6 +35,7 @@ NOTHING = (
 # Fields of how the same sums are split into parts and of which kernels compute them.
 ROUNDINGS = (
     *("mesh", "micro_batches", "eval_batch", "deterministic", "rollout.weights"),
+    "optimizer.moments",
     *("policy.remat", "policy.head_chunk", "policy.attention"),
     *("reward.device", "reward.threads", "reward.decode_batch"),
 )

@@ -66,6 +66,16 @@ class OptimizerConfig:
     eps: float = knob(1e-8, "AdamW epsilon")
     weight_decay: float = knob(0.0, "decoupled weight decay")
     max_grad_norm: float = knob(1.0, "gradients are clipped to this global norm")
+    moments: Literal["device", "host"] = knob(
+        "device",
+        "where the moments are kept: device, or host (pinned memory; 8 bytes less for each trained "
+        "weight on the devices, and a copy of the moments there and back for each update)",
+    )
+    first_moment: Literal["float32", "bfloat16"] = knob(
+        "float32",
+        "dtype of the first moment; the second is float32 always (in bfloat16 a factor of b2 near "
+        "1 rounds to no change)",
+    )
 
     def __post_init__(self):
         require_range("optimizer.learning_rate", self.learning_rate, 0)

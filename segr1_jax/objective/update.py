@@ -154,25 +154,44 @@ def make_update(
     """
 
     def update(state: TrainState, totals: Totals, step: Int[Array, ""]):
-        grads = jax.tree.map(lambda total: total * _share(totals.weight), totals.gradient)
-        means = {name: mean.total * _share(mean.weight) for name, mean in totals.means.items()}
-        metrics = means | totals.maxima | {"grad_norm": optax.tree.norm(grads)}
+        grads, metrics = mean_gradient(totals)
         sound = is_sound(metrics)
-        with jax.named_scope("optimizer"):
-            updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-            stepped = optax.apply_updates(state.params, updates), opt_state
-        params, opt_state = jax.tree.map(
-            lambda new, old: jnp.where(sound, new, old), stepped, (state.params, state.opt_state)
-        )
-        skips = Skips(jnp.where(sound, 0, state.skips.in_a_row + 1), state.skips.total + ~sound)
-        counts = {
-            "skipped_update": jnp.int32(~sound),
-            "skipped_in_a_row": skips.in_a_row,
-            "skipped_total": skips.total,
-        }
+        params, opt_state = step_weights(optimizer, state.params, state.opt_state, grads, sound)
+        skips, counts = count_skips(state.skips, sound)
         return TrainState(params, opt_state, jnp.int32(step), skips), metrics | counts
 
     return update
+
+
+def mean_gradient(totals: Totals) -> tuple[Params, dict[str, Array]]:
+    """Return the gradient of a batch and its metrics, with the norm of the gradient."""
+    grads = jax.tree.map(lambda total: total * _share(totals.weight), totals.gradient)
+    means = {name: mean.total * _share(mean.weight) for name, mean in totals.means.items()}
+    return grads, means | totals.maxima | {"grad_norm": optax.tree.norm(grads)}
+
+
+def step_weights(
+    optimizer: optax.GradientTransformation,
+    params: Params,
+    opt_state: optax.OptState,
+    grads: Params,
+    sound: Bool[Array, ""],
+) -> tuple[Params, optax.OptState]:
+    """Return weights and optimizer state after a step, or unchanged where it is not sound."""
+    with jax.named_scope("optimizer"):
+        updates, stepped = optimizer.update(grads, opt_state, params)
+        after = optax.apply_updates(params, updates), stepped
+    return jax.tree.map(lambda new, old: jnp.where(sound, new, old), after, (params, opt_state))
+
+
+def count_skips(skips: Skips, sound: Bool[Array, ""]) -> tuple[Skips, dict[str, Array]]:
+    """Return the numbers of skipped updates after this one, and the same as metrics."""
+    skips = Skips(jnp.where(sound, 0, skips.in_a_row + 1), skips.total + ~sound)
+    return skips, {
+        "skipped_update": jnp.int32(~sound),
+        "skipped_in_a_row": skips.in_a_row,
+        "skipped_total": skips.total,
+    }
 
 
 def _share(weight: Float[Array, ""]) -> Float[Array, ""]:

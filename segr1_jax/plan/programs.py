@@ -213,7 +213,7 @@ class Programs:
     def update(self) -> Program:
         return Program(
             "update",
-            self.engine.update,
+            self.engine.moments.update,
             (self.state, self.totals, jax.ShapeDtypeStruct((), np.int32)),
         )
 

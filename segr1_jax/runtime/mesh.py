@@ -129,19 +129,27 @@ class Placement:
         return weight_shardings(specs, self.mesh, rules)
 
     def state(
-        self, specs: Mapping[str, WeightSpec], optimizer: optax.GradientTransformation
+        self,
+        specs: Mapping[str, WeightSpec],
+        optimizer: optax.GradientTransformation,
+        *,
+        moments_on_host: bool = False,
     ) -> TrainState:
         """Return the sharding of every leaf of a TrainState.
 
         The moments of the optimizer have the shardings of their weights.
         """
+
+        def of_moment(_: Any, sharding: NamedSharding) -> NamedSharding:
+            return sharding.with_memory_kind("pinned_host") if moments_on_host else sharding
+
         weights = self.weights(specs, TRAIN_RULES)
         shapes: Params = {
             name: jax.ShapeDtypeStruct(spec.shape, np.float32) for name, spec in specs.items()
         }
         opt_state = optax.tree_utils.tree_map_params(
             optimizer,
-            lambda _, sharding: sharding,
+            of_moment,
             jax.eval_shape(optimizer.init, shapes),
             weights,
             transform_non_params=lambda _: self.replicated,

@@ -19,7 +19,6 @@ from segr1_jax.objective.update import (
     TrainState,
     init_state,
     make_gradient,
-    make_update,
 )
 from segr1_jax.policy.decode_weights import decode_specs, decode_weights
 from segr1_jax.policy.logprobs import score_tokens
@@ -41,7 +40,7 @@ from segr1_jax.train.block_sampler import (
     make_block_sampler,
 )
 from segr1_jax.train.micro_batches import Division, capacities
-from segr1_jax.train.update_guard import is_sound
+from segr1_jax.train.moments import DeviceMoments, HostMoments
 from segr1_jax.types import Completion, Prompt
 
 
@@ -83,7 +82,8 @@ class Engine:
     @functools.cached_property
     def state_shardings(self) -> TrainState:
         """Shardings of a TrainState of this run."""
-        return self.placement.state(self.trained_specs, self.optimizer)
+        on_host = self.config.optimizer.moments == "host"
+        return self.placement.state(self.trained_specs, self.optimizer, moments_on_host=on_host)
 
     @functools.cached_property
     def init_adapters(self) -> Watched[[], Params]:
@@ -99,13 +99,11 @@ class Engine:
         return Watched("init_adapters", init, out_shardings=shardings)
 
     @functools.cached_property
-    def init_state(self) -> Watched[[Params], TrainState]:
-        """trained weights -> TrainState at step 0."""
-        return Watched(
-            "init_state",
-            lambda params: init_state(params, self.optimizer),
-            out_shardings=self.state_shardings,
-        )
+    def moments(self) -> DeviceMoments | HostMoments:
+        """The programs that initialize and update a TrainState."""
+        if self.config.optimizer.moments == "host":
+            return HostMoments(self.config, self.state_shardings)
+        return DeviceMoments(self.config, self.optimizer, self.state_shardings)
 
     @functools.cached_property
     def state_shapes(self) -> TrainState:
@@ -114,7 +112,7 @@ class Engine:
             name: jax.ShapeDtypeStruct(spec.shape, np.float32)
             for name, spec in self.trained_specs.items()
         }
-        return self.init_state.eval_shape(trained)
+        return jax.eval_shape(lambda params: init_state(params, self.optimizer), trained)
 
     @property
     def rollout_rules(self) -> dict[str, str | None]:
@@ -174,17 +172,6 @@ class Engine:
             self._jit("zero_totals", programs.zeros, whole),
             self._jit("gradient", programs.add, whole, **options),
             self.capacities,
-        )
-
-    @functools.cached_property
-    def update(self) -> Watched[[TrainState, Totals, int], tuple[TrainState, dict[str, jax.Array]]]:
-        """(state, totals, step) -> (state, metrics); the buffers of the state are reused."""
-        update = make_update(self.optimizer, functools.partial(is_sound, guard=self.config.guard))
-        return Watched(
-            "update",
-            update,
-            donate_argnums=0,
-            out_shardings=(self.state_shardings, self.placement.replicated),
         )
 
     @property

@@ -204,7 +204,7 @@ def _update(run: Run, step: int, totals: Totals) -> dict[str, Any]:
     Callers must not keep a reference to `totals`. It would keep a float32 gradient alive while the
     next one is accumulated or while a rollout or an evaluation holds gathered weights.
     """
-    run.state, metrics = run.engine.update(run.state, totals, step)
+    run.state, metrics = run.engine.moments.update(run.state, totals, step)
     return jax.device_get(metrics)
 
 

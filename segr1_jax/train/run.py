@@ -288,7 +288,7 @@ class Run:
         if restored is not None:
             self.tally.restore(restored.tallies)
             return restored.state, restored.position
-        return engine.init_state(self.initial_params() | engine.init_adapters()), 0
+        return engine.moments.init(self.initial_params() | engine.init_adapters()), 0
 
     def _load(self, specs: Mapping[str, WeightSpec], dtype: DTypeLike) -> Params:
         return self.start.load(

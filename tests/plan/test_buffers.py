@@ -59,7 +59,7 @@ def test_bytes_are_those_of_the_arrays_that_a_run_makes(overrides):
     engine = plan.engine
     counted = {buffer.name: buffer.bytes for buffer in ledger(plan, {})}
     trained, frozen, reference = make(plan.state.params), make(plan.frozen), make(plan.reference)
-    state = engine.init_state(trained)
+    state = engine.moments.init(trained)
     copy = engine.rollout_weights(frozen | trained)
     prompts = engine.with_features(make(plan.pixels(8)), frozen | trained)
     assert counted["master weights"] == device_bytes(state.params)

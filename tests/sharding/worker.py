@@ -75,7 +75,7 @@ def run(
     divide = Division(engine.placement, micro_batches, CAPACITIES)
     for micro in divide(TrainBatch(prompts, completions), tokens):
         totals = gradient(totals, params, {}, micro.batch, micro.capacity)
-    state, metrics = engine.update(engine.init_state(params), totals, 1)
+    state, metrics = engine.moments.update(engine.moments.init(params), totals, 1)
 
     found = {
         "positions": positions,

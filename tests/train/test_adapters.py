@@ -75,9 +75,9 @@ def test_updates_change_the_adapters_alone(adapted, batch):
             "mlp.down",
         )
     }
-    state = engine.init_state({name: value.copy() for name, value in fresh.items()})
+    state = engine.moments.init({name: value.copy() for name, value in fresh.items()})
     totals = engine.gradient(answer_loss)(None, state.params, frozen, batch, T)
-    state, metrics = engine.update(state, totals, 1)
+    state, metrics = engine.moments.update(state, totals, 1)
     assert set(state.params) == set(fresh)
     assert all(
         np.any(np.asarray(state.params[name]) != np.asarray(fresh[name]))

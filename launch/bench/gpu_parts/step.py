@@ -83,7 +83,7 @@ def make_weights(programs: Programs) -> Weights:
     trained, frozen = _random(programs.state.params), _random(programs.frozen)
     initial = {name: trained[name] for name in programs.initial}
     reference = engine.reference_weights(initial, frozen)
-    return Weights(engine.init_state(trained), frozen, reference)
+    return Weights(engine.moments.init(trained), frozen, reference)
 
 
 def _random(shapes: dict[str, jax.ShapeDtypeStruct]) -> Params:
