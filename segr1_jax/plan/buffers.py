@@ -3,13 +3,11 @@
 train/loop.py determines lifetimes; `MOMENTS` and the sets below state them in the order of a step.
 """
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import jax
-
-from segr1_jax.plan.programs import Program, Programs
+from segr1_jax.plan.program import Program, shard_bytes
+from segr1_jax.plan.programs import Programs
 
 MOMENTS = ("start", "rollout", "reference", "gradient", "update", "evaluation")
 # The batch of a step is alive until the next batch is put.
@@ -40,7 +38,7 @@ def ledger(programs: Programs, temporaries: Mapping[str, float]) -> list[Buffer]
     micro = shard_bytes(programs.gradient.arguments[3])
     buffers = [
         Buffer("master weights", shard_bytes(programs.state.params), MOMENTS),
-        Buffer("optimizer", shard_bytes(programs.state.opt_state), MOMENTS),
+        *_optimizer(programs),
         Buffer("frozen weights", shard_bytes(programs.frozen), MOMENTS),
         Buffer("reference", shard_bytes(programs.reference), MOMENTS),
         Buffer("initial weights", shard_bytes(programs.initial), ("start",)),
@@ -62,6 +60,12 @@ def ledger(programs: Programs, temporaries: Mapping[str, float]) -> list[Buffer]
     ]
     buffers += [Buffer(f"of these, {name}", size, ()) for name, size in parts(programs).items()]
     return [buffer for buffer in buffers if buffer.bytes]
+
+
+def _optimizer(programs: Programs) -> list[Buffer]:
+    if pinned := programs.pinned_moments:
+        return [Buffer("moments of a weight", pinned.in_flight, ("update",))]
+    return [Buffer("optimizer", shard_bytes(programs.state.opt_state), MOMENTS)]
 
 
 def _caches(owner: str, decode: Program, moment: str) -> list[Buffer]:
@@ -102,16 +106,6 @@ def peaks(buffers: list[Buffer], margin: float = 1.0) -> dict[str, float]:
     }
 
 
-def shard_bytes(tree) -> float:
-    """Return the bytes on one device of a tree of shapes with shardings."""
-    return float(
-        sum(
-            math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize
-            for x in jax.tree.leaves(tree)
-        )
-    )
-
-
 def moment_of(program: str) -> str:
     """Return the moment at which a program runs."""
     return {
@@ -122,4 +116,6 @@ def moment_of(program: str) -> str:
         "reference_logprobs": "reference",
         "answer_prefill": "evaluation",
         "answer_block": "evaluation",
+        "clip_gradient": "update",
+        "step_of_weight": "update",
     }.get(program, program)

@@ -10,7 +10,8 @@ from jax.errors import JaxRuntimeError
 from segr1_jax.config.hardware import Device
 from segr1_jax.errors import UserError
 from segr1_jax.plan.kernels import kernels
-from segr1_jax.plan.programs import Program, Programs
+from segr1_jax.plan.program import Program
+from segr1_jax.plan.programs import Programs
 from segr1_jax.plan.roofline import Ceilings, Roofline, ceilings, roofline
 
 OUT_OF_MEMORY = "RESOURCE_EXHAUSTED"

@@ -19,10 +19,10 @@ from dataclasses import dataclass
 import jax
 from jax.sharding import AbstractMesh
 
-from segr1_jax.plan.buffers import shard_bytes
 from segr1_jax.plan.flops import matmul_flops
 from segr1_jax.plan.liveness import Size, temporary_bytes
-from segr1_jax.plan.programs import Program, Programs
+from segr1_jax.plan.program import Program, shard_bytes
+from segr1_jax.plan.programs import Programs
 from segr1_jax.policy.params import STACKED
 from segr1_jax.policy.sharding import ROLLOUT_RULES, TRAIN_RULES
 from segr1_jax.runtime.mesh import AXES, AXIS_TYPES

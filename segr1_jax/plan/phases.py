@@ -13,7 +13,7 @@ from pathlib import PurePath
 
 from segr1_jax.config.hardware import DEVICES, Device
 from segr1_jax.config.schema import RunConfig
-from segr1_jax.plan.buffers import shard_bytes
+from segr1_jax.plan.program import shard_bytes
 from segr1_jax.plan.programs import Programs
 from segr1_jax.plan.roofline import Roofline
 from segr1_jax.reward.config import RewardConfig
@@ -95,8 +95,13 @@ def phases(programs: Programs, device: Device, flops: Mapping[str, float]) -> li
     ]
 
 
-def compiled_phases(config: RunConfig, rooflines: Mapping[str, Roofline]) -> list[Phase]:
-    """Return the phases of a step on its devices, from the rooflines of its compiled programs."""
+def compiled_phases(
+    config: RunConfig, rooflines: Mapping[str, Roofline], largest_weights: float = 0.0
+) -> list[Phase]:
+    """Return the phases of a step on its devices, from the rooflines of its compiled programs.
+
+    Where an update goes weight by weight, all of them are `largest_weights` of the largest.
+    """
     work = {
         name: rooflines[program].total
         for name, program in (("tower", "features"), ("rollout copy", "decode_weights"))
@@ -111,9 +116,19 @@ def compiled_phases(config: RunConfig, rooflines: Mapping[str, Roofline]) -> lis
             work["reference"] = rooflines["reference_logprobs"].total * config.micro_batches
     work |= {
         "update": rooflines["gradient"].total * config.micro_batches,
-        "optimizer": rooflines["update"].total,
+        "optimizer": rooflines["clip_gradient"].total
+        + rooflines["step_of_weight"].total * largest_weights
+        if largest_weights
+        else rooflines["update"].total,
     }
     return [Phase(name, cost.flops, cost.bytes, cost.seconds) for name, cost in work.items()]
+
+
+def host_copies(programs: Programs) -> list[Phase]:
+    """Return the phase in which moments on the host are copied to the devices and back."""
+    if not (pinned := programs.pinned_moments):
+        return []
+    return [Phase("host copies", 0.0, 2 * pinned.bytes, pinned.seconds)]
 
 
 def sam2_phase(programs: Programs, device: Device) -> list[Phase]:

@@ -96,10 +96,16 @@ def _phases(plan: Plan) -> str:
 
 def _saving(plan: Plan) -> str:
     needs = plan.checkpoint
+    pinned = (
+        f" The moments take {plan.pinned / GB:.1f} GB of pinned memory on each host."
+        if plan.pinned
+        else ""
+    )
     return (
         f"A checkpoint takes {needs.checkpoint / GB:.1f} GB, all of them {needs.disk / GB:.1f} GB "
         f"of disk; while one is written, each host holds {needs.host_memory / GB:.1f} GB of it in "
         f"memory, for about {needs.seconds:.0f} s at {DISK_RATE / GB:g} GB/s a host."
+        f"{pinned}"
     )
 
 

@@ -6,7 +6,6 @@ that training itself uses (Engine, Placement, Policy.specs, stack_prompts).
 
 import functools
 from dataclasses import dataclass
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +17,8 @@ from segr1_jax.objective.batch import AnswerBatch, GroupBatch
 from segr1_jax.objective.loss import answer_loss, grpo_loss
 from segr1_jax.objective.update import TrainBatch
 from segr1_jax.plan.blank_prompts import blank_prompts
+from segr1_jax.plan.program import Program
+from segr1_jax.plan.update_programs import PinnedMoments, pinned_moments, update_programs
 from segr1_jax.policy.decode_weights import decode_specs
 from segr1_jax.policy.decoding import grown
 from segr1_jax.policy.params import ADAPTER
@@ -27,16 +28,6 @@ from segr1_jax.runtime.mesh import check_tensor_groups
 from segr1_jax.train.block_sampler import BlockSampler, decode_layout
 from segr1_jax.train.engine import Engine
 from segr1_jax.train.make_engine import make_engine
-
-
-@dataclass(frozen=True)
-class Program:
-    """A jitted function of Engine, the shapes of its arguments, and its calls per step."""
-
-    name: str
-    function: Any
-    arguments: tuple
-    calls: int = 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -210,18 +201,20 @@ class Programs:
         return Program("gradient", gradient.add, arguments, self.config.micro_batches)
 
     @functools.cached_property
-    def update(self) -> Program:
-        return Program(
-            "update",
-            self.engine.moments.update,
-            (self.state, self.totals, jax.ShapeDtypeStruct((), np.int32)),
-        )
+    def updates(self) -> tuple[Program, ...]:
+        """The programs of an update."""
+        return update_programs(self.engine, self.state, self.totals)
+
+    @functools.cached_property
+    def pinned_moments(self) -> PinnedMoments | None:
+        """Sizes of moments on the host; None where they are on the devices."""
+        return pinned_moments(self.engine, self.state)
 
     def all(self) -> tuple[Program, ...]:
         """Return the programs of the stage in the order of a step."""
         if self.config.stage == "sft":
             answer = (self.copy, self.answer_prefill, self.answer_decode)
-            return (*self._towers(), self.gradient, self.update, *answer)
+            return (*self._towers(), self.gradient, *self.updates, *answer)
         # A LoRA run holds no separate reference weights but still computes its log-probabilities.
         scored = (self.reference_logprobs,) if self.config.objective.beta > 0 else ()
         return (
@@ -231,7 +224,7 @@ class Programs:
             self.decode,
             *scored,
             self.gradient,
-            self.update,
+            *self.updates,
             self.answer_prefill,
             self.answer_decode,
         )

@@ -81,6 +81,9 @@ class Cost:
     def __mul__(self, count: float) -> "Cost":
         return Cost(*(count * figure for figure in dataclasses.astuple(self)))
 
+    def __add__(self, other: "Cost") -> "Cost":
+        return self - other * -1
+
     def __sub__(self, other: "Cost") -> "Cost":
         pairs = zip(dataclasses.astuple(self), dataclasses.astuple(other), strict=True)
         return Cost(*(figure - part for figure, part in pairs))

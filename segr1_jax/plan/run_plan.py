@@ -19,6 +19,7 @@ from segr1_jax.plan.phases import (
     Phase,
     Tokens,
     compiled_phases,
+    host_copies,
     phases,
     sam2_phase,
     sidecars_on,
@@ -58,6 +59,7 @@ class Plan:
         checkpoint: memory, disk and time of saving.
         tokens: of one step over all devices.
         phases: of one step on one device.
+        pinned: bytes of moments in the pinned memory of each host.
         remedy: keys (key=value) that make a run fit; None if it fits or none were found.
         compiled: the compiler's own figures, where programs were compiled.
         rooflines: cost of one call by program, where programs were compiled for GPUs.
@@ -74,6 +76,7 @@ class Plan:
     checkpoint: SavingNeeds
     tokens: Tokens
     phases: list[Phase]
+    pinned: float = 0.0
     remedy: list[str] | None = None
     compiled: list[Compiled] = field(default_factory=list)
     rooflines: dict[str, Roofline] = field(default_factory=dict)
@@ -164,6 +167,7 @@ def _plan(
         programs
     ).temporaries()
     buffers = ledger(programs, temporaries)
+    devices_of_host, pinned = programs.mesh.size // programs.hosts, programs.pinned_moments
     share = sidecars_on(programs).share_of_jax if device.jax_share < 1 else None
     reserved = (
         {}
@@ -183,7 +187,12 @@ def _plan(
         margin=COMPILED_MARGIN if compiled else MARGIN,
         checkpoint=saving_needs(config, programs.state, programs.hosts),
         tokens=tokens_per_step(timed),
-        phases=_phases(Estimate(timed), device, bounds) + sam2_phase(programs, device),
+        phases=[
+            *_phases(Estimate(timed), device, bounds),
+            *host_copies(programs),
+            *sam2_phase(programs, device),
+        ],
+        pinned=pinned.bytes * devices_of_host if pinned else 0.0,
         compiled=list(compiled),
         rooflines=bounds,
     )
@@ -192,6 +201,8 @@ def _plan(
 def _phases(estimate: Estimate, device: Device, bounds: Mapping[str, Roofline]) -> list[Phase]:
     programs = estimate.programs
     if bounds:
-        return compiled_phases(programs.config, bounds)
+        pinned = programs.pinned_moments
+        largest_weights = pinned.calls_of_largest if pinned else 0.0
+        return compiled_phases(programs.config, bounds, largest_weights)
     tokens = programs.config.rollout.max_tokens
     return phases(programs, device, estimate.flops(tokens))

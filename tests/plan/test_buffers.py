@@ -11,7 +11,8 @@ from tiny_arch import CONFIG, OVERRIDES
 from segr1_jax.config.loading import override
 from segr1_jax.config.schema import RunConfig
 from segr1_jax.hf.load_weights import read_arch_file
-from segr1_jax.plan.buffers import ledger, peaks, shard_bytes
+from segr1_jax.plan.buffers import ledger, peaks
+from segr1_jax.plan.program import shard_bytes
 from segr1_jax.plan.programs import Programs
 from segr1_jax.policy.params import Policy
 from segr1_jax.policy.qwen2_5_vl.arch import arch_from_config
@@ -69,6 +70,19 @@ def test_bytes_are_those_of_the_arrays_that_a_run_makes(overrides):
     assert counted["rollout copy"] == device_bytes(copy.decode)
     assert counted["prompts"] == device_bytes(prompts)
     assert counted["gradient"] == device_bytes(make(plan.totals)) == shard_bytes(plan.totals)
+
+
+def test_moments_on_the_host_take_the_bytes_of_one_weight_before_and_after():
+    plan = programs("optimizer.moments=host", "optimizer.first_moment=bfloat16")
+    counted = {buffer.name: buffer for buffer in ledger(plan, {})}
+    state = plan.engine.moments.init(make(plan.state.params))
+    moments = [x for x in jax.tree.leaves(state.opt_state) if x.ndim]
+    assert plan.pinned_moments.bytes == pytest.approx(device_bytes(moments), abs=100)
+    # The patch embedding, over fsdp; 2 + 4 bytes a weight.
+    largest = 2 * 3 * 14 * 14 * 48 / 2 * 6
+    assert counted["moments of a weight"].bytes == pytest.approx(2 * largest, abs=100)
+    assert counted["moments of a weight"].moments == ("update",)
+    assert "optimizer" not in counted
 
 
 def test_bytes_of_completions_are_those_that_the_sampler_makes():

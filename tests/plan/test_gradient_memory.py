@@ -9,7 +9,7 @@ from tiny_arch import CONFIG
 from tiny_run import CONFIG as RUN
 
 from segr1_jax.config.loading import load_config
-from segr1_jax.plan.buffers import shard_bytes
+from segr1_jax.plan.program import shard_bytes
 from segr1_jax.plan.programs import Programs
 from segr1_jax.policy.qwen2_5_vl.arch import arch_from_config
 from segr1_jax.runtime.mesh import make_mesh

@@ -15,9 +15,11 @@ from tiny_arch import CONFIG, OVERRIDES
 from segr1_jax.config.hardware import DEVICES
 from segr1_jax.config.loading import load_config, override
 from segr1_jax.config.schema import RunConfig
-from segr1_jax.plan.compiled import Compiled, compile_program
+from segr1_jax.plan.buffers import ledger
+from segr1_jax.plan.compiled import Compiled, compile_program, roofline_of
 from segr1_jax.plan.kernels import Kernel, kernels
 from segr1_jax.plan.programs import Programs
+from segr1_jax.plan.roofline import ceilings
 from segr1_jax.plan.run_plan import compile_plan
 from segr1_jax.plan.topology import topology_devices
 from segr1_jax.policy.qwen2_5_vl.arch import arch_from_config
@@ -185,3 +187,21 @@ def test_the_plan_of_a_tiny_run():
     # AdamW reads weight, gradient and two moments, and writes weight and moments: 7 passes.
     weights = sum(each.bytes for each in plan.buffers if each.name == "master weights")
     assert 7 * weights <= plan.rooflines["update"].total.bytes <= 9 * weights
+
+
+def test_the_plan_of_moments_on_the_host():
+    """The update of the largest weight is one kernel over its passes, without temporaries."""
+    config = override(RunConfig(), [*OVERRIDES, "mesh.data=1", "mesh.fsdp=2", "mesh.tensor=1"])
+    config = override(config, ["stage=sft", "optimizer.moments=host", "policy.lora.rank=0"])
+    programs = Programs(
+        config, arch_from_config(CONFIG), make_mesh(config.mesh, topology_devices("h100:2"))
+    )
+    clip, step = map(compile_program, programs.updates)
+    weight = 4 * (2 * 3 * 14 * 14 * 48) / 2  # the patch embedding, over fsdp
+    at = ceilings(DEVICES["h100"])
+    assert 7 * weight <= roofline_of(programs, step, at).total.bytes <= 7.1 * weight
+    assert step.temporaries < 0.01 * weight
+    assert programs.pinned_moments.largest == pytest.approx(2 * weight, abs=100)
+    whole = sum(each.bytes for each in ledger(programs, {}) if each.name == "gradient")
+    # It reads the gradient for the norm and to clip it, and writes it once.
+    assert 2.9 * whole <= roofline_of(programs, clip, at).total.bytes <= 4.5 * whole

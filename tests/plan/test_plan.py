@@ -22,7 +22,9 @@ from segr1_jax.plan.compiled import compile_program
 from segr1_jax.plan.estimate import MARGIN
 from segr1_jax.plan.fit import changes, find_fit
 from segr1_jax.plan.phases import BANDWIDTH_SHARE, MATMUL_SHARE, decode_bytes
-from segr1_jax.plan.programs import Program, Programs
+from segr1_jax.plan.plan_table import markdown
+from segr1_jax.plan.program import Program
+from segr1_jax.plan.programs import Programs
 from segr1_jax.plan.run_plan import make_plan
 from segr1_jax.plan.topology import topology_devices
 from segr1_jax.policy.qwen2_5_vl.arch import arch_from_config
@@ -128,6 +130,24 @@ def test_an_sft_plan_has_no_rollout():
     plan = make_plan(config(*ONE, "stage=sft"), ARCH, device(1e12), 1)
     assert {phase.name for phase in plan.phases} == {"update", "optimizer"}
     assert "reference" not in {buffer.name for buffer in plan.buffers}
+
+
+def test_moments_on_the_host_take_less_memory_and_more_time():
+    plans = [
+        make_plan(config(*ONE, f"optimizer.moments={place}"), ARCH, device(1e12), 1)
+        for place in ("device", "host")
+    ]
+    weights = next(each.bytes for each in plans[0].buffers if each.name == "master weights")
+    less = plans[0].peak["rollout"] - plans[1].peak["rollout"]
+    assert less == pytest.approx(2 * weights, abs=100)
+    seconds = [{each.name: each.seconds for each in plan.phases} for plan in plans]
+    assert seconds[1].pop("host copies") == pytest.approx(2 * 2 * weights / 50e9, rel=1e-4)
+    assert seconds[0] == seconds[1]
+    assert [plan.pinned for plan in plans] == [0, pytest.approx(2 * weights, abs=100)]
+    assert f"{2 * weights / 1e9:.1f} GB of pinned memory on each host" in markdown(plans[1])
+    assert "pinned" not in markdown(plans[0])
+    sizes = [plan.checkpoint.checkpoint for plan in plans]
+    assert sizes[0] == sizes[1]
 
 
 def test_shorter_answers_take_less_time_and_no_less_memory():

@@ -29,7 +29,8 @@ from segr1_jax.objective.config import OptimizerConfig
 from segr1_jax.objective.loss import answer_loss
 from segr1_jax.objective.optimizer import make_optimizer
 from segr1_jax.objective.update import TrainBatch, init_state, make_gradient, make_update
-from segr1_jax.plan.programs import Program, Programs
+from segr1_jax.plan.program import Program
+from segr1_jax.plan.programs import Programs
 from segr1_jax.policy.config import LoraConfig
 from segr1_jax.policy.logprobs import score_tokens
 from segr1_jax.policy.mixed_precision import times

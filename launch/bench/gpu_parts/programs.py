@@ -26,7 +26,7 @@ from gpu_parts.step import (
     zeros,
 )
 
-from segr1_jax.plan.programs import Program
+from segr1_jax.plan.program import Program
 from segr1_jax.train.block_sampler import steps_to
 
 
@@ -131,7 +131,7 @@ class Step:
         return row | {"capacity": chosen.capacity}
 
     def update(self) -> dict:
-        executable, compiled = compile_with(self.programs.update, {})
+        executable, compiled = compile_with(*self.programs.updates, {})
         update = Update(self.weights.state, zeros(self.programs.totals))
         # The first call donates the weights: nothing runs after the update.
         self.weights = None

@@ -20,7 +20,8 @@ from segr1_jax.objective.update import TrainBatch, TrainState
 from segr1_jax.plan.blank_prompts import blank_prompts
 from segr1_jax.plan.command import arch_of
 from segr1_jax.plan.compiled import Compiled, figures
-from segr1_jax.plan.programs import Program, Programs
+from segr1_jax.plan.program import Program
+from segr1_jax.plan.programs import Programs
 from segr1_jax.policy.params import Params
 from segr1_jax.policy.qwen2_5_vl.model import PromptBatch
 from segr1_jax.rollout.sampler import Decoding as State

@@ -1,0 +1,72 @@
+"""The programs of an update, and the bytes of moments that are on the host."""
+
+from dataclasses import dataclass
+
+import jax
+import numpy as np
+
+from segr1_jax.objective.update import Totals, TrainState
+from segr1_jax.objective.update_by_weight import of_weight
+from segr1_jax.plan.program import Program, shard_bytes
+from segr1_jax.train.engine import Engine
+from segr1_jax.train.moments import HostMoments
+
+# Bytes per second of copies between pinned memory and an H100, in each direction.
+HOST_RATE = 50e9
+
+
+@dataclass(frozen=True)
+class PinnedMoments:
+    """Moments in the pinned memory of the hosts, of the weights on one device.
+
+    Attributes:
+        bytes: of the moments of all weights.
+        largest: of those of the weight that has the most.
+    """
+
+    bytes: float
+    largest: float
+
+    @property
+    def in_flight(self) -> float:
+        """Bytes on the device while a weight is updated: its moments before and after."""
+        return 2 * self.largest
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of the copies of an update, to the device and back, one after the other."""
+        return 2 * self.bytes / HOST_RATE
+
+    @property
+    def calls_of_largest(self) -> float:
+        """The number of updates of the largest weight that move the bytes of all weights."""
+        return self.bytes / self.largest
+
+
+def update_programs(engine: Engine, state: TrainState, totals: Totals) -> tuple[Program, ...]:
+    """Return the programs of an update; for moments on the host the one of the largest weight."""
+    moments = engine.moments
+    if not isinstance(moments, HostMoments):
+        step = jax.ShapeDtypeStruct((), np.int32)
+        return (Program(moments.update.name, moments.update, (state, totals, step)),)
+    name = largest_weight(state)
+    weight = state.params[name]
+    sound = jax.ShapeDtypeStruct((), np.bool_, sharding=engine.placement.replicated)
+    step = moments.steps[engine.state_shardings.params[name]]
+    return (
+        Program(moments.clip.name, moments.clip, (totals, state.skips)),
+        Program(step.name, step, (weight, of_weight(state.opt_state, name), weight, sound)),
+    )
+
+
+def pinned_moments(engine: Engine, state: TrainState) -> PinnedMoments | None:
+    """Return the sizes of moments on the host; None where they are on the devices."""
+    if not isinstance(engine.moments, HostMoments):
+        return None
+    largest = of_weight(state.opt_state, largest_weight(state))
+    return PinnedMoments(shard_bytes(state.opt_state), shard_bytes(largest))
+
+
+def largest_weight(state: TrainState) -> str:
+    """Return the trained weight of which a device has the most bytes."""
+    return max(state.params, key=lambda name: shard_bytes(state.params[name]))
