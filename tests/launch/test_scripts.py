@@ -25,8 +25,8 @@ NANO = ROOT / "segr1_jax" / "reward" / "assets" / "sam2_nano.safetensors"
 TESTED_ELSEWHERE = {
     "bench_gpu": "launch/test_bench_gpu.py",
     "first_day": "launch/test_first_day.py",
-    "nano_gates": "reward/test_nano_gates.py",
-    "nano_prompts": "reward/test_nano_prompts.py",
+    "nano_sam2_gates": "reward/test_nano_gates.py",
+    "nano_sam2_prompts": "reward/test_nano_prompts.py",
 }
 GRPO = "configs/quickstart_grpo.yaml"
 SMALL = [
@@ -170,8 +170,8 @@ def test_processor_distance(exported):
 
 @pytest.mark.e2e
 @needs("torch")
-def test_train_nano_sam2(tmp_path):
+def test_nano_sam2_train(tmp_path):
     out = tmp_path / "nano.safetensors"
     words = ["--steps", 2, "--images", 1, "--start", NANO, "--out", out]
-    assert "box_above_fill" in run("train_nano_sam2", *words, "--gate-images", 6)
+    assert "box_above_fill" in run("nano_sam2/train", *words, "--gate-images", 6)
     assert out.stat().st_size > 1e6
