@@ -22,46 +22,7 @@ from pathlib import Path
 BOUND_GB = 1.5
 SHARD_BYTES = 2 * 10**9
 POLL_S = 0.005
-TEXT = {
-    "hidden_size": 2048,
-    "intermediate_size": 11008,
-    "num_hidden_layers": 36,
-    "num_attention_heads": 16,
-    "num_key_value_heads": 2,
-    "vocab_size": 151936,
-    "rope_theta": 1e6,
-    "rope_scaling": {"type": "mrope", "mrope_section": [16, 24, 24]},
-    "hidden_act": "silu",
-    "rms_norm_eps": 1e-6,
-    "max_position_embeddings": 128000,
-    "tie_word_embeddings": True,
-}
-IDS = {
-    "image_token_id": 151655,
-    "video_token_id": 151656,
-    "vision_start_token_id": 151652,
-    "vision_end_token_id": 151653,
-}
-NAMES = {
-    "architectures": ["Qwen2_5_VLForConditionalGeneration"],
-    "model_type": "qwen2_5_vl",
-    "torch_dtype": "bfloat16",
-}
-VISION = {
-    "depth": 32,
-    "hidden_size": 1280,
-    "intermediate_size": 3420,
-    "num_heads": 16,
-    "out_hidden_size": 2048,
-    "window_size": 112,
-    "fullatt_block_indexes": [7, 15, 23, 31],
-    "patch_size": 14,
-    "spatial_merge_size": 2,
-    "hidden_act": "silu",
-    "in_chans": 3,
-}
-# The flat form of the published checkpoints.
-HUB_CONFIG = NAMES | TEXT | IDS | {"vision_config": VISION}
+ARCH_3B = Path(__file__).parents[1] / "configs" / "arch" / "qwen2.5-vl-3b.json"
 
 
 class AnonymousMemory:
@@ -218,11 +179,12 @@ def main() -> None:
     parser.add_argument("stage", choices=("make", "trip", "open"))
     parser.add_argument("directories", type=Path, nargs="+")
     parser.add_argument("--devices", type=int, default=8)
-    parser.add_argument("--arch", type=Path, help="make: config.json of a policy other than the 3B")
+    parser.add_argument(
+        "--arch", type=Path, default=ARCH_3B, help="make: config.json of a policy other than the 3B"
+    )
     options = parser.parse_args()
     if options.stage == "make":
-        hub = json.dumps(HUB_CONFIG, indent=2) + "\n"
-        make(options.directories[0], options.arch.read_text() if options.arch else hub)
+        make(options.directories[0], options.arch.read_text())
     elif options.stage == "trip":
         trip(*options.directories, options.devices)
     else:

@@ -10,19 +10,22 @@ The exit status is 1 if the deep policy takes more than 1.3 times as long in tot
 """
 
 import argparse
+import dataclasses
 import statistics
 import sys
 import time
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 
+from segr1_jax.hf.load_weights import read_arch_file
 from segr1_jax.policy.logprobs import score_tokens
 from segr1_jax.policy.params import Policy
-from segr1_jax.policy.qwen2_5_vl.arch import PolicyArch, TextArch, VisionArch
 from segr1_jax.policy.qwen2_5_vl.model import PromptBatch
 from segr1_jax.policy.qwen2_5_vl.vision import Images
 
+ARCH_3B = Path(__file__).parents[1] / "configs" / "arch" / "qwen2.5-vl-3b.json"
 WANTED_RATIO = 1.3
 PROMPTS, PREFIX, GROUP, COMPLETION = 1, 1024, 4, 400
 # A 756 x 756 image in windows of 112 pixels.
@@ -34,40 +37,12 @@ def policy_of(depth: int) -> Policy:
 
     Every fourth layer of the vision tower attends to the whole image.
     """
-    vision = VisionArch(
-        depth=depth,
-        hidden=1280,
-        intermediate=3420,
-        heads=16,
-        out_hidden=2048,
-        in_channels=3,
-        patch=14,
-        temporal_patch=2,
-        merge=2,
-        window=112,
-        full_layers=tuple(range(3, depth, 4)),
-    )
-    text = TextArch(
-        layers=depth,
-        hidden=2048,
-        intermediate=11008,
-        heads=16,
-        kv_heads=2,
-        head_dim=128,
-        vocab=151936,
-        rope_theta=1e6,
-        mrope_section=(16, 24, 24),
-        norm_eps=1e-6,
-        tied_head=True,
-    )
-    arch = PolicyArch(
-        vision=vision,
-        text=text,
-        image_token=151655,
-        video_token=151656,
-        vision_start_token=151652,
-        vision_end_token=151653,
-        vision_pad_token=151654,
+    arch = read_arch_file(ARCH_3B)
+    full_layers = tuple(range(3, depth, 4))
+    arch = dataclasses.replace(
+        arch,
+        vision=dataclasses.replace(arch.vision, depth=depth, full_layers=full_layers),
+        text=dataclasses.replace(arch.text, layers=depth),
     )
     return Policy(arch, jnp.bfloat16, remat="full")
 

@@ -30,6 +30,7 @@ OVERRIDES = [
     *("prompt.frame=448", "prompt.max_tokens=300"),
     *("rollout.group=4", "rollout.max_tokens=48", "policy.compute_dtype=float32"),
 ]
+PUBLISHED = json.loads(checkpoint_memory.ARCH_3B.read_text())
 TEXT = {
     "hidden_size": 768,
     "intermediate_size": 3072,
@@ -37,8 +38,12 @@ TEXT = {
     "num_attention_heads": 12,
     "vocab_size": 32000,
     "rope_scaling": {"type": "mrope", "mrope_section": [8, 12, 12]},
+    "image_token_id": 31000,
+    "video_token_id": 31001,
+    "vision_start_token_id": 31002,
+    "vision_end_token_id": 31003,
+    "vision_token_id": 31004,
 }
-IDS = {name: 31000 + place for place, name in enumerate(checkpoint_memory.IDS)}
 VISION = {
     "depth": 8,
     "hidden_size": 640,
@@ -47,9 +52,7 @@ VISION = {
     "out_hidden_size": 768,
     "fullatt_block_indexes": [3, 7],
 }
-CONFIG = (
-    checkpoint_memory.HUB_CONFIG | TEXT | IDS | {"vision_config": checkpoint_memory.VISION | VISION}
-)
+CONFIG = PUBLISHED | TEXT | {"vision_config": PUBLISHED["vision_config"] | VISION}
 
 
 def programs(options: argparse.Namespace):

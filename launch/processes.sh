@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
-# Several processes on this host, as if each were a host of its own: a rehearsal of a cluster, or one process per GPU.
+# Several processes on this host, as if each were a host of its own: a rehearsal of a cluster, or
+# one process per GPU.
 #
 #   bash launch/processes.sh 2 train configs/quickstart_grpo.yaml
 #
-# GPUs are dealt out evenly; on a CPU each process simulates DEVICES devices (default 1). SIGTERM and
-# Ctrl-C go to all of them; the status is that of the first process that failed. GRACE seconds
+# GPUs are dealt out evenly; on a CPU each process simulates DEVICES devices (default 1). SIGTERM
+# and Ctrl-C go to all of them; the status is that of the first process that failed. GRACE seconds
 # (default 300) after that, the processes that have not ended by themselves are killed.
 set -euo pipefail
 HERE=$(dirname "${BASH_SOURCE[0]}")
@@ -14,7 +15,8 @@ KIND=$(cat "$HERE/../.venv/segr1-kind" 2>/dev/null || echo cpu)
 # shellcheck source=launch/flags.sh
 source "$HERE/flags.sh" "${KIND/cuda*/gpu}"
 
-PORT=$("$HERE/../.venv/bin/python" -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
+FREE_PORT='import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])'
+PORT=$("$HERE/../.venv/bin/python" -c "$FREE_PORT")
 export JAX_COORDINATOR_ADDRESS=127.0.0.1:$PORT JAX_NUM_PROCESSES=$COUNT
 if [[ $KIND == cpu ]]; then
   export JAX_PLATFORMS=cpu
@@ -35,8 +37,8 @@ for ((index = 0; index < COUNT; index++)); do
   PIDS+=($!)
 done
 
-# The ends are polled: `wait` is interrupted by a trapped signal, and waits for ever for a process that
-# was stopped (SIGSTOP) while the others failed for want of it.
+# The ends are polled: `wait` is interrupted by a trapped signal, and waits for ever for a process
+# that was stopped (SIGSTOP) while the others failed for want of it.
 status=0
 while ((${#PIDS[@]})); do
   sleep 0.2
@@ -47,7 +49,8 @@ while ((${#PIDS[@]})); do
     ((status == 0 && code)) && status=$code && KILL_AT=$((SECONDS + ${GRACE:-300}))
   done
   if ((status && ${#PIDS[@]} && SECONDS >= KILL_AT)); then
-    echo "processes.sh: killing process ${!PIDS[*]}: still there ${GRACE:-300} s after the first failed" >&2
+    late="still there ${GRACE:-300} s after the first failed"
+    echo "processes.sh: killing process ${!PIDS[*]}: $late" >&2
     kill -KILL "${PIDS[@]}"
     KILL_AT=$((SECONDS + 60)) # once is enough; the next round collects them
   fi

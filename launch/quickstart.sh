@@ -1,9 +1,11 @@
 #!/usr/bin/env bash
-# The whole road on 2 CPU cores: tiny policy, supervised cold start, GRPO with mask rewards, export, table, predictions.
+# The whole road on 2 CPU cores: tiny policy, supervised cold start, GRPO with mask rewards, export,
+# table, predictions.
 #
 #   bash launch/quickstart.sh
 #
-# Everything lands in runs/quickstart. Running it again goes on where it stopped; remove the folder to start anew.
+# Everything lands in runs/quickstart. Running it again goes on where it stopped; remove the folder
+# to start anew.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -11,19 +13,21 @@ RUN=runs/quickstart
 GRPO=configs/quickstart_grpo.yaml
 TIMES=()
 
-# stage NAME COMMAND...: run it, remember its seconds; a failure names the stage and ends the script.
+# stage NAME COMMAND...: run it and keep its seconds; a failure names the stage and ends the script.
 stage() {
   local name=$1 began=$SECONDS
   shift
   printf '\n== %s: %s\n' "$name" "$*"
   "$@" || {
-    echo "quickstart: stage '$name' failed; the same command goes on from here once the fault above is mended." >&2
+    echo "quickstart: stage '$name' failed; the same command goes on from here once the fault" \
+      "above is mended." >&2
     exit 1
   }
   TIMES+=("$(printf '%-10s %5d s' "$name" $((SECONDS - began)))")
 }
 
-stage setup bash launch/setup.sh "$(cat .venv/segr1-kind 2>/dev/null || echo cpu)" # an environment for a GPU is kept
+# An environment for a GPU is kept.
+stage setup bash launch/setup.sh "$(cat .venv/segr1-kind 2>/dev/null || echo cpu)"
 SEGR1=.venv/bin/segr1
 [[ -f $RUN/tiny/config.json ]] || stage policy "$SEGR1" tiny "$RUN/tiny"
 stage sft "$SEGR1" sft configs/quickstart_sft.yaml
@@ -35,4 +39,5 @@ stage predict "$SEGR1" predict "$GRPO" --count 4
 
 printf '\nquickstart: done\n'
 printf '  %s\n' "${TIMES[@]}"
-printf 'Table: %s/grpo/report.md   Model: %s/grpo/export   Masks: %s/grpo/samples/predict\n' "$RUN" "$RUN" "$RUN"
+printf 'Table: %s/grpo/report.md   Model: %s/grpo/export   Masks: %s/grpo/samples/predict\n' \
+  "$RUN" "$RUN" "$RUN"

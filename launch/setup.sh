@@ -1,14 +1,17 @@
 #!/usr/bin/env bash
-# Makes the environment(s) of segr1_jax beside this folder; the next call finds them ready and returns at once.
+# Makes the environment(s) of segr1_jax beside this folder; the next call finds them ready and
+# returns at once.
 #
 #   bash launch/setup.sh cpu|cuda12|cuda13|tpu [--python 3.12]
 #
-# cpu, cuda13, tpu: one .venv for everything. cuda12: .venv for the trainer, without torch, and .venv-sidecar for what needs torch
-# (SAM2, the export check, the tests), since the CUDA 13 torch and jax[cuda12] overwrite each other's cuDNN in one environment; set
+# cpu, cuda13, tpu: one .venv for everything. cuda12: .venv for the trainer, without torch, and
+# .venv-sidecar for what needs torch (SAM2, the export check, the tests), since the CUDA 13 torch
+# and jax[cuda12] overwrite each other's cuDNN in one environment; set
 # reward.python=.venv-sidecar/bin/python then.
-# --python names a version; its environments are .venv-3.12 and .venv-sidecar-3.12, apart from the default ones.
-# A ready environment holds the stamp `segr1-ready` with a hash of its recipe. It is written last, so an interrupted set-up is
-# never taken for a whole one: the same command goes on with it.
+# --python names a version; its environments are .venv-3.12 and .venv-sidecar-3.12, apart from the
+# default ones.
+# A ready environment holds the stamp `segr1-ready` with a hash of its recipe. It is written last,
+# so an interrupted set-up is never taken for a whole one: the same command goes on with it.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -19,21 +22,28 @@ SAM2=sam2==${SAM2#*sam2==}
 SAM2=${SAM2%%\"*}
 
 fail() {
-  echo "setup: $1" >&2
+  echo "setup: $*" >&2
   exit 1
 }
 
-# The first interpreter of version 3.11 to 3.13: python3, one of a named version, or one that pyenv keeps but has not put on PATH.
+# The first interpreter of version 3.11 to 3.13: python3, one of a named version, or one that pyenv
+# keeps but has not put on PATH.
 find_python() {
   local wanted=$1 candidate
-  local candidates=(python3 python3.13 python3.12 python3.11 "${PYENV_ROOT:-$HOME/.pyenv}"/versions/3.*/bin/python3)
+  local candidates=(
+    python3 python3.13 python3.12 python3.11
+    "${PYENV_ROOT:-$HOME/.pyenv}"/versions/3.*/bin/python3
+  )
+  local suits="import sys, venv; v = sys.version_info[:2]
+sys.exit(not (3, 11) <= v < (3, 14) or '$wanted' not in ('', '%d.%d' % v))"
   for candidate in "${candidates[@]}"; do
-    if "$candidate" -c "import sys, venv; v = sys.version_info[:2]; sys.exit(not (3, 11) <= v < (3, 14) or '$wanted' not in ('', '%d.%d' % v))" 2>/dev/null; then
+    if "$candidate" -c "$suits" 2>/dev/null; then
       command -v "$candidate"
       return
     fi
   done
-  fail "no Python ${wanted:-3.11 to 3.13} found (python3 is $(python3 --version 2>&1 || true)): install Python 3.11, 3.12 or 3.13 with its venv module."
+  fail "no Python ${wanted:-3.11 to 3.13} found (python3 is $(python3 --version 2>&1 || true)):" \
+    "install Python 3.11, 3.12 or 3.13 with its venv module."
 }
 
 require_disk() {
@@ -41,7 +51,8 @@ require_disk() {
   [[ $KIND == cuda12 ]] && needed_gb=$((2 * MIN_FREE_GB))
   free_gb=$(df -Pk . | awk 'NR == 2 { print int($4 / 1024 / 1024) }')
   if ((free_gb < needed_gb)); then
-    fail "only ${free_gb} GB free on this disk, ${needed_gb} GB are needed: clear some space and run the same command again."
+    fail "only ${free_gb} GB free on this disk, ${needed_gb} GB are needed:" \
+      "clear some space and run the same command again."
   fi
 }
 
@@ -50,27 +61,33 @@ install() {
   local venv=$1 what=$2 began=$SECONDS
   shift 2
   printf 'setup: %s: %s ... ' "$venv" "$what"
-  if ! SAM2_BUILD_CUDA=0 "$venv/bin/python" -m pip install --quiet --disable-pip-version-check "$@" >"$venv/setup.log" 2>&1; then
+  local log=$venv/setup.log
+  if ! SAM2_BUILD_CUDA=0 "$venv/bin/python" -m pip install --quiet --disable-pip-version-check \
+    "$@" >"$log" 2>&1; then
     echo "failed"
     local error
-    error=$(awk '/ERROR/ { error = $0 } { last = $0 } END { print error ? error : last }' "$venv/setup.log")
-    fail "pip could not install $what ($error); check network and disk, then run the same command again (whole log: $venv/setup.log)."
+    error=$(awk '/ERROR/ { error = $0 } { last = $0 } END { print error ? error : last }' "$log")
+    fail "pip could not install $what ($error); check network and disk," \
+      "then run the same command again (whole log: $log)."
   fi
   echo "$((SECONDS - began)) s"
 }
 
-# An environment of another kind or of a Python that is gone is made anew; an unfinished one of the same kind is gone on with.
-# One that somebody else made (it has no segr1-kind) is never touched.
+# An environment of another kind or of a Python that is gone is made anew; an unfinished one of the
+# same kind is gone on with. One that somebody else made (it has no segr1-kind) is never touched.
 open_venv() {
   local venv=$1 kind=$2
   if [[ -e $venv && ! -f $venv/segr1-kind ]]; then
-    fail "$venv exists and was not made by this script: move it away, then run the same command again."
+    fail "$venv exists and was not made by this script: move it away," \
+      "then run the same command again."
   fi
-  if [[ "$(cat "$venv/segr1-kind" 2>/dev/null)" != "$kind" ]] || ! "$venv/bin/python" -m pip --version >/dev/null 2>&1; then
+  if [[ "$(cat "$venv/segr1-kind" 2>/dev/null)" != "$kind" ]] ||
+    ! "$venv/bin/python" -m pip --version >/dev/null 2>&1; then
     rm -rf "$venv"
     mkdir "$venv"
     echo "$kind" >"$venv/segr1-kind"
-    "$PYTHON" -m venv "$venv" || fail "$PYTHON cannot make an environment in $venv: install its venv module (python3-venv)."
+    "$PYTHON" -m venv "$venv" || fail "$PYTHON cannot make an environment in $venv:" \
+      "install its venv module (python3-venv)."
   fi
   rm -f "$venv/segr1-ready"
   install "$venv" "build tools" --upgrade pip "setuptools>=77" wheel
@@ -100,12 +117,14 @@ if [[ ${1:-} == --python ]]; then
   [[ $VERSION =~ ^3\.[0-9]+$ ]] || fail "--python needs a version such as 3.12, got '$VERSION'."
   shift 2
 fi
-(($# == 0)) || fail "unknown argument '$1'; usage: bash launch/setup.sh cpu|cuda12|cuda13|tpu [--python 3.12]"
+(($# == 0)) || fail "unknown argument '$1';" \
+  "usage: bash launch/setup.sh cpu|cuda12|cuda13|tpu [--python 3.12]"
 
 VENV=.venv${VERSION:+-$VERSION}
 SIDECAR=.venv-sidecar${VERSION:+-$VERSION}
 RECIPE="$KIND $(cat pyproject.toml launch/setup.sh | sha256sum | cut -c1-16)"
-if [[ "$(cat "$VENV/segr1-ready" 2>/dev/null)" == "$RECIPE" ]] && [[ $KIND != cuda12 || -x $SIDECAR/bin/python ]]; then
+if [[ "$(cat "$VENV/segr1-ready" 2>/dev/null)" == "$RECIPE" ]] &&
+  [[ $KIND != cuda12 || -x $SIDECAR/bin/python ]]; then
   exit 0
 fi
 

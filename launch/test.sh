@@ -12,7 +12,8 @@ if [[ ${1:-} == --python ]]; then
   VENV=.venv-${2:-}
   shift 2 || true
 fi
-bash launch/setup.sh "$(cat "$VENV/segr1-kind" 2>/dev/null || echo cpu)" ${PYTHON_ARGUMENTS[@]+"${PYTHON_ARGUMENTS[@]}"}
+bash launch/setup.sh "$(cat "$VENV/segr1-kind" 2>/dev/null || echo cpu)" \
+  ${PYTHON_ARGUMENTS[@]+"${PYTHON_ARGUMENTS[@]}"}
 
 # The tests compare with torch: a cuda12 trainer has none, its sidecar's environment has.
 SIDECAR=${VENV/.venv/.venv-sidecar}

@@ -31,7 +31,7 @@ import sys
 import time
 from pathlib import Path
 
-# Parts of launch/first_day.py and launch/bench_overlap.py are shared.
+# Parts of launch/first_day.py are shared.
 sys.path.append(str(Path(__file__).parents[1]))
 
 from gpu_parts.record import Record

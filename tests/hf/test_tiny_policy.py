@@ -1,6 +1,7 @@
 """The tiny policy directory against transformers, which must load it as it is."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -21,6 +22,8 @@ from segr1_jax.prompt.build import PromptBuilder
 from segr1_jax.prompt.config import TASKS, PromptConfig
 from segr1_jax.prompt.wording import messages
 from segr1_jax.types import Answer, Example, Frame
+
+PLANNED = Path(__file__).parents[2] / "configs" / "arch" / "segr1-tiny.json"
 
 
 @pytest.fixture(scope="module")
@@ -50,6 +53,11 @@ def test_published_names_and_size(directory):
     weights = load_file(directory / "model.safetensors")
     assert {name.split(".")[0] for name in weights} == {"model", "visual"}
     assert 1e6 < sum(weight.size for weight in weights.values()) < 4e6
+
+
+def test_plan_knows_its_architecture(directory):
+    """`segr1 plan` reads it from configs/arch before there is a directory."""
+    assert json.loads((directory / "config.json").read_text()) == json.loads(PLANNED.read_text())
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,7 @@
 """Every Python script of launch/ runs at toy size on the CPU: a test for each, named as the script.
 
-Measurements are not judged here, only that a script comes to its end and prints its figures.
+The name of a script in a folder begins with the folder's, as in test_bench_pixels. Measurements are
+not judged here, only that a script comes to its end and prints its figures.
 """
 
 import importlib.util
@@ -22,9 +23,10 @@ ROOT = Path(__file__).parents[2]
 LAUNCH = ROOT / "launch"
 NANO = ROOT / "segr1_jax" / "reward" / "assets" / "sam2_nano.safetensors"
 TESTED_ELSEWHERE = {
+    "bench_gpu": "launch/test_bench_gpu.py",
     "first_day": "launch/test_first_day.py",
-    "nano_gates": "reward/test_nano_gates.py",
-    "nano_prompts": "reward/test_nano_prompts.py",
+    "nano_sam2_gates": "reward/test_nano_gates.py",
+    "nano_sam2_prompts": "reward/test_nano_prompts.py",
 }
 GRPO = "configs/quickstart_grpo.yaml"
 SMALL = [
@@ -68,12 +70,13 @@ def exported(policy, tmp_path):
 def test_every_script_has_its_test():
     assert all((ROOT / "tests" / file).is_file() for file in TESTED_ELSEWHERE.values())
     tested = {name.removeprefix("test_") for name in globals()} | TESTED_ELSEWHERE.keys()
-    assert {path.stem for path in LAUNCH.glob("*.py")} <= tested
+    scripts = [path for path in LAUNCH.rglob("*.py") if not path.parent.name.endswith("_parts")]
+    assert {"_".join(path.relative_to(LAUNCH).with_suffix("").parts) for path in scripts} <= tested
 
 
 @pytest.mark.parametrize(
     "script",
-    ["bench_overlap", "bench_reward", "bench_shared_prefix", "compile_depth", "learning_table"],
+    ["bench/overlap", "bench/reward", "bench/shared_prefix", "compile_depth", "learning_table"],
 )
 def test_arguments_of_slow_ones(script):
     assert "usage:" in run(script, "--help")
@@ -82,11 +85,11 @@ def test_arguments_of_slow_ones(script):
 @pytest.mark.slow
 def test_bench_overlap(policy):
     words = [GRPO, *SMALL, f"policy.path={policy}", "optimizer.warmup_steps=0", "--steps", 5]
-    assert "ratio" in run("bench_overlap", *words)
+    assert "ratio" in run("bench/overlap", *words)
 
 
 def test_bench_pixels():
-    text = run("bench_pixels", "--images", 2, "--side", 140, "--rounds", 1)
+    text = run("bench/pixels", "--images", 2, "--side", 140, "--rounds", 1)
     assert "; 0 inputs differ" in text
 
 
@@ -94,20 +97,20 @@ def test_bench_pixels():
 @needs("torch", "py_sod_metrics")
 def test_bench_reward(shared):
     reference = shared / "bench" / "reference_reward.py"
-    text = run("bench_reward", reference, "--answers", 1, "--rounds", 1, statuses=(0, 1))
+    text = run("bench/reward", reference, "--answers", 1, "--rounds", 1, statuses=(0, 1))
     assert "scores agree: True" in text
 
 
 @needs("py_sod_metrics")
 def test_bench_s_measure():
-    text = run("bench_s_measure", "--side", 40, "--rounds", 1, statuses=(0, 1))
+    text = run("bench/s_measure", "--side", 40, "--rounds", 1, statuses=(0, 1))
     assert text.count("ratio") == 2
 
 
 @pytest.mark.slow
 def test_bench_shared_prefix():
     words = ["--rounds", 1, "--side", 84, "--answers", 2, "--tokens", 20]
-    assert "times faster" in run("bench_shared_prefix", *words)
+    assert "times faster" in run("bench/shared_prefix", *words)
 
 
 @pytest.mark.e2e
@@ -167,8 +170,8 @@ def test_processor_distance(exported):
 
 @pytest.mark.e2e
 @needs("torch")
-def test_train_nano_sam2(tmp_path):
+def test_nano_sam2_train(tmp_path):
     out = tmp_path / "nano.safetensors"
     words = ["--steps", 2, "--images", 1, "--start", NANO, "--out", out]
-    assert "box_above_fill" in run("train_nano_sam2", *words, "--gate-images", 6)
+    assert "box_above_fill" in run("nano_sam2/train", *words, "--gate-images", 6)
     assert out.stat().st_size > 1e6

@@ -7,7 +7,9 @@ are smaller, to keep the tests to a minute.
 """
 
 import dataclasses
+import json
 import shutil
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -35,20 +37,11 @@ from transformers_oracle import (
 from segr1_jax.policy.logprobs import score_tokens
 from segr1_jax.policy.params import Policy
 
-TEXT = {
-    "3b": {"hidden_size": 2048, "num_attention_heads": 16, "num_key_value_heads": 2},
-    "7b": {"hidden_size": 3584, "num_attention_heads": 28, "num_key_value_heads": 4},
-}
-TIED = {"3b": True, "7b": False}
+ARCHITECTURES = Path(__file__).parents[2] / "configs" / "arch"
+TEXT_WIDTHS = ("hidden_size", "num_attention_heads", "num_key_value_heads", "rope_scaling")
+TOWER_WIDTHS = ("hidden_size", "num_heads", "window_size")
 CUT_TEXT = {"intermediate_size": 512, "num_hidden_layers": 2, "vocab_size": 4096}
-VISION_TOWER = {
-    "hidden_size": 1280,
-    "num_heads": 16,
-    "window_size": 112,
-    "fullatt_block_indexes": [2],
-}
-CUT_VISION = {"depth": 4, "intermediate_size": 256}
-ROPE = {"rope_scaling": {"type": "mrope", "mrope_section": [16, 24, 24]}}
+CUT_TOWER = {"depth": 4, "intermediate_size": 256, "fullatt_block_indexes": [2]}
 REAL_VISION = dataclasses.replace(VISION, window=112)
 G, T = 2, 5
 
@@ -60,7 +53,10 @@ def size(request):
 
 @pytest.fixture(scope="module")
 def saved(size, tmp_path_factory):
-    oracle = build(TEXT[size] | CUT_TEXT | ROPE, VISION_TOWER | CUT_VISION, tied=TIED[size])
+    published = json.loads((ARCHITECTURES / f"qwen2.5-vl-{size}.json").read_text())
+    text = {name: published[name] for name in TEXT_WIDTHS}
+    tower = {name: published["vision_config"][name] for name in TOWER_WIDTHS}
+    oracle = build(text | CUT_TEXT, tower | CUT_TOWER, tied=published["tie_word_embeddings"])
     draw_weights(oracle)
     directory = save_oracle(oracle, tmp_path_factory.mktemp("oracle"))
     yield oracle, directory

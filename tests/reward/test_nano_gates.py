@@ -1,4 +1,4 @@
-"""The gates of the nano SAM2 that ships, on fewer images than launch/train_nano_sam2.py prints."""
+"""The gates of the nano SAM2 that ships, on fewer images than launch/nano_sam2/train.py prints."""
 
 import sys
 from pathlib import Path
@@ -8,8 +8,8 @@ import pytest
 from segr1_jax.reward.sidecar.model_files import NANO_CHECKPOINT, NANO_CONFIG, build_model
 from segr1_jax.reward.sidecar.sam2_model import Sam2
 
-sys.path.append(str(Path(__file__).parents[2] / "launch"))
-from nano_gates import GATES, measure_gates
+sys.path.append(str(Path(__file__).parents[2] / "launch" / "nano_sam2"))
+from gates import GATES, measure_gates
 
 pytestmark = pytest.mark.e2e  # a quality of the weights, whichever Python runs them
 

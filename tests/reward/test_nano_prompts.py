@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-sys.path.append(str(Path(__file__).parents[2] / "launch"))
-from nano_prompts import DISC, box_iou, meant_mask, random_layout, random_prompt, tight_box
+sys.path.append(str(Path(__file__).parents[2] / "launch" / "nano_sam2"))
+from prompts import DISC, box_iou, meant_mask, random_layout, random_prompt, tight_box
 
 SIDE = 80
 

@@ -8,9 +8,9 @@ import statistics
 import tempfile
 from pathlib import Path
 
-from bench_overlap import WARM_UP, Replay, step_seconds, train
 from gpu_parts.request import Add, Request, attempt, on_gpu
 from gpu_parts.segmenter import obstacle
+from overlap import WARM_UP, Replay, step_seconds, train
 
 from segr1_jax.config.loading import load_config
 from segr1_jax.config.schema import RunConfig

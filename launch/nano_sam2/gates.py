@@ -7,7 +7,7 @@ its least value.
 from collections import defaultdict
 
 import numpy as np
-from nano_prompts import tight_box
+from prompts import tight_box
 
 from segr1_jax.data.config import LEVELS, DataConfig
 from segr1_jax.data.synthetic import scene

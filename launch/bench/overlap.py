@@ -1,6 +1,6 @@
 """Measure how much time the mask reward adds to a training step.
 
-    .venv/bin/python launch/bench_overlap.py configs/quickstart_grpo.yaml \\
+    .venv/bin/python launch/bench/overlap.py configs/quickstart_grpo.yaml \\
         policy.path=runs/quickstart/sft --steps 30
 
 Two GRPO runs follow each other in one process. The first uses the sidecar and records every score;

@@ -1,6 +1,6 @@
 """Measure how much faster the S-measure of masks is than that of pysodmetrics.
 
-    python launch/bench_s_measure.py [--side 756] [--rounds 15]
+    python launch/bench/s_measure.py [--side 756] [--rounds 15]
 
 All run in turn in one process, on the same masks of 756 x 756 pixels. pysodmetrics needs
 numpy < 2.3.5, so run the script in a separate environment (numpy, pysodmetrics, jaxtyping). The

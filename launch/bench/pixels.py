@@ -1,6 +1,6 @@
 """Compare the two ways to bring a batch's images to the device: as pixels, or normalized.
 
-    python launch/bench_pixels.py [--images 24] [--side 756] [--rounds 5]
+    python launch/bench/pixels.py [--images 24] [--side 756] [--rounds 5]
 
 Training sends pixels, which the device normalizes (policy/qwen2_5_vl/vision.py). The baseline
 normalizes on the host, in float32, each image in both frames of its patches. Both cut the same
@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 import jax
 import numpy as np
-from bench_shared_prefix import VISION
+from shared_prefix import VISION
 
 from segr1_jax.policy.qwen2_5_vl.vision import Images, tower_inputs
 from segr1_jax.prompt.patches import normalized_levels, patchify

@@ -1,12 +1,12 @@
 """Train the nano SAM2 that ships with segr1_jax on the synthetic set, and print its gates.
 
-    python launch/train_nano_sam2.py --out first.safetensors
-    python launch/train_nano_sam2.py --start first.safetensors --first-batch 2600 \\
+    python launch/nano_sam2/train.py --out first.safetensors
+    python launch/nano_sam2/train.py --start first.safetensors --first-batch 2600 \\
         --steps 1300 --lr 5e-4
 
 The seed is 0. The runs take 15 and 7 minutes on one core of a busy 2-core machine. The shipped
 weights were made this way, but the prompts of the first run had no loose boxes, and FILL_BELOW and
-OBJECT_ABOVE were 0.35 and 0.6 (nano_prompts). On 300 held-out images:
+OBJECT_ABOVE were 0.35 and 0.6 (prompts.py). On 300 held-out images:
 
                    first run  second run
     box                0.766       0.778
@@ -28,8 +28,8 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from nano_gates import measure_gates, report
-from nano_prompts import meant_mask, random_layout, random_prompt
+from gates import measure_gates, report
+from prompts import meant_mask, random_layout, random_prompt
 from safetensors.torch import save_file
 
 from segr1_jax.data.config import LEVELS, DataConfig

@@ -1,6 +1,6 @@
 """Measure the savings of a shared prefix in the update, and of chunks in the vocabulary projection.
 
-    .venv/bin/python launch/bench_shared_prefix.py \\
+    .venv/bin/python launch/bench/shared_prefix.py \\
         [--rounds 2] [--side 756] [--answers 8] [--tokens 128]
 
 The first part is one gradient step of a random policy (vocabulary of 8k, 90 M weights in tower and

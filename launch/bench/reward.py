@@ -1,6 +1,6 @@
 """Measure how much faster the reward of a group is than the reference procedure.
 
-    python launch/bench_reward.py ../shared/bench/reference_reward.py \\
+    python launch/bench/reward.py ../shared/bench/reference_reward.py \\
         [--threads 1] [--rounds 3] [--answers 8]
 
 Both run in one process on the same images, answers and weights. A group is 8 answers of 2 boxes
