@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The whole road on 2 CPU cores: tiny policy, supervised cold start, GRPO with mask rewards, export,
+# All stages on 2 CPU cores: tiny policy, supervised cold start, GRPO with mask rewards, export,
 # table, predictions.
 #
 #   bash launch/quickstart.sh
@@ -19,8 +19,8 @@ stage() {
   shift
   printf '\n== %s: %s\n' "$name" "$*"
   "$@" || {
-    echo "quickstart: stage '$name' failed; the same command goes on from here once the fault" \
-      "above is mended." >&2
+    echo "quickstart: stage '$name' failed; the same command continues from here once the fault" \
+      "above is fixed." >&2
     exit 1
   }
   TIMES+=("$(printf '%-10s %5d s' "$name" $((SECONDS - began)))")
