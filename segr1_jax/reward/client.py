@@ -9,7 +9,6 @@ The client distributes requests over one or several sidecars. All requests for o
 same sidecar, which has the embedding of that image in its cache.
 """
 
-import hashlib
 import itertools
 import time
 from collections import Counter
@@ -18,16 +17,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Shaped, UInt8
+from jaxtyping import UInt8
 
 from segr1_jax.errors import UserError
 from segr1_jax.reward.config import RewardConfig
+from segr1_jax.reward.digests import Digests
 from segr1_jax.reward.transport import prompts_block, protocol
 from segr1_jax.reward.transport.channel import Channel
 from segr1_jax.reward.transport.gpus import placed_here
 from segr1_jax.types import Score, ScoreRequest
-
-DIGEST_BYTES = 16
 
 
 @dataclass(frozen=True)
@@ -89,6 +87,7 @@ class RewardClient:
         ]
         self._numbers = itertools.count(1)
         self._tickets: dict[int, _Ticket] = {}
+        self._digests = Digests()
 
     def __enter__(self) -> "RewardClient":
         self.start()
@@ -127,13 +126,14 @@ class RewardClient:
         Never waits: the request is dropped when the queue is full.
         """
         _check_image(image)
-        digest = _digest(image)
+        digest = self._digests.of(image)
         self._channels[self._home(digest)].encode(image, digest)
 
     def submit(self, requests: Sequence[ScoreRequest]) -> int:
         """Send requests and return the ticket for their scores.
 
-        Waits only while config.queue requests are in flight.
+        Waits only while config.queue requests are in flight. Images and masks must not be changed
+        after their first request.
 
         Raises:
             UserError: an image, mask or prompt cannot be scored.
@@ -144,13 +144,8 @@ class RewardClient:
         number = next(self._numbers)
         ticket = _Ticket([None] * len(requests), {})
         self._tickets[number] = ticket
-        # The completions of a group share one image object and one mask object: hash each once.
-        digests: dict[int, bytes] = {}
         for index, request in enumerate(requests):
-            for array in (request.image, request.mask):
-                if id(array) not in digests:
-                    digests[id(array)] = _digest(array)
-            image_digest, mask_digest = digests[id(request.image)], digests[id(request.mask)]
+            image_digest, mask_digest = map(self._digests.of, (request.image, request.mask))
             home = self._home(image_digest)
             ticket.indices_of_channel.setdefault(home, []).append(index)
             self._channels[home].score(
@@ -193,14 +188,6 @@ class RewardClient:
 
 def _put(scores: list[Score | None], index: int, score: Score) -> None:
     scores[index] = score
-
-
-def _digest(array: Shaped[np.ndarray, "..."]) -> bytes:
-    """Return a content hash over shape, type and bytes."""
-    head = f"{array.dtype.str}{array.shape}".encode()
-    return hashlib.blake2b(
-        np.ascontiguousarray(array), digest_size=DIGEST_BYTES, key=head[:64]
-    ).digest()
 
 
 def _check_request(request: ScoreRequest) -> None:

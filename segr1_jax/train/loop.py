@@ -81,7 +81,7 @@ def run_grpo(
         for step, samples in run.steps():
             before = scorer.stats()
             scorer.encode(samples)
-            rollout = sample_groups(run, step, samples)
+            rollout = sample_groups(run, scorer, step, samples)
             if config.rollout.refill:
                 rollout = refill(run, scorer, step, rollout)
             # Dispatched before the rewards: it needs none, and runs while the masks are scored.
@@ -146,7 +146,7 @@ def _accumulate(
     """
     learned = _Learned(len(rollout.samples))
     with run.timer("reward"):
-        rewards = scorer.by_micro_batch(rollout, [micro.rows for micro in micros])
+        rollout.rewards.send_rest(rollout.groups, [micro.rows for micro in micros])
     with run.timer("reference"):
         jax.block_until_ready([micro.batch.reference_logprobs for micro in micros])
     for micro in micros:
@@ -154,7 +154,7 @@ def _accumulate(
         with run.timer("update"):
             jax.block_until_ready(learned.totals)
         with run.timer("reward"):
-            judged = next(rewards)
+            judged = rollout.rewards.of(micro.rows)
         for row, rewarded in zip(micro.rows, judged, strict=True):
             learned.judged[row] = rewarded
         with run.timer("update"):

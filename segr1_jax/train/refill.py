@@ -24,6 +24,7 @@ from segr1_jax.train.rollouts import Rollout, sample_groups
 from segr1_jax.train.run import Run
 from segr1_jax.train.scoring import GroupScorer
 from segr1_jax.train.step_figures import reward_arrays
+from segr1_jax.train.submission import KnownRewards
 from segr1_jax.types import Completion
 
 
@@ -41,14 +42,15 @@ class Group(NamedTuple):
 
 def refill(run: Run, scorer: GroupScorer, step: int, rollout: Rollout) -> Rollout:
     """Sample fresh prompts while a process has dead groups, in up to rollout.refill rounds."""
-    engine, first = run.engine, _scored_groups(run, scorer, rollout)
+    engine, first = run.engine, _scored_groups(run, rollout)
     groups = first
     for number in range(1, run.config.rollout.refill + 1):
         if not max_over_processes(sum(map(is_dead, groups))):
             break
         fresh = run.feed.more()
         scorer.encode(fresh)
-        groups = fill(groups, _scored_groups(run, scorer, sample_groups(run, step, fresh, number)))
+        rollout = sample_groups(run, scorer, step, fresh, number)
+        groups = fill(groups, _scored_groups(run, rollout))
     with run.timer("rollout"):
         prompts = engine.put_prompts([group.sample.prompt for group in groups])
         prompts = engine.with_features(prompts, run.params)
@@ -58,15 +60,17 @@ def refill(run: Run, scorer: GroupScorer, step: int, rollout: Rollout) -> Rollou
         prompts=prompts,
         drawn=drawn,
         groups=[group.completions for group in groups],
-        judged=[group.judged for group in groups],
+        rewards=KnownRewards([group.judged for group in groups]),
         refilled=sum(new is not old for new, old in zip(groups, first, strict=True)),
     )
 
 
-def _scored_groups(run: Run, scorer: GroupScorer, rollout: Rollout) -> list[Group]:
+def _scored_groups(run: Run, rollout: Rollout) -> list[Group]:
     """Return the rows of this process once all their rewards are there."""
     with run.timer("reward"):
-        judged = scorer.collect(scorer.submit(rollout.samples, rollout.groups))
+        rows = np.arange(len(rollout.groups))
+        rollout.rewards.send_rest(rollout.groups, [rows])
+        judged = rollout.rewards.of(rows)
     rows = zip(*run.engine.placement.get_rows(rollout.drawn), strict=True)
     return [
         Group(sample, completions, rewards, Samples(*row))

@@ -5,9 +5,10 @@ from typing import NamedTuple
 
 from segr1_jax.data.pipeline import Sample
 from segr1_jax.policy.qwen2_5_vl.model import PromptBatch
-from segr1_jax.reward.judging import Judged
 from segr1_jax.rollout.sampler import Samples
 from segr1_jax.train.run import Run
+from segr1_jax.train.scoring import GroupScorer
+from segr1_jax.train.submission import Rewards
 from segr1_jax.types import Completion
 
 
@@ -15,7 +16,7 @@ class Rollout(NamedTuple):
     """Records are of this process's rows, arrays of all rows on the mesh.
 
     Attributes:
-        judged: the rewards, where they are known already.
+        rewards: those of `groups`, once `send_rest` was called.
         refilled: groups of this process that replaced a dead one.
     """
 
@@ -23,18 +24,24 @@ class Rollout(NamedTuple):
     prompts: PromptBatch
     drawn: Samples
     groups: list[list[Completion]]
-    judged: list[list[Judged]] | None = None
+    rewards: Rewards
     refilled: int = 0
 
 
-def sample_groups(run: Run, step: int, samples: Sequence[Sample], refill: int = 0) -> Rollout:
-    """Sample a group per prompt from the current weights; `refill` numbers a step's rollouts."""
+def sample_groups(
+    run: Run, scorer: GroupScorer, step: int, samples: Sequence[Sample], refill: int = 0
+) -> Rollout:
+    """Sample a group per prompt from the current weights; `refill` numbers a step's rollouts.
+
+    Completions are sent for scoring as they finish.
+    """
     engine = run.engine
     with run.timer("rollout"):
         prompts = engine.put_prompts([sample.prompt for sample in samples])
         prompts = engine.with_features(prompts, run.params)
         positions = engine.put_positions([sample.position for sample in samples])
         key = engine.rollout_key(step, refill)
-        drawn = engine.sampler(engine.rollout_weights(run.params), prompts, key, positions)
+        weights, submission = engine.rollout_weights(run.params), scorer.begin(samples)
+        drawn = engine.sampler(weights, prompts, key, positions, submission.watch)
         groups = engine.completions(drawn, [sample.example.id for sample in samples], step - 1)
-    return Rollout(list(samples), prompts, drawn, groups)
+    return Rollout(list(samples), prompts, drawn, groups, submission)

@@ -3,12 +3,11 @@
 Shape legend: B prompts of this process; G completions per prompt.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
 import numpy as np
-from jaxtyping import Int
 
 from segr1_jax.data.pipeline import Sample
 from segr1_jax.errors import UserError
@@ -16,10 +15,9 @@ from segr1_jax.objective.advantages import completion_weights, group_advantages
 from segr1_jax.reward import judging
 from segr1_jax.reward.client import RewardClient, Stats
 from segr1_jax.reward.judging import AnswerText, Judged, Pending
-from segr1_jax.train.rollouts import Rollout
 from segr1_jax.train.run import Run
 from segr1_jax.train.step_figures import reward_arrays
-from segr1_jax.types import Completion
+from segr1_jax.train.submission import Answer, Submission
 
 # Share of a run's requests that may stay unscored, once they are more than those of a few images:
 # all answers about them, and their encoding.
@@ -47,44 +45,25 @@ class GroupScorer:
                 legacy = self._config.reward.legacy
                 judging.encode(self._client, sample.example, legacy=legacy)
 
-    def submit(self, samples: Sequence[Sample], groups: Sequence[Sequence[Completion]]) -> Pending:
-        """Send the completions of these samples for scoring."""
-        texts = [
-            AnswerText(sample.example, completion.text, completion.finished)
-            for sample, group in zip(samples, groups, strict=True)
-            for completion in group
-        ]
+    def begin(self, samples: Sequence[Sample]) -> Submission[Pending]:
+        """Return the submission of the completions of these samples, which are to be sampled."""
+        engine = self._run.engine
+        local, decode = engine.placement.get_rows, engine.builder.tokenizer.decode
+        return Submission(self.send, self.collect, samples, local, decode)
+
+    def send(self, answers: Sequence[Answer]) -> Pending:
+        """Send answers to the sidecars."""
         return judging.submit(
             self._client,
-            texts,
+            [AnswerText(each.sample.example, each.text, each.finished) for each in answers],
             self._run.engine.builder.frame_of,
             self._config.prompt.task,
             legacy=self._config.reward.legacy,
         )
 
-    def collect(self, pending: Pending) -> list[list[Judged]]:
-        """Wait for the rewards of what was submitted: one list of G per sample."""
-        judged = judging.collect(self._client, pending, self._config.reward.weights)
-        size = self._config.rollout.group
-        return [judged[start : start + size] for start in range(0, len(judged), size)]
-
-    def by_micro_batch(
-        self, rollout: Rollout, parts: Sequence[Int[np.ndarray, " _"]]
-    ) -> Iterator[list[list[Judged]]]:
-        """Submit all completions now, and wait for the rewards of one micro-batch after the other.
-
-        `parts` are the rows of the micro-batches. Rewards that a refill has waited for already are
-        not asked for again.
-        """
-        if rollout.judged is not None:
-            return ([rollout.judged[row] for row in rows] for rows in parts)
-        pending = [
-            self.submit(
-                [rollout.samples[row] for row in rows], [rollout.groups[row] for row in rows]
-            )
-            for rows in parts
-        ]
-        return map(self.collect, pending)
+    def collect(self, sent: Pending) -> list[Judged]:
+        """Wait for the rewards of what was sent, in order."""
+        return judging.collect(self._client, sent, self._config.reward.weights)
 
     def credit(self, judged: Sequence[Sequence[Judged]]) -> Credit:
         """Return the weights and advantages that this process's rewards give."""

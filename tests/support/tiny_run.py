@@ -81,16 +81,13 @@ class ScriptedScorer(GroupScorer):
 
     reward: Callable[[int], tuple[float, float]]
 
-    def submit(self, samples, groups):
-        return samples
+    def send(self, answers):
+        return answers
 
-    def collect(self, pending):
+    def collect(self, sent):
+        totals = [type(self).reward(answer.sample.position)[answer.number] for answer in sent]
         return [
-            [
-                Judged(Reward(total, 1.0, 0.0, 0.0, ParseStatus.OK), None, None)
-                for total in type(self).reward(sample.position)
-            ]
-            for sample in pending
+            Judged(Reward(total, 1.0, 0.0, 0.0, ParseStatus.OK), None, None) for total in totals
         ]
 
 

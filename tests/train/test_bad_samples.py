@@ -60,9 +60,9 @@ class Quarantining(FakeClient):
 class Counting(ScriptedScorer):
     """Counts what the client of the moment has seen."""
 
-    def collect(self, pending):
+    def begin(self, samples):
         Quarantining.seen += Counter(scores=16, quarantined=1)
-        return super().collect(pending)
+        return super().begin(samples)
 
 
 def test_a_resumed_run_knows_what_was_skipped(policy, tmp_path, monkeypatch):

@@ -117,11 +117,19 @@ def test_an_example_that_comes_again_gets_other_answers(policy, tmp_path, monkey
     """
     found = defaultdict(list)
 
-    class Recording(ScriptedScorer):
-        def submit(self, samples, groups):
-            for sample, group in zip(samples, groups, strict=True):
+    class Recorded:
+        def __init__(self, submission, samples):
+            self.watch, self.of = submission.watch, submission.of
+            self.rest, self.samples = submission.send_rest, samples
+
+        def send_rest(self, groups, parts):
+            for sample, group in zip(self.samples, groups, strict=True):
                 found[sample.example.id].append(tuple(c.token_ids.tobytes() for c in group))
-            return samples
+            self.rest(groups, parts)
+
+    class Recording(ScriptedScorer):
+        def begin(self, samples):
+            return Recorded(super().begin(samples), samples)
 
     def reward(position):
         return DEAD if position < BATCH else LIVE

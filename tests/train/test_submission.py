@@ -1,0 +1,102 @@
+"""Completions sent for scoring as they finish: each once, each reward at its place."""
+
+import numpy as np
+import pytest
+
+from segr1_jax.data.pipeline import Sample
+from segr1_jax.reward.judging import Judged
+from segr1_jax.rollout.completions import to_completions
+from segr1_jax.rollout.sampler import Samples
+from segr1_jax.train.submission import KnownRewards, Submission
+from segr1_jax.types import Example, ParseStatus, Reward
+
+PROMPTS, GROUP, TOKENS, BLOCK = 5, 4, 12, 3
+
+
+def spell(ids) -> str:
+    return " ".join(map(str, ids.tolist()))
+
+
+def a_sample(row: int) -> Sample:
+    return Sample(row, Example(7 + row, "", np.zeros((1, 1, 3), np.uint8), None), None)
+
+
+def judged(row: int, number: int) -> Judged:
+    return Judged(Reward(10.0 * row + number, 1.0, 0.0, 0.0, ParseStatus.OK), None, None)
+
+
+class Recorder:
+    """A scorer whose rewards name row and number."""
+
+    def __init__(self):
+        self.sent, self.collected = [], []
+
+    def send(self, answers):
+        self.sent.append(answers)
+        return len(self.sent) - 1
+
+    def collect(self, number):
+        self.collected.append(number)
+        return [judged(each.sample.position, each.number) for each in self.sent[number]]
+
+
+def samples_after(lengths_BG, tokens_BGT, reached: int) -> Samples:
+    """What a sampler shows after `reached` tokens; a completion of TOKENS + 1 never finishes."""
+    mask_BGT = np.arange(TOKENS) < np.minimum(lengths_BG, reached)[..., None]
+    return Samples(
+        np.where(mask_BGT, tokens_BGT, 0),
+        np.zeros(tokens_BGT.shape, np.float32),
+        mask_BGT,
+        lengths_BG <= reached,
+    )
+
+
+@pytest.fixture
+def drawn():
+    random = np.random.default_rng(3)
+    lengths_BG = random.integers(1, TOKENS + 2, (PROMPTS, GROUP))
+    lengths_BG[2] = TOKENS + 1  # a group without an end
+    lengths_BG[0, 1], lengths_BG[4, 3] = 1, TOKENS
+    return lengths_BG, random.integers(1, 99, (PROMPTS, GROUP, TOKENS))
+
+
+def test_each_is_sent_once_with_the_text_of_its_record(drawn):
+    recorder = Recorder()
+    samples = [a_sample(row) for row in range(PROMPTS)]
+    submission = Submission(recorder.send, recorder.collect, samples, lambda drawn: drawn, spell)
+    for reached in range(BLOCK, TOKENS, BLOCK):
+        submission.watch(samples_after(*drawn, reached))
+    early = sum(map(len, recorder.sent))
+    assert early == (drawn[0] <= TOKENS - BLOCK).sum() > 0
+    groups = to_completions(samples_after(*drawn, TOKENS), range(7, 7 + PROMPTS), spell, 0)
+    parts = [np.array([3, 0]), np.array([1, 2, 4])]
+    submission.send_rest(groups, parts)
+    assert not recorder.collected
+    places = [(each.sample.position, each.number) for part in recorder.sent for each in part]
+    assert sorted(places) == [(row, number) for row in range(PROMPTS) for number in range(GROUP)]
+    for part in recorder.sent:
+        for each in part:
+            completion = groups[each.sample.position][each.number]
+            assert (each.text, each.finished) == (completion.text, completion.finished)
+    for rows in parts:
+        assert submission.of(rows) == [
+            [judged(row, number) for number in range(GROUP)] for row in rows.tolist()
+        ]
+    assert sorted(recorder.collected) == list(range(len(recorder.sent))), "collected once"
+
+
+def test_a_part_does_not_wait_for_the_rest_of_another(drawn):
+    recorder = Recorder()
+    samples = [a_sample(row) for row in range(PROMPTS)]
+    submission = Submission(recorder.send, recorder.collect, samples, lambda drawn: drawn, spell)
+    groups = to_completions(samples_after(*drawn, TOKENS), range(7, 7 + PROMPTS), spell, 0)
+    submission.send_rest(groups, [np.array([2]), np.array([0, 1, 3, 4])])
+    submission.of(np.array([2]))
+    assert recorder.collected == [0]
+
+
+def test_known_rewards_are_not_asked_for_again():
+    groups = [[judged(row, 0)] for row in range(3)]
+    known = KnownRewards(groups)
+    known.send_rest([], [])
+    assert known.of(np.array([2, 0])) == [groups[2], groups[0]]
