@@ -1,7 +1,8 @@
 """The update of objective/update.py in parts: one for all weights, then one for each weight.
 
 The moments of one weight at a time are on the devices. In one program XLA's GPU compiler fetches
-the moments of all weights from the host before the first is updated, optimization barriers or not.
+the moments of all weights from the host before the first is updated, with or without optimization
+barriers.
 """
 
 from collections.abc import Callable, Mapping
@@ -10,7 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from segr1_jax.objective.update import (
     Skips,
@@ -33,27 +34,29 @@ class Clipped(NamedTuple):
         gradient: clipped to the global norm.
         sound: False if the update is skipped.
         skips: numbers of skipped updates, with this one.
+        step: number of the batch of the gradient.
         metrics: those of the update.
     """
 
     gradient: Params
     sound: Bool[Array, ""]
     skips: Skips
+    step: Int[Array, ""]
     metrics: dict[str, Array]
 
 
 def make_clipping(
     clip: optax.GradientTransformation, is_sound: SoundFn
-) -> Callable[[Totals, Skips], Clipped]:
-    """Return a pure function `(totals, skips) -> Clipped`; the caller donates the totals."""
+) -> Callable[[Totals, Skips, Int[Array, ""]], Clipped]:
+    """Return a pure function `(totals, skips, step) -> Clipped`; the caller donates the totals."""
 
-    def clipped(totals: Totals, skips: Skips) -> Clipped:
+    def clipped(totals: Totals, skips: Skips, step: Int[Array, ""]) -> Clipped:
         grads, metrics = mean_gradient(totals)
         sound = is_sound(metrics)
         with jax.named_scope("optimizer"):
             grads, _ = clip.update(grads, clip.init(grads))
         skips, counts = count_skips(skips, sound)
-        return Clipped(grads, sound, skips, metrics | counts)
+        return Clipped(grads, sound, skips, jnp.int32(step), metrics | counts)
 
     return clipped
 
@@ -88,7 +91,7 @@ def of_weight(opt_state: Any, name: str) -> Any:
 
 
 def of_all_weights(parts: Mapping[str, Any]) -> Any:
-    """Return the state of optax whose parts are `parts`; what has no weight is of the last."""
+    """Return the state of optax that has these parts; its counters are those of the last part."""
 
     def join(*each: Any) -> Any:
         if not _by_name(each[0]):

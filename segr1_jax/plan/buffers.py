@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from segr1_jax.plan.program import Program, shard_bytes
 from segr1_jax.plan.programs import Programs
+from segr1_jax.train.moments import STEP_OF
 
 MOMENTS = ("start", "rollout", "reference", "gradient", "update", "evaluation")
 # The batch of a step is alive until the next batch is put.
@@ -117,5 +118,4 @@ def moment_of(program: str) -> str:
         "answer_prefill": "evaluation",
         "answer_block": "evaluation",
         "clip_gradient": "update",
-        "step_of_weight": "update",
-    }.get(program, program)
+    }.get(program, "update" if program.startswith(STEP_OF) else program)

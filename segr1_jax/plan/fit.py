@@ -29,11 +29,11 @@ def changes(config: RunConfig, arch: PolicyArch, devices: int) -> Iterator[list[
         yield [f"eval_batch={data * fsdp}"]
     if "cuda" in config.reward.device and config.reward.gpu_memory > 0.1:
         yield ["reward.gpu_memory=0.1"]
-    if config.optimizer.moments == "device":
-        yield ["optimizer.moments=host"]
     for size in (2, 4, 8):
         if size > tensor and devices % size == arch.text.kv_heads % size == 0:
             yield [f"mesh.tensor={size}", "mesh.data=1", "mesh.fsdp=-1"]
+    if config.optimizer.moments == "device":
+        yield ["optimizer.moments=host"]
     if config.policy.tower == "trained":
         yield ["policy.tower=frozen"]
     if not config.policy.lora.rank:

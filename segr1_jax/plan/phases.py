@@ -15,8 +15,9 @@ from segr1_jax.config.hardware import DEVICES, Device
 from segr1_jax.config.schema import RunConfig
 from segr1_jax.plan.program import shard_bytes
 from segr1_jax.plan.programs import Programs
-from segr1_jax.plan.roofline import Roofline
+from segr1_jax.plan.roofline import HOST, Cost, Roofline
 from segr1_jax.reward.config import RewardConfig
+from segr1_jax.train.moments import STEP_OF
 
 # Share of the peak FLOP/s that large matrix products reach: 380 of an H100's 989 TFLOP/s.
 MATMUL_SHARE = 0.38
@@ -33,6 +34,8 @@ SAM2_FPS = {
     "sam2.1_hiera_b+": 64.1,
     "sam2.1_hiera_l": 39.5,
 }
+# The rate of the copies to and from the host is that of these devices.
+HOPPER = ("h100", "h200")
 # Duration of a mask decode in frames. It is an assumption: launches bound it, and no figure of it
 # is published.
 DECODE_FRAMES = 0.2
@@ -116,19 +119,24 @@ def compiled_phases(
             work["reference"] = rooflines["reference_logprobs"].total * config.micro_batches
     work |= {
         "update": rooflines["gradient"].total * config.micro_batches,
-        "optimizer": rooflines["clip_gradient"].total
-        + rooflines["step_of_weight"].total * largest_weights
-        if largest_weights
-        else rooflines["update"].total,
+        "optimizer": _optimizer(rooflines, largest_weights),
     }
     return [Phase(name, cost.flops, cost.bytes, cost.seconds) for name, cost in work.items()]
 
 
-def host_copies(programs: Programs) -> list[Phase]:
+def _optimizer(rooflines: Mapping[str, Roofline], largest_weights: float) -> Cost:
+    if not largest_weights:
+        return rooflines["update"].total
+    (step,) = (found.total for name, found in rooflines.items() if name.startswith(STEP_OF))
+    return rooflines["clip_gradient"].total + step * largest_weights
+
+
+def host_copies(programs: Programs, device: Device) -> list[Phase]:
     """Return the phase in which moments on the host are copied to the devices and back."""
     if not (pinned := programs.pinned_moments):
         return []
-    return [Phase("host copies", 0.0, 2 * pinned.bytes, pinned.seconds)]
+    seconds = pinned.copied / HOST if device.name in HOPPER else None
+    return [Phase("host copies", 0.0, pinned.copied, seconds)]
 
 
 def sam2_phase(programs: Programs, device: Device) -> list[Phase]:

@@ -82,7 +82,8 @@ class Cost:
         return Cost(*(count * figure for figure in dataclasses.astuple(self)))
 
     def __add__(self, other: "Cost") -> "Cost":
-        return self - other * -1
+        pairs = zip(dataclasses.astuple(self), dataclasses.astuple(other), strict=True)
+        return Cost(*(figure + part for figure, part in pairs))
 
     def __sub__(self, other: "Cost") -> "Cost":
         pairs = zip(dataclasses.astuple(self), dataclasses.astuple(other), strict=True)

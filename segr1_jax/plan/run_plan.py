@@ -27,6 +27,7 @@ from segr1_jax.plan.phases import (
 )
 from segr1_jax.plan.programs import Programs
 from segr1_jax.plan.roofline import Roofline
+from segr1_jax.plan.update_programs import PINNED_POOL
 from segr1_jax.policy.qwen2_5_vl.arch import PolicyArch
 from segr1_jax.reward.config import CONTEXTS_SHARE
 from segr1_jax.runtime.disk import SavingNeeds, saving_needs
@@ -59,7 +60,7 @@ class Plan:
         checkpoint: memory, disk and time of saving.
         tokens: of one step over all devices.
         phases: of one step on one device.
-        pinned: bytes of moments in the pinned memory of each host.
+        pinned: bytes in the pinned memory of the host.
         remedy: keys (key=value) that make a run fit; None if it fits or none were found.
         compiled: the compiler's own figures, where programs were compiled.
         rooflines: cost of one call by program, where programs were compiled for GPUs.
@@ -95,7 +96,7 @@ class Plan:
     @property
     def verdict(self) -> Verdict:
         """FITS with the margin, TIGHT only without it."""
-        if self.peak[self.highest] > self.budget:
+        if self.peak[self.highest] > self.budget or self.pinned > PINNED_POOL:
             return Verdict.TOO_LARGE
         return Verdict.FITS if self.high <= self.budget else Verdict.TIGHT
 
@@ -167,7 +168,7 @@ def _plan(
         programs
     ).temporaries()
     buffers = ledger(programs, temporaries)
-    devices_of_host, pinned = programs.mesh.size // programs.hosts, programs.pinned_moments
+    pinned = programs.pinned_moments
     share = sidecars_on(programs).share_of_jax if device.jax_share < 1 else None
     reserved = (
         {}
@@ -189,10 +190,10 @@ def _plan(
         tokens=tokens_per_step(timed),
         phases=[
             *_phases(Estimate(timed), device, bounds),
-            *host_copies(programs),
+            *host_copies(programs, device),
             *sam2_phase(programs, device),
         ],
-        pinned=pinned.bytes * devices_of_host if pinned else 0.0,
+        pinned=pinned.pinned if pinned else 0.0,
         compiled=list(compiled),
         rooflines=bounds,
     )

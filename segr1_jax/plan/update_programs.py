@@ -11,8 +11,8 @@ from segr1_jax.plan.program import Program, shard_bytes
 from segr1_jax.train.engine import Engine
 from segr1_jax.train.moments import HostMoments
 
-# Bytes per second of copies between pinned memory and an H100, in each direction.
-HOST_RATE = 50e9
+# XLA's pool of pinned memory, for each device; XLA_PJRT_GPU_HOST_MEMORY_LIMIT_GB sets another.
+PINNED_POOL = 64 * 2**30
 
 
 @dataclass(frozen=True)
@@ -29,13 +29,22 @@ class PinnedMoments:
 
     @property
     def in_flight(self) -> float:
-        """Bytes on the device while a weight is updated: its moments before and after."""
+        """Bytes on the device while a weight is updated: its moments before and after.
+
+        The compiler's figures leave them out: the devices of a topology have no memories, so JAX
+        drops the memory of the host from the program.
+        """
         return 2 * self.largest
 
     @property
-    def seconds(self) -> float:
-        """Seconds of the copies of an update, to the device and back, one after the other."""
-        return 2 * self.bytes / HOST_RATE
+    def pinned(self) -> float:
+        """Bytes of pinned memory: those of one weight are there twice during its update."""
+        return self.bytes + self.largest
+
+    @property
+    def copied(self) -> float:
+        """Bytes of the copies of an update, to the device and back, one after the other."""
+        return 2 * self.bytes
 
     @property
     def calls_of_largest(self) -> float:
@@ -46,15 +55,15 @@ class PinnedMoments:
 def update_programs(engine: Engine, state: TrainState, totals: Totals) -> tuple[Program, ...]:
     """Return the programs of an update; for moments on the host the one of the largest weight."""
     moments = engine.moments
+    number = jax.ShapeDtypeStruct((), np.int32)
     if not isinstance(moments, HostMoments):
-        step = jax.ShapeDtypeStruct((), np.int32)
-        return (Program(moments.update.name, moments.update, (state, totals, step)),)
+        return (Program(moments.update.name, moments.update, (state, totals, number)),)
     name = largest_weight(state)
     weight = state.params[name]
     sound = jax.ShapeDtypeStruct((), np.bool_, sharding=engine.placement.replicated)
-    step = moments.steps[engine.state_shardings.params[name]]
+    step = moments.steps[name]
     return (
-        Program(moments.clip.name, moments.clip, (totals, state.skips)),
+        Program(moments.clip.name, moments.clip, (totals, state.skips, number)),
         Program(step.name, step, (weight, of_weight(state.opt_state, name), weight, sound)),
     )
 

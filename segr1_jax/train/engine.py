@@ -102,7 +102,7 @@ class Engine:
     def moments(self) -> DeviceMoments | HostMoments:
         """The programs that initialize and update a TrainState."""
         if self.config.optimizer.moments == "host":
-            return HostMoments(self.config, self.state_shardings)
+            return HostMoments(self.config, self.state_shapes.params, self.state_shardings)
         return DeviceMoments(self.config, self.optimizer, self.state_shardings)
 
     @functools.cached_property

@@ -1,9 +1,10 @@
 """Programs of the state of training, with the moments of the optimizer on devices or on hosts."""
 
 import functools
+from collections.abc import Hashable, Mapping
 
 import jax
-import numpy as np
+import jax.numpy as jnp
 import optax
 
 from segr1_jax.config.schema import RunConfig
@@ -20,6 +21,9 @@ from segr1_jax.objective.update_by_weight import (
 from segr1_jax.policy.params import Params
 from segr1_jax.runtime.compiled_functions import Watched
 from segr1_jax.train.update_guard import is_sound
+
+# The name of the program of a weight begins with it.
+STEP_OF = "step_of_"
 
 
 class DeviceMoments:
@@ -50,68 +54,80 @@ class HostMoments:
     """The programs where the moments are on the hosts, copied weight by weight for an update.
 
     Attributes:
-        clip: (totals, skips) -> Clipped, in the buffers of the totals.
-        steps: (weight, its optimizer state, gradient, sound) -> (weight, optimizer state), by the
-            sharding of the weight.
+        clip: (totals, skips, step) -> Clipped, in the buffers of the totals.
+        steps: by weight, (weight, its optimizer state, gradient, sound) -> (weight, optimizer
+            state). Weights of the same shape and sharding have the same program.
     """
 
-    def __init__(self, config: RunConfig, shardings: TrainState):
+    def __init__(
+        self, config: RunConfig, shapes: Mapping[str, jax.ShapeDtypeStruct], shardings: TrainState
+    ):
         self._shardings = shardings
-        replicated, sound = shardings.step, functools.partial(is_sound, guard=config.guard)
+        replicated = shardings.step
         self.clip = Watched(
             "clip_gradient",
-            make_clipping(make_clip(config.optimizer), sound),
+            make_clipping(
+                make_clip(config.optimizer), functools.partial(is_sound, guard=config.guard)
+            ),
             donate_argnums=0,
-            out_shardings=Clipped(shardings.params, replicated, shardings.skips, replicated),
+            out_shardings=Clipped(
+                shardings.params, replicated, shardings.skips, replicated, replicated
+            ),
         )
         optimizer = make_unclipped(config.optimizer, config.updates)
-        # Weights of the same shape and sharding share a program.
-        states = {
-            sharding: of_weight(shardings.opt_state, name)
-            for name, sharding in shardings.params.items()
-        }
-        self.steps = {
-            sharding: Watched(
-                "step_of_weight",
+        first_of = _first_of_kind(
+            {name: (shapes[name].shape, shardings.params[name]) for name in shapes}
+        )
+        states = {name: of_weight(shardings.opt_state, name) for name in first_of.values()}
+        steps = {
+            name: Watched(
+                f"{STEP_OF}{name}",
                 make_step_of_weight(optimizer),
                 donate_argnums=0,
-                out_shardings=(sharding, state),
+                out_shardings=(shardings.params[name], state),
             )
-            for sharding, state in states.items()
+            for name, state in states.items()
         }
-        self._inits = {
-            sharding: Watched(
-                "init_of_weight",
+        inits = {
+            name: Watched(
+                f"init_of_{name}",
                 lambda weight: optimizer.init({WEIGHT: weight}),
                 out_shardings=state,
             )
-            for sharding, state in states.items()
+            for name, state in states.items()
         }
+        self.steps = {name: steps[first] for name, first in first_of.items()}
+        self._inits = {name: inits[first] for name, first in first_of.items()}
+        self._zero = Watched("zero", lambda: jnp.int32(0), out_shardings=replicated)
 
     def init(self, params: Params) -> TrainState:
         """Return the state at step 0; it has the arrays of `params`, not copies."""
-        parts = {
-            name: self._inits[self._shardings.params[name]](weight)
-            for name, weight in params.items()
-        }
-        zero = jax.device_put(np.int32(0), self._shardings.step)
+        parts = {name: self._inits[name](weight) for name, weight in params.items()}
+        zero = self._zero()
         return TrainState(dict(params), of_all_weights(parts), zero, Skips(zero, zero))
 
     def update(
         self, state: TrainState, totals: Totals, step: int
     ) -> tuple[TrainState, dict[str, jax.Array]]:
         """Make an update, as objective.update.make_update does; it takes state and totals."""
-        gradient, sound, skips, metrics = self.clip(totals, state.skips)
+        gradient, sound, skips, number, metrics = self.clip(totals, state.skips, step)
         params, parts = {}, {}
-        for name, sharding in self._shardings.params.items():
+        for name, step_of_weight in self.steps.items():
             before = of_weight(state.opt_state, name)
-            params[name], parts[name] = self.steps[sharding](
+            params[name], parts[name] = step_of_weight(
                 state.params[name], before, gradient.pop(name), sound
             )
+            # The moments of one weight at a time are on the devices, and twice on the host.
+            jax.block_until_ready(parts[name])
             # Not donated: a checkpoint that is being written may read them in place. Once deleted,
             # their memory is free as soon as the last reader is done.
             for moment in jax.tree.leaves(before):
                 if moment.ndim:
                     moment.delete()
-        number = jax.device_put(np.int32(step), self._shardings.step)
         return TrainState(params, of_all_weights(parts), number, skips), metrics
+
+
+def _first_of_kind(kinds: Mapping[str, Hashable]) -> dict[str, str]:
+    """Return, for each name, the first name of its kind."""
+    first: dict[Hashable, str] = {}
+    return {name: first.setdefault(kind, name) for name, kind in kinds.items()}

@@ -58,7 +58,7 @@ def test_phases_of_a_step():
 
 
 def test_an_update_weight_by_weight():
-    parts = {"clip_gradient": Roofline(cost(0.5), ()), "step_of_weight": Roofline(cost(2.0), ())}
+    parts = {"clip_gradient": Roofline(cost(0.5), ()), "step_of_embed": Roofline(cost(2.0), ())}
     found = {name: each for name, each in ROOFLINES.items() if name != "update"} | parts
     phases = {each.name: each for each in compiled_phases(config(), found, 3.5)}
     assert phases["optimizer"].seconds == pytest.approx(0.5 + 3.5 * 2.0)

@@ -210,11 +210,12 @@ def test_eight_devices_to_two(on_one_device, folder):
     assert_close_end(folder / "moved", on_one_device)
 
 
-def test_two_processes_to_one(on_one_device, folder, free_port):
-    run = folder / "joined"
+@pytest.mark.parametrize("moments", ["device", "host"])
+def test_two_processes_to_one(moments, on_one_device, folder, free_port):
+    run, place = folder / f"joined_{moments}", f"optimizer.moments={moments}"
     where = {"JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{free_port}", "JAX_NUM_PROCESSES": "2"}
     both = [
-        start(sft(run.name), folder, devices=4, JAX_PROCESS_ID=str(index), **where)
+        start(sft(run.name, place), folder, devices=4, JAX_PROCESS_ID=str(index), **where)
         for index in range(2)
     ]
     wait_for_step(both[0], run, step=2)

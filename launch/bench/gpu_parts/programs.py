@@ -131,11 +131,12 @@ class Step:
         return row | {"capacity": chosen.capacity}
 
     def update(self) -> dict:
-        executable, compiled = compile_with(*self.programs.updates, {})
-        update = Update(self.weights.state, zeros(self.programs.totals))
+        (update,) = self.programs.updates
+        executable, compiled = compile_with(update, {})
+        call = Update(self.weights.state, zeros(self.programs.totals))
         # The first call donates the weights: nothing runs after the update.
         self.weights = None
-        seconds = median_of(lambda: update(executable), self.request.calls)
+        seconds = median_of(lambda: call(executable), self.request.calls)
         return self.rows.of(compiled, seconds, (), None)
 
     def rollout(self) -> dict:

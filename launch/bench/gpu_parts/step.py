@@ -15,6 +15,7 @@ import numpy as np
 from gpu_parts.request import random_keys
 
 from segr1_jax.config.schema import RunConfig
+from segr1_jax.errors import UserError
 from segr1_jax.objective.batch import GroupBatch
 from segr1_jax.objective.update import TrainBatch, TrainState
 from segr1_jax.plan.blank_prompts import blank_prompts
@@ -60,6 +61,13 @@ def programs_of(config: RunConfig) -> Programs:
 
     Without a tokenizer the end token is END, which is made an id that is never sampled.
     """
+    if config.optimizer.moments == "host":
+        raise UserError(
+            "optimizer.moments",
+            expected="device, the only place that this benchmark measures",
+            got="host",
+            remedy="add optimizer.moments=device",
+        )
     arch, mesh = arch_of(config), make_mesh(config.mesh, jax.devices()[:1])
     others = [token for token in range(arch.text.vocab) if token != END]
     programs = Programs(config, arch.knowing(frozenset(others)), mesh)
