@@ -1,8 +1,9 @@
 """Compile the programs for real devices, fake ones or a topology: memory, FLOPs and text."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 from jax.errors import JaxRuntimeError
@@ -13,6 +14,7 @@ from segr1_jax.plan.kernels import kernels
 from segr1_jax.plan.program import Program
 from segr1_jax.plan.programs import Programs
 from segr1_jax.plan.roofline import Ceilings, Roofline, ceilings, roofline
+from segr1_jax.runtime.processes import DETERMINISTIC
 
 OUT_OF_MEMORY = "RESOURCE_EXHAUSTED"
 # Triton without a GPU to measure on, for products of widths such as 48 or 96.
@@ -41,8 +43,16 @@ class Compiled:
     fault: str = ""
 
 
-def compile_program(program: Program) -> Compiled:
-    """Lower and compile a program.
+def options_of(programs: Programs) -> dict[str, Any]:
+    """Return the options of the compiler that a run of these programs sets (runtime/processes)."""
+    on_gpus = programs.engine.placement.on_gpus
+    return DETERMINISTIC if programs.config.deterministic and on_gpus else {}
+
+
+def compile_program(
+    program: Program, options: Mapping[str, Any] = MappingProxyType({})
+) -> Compiled:
+    """Lower and compile a program with options of the compiler.
 
     A program that exceeds the device's memory is returned with its error; others are raised.
 
@@ -51,7 +61,8 @@ def compile_program(program: Program) -> Compiled:
     """
     began = time.perf_counter()
     try:
-        executable = program.function.lower(*program.arguments).compile()
+        lowered = program.function.lower(*program.arguments)
+        executable = lowered.compile(compiler_options=dict(options))
     except JaxRuntimeError as error:
         fault = str(error).splitlines()[0]
         if UNTILED in fault:

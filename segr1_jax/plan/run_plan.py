@@ -11,7 +11,7 @@ from jax.sharding import AbstractMesh, Mesh
 from segr1_jax.config.hardware import Device
 from segr1_jax.config.schema import RunConfig
 from segr1_jax.plan.buffers import Buffer, ledger, peaks
-from segr1_jax.plan.compiled import Compiled, compile_program, rooflines
+from segr1_jax.plan.compiled import Compiled, compile_program, options_of, rooflines
 from segr1_jax.plan.estimate import MARGIN, Estimate
 from segr1_jax.plan.fit import find_fit
 from segr1_jax.plan.gathers import gather_faults
@@ -149,7 +149,8 @@ def compile_plan(
     hosts = len({each.process_index for each in devices})
     programs = Programs(config, arch, mesh, hosts)
     programs.check()
-    compiled = [compile_program(program) for program in programs.all()]
+    options = options_of(programs)
+    compiled = [compile_program(program, options) for program in programs.all()]
     plan = _plan(programs, device, answer_tokens, compiled)
     faults = [fault for each in compiled for fault in gather_faults(programs, each.name, each.text)]
     return dataclasses.replace(plan, faults=faults)
@@ -163,7 +164,9 @@ def _plan(
     timed = dataclasses.replace(programs, answer_tokens=answer_tokens)
     bounds = rooflines(programs, device, compiled)
     if bounds and timed.capacity != programs.capacity:
-        bounds |= rooflines(timed, device, list(map(compile_program, timed.of_completions())))
+        options = options_of(timed)
+        again = [compile_program(program, options) for program in timed.of_completions()]
+        bounds |= rooflines(timed, device, again)
     temporaries = {each.name: each.temporaries for each in compiled} or Estimate(
         programs
     ).temporaries()

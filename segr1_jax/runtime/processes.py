@@ -15,7 +15,9 @@ from segr1_jax.errors import Preempted, UserError
 
 CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "segr1_jax" / "xla"
 FAILED = 70  # exit status of a process whose failure ends the others (EX_SOFTWARE)
-DETERMINISTIC = "--xla_gpu_deterministic_ops=true"
+# Options of XLA for `deterministic`. It does not autotune then, and Triton's tiles would be
+# guesses: cuBLAS saves .8 ms of the 6.1 of a decoded token on an H100 (launch/RESULTS.md).
+DETERMINISTIC = {"xla_gpu_deterministic_ops": True, "xla_gpu_enable_triton_gemm": False}
 VARIABLES = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 
 
@@ -33,7 +35,8 @@ def prepare_runtime(
     if memory_share is not None:
         os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", f"{memory_share:.3f}")
     if deterministic:
-        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {DETERMINISTIC}".strip()
+        flags = [f"--{name}={str(value).lower()}" for name, value in DETERMINISTIC.items()]
+        os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *flags]).strip()
     # JAX_COMPILATION_CACHE_DIR takes precedence.
     if not jax.config.jax_compilation_cache_dir:
         jax.config.update("jax_compilation_cache_dir", compile_cache or str(CACHE))

@@ -16,7 +16,7 @@ from segr1_jax.config.hardware import DEVICES
 from segr1_jax.config.loading import load_config, override
 from segr1_jax.config.schema import RunConfig
 from segr1_jax.plan.buffers import ledger
-from segr1_jax.plan.compiled import Compiled, compile_program, roofline_of
+from segr1_jax.plan.compiled import Compiled, compile_program, options_of, roofline_of
 from segr1_jax.plan.kernels import Kernel, kernels
 from segr1_jax.plan.programs import Programs
 from segr1_jax.plan.roofline import ceilings
@@ -56,7 +56,7 @@ HEAD_GATHERS = 1
 PASSES = 3
 # Bytes moved per token, over those of the weights and whole caches.
 DECODE_BYTES = 1.5
-DECODE_KERNELS_PER_LAYER = 21
+DECODE_KERNELS_PER_LAYER = 16
 DECODE_KERNELS_BESIDE = 40
 # 3 GB for 24 images of 756 pixels.
 FEATURES_BYTES_PER_IMAGE = 125e6
@@ -81,7 +81,8 @@ def compiled(layers: int, devices: int, program: str, *overrides: str) -> Compil
     arch = arch_from_config(ARCH | {"num_hidden_layers": layers, "vision_config": vision})
     config = load_config(ROOT / "configs/ours/rl_cod_3b.yaml", [*SMALL, *overrides])
     mesh = make_mesh(config.mesh, topology_devices(f"h100:{devices}"))
-    return compile_program(getattr(Programs(config, arch, mesh), program))
+    programs = Programs(config, arch, mesh)
+    return compile_program(getattr(programs, program), options_of(programs))
 
 
 @functools.cache

@@ -260,7 +260,7 @@ class Failing:
     def lower(self, *_):
         return self
 
-    def compile(self):
+    def compile(self, compiler_options):
         raise JaxRuntimeError(self.message)
 
 
