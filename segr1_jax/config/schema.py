@@ -210,7 +210,9 @@ class RunConfig:
     )
     log_every: int = knob(1, "steps between metric lines")
     deterministic: bool = knob(
-        True, "bitwise reproducible: deterministic reductions if the backend supports them"
+        True,
+        "bitwise reproducible: deterministic operations if the backend has them; XLA does not "
+        "autotune on GPUs then",
     )
     policy: PolicyConfig = section(PolicyConfig, "the policy")
     data: DataConfig = section(DataConfig, "training data")

@@ -167,9 +167,10 @@ def _plan(
         options = options_of(timed)
         again = [compile_program(program, options) for program in timed.of_completions()]
         bounds |= rooflines(timed, device, again)
-    temporaries = {each.name: each.temporaries for each in compiled} or Estimate(
-        programs
-    ).temporaries()
+    longest = Estimate(programs)
+    # Tracing takes most of the time of a plan without a compiler.
+    given = longest if timed.capacity == programs.capacity else Estimate(timed)
+    temporaries = {each.name: each.temporaries for each in compiled} or longest.temporaries()
     buffers = ledger(programs, temporaries)
     pinned = programs.pinned_moments
     share = sidecars_on(programs).share_of_jax if device.jax_share < 1 else None
@@ -192,7 +193,7 @@ def _plan(
         checkpoint=saving_needs(config, programs.state, programs.hosts),
         tokens=tokens_per_step(timed),
         phases=[
-            *_phases(Estimate(timed), device, bounds),
+            *_phases(given, device, bounds),
             *host_copies(programs, device),
             *sam2_phase(programs, device),
         ],
