@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -66,6 +68,24 @@ def _prompts(rng, height, width):
         random_prompt(rng, height, width, box=box, points=k)
         for box, k in ((True, 0), (True, 3), (False, 1), (True, 3))
     ]
+
+
+@pytest.mark.parametrize("size", [(168, 168), (500, 333), (90, 1200), (1500, 2000)])
+def test_the_input_equals_the_transforms_of_sam2(size):
+    model = _model("nano", False)
+    image = _image(np.random.default_rng(4), *size)
+    expected = SAM2ImagePredictor(model)._transforms(image)[None]
+    assert torch.equal(Sam2(model)._pixels(image), expected)
+
+
+def test_the_resize_runs_on_the_device():
+    """A photo goes to the device as bytes; no float of its size is on the host."""
+    sam2 = Sam2(_model("nano", False))
+    sam2.device = torch.device("meta")
+    seen = []
+    sam2._transforms = SimpleNamespace(transforms=lambda pixels: seen.append(pixels) or pixels)
+    sam2._pixels(np.zeros((300, 200, 3), np.uint8))
+    assert [(x.device.type, x.shape) for x in seen] == [("meta", (3, 300, 200))]
 
 
 @pytest.mark.parametrize("name", ["nano", "photo"])
