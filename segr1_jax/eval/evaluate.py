@@ -119,7 +119,7 @@ def kind_of(data: DataConfig, source: Source) -> str:
 
 
 def set_title(data: DataConfig) -> str:
-    """What a set is called in progress and reports."""
+    """Return the name of a set in progress and reports."""
     if data.kind != "published":
         return data.kind
     return (

@@ -28,7 +28,7 @@ WEIGHT = "weight"
 
 
 class Clipped(NamedTuple):
-    """What the parts of all weights share.
+    """Clipped gradient of all weights, and what the steps of the weights share.
 
     Attributes:
         gradient: clipped to the global norm.

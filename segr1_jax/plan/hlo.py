@@ -69,7 +69,7 @@ class Instruction:
 
     @property
     def on_host(self) -> bool:
-        """Whether the result, or a part of it, lies in the memory of the host."""
+        """True if the result, or a part of it, is in the memory of the host."""
         return ON_HOST in self.type
 
     @property

@@ -20,7 +20,7 @@ VIEWS = {"bitcast", "get-tuple-element"}
 
 @dataclass(frozen=True)
 class Traffic:
-    """What a kernel moves.
+    """Traffic of a kernel.
 
     Attributes:
         read: bytes.

@@ -42,7 +42,7 @@ class Samples(NamedTuple):
 
 
 class Prefilled(NamedTuple):
-    """What decoding reads of the prompts, and the key of each completion."""
+    """Results of the prefill that decoding reads, and the key of each completion."""
 
     prefix: Prefix
     next_position: Int[Array, " B"]

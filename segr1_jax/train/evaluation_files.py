@@ -1,4 +1,4 @@
-"""What an evaluation during a run leaves in the run directory."""
+"""Files that an evaluation during a run writes into the run directory."""
 
 import dataclasses
 import json

@@ -26,7 +26,7 @@ QUARANTINE_FLOOR = 3
 
 
 class Credit(NamedTuple):
-    """What the rewards of a micro-batch say about its completions, as rows of global arrays."""
+    """Weights and advantages of the completions of a micro-batch, as rows of global arrays."""
 
     weight: jax.Array  # float32[B, G]
     advantages: jax.Array  # float32[B, G]

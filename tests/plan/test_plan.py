@@ -3,7 +3,6 @@
 What fits, which knob is found, seconds by hand, and the command.
 """
 
-import dataclasses
 import json
 import math
 from pathlib import Path
@@ -23,7 +22,6 @@ from segr1_jax.plan.compiled import compile_program
 from segr1_jax.plan.estimate import MARGIN
 from segr1_jax.plan.fit import changes, find_fit
 from segr1_jax.plan.phases import BANDWIDTH_SHARE, MATMUL_SHARE, decode_bytes
-from segr1_jax.plan.plan_table import markdown
 from segr1_jax.plan.program import Program
 from segr1_jax.plan.programs import Programs
 from segr1_jax.plan.run_plan import make_plan
@@ -131,32 +129,6 @@ def test_an_sft_plan_has_no_rollout():
     plan = make_plan(config(*ONE, "stage=sft"), ARCH, device(1e12), 1)
     assert {phase.name for phase in plan.phases} == {"update", "optimizer"}
     assert "reference" not in {buffer.name for buffer in plan.buffers}
-
-
-def test_moments_on_the_host_take_less_memory_and_more_time():
-    plans = [
-        make_plan(config(*ONE, f"optimizer.moments={place}"), ARCH, DEVICES["h100"], 1)
-        for place in ("device", "host")
-    ]
-    weights = next(each.bytes for each in plans[0].buffers if each.name == "master weights")
-    less = plans[0].peak["rollout"] - plans[1].peak["rollout"]
-    assert less == pytest.approx(2 * weights, abs=100)
-    seconds = [{each.name: each.seconds for each in plan.phases} for plan in plans]
-    assert seconds[1].pop("host copies") == pytest.approx(2 * 2 * weights / 50e9, rel=1e-4)
-    assert seconds[0] == seconds[1]
-    # The patch embedding is the largest weight: 48 x 1176 in float32.
-    pinned = 2 * weights + 2 * 4 * 48 * 1176
-    assert [plan.pinned for plan in plans] == [0, pytest.approx(pinned, abs=100)]
-    assert "of the 68.7 GB that XLA takes" in markdown(plans[1])
-    assert "pinned" not in markdown(plans[0])
-    sizes = [plan.checkpoint.checkpoint for plan in plans]
-    assert sizes[0] == sizes[1]
-
-
-def test_moments_beyond_the_pool_of_pinned_memory_do_not_fit():
-    plan = make_plan(config(*ONE, "optimizer.moments=host"), ARCH, device(1e12), 1)
-    assert plan.verdict == "fits"
-    assert dataclasses.replace(plan, pinned=69e9).verdict == "does not fit"
 
 
 def test_shorter_answers_take_less_time_and_no_less_memory():
