@@ -14,7 +14,7 @@ from segr1_jax.plan.kernels import kernels
 from segr1_jax.plan.program import Program
 from segr1_jax.plan.programs import Programs
 from segr1_jax.plan.roofline import Ceilings, Roofline, ceilings, roofline
-from segr1_jax.runtime.processes import DETERMINISTIC
+from segr1_jax.runtime.processes import REPRODUCIBLE, UNTUNED
 
 OUT_OF_MEMORY = "RESOURCE_EXHAUSTED"
 # Triton without a GPU to measure on, for products of widths such as 48 or 96.
@@ -46,7 +46,7 @@ class Compiled:
 def options_of(programs: Programs) -> dict[str, Any]:
     """Return the options of the compiler that a run of these programs sets (runtime/processes)."""
     on_gpus = programs.engine.placement.on_gpus
-    return DETERMINISTIC if programs.config.deterministic and on_gpus else {}
+    return UNTUNED | REPRODUCIBLE if programs.config.deterministic and on_gpus else {}
 
 
 def compile_program(

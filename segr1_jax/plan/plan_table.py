@@ -8,7 +8,7 @@ from segr1_jax.plan.phases import BANDWIDTH_SHARE, MATMUL_SHARE
 from segr1_jax.plan.roofline_table import LIMITS, roofline_tables
 from segr1_jax.plan.run_plan import Plan, Verdict
 from segr1_jax.plan.table import GB, gigabytes, table
-from segr1_jax.plan.update_programs import PINNED_POOL
+from segr1_jax.plan.update_programs import pinned_pool
 from segr1_jax.runtime.disk import DISK_RATE
 
 
@@ -99,7 +99,7 @@ def _saving(plan: Plan) -> str:
     needs = plan.checkpoint
     pinned = (
         f" The moments take up to {plan.pinned / GB:.1f} GB of pinned memory for each device of a "
-        f"host, of the {PINNED_POOL / GB:.1f} GB that XLA takes for them at most."
+        f"host, of the {pinned_pool() / GB:.1f} GB that XLA takes for them at most."
         if plan.pinned
         else ""
     )

@@ -27,7 +27,7 @@ from segr1_jax.plan.phases import (
 )
 from segr1_jax.plan.programs import Programs
 from segr1_jax.plan.roofline import Roofline
-from segr1_jax.plan.update_programs import PINNED_POOL
+from segr1_jax.plan.update_programs import pinned_pool
 from segr1_jax.policy.qwen2_5_vl.arch import PolicyArch
 from segr1_jax.reward.config import CONTEXTS_SHARE
 from segr1_jax.runtime.disk import SavingNeeds, saving_needs
@@ -60,7 +60,7 @@ class Plan:
         checkpoint: memory, disk and time of saving.
         tokens: of one step over all devices.
         phases: of one step on one device.
-        pinned: bytes in the pinned memory of the host.
+        pinned: bytes of moments in the pinned memory of the host.
         remedy: keys (key=value) that make a run fit; None if it fits or none were found.
         compiled: the compiler's own figures, where programs were compiled.
         rooflines: cost of one call by program, where programs were compiled for GPUs.
@@ -96,7 +96,7 @@ class Plan:
     @property
     def verdict(self) -> Verdict:
         """FITS with the margin, TIGHT only without it."""
-        if self.peak[self.highest] > self.budget or self.pinned > PINNED_POOL:
+        if self.peak[self.highest] > self.budget or self.pinned > pinned_pool():
             return Verdict.TOO_LARGE
         return Verdict.FITS if self.high <= self.budget else Verdict.TIGHT
 

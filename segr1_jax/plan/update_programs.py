@@ -1,5 +1,6 @@
 """The programs of an update, and the bytes of moments that are on the host."""
 
+import os
 from dataclasses import dataclass
 
 import jax
@@ -11,8 +12,8 @@ from segr1_jax.plan.program import Program, shard_bytes
 from segr1_jax.train.engine import Engine
 from segr1_jax.train.moments import HostMoments
 
-# XLA's pool of pinned memory, for each device; XLA_PJRT_GPU_HOST_MEMORY_LIMIT_GB sets another.
-PINNED_POOL = 64 * 2**30
+# XLA's limit of pinned memory for each GPU, in GiB, and the variable that sets another.
+POOL_GB, POOL_VARIABLE = 64, "XLA_PJRT_GPU_HOST_MEMORY_LIMIT_GB"
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,11 @@ class PinnedMoments:
     def calls_of_largest(self) -> float:
         """The number of updates of the largest weight that move the bytes of all weights."""
         return self.bytes / self.largest
+
+
+def pinned_pool() -> float:
+    """Return the bytes of pinned memory that XLA takes for each GPU at most."""
+    return float(os.environ.get(POOL_VARIABLE, POOL_GB)) * 2**30
 
 
 def update_programs(engine: Engine, state: TrainState, totals: Totals) -> tuple[Program, ...]:

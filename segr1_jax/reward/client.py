@@ -123,7 +123,8 @@ class RewardClient:
     def encode(self, image: UInt8[np.ndarray, "H W 3"]) -> None:
         """Request the encoding of an image ahead of its scores.
 
-        Never waits: the request is dropped when the queue is full.
+        Never waits: the request is dropped when the queue is full. The image must not be changed
+        afterwards.
         """
         _check_image(image)
         digest = self._digests.of(image)

@@ -4,7 +4,7 @@ import contextlib
 import os
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import jax
@@ -15,9 +15,10 @@ from segr1_jax.errors import Preempted, UserError
 
 CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "segr1_jax" / "xla"
 FAILED = 70  # exit status of a process whose failure ends the others (EX_SOFTWARE)
-# Options of XLA for `deterministic`. It does not autotune then, and Triton's tiles would be
-# guesses: cuBLAS saves .8 ms of the 6.1 of a decoded token on an H100 (launch/RESULTS.md).
-DETERMINISTIC = {"xla_gpu_deterministic_ops": True, "xla_gpu_enable_triton_gemm": False}
+REPRODUCIBLE = {"xla_gpu_deterministic_ops": True}
+# XLA does not autotune then, and Triton's tiles would be guesses: cuBLAS saves .8 ms of the 6.1 of
+# a decoded token on an H100 (launch/RESULTS.md).
+UNTUNED = {"xla_gpu_enable_triton_gemm": False}
 VARIABLES = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 
 
@@ -27,7 +28,7 @@ def prepare_runtime(
     """Configure JAX. Call it once, before any other use of JAX.
 
     Args:
-        deterministic: request reproducible reductions from XLA.
+        deterministic: request reproducible operations from XLA (REPRODUCIBLE, UNTUNED).
         memory_share: share of each GPU's memory for JAX; None uses JAX's default.
         compile_cache: folder of compiled programs; empty means CACHE. With several processes only
             the first one writes to it, so hosts that should use its programs must share it.
@@ -35,12 +36,17 @@ def prepare_runtime(
     if memory_share is not None:
         os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", f"{memory_share:.3f}")
     if deterministic:
-        flags = [f"--{name}={str(value).lower()}" for name, value in DETERMINISTIC.items()]
-        os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *flags]).strip()
+        # XLA takes the last of two values: the user may choose other kernels.
+        parts = (_flags(UNTUNED), os.environ.get("XLA_FLAGS", ""), _flags(REPRODUCIBLE))
+        os.environ["XLA_FLAGS"] = " ".join(filter(None, parts))
     # JAX_COMPILATION_CACHE_DIR takes precedence.
     if not jax.config.jax_compilation_cache_dir:
         jax.config.update("jax_compilation_cache_dir", compile_cache or str(CACHE))
     join_processes()
+
+
+def _flags(options: Mapping[str, bool]) -> str:
+    return " ".join(f"--{name}={str(value).lower()}" for name, value in options.items())
 
 
 def join_processes() -> None:

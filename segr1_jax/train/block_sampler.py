@@ -77,7 +77,7 @@ class BlockSampler:
         prompts: PromptBatch,
         key: jax.Array,
         positions: jax.Array,
-        watch: Callable[[Samples], None] = lambda samples: None,
+        watch: Callable[[Samples], None] | None = None,
     ) -> Samples:
         """Sample the completions of a batch; all processes call it together.
 
@@ -97,7 +97,8 @@ class BlockSampler:
                 earlier, all_ended = running.popleft()
                 if bool(all_ended):
                     break
-                watch(earlier)
+                if watch:
+                    watch(earlier)
         return samples
 
     def _blocks(

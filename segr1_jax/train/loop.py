@@ -146,7 +146,8 @@ def _accumulate(
     """
     learned = _Learned(len(rollout.samples))
     with run.timer("reward"):
-        rollout.rewards.send_rest(rollout.groups, [micro.rows for micro in micros])
+        rows = np.concatenate([micro.rows for micro in micros])
+        rollout.rewards.send_rest(rollout.groups, rows)
     with run.timer("reference"):
         jax.block_until_ready([micro.batch.reference_logprobs for micro in micros])
     for micro in micros:

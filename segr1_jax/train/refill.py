@@ -69,7 +69,7 @@ def _scored_groups(run: Run, rollout: Rollout) -> list[Group]:
     """Return the rows of this process once all their rewards are there."""
     with run.timer("reward"):
         rows = np.arange(len(rollout.groups))
-        rollout.rewards.send_rest(rollout.groups, [rows])
+        rollout.rewards.send_rest(rollout.groups, rows)
         judged = rollout.rewards.of(rows)
     rows = zip(*run.engine.placement.get_rows(rollout.drawn), strict=True)
     return [

@@ -42,6 +42,7 @@ def sample_groups(
         positions = engine.put_positions([sample.position for sample in samples])
         key = engine.rollout_key(step, refill)
         weights, submission = engine.rollout_weights(run.params), scorer.begin(samples)
-        drawn = engine.sampler(weights, prompts, key, positions, submission.watch)
+        watch = submission.watch if scorer.sends_early else None
+        drawn = engine.sampler(weights, prompts, key, positions, watch)
         groups = engine.completions(drawn, [sample.example.id for sample in samples], step - 1)
     return Rollout(list(samples), prompts, drawn, groups, submission)

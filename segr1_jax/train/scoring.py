@@ -17,7 +17,7 @@ from segr1_jax.reward.client import RewardClient, Stats
 from segr1_jax.reward.judging import AnswerText, Judged, Pending
 from segr1_jax.train.run import Run
 from segr1_jax.train.step_figures import reward_arrays
-from segr1_jax.train.submission import Answer, Submission
+from segr1_jax.train.submission import Ended, Submission
 
 # Share of a run's requests that may stay unscored, once they are more than those of a few images:
 # all answers about them, and their encoding.
@@ -51,15 +51,24 @@ class GroupScorer:
         local, decode = engine.placement.get_rows, engine.builder.tokenizer.decode
         return Submission(self.send, self.collect, samples, local, decode)
 
-    def send(self, answers: Sequence[Answer]) -> Pending:
-        """Send answers to the sidecars."""
-        return judging.submit(
-            self._client,
-            [AnswerText(each.sample.example, each.text, each.finished) for each in answers],
-            self._run.engine.builder.frame_of,
-            self._config.prompt.task,
-            legacy=self._config.reward.legacy,
-        )
+    @property
+    def sends_early(self) -> bool:
+        """True if completions are sent during a rollout.
+
+        The legacy reward stretches the photo at each call, about .1 s on the thread that decodes.
+        """
+        return not self._config.reward.legacy
+
+    def send(self, ended: Sequence[Ended]) -> Pending:
+        """Send completions to the sidecars; waits while reward.queue requests are in flight."""
+        with self._run.timer("reward"):
+            return judging.submit(
+                self._client,
+                [AnswerText(each.sample.example, each.text, each.finished) for each in ended],
+                self._run.engine.builder.frame_of,
+                self._config.prompt.task,
+                legacy=self._config.reward.legacy,
+            )
 
     def collect(self, sent: Pending) -> list[Judged]:
         """Wait for the rewards of what was sent, in order."""

@@ -3,8 +3,8 @@
 Shape legend: B prompts of this process; G completions per prompt; T longest completion.
 """
 
-from collections.abc import Callable, Sequence
-from typing import Generic, NamedTuple, Protocol, TypeVar, runtime_checkable
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 from jaxtyping import Int
@@ -18,8 +18,11 @@ Sent = TypeVar("Sent")
 Rows = Int[np.ndarray, " _"]
 
 
-class Answer(NamedTuple):
-    """A completion of a sample as text, with its number in the group."""
+class Ended(NamedTuple):
+    """Text of a completion that is complete, with its number in the group of the sample.
+
+    `finished` is False where it was cut at the length cap.
+    """
 
     sample: Sample
     number: int
@@ -31,8 +34,8 @@ class Answer(NamedTuple):
 class Rewards(Protocol):
     """Rewards of this process's groups, by row."""
 
-    def send_rest(self, groups: Sequence[Sequence[Completion]], parts: Sequence[Rows]) -> None:
-        """Send what was not sent yet of all groups, those of each part of the rows together."""
+    def send_rest(self, groups: Sequence[Sequence[Completion]], rows: Rows) -> None:
+        """Send what is not sent yet, row by row in this order; `groups` are those of all rows."""
         ...
 
     def of(self, rows: Rows) -> list[list[Judged]]:
@@ -46,7 +49,7 @@ class KnownRewards:
     def __init__(self, judged: Sequence[list[Judged]]):
         self._judged = judged
 
-    def send_rest(self, groups: Sequence[Sequence[Completion]], parts: Sequence[Rows]) -> None:
+    def send_rest(self, groups: Sequence[Sequence[Completion]], rows: Rows) -> None:
         """Send nothing."""
 
     def of(self, rows: Rows) -> list[list[Judged]]:
@@ -55,12 +58,14 @@ class KnownRewards:
 
 
 class Submission(Generic[Sent]):
-    """Completions that are sent for scoring as they finish, while others are still decoded.
+    """Completions that are sent for scoring as they end, while others are still decoded.
 
-    The order in which they are sent depends on their lengths alone, and no reward depends on it.
+    What is sent at which time depends on the lengths of the completions alone, and no reward
+    depends on it. Completions of a row are sent apart from those of other rows, so that a
+    micro-batch waits for its own rewards only.
 
     Args:
-        send: sends answers for scoring.
+        send: sends completions of one sample for scoring.
         collect: waits for the rewards of what one call of `send` returned, in its order.
         samples: the samples of this process, one for each row.
         local: returns this process's rows of global arrays, as numpy.
@@ -69,67 +74,58 @@ class Submission(Generic[Sent]):
 
     def __init__(
         self,
-        send: Callable[[Sequence[Answer]], Sent],
+        send: Callable[[Sequence[Ended]], Sent],
         collect: Callable[[Sent], list[Judged]],
         samples: Sequence[Sample],
-        local: Callable[[Samples], Samples],
+        local: Callable[[Any], Any],
         decode: Callable[[Int[np.ndarray, " T"]], str],
     ):
-        self._send_answers, self._collect = send, collect
+        self._send_ended, self._collect = send, collect
         self._samples, self._local, self._decode = samples, local, decode
-        # By row, then by number in the group: the index in `_sent`, and that of the answer in it.
-        self._places: list[dict[int, tuple[int, int]]] = [{} for _ in samples]
-        self._sent: list[Sent | list[Judged]] = []
-        self._is_collected: list[bool] = []
+        # By row: numbers that were sent; (numbers, what `send` returned) of those without rewards;
+        # rewards by number.
+        self._known: list[set[int]] = [set() for _ in samples]
+        self._waiting: list[list[tuple[list[int], Sent]]] = [[] for _ in samples]
+        self._judged: list[dict[int, Judged]] = [{} for _ in samples]
 
     def watch(self, drawn: Samples) -> None:
         """Send the completions that have finished since the call before."""
-        tokens_BGT, _, mask_BGT, finished_BG = self._local(drawn)
-        finished = map(tuple, np.argwhere(finished_BG).tolist())
-        new = [(row, number) for row, number in finished if number not in self._places[row]]
-        texts = [self._decode(tokens_BGT[place][mask_BGT[place]]) for place in new]
-        self._send(new, texts, [True] * len(new))
-
-    def send_rest(self, groups: Sequence[Sequence[Completion]], parts: Sequence[Rows]) -> None:
-        """Send the completions that `watch` has not seen, those of each part of the rows together.
-
-        `groups` are the completions of all rows, G each.
-        """
-        for rows in parts:
-            rest = [
-                (row, completion.sample)
-                for row in rows.tolist()
-                for completion in groups[row]
-                if completion.sample not in self._places[row]
-            ]
-            completions = [groups[row][number] for row, number in rest]
+        tokens_BGT, mask_BGT, finished_BG = self._local((drawn.tokens, drawn.mask, drawn.finished))
+        for row, finished_G in enumerate(finished_BG):
+            numbers = {*np.flatnonzero(finished_G).tolist()} - self._known[row]
             self._send(
-                rest,
-                [completion.text for completion in completions],
-                [completion.finished for completion in completions],
+                row,
+                (
+                    (number, self._decode(tokens_BGT[row, number][mask_BGT[row, number]]), True)
+                    for number in sorted(numbers)
+                ),
+            )
+
+    def send_rest(self, groups: Sequence[Sequence[Completion]], rows: Rows) -> None:
+        """Send what is not sent yet, row by row in this order; `groups` are those of all rows."""
+        for row in rows.tolist():
+            self._send(
+                row,
+                (
+                    (completion.sample, completion.text, completion.finished)
+                    for completion in groups[row]
+                    if completion.sample not in self._known[row]
+                ),
             )
 
     def of(self, rows: Rows) -> list[list[Judged]]:
         """Return the rewards of these rows; waits for those that are being computed."""
-        return [
-            [self._judged(*place) for _, place in sorted(self._places[row].items())]
-            for row in rows.tolist()
-        ]
+        return [self._group(row) for row in rows.tolist()]
 
-    def _send(self, places: list[tuple[int, int]], texts: list[str], finished: list[bool]) -> None:
-        if not places:
-            return
-        for index, (row, number) in enumerate(places):
-            self._places[row][number] = (len(self._sent), index)
-        answers = [
-            Answer(self._samples[row], number, text, ended)
-            for (row, number), text, ended in zip(places, texts, finished, strict=True)
-        ]
-        self._sent.append(self._send_answers(answers))
-        self._is_collected.append(False)
+    def _send(self, row: int, texts: Iterable[tuple[int, str, bool]]) -> None:
+        if ended := [Ended(self._samples[row], *text) for text in texts]:
+            numbers = [each.number for each in ended]
+            self._known[row].update(numbers)
+            self._waiting[row].append((numbers, self._send_ended(ended)))
 
-    def _judged(self, batch: int, index: int) -> Judged:
-        if not self._is_collected[batch]:
-            self._sent[batch] = self._collect(self._sent[batch])
-            self._is_collected[batch] = True
-        return self._sent[batch][index]
+    def _group(self, row: int) -> list[Judged]:
+        judged, waiting = self._judged[row], self._waiting[row]
+        while waiting:
+            numbers, sent = waiting.pop(0)
+            judged |= zip(numbers, self._collect(sent), strict=True)
+        return [judged[number] for number in sorted(judged)]

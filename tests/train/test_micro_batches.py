@@ -1,18 +1,13 @@
 """Micro-batches of groups of like length, and a run whose completions change their length."""
 
-import json
-
 import numpy as np
 import pytest
 from tiny_run import metrics, train
 
 from segr1_jax.config.schema import MeshConfig
-from segr1_jax.hf.tiny_policy import make_tiny_policy
 from segr1_jax.runtime.compiled_functions import observed_by
 from segr1_jax.runtime.mesh import Placement, make_mesh
 from segr1_jax.train.micro_batches import Division, capacities, rows_by_length
-
-ENDS = (40, 41)
 
 
 @pytest.mark.parametrize("tokens", [1, 255, 256, 257, 400, 1024, 2048, 3200, 8192])
@@ -53,16 +48,6 @@ def test_arrays_and_rows_agree(mesh):
         assert micro.batch["x"].sharding.is_equivalent_to(placement.rows, 2)
 
 
-@pytest.fixture(scope="module")
-def policy(tmp_path_factory):
-    """A tiny policy with answers of changing length: any of ENDS ends them."""
-    folder = make_tiny_policy(tmp_path_factory.mktemp("lengths") / "tiny", seed=1, frame=84)
-    path = folder / "generation_config.json"
-    settings = json.loads(path.read_text())
-    path.write_text(json.dumps(settings | {"eos_token_id": [settings["eos_token_id"], *ENDS]}))
-    return folder
-
-
 class Capacities:
     """Observer of a run: the capacities of its gradients and reference, by step."""
 
@@ -82,14 +67,14 @@ class Capacities:
 @pytest.mark.usefixtures("compile_quickly")
 @pytest.mark.parametrize("steps", [4, pytest.param(200, marks=pytest.mark.slow)])
 def test_completions_of_changing_length_compile_nothing_after_warm_up(
-    policy, tmp_path, monkeypatch, steps
+    policy_of_many_lengths, tmp_path, monkeypatch, steps
 ):
     """The compile guard ends a run that compiles after its first step and evaluation."""
     sizes = ["rollout.max_tokens=200", "micro_batches=4", "eval_max_tokens=4", "save_every=1000"]
     with observed_by(observer := Capacities()):
         train(
             monkeypatch,
-            policy,
+            policy_of_many_lengths,
             tmp_path / "run",
             lambda position: (0.0, 1.0),
             *sizes,

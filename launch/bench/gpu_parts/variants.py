@@ -17,14 +17,14 @@ from gpu_parts.step import (
     samples,
 )
 
-from segr1_jax.runtime.processes import DETERMINISTIC
+from segr1_jax.runtime.processes import REPRODUCIBLE, UNTUNED
 from segr1_jax.train.engine import Engine
 
 OPTIONS = {
     "as shipped": {},
-    "Triton products off": {"xla_gpu_enable_triton_gemm": False},
-    "deterministic ops": {"xla_gpu_deterministic_ops": True},
-    "deterministic": DETERMINISTIC,
+    "Triton products off": UNTUNED,
+    "deterministic ops": REPRODUCIBLE,
+    "both, as deterministic has them": REPRODUCIBLE | UNTUNED,
     # No sequence of kernels is long enough for a command buffer.
     "command buffers off": {"xla_gpu_graph_min_graph_size": 1_000_000},
 }

@@ -205,7 +205,7 @@ def platform_facts(device: torch.device, threads: int) -> tuple[str, ...]:
     versions = (torch.__version__, torchvision.__version__)
     if device.type == "cuda":
         name = torch.cuda.get_device_name(device)
-        return *versions, name, str(torch.backends.cudnn.version())
+        return *versions, name, str(torch.backends.cudnn.version()), "resized on the device"
     return *versions, "cpu", torch.backends.cpu.get_cpu_capability(), str(threads)
 
 

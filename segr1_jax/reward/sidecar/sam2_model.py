@@ -3,9 +3,9 @@
     encode(image) -> embedding
     decode(embedding, prompts of one answer) -> union of their masks
 
-Masks equal `SAM2ImagePredictor.predict(multimask_output=False)` pixel for pixel. Unlike the
-predictor, this module keeps no state between calls, and it takes every image size that the model
-supports (the predictor fixes its feature sizes for 1024 px).
+Masks equal `SAM2ImagePredictor.predict(multimask_output=False)`, on a CPU pixel for pixel; on a GPU
+the photo is resized there. Unlike the predictor, this module keeps no state between calls, and it
+takes every image size that the model supports (the predictor fixes its feature sizes for 1024 px).
 
 Shape legend: H W native image; h w feature map (image_size / 4, / 8, / 16); C channels; B prompts
 of one decode; K points, where a box counts as two.
@@ -104,13 +104,13 @@ class Sam2:
         return Embedding(features, image_HW3.shape[:2])
 
     def _pixels(self, image_HW3: UInt8[np.ndarray, "H W 3"]) -> torch.Tensor:
-        """Return the input of the model; equal to SAM2Transforms of the image, bit for bit.
+        """Return the input of the model: SAM2Transforms of the image, on a CPU bit for bit.
 
-        The resize runs on the device: for a photo of 6 megapixels it takes a CPU thread .16 s,
-        several times the encoding on a GPU.
+        The resize runs on the device, where its last bits may differ from a CPU's. It takes a CPU
+        thread .16 s for a photo of 6 megapixels, several times the encoding on a GPU.
         """
         bytes_3HW = torch.from_numpy(image_HW3).to(self.device).permute(2, 0, 1)
-        return self._transforms.transforms(bytes_3HW.to(torch.float32).div(255))[None]
+        return self._transforms.transforms(bytes_3HW.to(torch.float32).div_(255))[None]
 
     @torch.inference_mode()
     def decode(
