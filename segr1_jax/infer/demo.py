@@ -240,12 +240,16 @@ def run_demo(config: RunConfig, source: Path, port: int) -> None:
         with responding(config, source) as responder:
             page = build_page(Demo(responder, Path(folder)))
             theme = gradio.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"])
-            page.launch(
-                server_name=HOST,
-                server_port=port,
-                share=False,
-                max_file_size=MOST_BYTES,
-                allowed_paths=[folder],
-                theme=theme,
-                footer_links=[],
-            )
+            try:
+                page.launch(
+                    server_name=HOST,
+                    server_port=port,
+                    share=False,
+                    max_file_size=MOST_BYTES,
+                    allowed_paths=[folder],
+                    theme=theme,
+                    footer_links=[],
+                )
+            except KeyboardInterrupt:
+                # Gradio's own handler is not there yet right after the server has started.
+                page.close()
