@@ -30,6 +30,7 @@ GOOD = Request(
     mask_width=101,
     prompts=2,
     prompts_bytes=88,
+    mask_digest=bytes(range(16, 32)),
 )
 BAD_FIELDS = [
     ({"seq": 0}, "sequence"),

@@ -13,7 +13,7 @@ import torch
 from random_prompts import random_prompt
 
 from segr1_jax.reward.config import RewardConfig
-from segr1_jax.reward.sidecar.embeddings import EmbeddingCache, EmbeddingFiles, Tier, fingerprint
+from segr1_jax.reward.sidecar.embeddings import EmbeddingCache, EmbeddingFiles, fingerprint
 from segr1_jax.reward.sidecar.model_files import (
     NANO_CHECKPOINT,
     NANO_CONFIG,
@@ -22,6 +22,7 @@ from segr1_jax.reward.sidecar.model_files import (
 )
 from segr1_jax.reward.sidecar.sam2_model import Embedding, Sam2
 from segr1_jax.reward.sidecar.server import Notes, Server, Settings, _files
+from segr1_jax.reward.sidecar.tier import Tier
 from segr1_jax.reward.transport import protocol
 from segr1_jax.reward.transport.command import settings_json
 from segr1_jax.reward.transport.protocol import Kind, Request

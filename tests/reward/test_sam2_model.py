@@ -12,6 +12,7 @@ from segr1_jax.data.config import DataConfig
 from segr1_jax.data.synthetic import generate
 from segr1_jax.errors import UserError
 from segr1_jax.reward.scores import iou, resize_nearest
+from segr1_jax.reward.sidecar import sam2_model
 from segr1_jax.reward.sidecar.model_files import NANO_CHECKPOINT, NANO_CONFIG, build_model
 from segr1_jax.reward.sidecar.sam2_model import Sam2
 from segr1_jax.reward.transport.prompts_block import WirePrompt
@@ -194,3 +195,22 @@ def test_weights_load_from_pt_and_bad_ones_are_named(tmp_path):
         build_model(NANO_CONFIG, tmp_path / "absent.pt", postprocessing=False)
     with pytest.raises(UserError, match="no such file"):
         build_model("absent.yaml", None, postprocessing=False)
+
+
+@pytest.mark.parametrize("name", ["nano", "photo"])
+def test_weights_in_bfloat16_change_no_bit_of_autocast(name, request, monkeypatch):
+    """Autocast alone rounds the same weights at every call."""
+    rng = np.random.default_rng(7)
+    image = _image(rng, 120, 200)
+    prompts = [random_prompt(rng, 120, 200, box=True, points=2) for _ in range(3)]
+    stored = Sam2(_model(name, False, request), dtype="bfloat16")
+    monkeypatch.setattr(sam2_model, "_round_weights", lambda model: None)
+    autocast = Sam2(_model(name, False, request), dtype="bfloat16")
+    assert {p.dtype for p in autocast.model.parameters()} == {torch.float32}
+    rounded = [p for p in stored.model.parameters() if p.dtype == torch.bfloat16]
+    assert sum(p.numel() for p in rounded) > 0.8 * sum(p.numel() for p in stored.model.parameters())
+    ours, theirs = stored.encode(image), autocast.encode(image)
+    for one, other in zip(ours.features, theirs.features, strict=True):
+        assert torch.equal(one, other)
+    np.testing.assert_array_equal(stored.decode(ours, prompts), autocast.decode(theirs, prompts))
+    assert stored.decode(ours, prompts).any()

@@ -18,7 +18,7 @@ from segr1_jax.reward.scores import capped_size, iou, resize_nearest, s_measure
 from segr1_jax.reward.sidecar.embeddings import EmbeddingCache
 from segr1_jax.reward.sidecar.model_files import NANO_CHECKPOINT, NANO_CONFIG, build_model
 from segr1_jax.reward.sidecar.sam2_model import Sam2
-from segr1_jax.reward.sidecar.server import Server
+from segr1_jax.reward.sidecar.server import DamagedBlock, Server
 from segr1_jax.reward.transport import protocol
 from segr1_jax.reward.transport.prompts_block import pack_prompts
 from segr1_jax.reward.transport.protocol import Kind, Request
@@ -110,6 +110,38 @@ def test_large_images_are_scored_at_the_cap(requests, sam2):
         np.frombuffer(region, np.uint8)[result_at:], count=height * width
     ).reshape(size)
     np.testing.assert_array_equal(returned, resize_nearest(mask, size))
+
+
+def test_the_truth_of_a_group_is_read_once_and_another_one_is_read_anew(sam2):
+    """A truth block damaged after its first use does not matter; that of another digest does."""
+    rng = np.random.default_rng(5)
+    image = rng.integers(0, 256, (40, 60, 3), np.uint8)
+    truths = rng.random((2, 80, 120)) < 0.5
+    prompts = pack_prompts(())
+    at = protocol.HEADER_BYTES
+    _, region = protocol.create_region(1 << 16)
+    region[at : at + image.nbytes] = image.tobytes()
+    mask_at = at + image.nbytes
+    server = Server(sam2, region, EmbeddingCache("cpu", 1 << 20), max_side=60)
+
+    def answer(truth, digest):
+        sums = [protocol.checksum(block) for block in (image, truth, prompts)]
+        sides = (40, 60, 80, 120)
+        prompts_at = mask_at + truth.nbytes
+        head = Request(Kind.SCORE, 1, b"i" * 16, at, mask_at, prompts_at, 0, *sides, 0, 0, *sums)
+        return server.answer(head._replace(mask_digest=digest * 16))
+
+    empty = np.zeros((40, 60), bool)
+    for truth, digest in ((truths[0], b"a"), (truths[1], b"b")):
+        region[mask_at : mask_at + truth.nbytes] = truth.tobytes()
+        want = s_measure(empty, resize_nearest(truth, (40, 60)))
+        assert answer(truth, digest).s_measure == want
+    region[mask_at : mask_at + 100] = bytes(100)
+    assert answer(truths[0], b"a").s_measure == s_measure(
+        empty, resize_nearest(truths[0], (40, 60))
+    )
+    with pytest.raises(DamagedBlock):
+        answer(truths[0], b"c")
 
 
 def test_neither_death_nor_order_nor_cache_changes_a_score(requests, expected):

@@ -8,7 +8,6 @@ import json
 import os
 import struct
 import zlib
-from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,44 +16,11 @@ import torchvision
 
 from segr1_jax.common.files import replacing
 from segr1_jax.reward.sidecar.sam2_model import Embedding
+from segr1_jax.reward.sidecar.tier import Tier
 
 # A process lists the folder again after it has written this share of the budget.
 RECOUNT = 1 / 64
 _SUM = struct.Struct("<I")
-
-
-class Tier:
-    """Embeddings under a budget in bytes; the least recently put one is removed first."""
-
-    def __init__(self, budget: int):
-        self._budget, self._held = budget, 0
-        self._embeddings: OrderedDict[bytes, Embedding] = OrderedDict()
-
-    def take(self, digest: bytes) -> Embedding | None:
-        """Remove and return an embedding, or return None."""
-        embedding = self._embeddings.pop(digest, None)
-        self._held -= embedding.nbytes if embedding else 0
-        return embedding
-
-    def put(self, digest: bytes, embedding: Embedding) -> list[tuple[bytes, Embedding]]:
-        """Add an embedding and return those removed to make room for it.
-
-        An embedding that exceeds the whole budget is itself removed.
-        """
-        self._embeddings[digest] = embedding
-        self._held += embedding.nbytes
-        removed = []
-        while self._held > self._budget:
-            digest, old = self._embeddings.popitem(last=False)
-            self._held -= old.nbytes
-            removed.append((digest, old))
-        return removed
-
-    def empty(self) -> list[tuple[bytes, Embedding]]:
-        """Remove and return everything."""
-        removed, self._held = list(self._embeddings.items()), 0
-        self._embeddings.clear()
-        return removed
 
 
 class EmbeddingCache:
@@ -71,8 +37,8 @@ class EmbeddingCache:
         files: EmbeddingFiles | None = None,
     ):
         self._name = device
-        self._device = Tier(device_bytes)
-        self._host = Tier(host_bytes)
+        self._device: Tier[Embedding] = Tier(device_bytes)
+        self._host: Tier[Embedding] = Tier(host_bytes)
         self._files = files
 
     def get(self, digest: bytes) -> Embedding | None:

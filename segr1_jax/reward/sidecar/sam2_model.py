@@ -35,6 +35,8 @@ MASK_THRESHOLD = 0.0
 # are constants and not measured at every start, because the batch size may change the last bits of
 # a mask's logits, and a resumed run must score exactly like the uninterrupted one.
 CPU_DECODE_BATCH, GPU_DECODE_BATCH = 1, 16
+# The modules whose inputs and weights autocast rounds.
+PRODUCTS = (torch.nn.Linear, torch.nn.Conv2d, torch.nn.ConvTranspose2d)
 
 
 class Embedding(NamedTuple):
@@ -71,6 +73,8 @@ class Sam2:
         decode_batch: int = 0,
     ):
         self.model = model.to(device).eval()
+        if dtype == "bfloat16":
+            _round_weights(self.model)
         self.device = torch.device(device)
         self.decode_batch = decode_batch or (
             CPU_DECODE_BATCH if self.device.type == "cpu" else GPU_DECODE_BATCH
@@ -194,6 +198,16 @@ class Sam2:
             )
         logits_B1HW = self._transforms.postprocess_masks(logits_B1hw, size)
         return (logits_B1HW > MASK_THRESHOLD).any(dim=0)[0]
+
+
+def _round_weights(model: torch.nn.Module) -> None:
+    """Store the weights of products and convolutions in bfloat16, in place.
+
+    Autocast would round them to the same bits at every call, with one kernel for each weight.
+    """
+    for module in model.modules():
+        if isinstance(module, PRODUCTS):
+            module.to(torch.bfloat16)
 
 
 def with_box_corners(prompt: WirePrompt) -> tuple[np.ndarray, np.ndarray]:

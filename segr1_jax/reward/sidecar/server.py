@@ -29,11 +29,13 @@ import numpy as np
 from segr1_jax import __version__
 from segr1_jax.reward.resize import resize_mask
 from segr1_jax.reward.scores import capped_size, iou, resize_nearest, s_measure
+from segr1_jax.reward.sidecar.tier import Tier
 from segr1_jax.reward.transport import prompts_block, protocol
 from segr1_jax.reward.transport.protocol import Hello, Kind, Reply, Request
 
 PR_SET_PDEATHSIG = 1
 BEAT_S = 0.25
+TRUTH_BYTES = 64 << 20  # 64 truths of 1024 x 1024 pixels
 
 
 class Settings(NamedTuple):
@@ -87,6 +89,7 @@ class Server:
         self._sam2 = sam2
         self._region = region
         self._cache = cache
+        self._truths: Tier[np.ndarray] = Tier(TRUTH_BYTES)
         self._max_side = max_side
         self._notes = notes or Notes()
         self._bytes = np.frombuffer(region, np.uint8)
@@ -154,11 +157,10 @@ class Server:
             request.prompts_sum, request.prompts_at, request.prompts_bytes
         ).tobytes()
         prompts = prompts_block.unpack_prompts(block, request.prompts)
-        native, sides = (request.height, request.width), (request.mask_height, request.mask_width)
-        truth = self._checked(request.mask_sum, request.mask_at, *sides) != 0
+        native = (request.height, request.width)
         # Image and truth may differ in size: each is capped alone, then the mask is resized to the
         # truth.
-        truth = resize_nearest(truth, capped_size(sides, self._max_side))
+        truth = self._truth(request)
         mask = self._sam2.decode(embedding, prompts, capped_size(native, self._max_side))
         result_sum = 0
         if request.result_at:
@@ -167,6 +169,20 @@ class Server:
             result_sum = protocol.checksum(packed)
         mask = resize_mask(mask, truth.shape)
         return iou(mask, truth), s_measure(mask, truth), result_sum
+
+    def _truth(self, request: Request) -> np.ndarray:
+        """Return the ground truth at the size at which it is scored.
+
+        The completions of a group share it. For a photo of 6 megapixels, to read, verify and resize
+        it takes 3 ms of a CPU, to score a mask against it .4 ms.
+        """
+        truth = self._truths.take(request.mask_digest)
+        if truth is None:
+            sides = (request.mask_height, request.mask_width)
+            native = self._checked(request.mask_sum, request.mask_at, *sides) != 0
+            truth = resize_nearest(native, capped_size(sides, self._max_side))
+        self._truths.put(request.mask_digest, truth)
+        return truth
 
     def _checked(self, expected_sum: int, offset: int, *shape: int) -> np.ndarray:
         """Return a verified copy of a block.

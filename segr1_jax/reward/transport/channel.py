@@ -12,6 +12,7 @@ from jaxtyping import Bool, UInt8
 
 from segr1_jax.errors import UserError
 from segr1_jax.reward.config import RewardConfig
+from segr1_jax.reward.digests import DIGEST_BYTES
 from segr1_jax.reward.transport import protocol
 from segr1_jax.reward.transport.jobs import Job
 from segr1_jax.reward.transport.prompts_block import pack_prompts
@@ -112,6 +113,7 @@ class Channel:
                 [request.image, request.mask, prompts],
                 read,
                 truth=request.mask.shape,
+                truth_digest=mask_digest,
                 prompts=(len(request.prompts), len(prompts)),
             )
 
@@ -173,6 +175,7 @@ class Channel:
         contents: list,
         answer: Callable,
         truth: tuple[int, int] = (0, 0),
+        truth_digest: bytes = bytes(DIGEST_BYTES),
         prompts: tuple[int, int] = (0, 0),
     ) -> None:
         # `blocks` are image, mask, prompts, result; an encode request has the image only.
@@ -196,6 +199,7 @@ class Channel:
             image_sum=image_sum,
             mask_sum=mask_sum,
             prompts_sum=prompts_sum,
+            mask_digest=truth_digest,
         )
 
         def rewrite() -> None:

@@ -44,7 +44,7 @@ import struct
 import zlib
 from typing import NamedTuple
 
-PROTOCOL_VERSION = 4
+PROTOCOL_VERSION = 5
 MAGIC = 0x5E612
 # Two uint64: the sequence number of the request in work (0 when idle) and the heartbeats. The
 # remainder of the first cache line is unused.
@@ -59,7 +59,7 @@ RECORD_BYTES = 128
 NOTE_BYTES = 120
 
 _HELLO = struct.Struct("<II32s32sd")
-_REQUEST = struct.Struct("<IIQ16s" + "Q" * 4 + "I" * 9)
+_REQUEST = struct.Struct("<IIQ16s" + "Q" * 4 + "I" * 9 + "16s")
 _REPLY = struct.Struct(f"<IIQddddII{NOTE_BYTES}s")
 _WORD = struct.Struct("<Q")
 _WORKING_AT, _BEATS_AT = 0, _WORD.size  # offsets in the header
@@ -91,8 +91,8 @@ class Hello(NamedTuple):
 class Request(NamedTuple):
     """One request. Offsets are in bytes from the start of the region.
 
-    `mask` is the ground truth. The result mask has the size of the image; `result_at` is 0 if the
-    mask is not wanted.
+    `digest` and `mask_digest` are content hashes of image and mask; `mask` is the ground truth. The
+    result mask has the size of the image; `result_at` is 0 if the mask is not wanted.
     """
 
     kind: Kind
@@ -111,6 +111,7 @@ class Request(NamedTuple):
     image_sum: int = 0
     mask_sum: int = 0
     prompts_sum: int = 0
+    mask_digest: bytes = bytes(16)
 
 
 class Reply(NamedTuple):
