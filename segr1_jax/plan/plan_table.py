@@ -2,13 +2,13 @@
 
 import dataclasses
 import json
+import math
 
 from segr1_jax.plan.buffers import peaks
 from segr1_jax.plan.phases import BANDWIDTH_SHARE, MATMUL_SHARE
 from segr1_jax.plan.roofline_table import LIMITS, roofline_tables
 from segr1_jax.plan.run_plan import Plan, Verdict
 from segr1_jax.plan.table import GB, gigabytes, table
-from segr1_jax.plan.update_programs import pinned_pool
 from segr1_jax.runtime.disk import DISK_RATE
 
 
@@ -97,17 +97,22 @@ def _phases(plan: Plan) -> str:
 
 def _saving(plan: Plan) -> str:
     needs = plan.checkpoint
-    pinned = (
-        f" The moments take up to {plan.pinned / GB:.1f} GB of pinned memory for each device of a "
-        f"host, of the {pinned_pool() / GB:.1f} GB that XLA takes for them at most."
-        if plan.pinned
-        else ""
-    )
     return (
         f"A checkpoint takes {needs.checkpoint / GB:.1f} GB, all of them {needs.disk / GB:.1f} GB "
         f"of disk; while one is written, each host holds {needs.host_memory / GB:.1f} GB of it in "
         f"memory, for about {needs.seconds:.0f} s at {DISK_RATE / GB:g} GB/s a host."
-        f"{pinned}"
+        f"{_pinned(plan)}"
+    )
+
+
+def _pinned(plan: Plan) -> str:
+    if not plan.pinned:
+        return ""
+    pool = plan.pinned_pool / GB
+    limit = f", of the {pool:.1f} GB that XLA takes for them at most" if pool < math.inf else ""
+    return (
+        f" Beside that, the moments take up to {plan.pinned / GB:.1f} GB of pinned memory for each "
+        f"device of a host{limit}."
     )
 
 

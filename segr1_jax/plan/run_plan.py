@@ -2,6 +2,7 @@
 
 import dataclasses
 import enum
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -61,6 +62,7 @@ class Plan:
         tokens: of one step over all devices.
         phases: of one step on one device.
         pinned: bytes of moments in the pinned memory of the host.
+        pinned_pool: bytes of pinned memory that XLA takes for a device at most.
         remedy: keys (key=value) that make a run fit; None if it fits or none were found.
         compiled: the compiler's own figures, where programs were compiled.
         rooflines: cost of one call by program, where programs were compiled for GPUs.
@@ -78,6 +80,7 @@ class Plan:
     tokens: Tokens
     phases: list[Phase]
     pinned: float = 0.0
+    pinned_pool: float = math.inf
     remedy: list[str] | None = None
     compiled: list[Compiled] = field(default_factory=list)
     rooflines: dict[str, Roofline] = field(default_factory=dict)
@@ -96,7 +99,7 @@ class Plan:
     @property
     def verdict(self) -> Verdict:
         """FITS with the margin, TIGHT only without it."""
-        if self.peak[self.highest] > self.budget or self.pinned > pinned_pool():
+        if self.peak[self.highest] > self.budget or self.pinned > self.pinned_pool:
             return Verdict.TOO_LARGE
         return Verdict.FITS if self.high <= self.budget else Verdict.TIGHT
 
@@ -198,6 +201,7 @@ def _plan(
             *sam2_phase(programs, device),
         ],
         pinned=pinned.pinned if pinned else 0.0,
+        pinned_pool=pinned_pool(device) if pinned else math.inf,
         compiled=list(compiled),
         rooflines=bounds,
     )

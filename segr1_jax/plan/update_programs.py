@@ -1,11 +1,14 @@
 """The programs of an update, and the bytes of moments that are on the host."""
 
+import math
 import os
 from dataclasses import dataclass
 
 import jax
 import numpy as np
 
+from segr1_jax.config.hardware import TPUS, Device
+from segr1_jax.errors import UserError
 from segr1_jax.objective.update import Totals, TrainState
 from segr1_jax.objective.update_by_weight import of_weight
 from segr1_jax.plan.program import Program, shard_bytes
@@ -53,9 +56,24 @@ class PinnedMoments:
         return self.bytes / self.largest
 
 
-def pinned_pool() -> float:
-    """Return the bytes of pinned memory that XLA takes for each GPU at most."""
-    return float(os.environ.get(POOL_VARIABLE, POOL_GB)) * 2**30
+def pinned_pool(device: Device) -> float:
+    """Return the bytes of pinned memory that XLA takes for each device at most.
+
+    Raises:
+        UserError: the variable that sets it for GPUs is not a number.
+    """
+    if device.name in TPUS:
+        return math.inf
+    given = os.environ.get(POOL_VARIABLE, str(POOL_GB))
+    try:
+        return float(given) * 2**30
+    except ValueError as error:
+        raise UserError(
+            POOL_VARIABLE,
+            expected="a number of GiB",
+            got=repr(given),
+            remedy=f"unset it for XLA's default of {POOL_GB}",
+        ) from error
 
 
 def update_programs(engine: Engine, state: TrainState, totals: Totals) -> tuple[Program, ...]:

@@ -130,6 +130,10 @@ class RewardClient:
         digest = self._digests.of(image)
         self._channels[self._home(digest)].encode(image, digest)
 
+    def room(self) -> int:
+        """Return the number of requests that can be sent without waiting for the queue."""
+        return min(channel.room() for channel in self._channels)
+
     def submit(self, requests: Sequence[ScoreRequest]) -> int:
         """Send requests and return the ticket for their scores.
 

@@ -49,7 +49,7 @@ class GroupScorer:
         """Return the submission of the completions of these samples, which are to be sampled."""
         engine = self._run.engine
         local, decode = engine.placement.get_rows, engine.builder.tokenizer.decode
-        return Submission(self.send, self.collect, samples, local, decode)
+        return Submission(self.send, self.collect, self._client.room, samples, local, decode)
 
     @property
     def sends_early(self) -> bool:

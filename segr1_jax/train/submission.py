@@ -60,13 +60,13 @@ class KnownRewards:
 class Submission(Generic[Sent]):
     """Completions that are sent for scoring as they end, while others are still decoded.
 
-    What is sent at which time depends on the lengths of the completions alone, and no reward
-    depends on it. Completions of a row are sent apart from those of other rows, so that a
-    micro-batch waits for its own rewards only.
+    No reward depends on what is sent at which time. Completions of a row are sent apart from those
+    of other rows, so that a micro-batch waits for its own rewards only.
 
     Args:
         send: sends completions of one sample for scoring.
         collect: waits for the rewards of what one call of `send` returned, in its order.
+        room: returns how many completions `send` takes now without waiting.
         samples: the samples of this process, one for each row.
         local: returns this process's rows of global arrays, as numpy.
         decode: returns the text of token ids.
@@ -76,11 +76,12 @@ class Submission(Generic[Sent]):
         self,
         send: Callable[[Sequence[Ended]], Sent],
         collect: Callable[[Sent], list[Judged]],
+        room: Callable[[], int],
         samples: Sequence[Sample],
         local: Callable[[Any], Any],
         decode: Callable[[Int[np.ndarray, " T"]], str],
     ):
-        self._send_ended, self._collect = send, collect
+        self._send_ended, self._collect, self._room = send, collect, room
         self._samples, self._local, self._decode = samples, local, decode
         # By row: numbers that were sent; (numbers, what `send` returned) of those without rewards;
         # rewards by number.
@@ -89,15 +90,18 @@ class Submission(Generic[Sent]):
         self._judged: list[dict[int, Judged]] = [{} for _ in samples]
 
     def watch(self, drawn: Samples) -> None:
-        """Send the completions that have finished since the call before."""
+        """Send completions that have finished, as many as there is room for."""
+        room = self._room()
         tokens_BGT, mask_BGT, finished_BG = self._local((drawn.tokens, drawn.mask, drawn.finished))
         for row, finished_G in enumerate(finished_BG):
-            numbers = {*np.flatnonzero(finished_G).tolist()} - self._known[row]
+            ended = {*np.flatnonzero(finished_G).tolist()} - self._known[row]
+            numbers = sorted(ended)[:room]
+            room -= len(numbers)
             self._send(
                 row,
                 (
                     (number, self._decode(tokens_BGT[row, number][mask_BGT[row, number]]), True)
-                    for number in sorted(numbers)
+                    for number in numbers
                 ),
             )
 

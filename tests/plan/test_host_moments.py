@@ -1,6 +1,7 @@
 """Plans of runs whose moments are on the host: memory, time, and the pool of pinned memory."""
 
 import dataclasses
+import math
 
 import pytest
 from tiny_arch import CONFIG, OVERRIDES
@@ -8,6 +9,7 @@ from tiny_arch import CONFIG, OVERRIDES
 from segr1_jax.config.hardware import DEVICES
 from segr1_jax.config.loading import override
 from segr1_jax.config.schema import RunConfig
+from segr1_jax.errors import UserError
 from segr1_jax.plan.plan_table import markdown
 from segr1_jax.plan.run_plan import Plan, make_plan
 from segr1_jax.policy.qwen2_5_vl.arch import arch_from_config
@@ -15,9 +17,12 @@ from segr1_jax.policy.qwen2_5_vl.arch import arch_from_config
 ONE = ("mesh.data=1", "mesh.fsdp=1", "mesh.tensor=1")
 
 
-def plan_of(place: str) -> Plan:
+POOL = "XLA_PJRT_GPU_HOST_MEMORY_LIMIT_GB"
+
+
+def plan_of(place: str, device: str = "h100") -> Plan:
     config = override(RunConfig(), [*OVERRIDES, *ONE, f"optimizer.moments={place}"])
-    return make_plan(config, arch_from_config(CONFIG), DEVICES["h100"], 1)
+    return make_plan(config, arch_from_config(CONFIG), DEVICES[device], 1)
 
 
 def test_moments_on_the_host_take_less_memory_and_more_time():
@@ -38,9 +43,20 @@ def test_moments_on_the_host_take_less_memory_and_more_time():
 
 
 def test_moments_beyond_the_pool_of_pinned_memory_do_not_fit(monkeypatch):
-    plan = plan_of("host")
-    assert plan.verdict == "fits"
-    beyond = dataclasses.replace(plan, pinned=69e9)
-    assert beyond.verdict == "does not fit"
-    monkeypatch.setenv("XLA_PJRT_GPU_HOST_MEMORY_LIMIT_GB", "128")
-    assert beyond.verdict == "fits"
+    verdicts = []
+    for limit in ("64", "128"):
+        monkeypatch.setenv(POOL, limit)
+        plan = plan_of("host")
+        assert plan.verdict == "fits"
+        verdicts.append(dataclasses.replace(plan, pinned=69e9).verdict)
+    assert verdicts == ["does not fit", "fits"]
+
+
+def test_a_tpu_has_no_such_pool_and_a_bad_limit_is_named(monkeypatch):
+    plan = plan_of("host", "v5p")
+    assert dataclasses.replace(plan, pinned=200e9).verdict == "fits"
+    assert "pinned memory for each device of a host." in markdown(plan)
+    monkeypatch.setenv(POOL, "128GB")
+    assert plan_of("host", "v5p").pinned_pool == plan_of("device").pinned_pool == math.inf
+    with pytest.raises(UserError, match=f"{POOL}: expected a number of GiB, got '128GB'"):
+        plan_of("host")

@@ -72,6 +72,17 @@ def test_scores_equal_direct_computation_and_an_image_is_encoded_once(client, re
     assert figures["queue_depth"] == 0
 
 
+def test_the_room_is_what_the_queue_has_left(requests):
+    with RewardClient(RewardConfig(queue=5)) as client:
+        assert client.room() == 5
+        os.kill(client.sidecar_pids[0], signal.SIGSTOP)
+        ticket = client.submit(requests[:3])
+        assert client.room() == 2
+        os.kill(client.sidecar_pids[0], signal.SIGCONT)
+        client.collect(ticket)
+        assert client.room() == 5
+
+
 def test_large_images_are_scored_at_the_cap(requests, sam2):
     request = requests[8]
     height, width = request.mask.shape

@@ -62,6 +62,9 @@ class FakeClient(RewardClient):
     def encode(self, image):
         pass
 
+    def room(self):
+        return 1000
+
     def submit(self, requests):
         self._submitted += 1
         self._requests[self._submitted] = requests

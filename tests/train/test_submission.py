@@ -34,6 +34,9 @@ class Recorder:
     def __init__(self):
         self.sent, self.collected = [], []
 
+    def submission(self, samples, room=lambda: 1000):
+        return Submission(self.send, self.collect, room, samples, lambda drawn: drawn, spell)
+
     def send(self, answers):
         self.sent.append(answers)
         return len(self.sent) - 1
@@ -66,7 +69,7 @@ def drawn():
 def test_each_is_sent_once_with_the_text_of_its_record(drawn):
     recorder = Recorder()
     samples = [a_sample(row) for row in range(PROMPTS)]
-    submission = Submission(recorder.send, recorder.collect, samples, lambda drawn: drawn, spell)
+    submission = recorder.submission(samples)
     for reached in range(BLOCK, TOKENS, BLOCK):
         submission.watch(samples_after(*drawn, reached))
     early = sum(map(len, recorder.sent))
@@ -88,10 +91,28 @@ def test_each_is_sent_once_with_the_text_of_its_record(drawn):
     assert sorted(recorder.collected) == list(range(len(recorder.sent))), "collected once"
 
 
+def test_no_more_are_sent_early_than_there_is_room_for(drawn):
+    """What has no room at one block is sent at a later one, or at the end."""
+    recorder, rooms = Recorder(), [4, 0, 3]
+    submission = recorder.submission(
+        [a_sample(row) for row in range(PROMPTS)], iter(rooms).__next__
+    )
+    sent = []
+    for reached in (9, 9, 9):
+        submission.watch(samples_after(*drawn, reached))
+        sent.append(sum(map(len, recorder.sent)))
+    assert (drawn[0] <= 9).sum() > sum(rooms)
+    assert sent == [4, 4, 7]
+    groups = to_completions(samples_after(*drawn, TOKENS), range(7, 7 + PROMPTS), spell, 0)
+    submission.send_rest(groups, np.arange(PROMPTS))
+    assert sum(map(len, recorder.sent)) == PROMPTS * GROUP
+    assert submission.of(np.array([1])) == [[judged(1, number) for number in range(GROUP)]]
+
+
 def test_a_row_does_not_wait_for_another(drawn):
     recorder = Recorder()
     samples = [a_sample(row) for row in range(PROMPTS)]
-    submission = Submission(recorder.send, recorder.collect, samples, lambda drawn: drawn, spell)
+    submission = recorder.submission(samples)
     groups = to_completions(samples_after(*drawn, TOKENS), range(7, 7 + PROMPTS), spell, 0)
     submission.watch(samples_after(*drawn, 9))
     submission.send_rest(groups, np.array([2, 0, 1, 3, 4]))

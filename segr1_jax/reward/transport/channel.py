@@ -73,6 +73,11 @@ class Channel:
                         Kind.ENCODE, image.shape[:2], digest, [at], [image], lambda reply: None
                     )
 
+    def room(self) -> int:
+        """Return the number of requests that can be sent without waiting for the queue."""
+        with self._supervisor.changed:
+            return max(0, self._config.queue - self._supervisor.in_flight)
+
     def score(
         self,
         request: ScoreRequest,
