@@ -34,7 +34,11 @@ def add_command(
 def add_config(command: argparse.ArgumentParser, nargs: str | None = None) -> None:
     """Add the arguments CONFIG and key=value."""
     command.add_argument(
-        "config", nargs=nargs, type=Path, metavar="CONFIG", help="YAML file, or a run directory"
+        "config",
+        nargs=nargs,
+        type=Path,
+        metavar="CONFIG",
+        help="YAML file, recipe (see segr1 recipes) or run directory",
     )
     command.add_argument(
         "overrides",

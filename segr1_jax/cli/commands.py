@@ -10,8 +10,7 @@ from collections import Counter
 from pathlib import Path
 
 from segr1_jax.config.checks import check, check_reward_paths, require_fixed_frame
-from segr1_jax.config.loading import describe, dump_config, load_config
-from segr1_jax.config.resume_rules import config_hash
+from segr1_jax.config.loading import load_config
 from segr1_jax.config.schema import RunConfig
 from segr1_jax.errors import UserError
 from segr1_jax.reward.transport.gpus import placed_here
@@ -176,60 +175,6 @@ def profile(options: argparse.Namespace) -> int:
     write_atomically(Path(result.directory) / "profile.json", to_json(result))
     write_atomically(Path(result.directory) / "profile.md", markdown(result))
     show_markdown(markdown(result))
-    return 0
-
-
-def data(options: argparse.Namespace) -> int:
-    """Check the published sets, or write toy copies of them."""
-    return {"check": _check_data, "toy": _toy_data}[options.action](options)
-
-
-def _check_data(options: argparse.Namespace) -> int:
-    from segr1_jax.common.files import write_atomically
-    from segr1_jax.data.sets.check import check_sets, markdown, to_json
-    from segr1_jax.runtime.progress import CountedProgress, show_markdown
-
-    with CountedProgress() as progress:
-        reports = check_sets(options.root, progress.update)
-    if options.json:
-        write_atomically(options.json, to_json(reports))
-    show_markdown(markdown(reports))
-    return int(any(report.problems for report in reports))
-
-
-def _toy_data(options: argparse.Namespace) -> int:
-    from segr1_jax.data.sets.toy import write_toy_sets
-
-    write_toy_sets(options.root, seed=options.seed)
-    print(f"wrote {options.root}")
-    return 0
-
-
-def tiny(options: argparse.Namespace) -> int:
-    """Write a small random policy."""
-    from segr1_jax.hf.tiny_policy import make_tiny_policy
-
-    make_tiny_policy(options.out, seed=options.seed, frame=options.frame)
-    print(f"wrote {options.out}")
-    return 0
-
-
-def doctor(options: argparse.Namespace) -> int:
-    """Print the checks of this machine; return 1 if one failed."""
-    from segr1_jax.cli.doctor import examine, report
-
-    checks = examine(options.python)
-    print(report(checks))
-    return int(any(check.status == "fail" for check in checks))
-
-
-def show_config(options: argparse.Namespace) -> int:
-    """Print every key, or one whole configuration."""
-    if options.config is None:
-        print(describe())
-        return 0
-    config = load_config(options.config, options.overrides)
-    print(f"# hash {config_hash(config)}\n{dump_config(config)}", end="")
     return 0
 
 

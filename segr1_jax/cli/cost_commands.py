@@ -19,10 +19,10 @@ def _add_plan(add: AddParser) -> None:
         commands.plan,
         "memory, FLOPs and time of a run, without weights, data or the target devices",
         """\
-        example:  segr1 plan configs/paper/rl_cod_3b.yaml
-                  segr1 plan configs/paper/rl_cod_3b.yaml hardware.kind=h200 batch=32
-                  segr1 plan configs/ours/rl_cod_7b_v5e.yaml --topology v5e:8x8
-                  segr1 plan configs/ours/rl_cod_3b_one_gpu.yaml --topology h100:1 \\
+        example:  segr1 plan paper/rl_cod_3b
+                  segr1 plan paper/rl_cod_3b hardware.kind=h200 batch=32
+                  segr1 plan ours/rl_cod_7b_v5e --topology v5e:8x8
+                  segr1 plan ours/rl_cod_3b_one_gpu --topology h100:1 \\
                     --answer-tokens 200
         prints:   every buffer per device, the buffers that exist at the same time, whether they
                   fit, are tight or do not fit, with the keys that would make them fit, what
@@ -65,7 +65,7 @@ def _add_profile(add: AddParser) -> None:
         commands.profile,
         "the time of a step: phases, functions, MFU, an XProf trace",
         """\
-        example:  segr1 profile configs/quickstart_grpo.yaml --steps 3
+        example:  segr1 profile quickstart_grpo --steps 3
         prints:   share of each phase of a step, prefill and decode; per jitted function
                   compilations, FLOPs, memory, seconds, MFU
         writes:   profile.md, profile.json and profile/ (the trace) in a new run directory,

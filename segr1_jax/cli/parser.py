@@ -12,15 +12,16 @@ OVERVIEW = """\
 Seg-R1 in JAX: teach Qwen2.5-VL to segment by reinforcement learning.
 
 The commands of a run, each reading what the one before wrote:
-  segr1 tiny runs/tiny                                a small random policy for tests
-  segr1 sft configs/quickstart_sft.yaml               supervised cold start from masks
-  segr1 train configs/quickstart_grpo.yaml            GRPO with mask rewards from SAM2
-  segr1 eval configs/quickstart_grpo.yaml             the table of metrics
-  segr1 predict configs/quickstart_grpo.yaml          masks, overlays, JSON
-  segr1 export configs/quickstart_grpo.yaml           a directory for transformers and vLLM
+  segr1 tiny runs/quickstart/tiny      a small random policy for tests
+  segr1 sft quickstart_sft             supervised cold start from masks
+  segr1 train quickstart_grpo          GRPO with mask rewards from SAM2
+  segr1 eval quickstart_grpo           the table of metrics
+  segr1 predict quickstart_grpo        masks, overlays, JSON
+  segr1 export quickstart_grpo         a directory for transformers and vLLM
 `segr1 plan` estimates before step 0 whether a run fits and how long a step takes, `segr1 profile`
 measures the time of each phase; `segr1 score` computes the reward of given answers; `segr1 config`
-lists every key of a configuration; `segr1 doctor` checks the machine."""
+lists every key of a configuration; `segr1 recipes` the configurations that come with the package;
+`segr1 doctor` checks the machine."""
 
 
 def build_parser() -> argparse.ArgumentParser:

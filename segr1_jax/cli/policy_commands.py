@@ -23,7 +23,7 @@ def _add_eval(add: AddParser) -> None:
         commands.evaluate,
         "metrics of the paper on held-out data or on all its sets, or of given masks",
         """\
-        example:  segr1 eval configs/quickstart_grpo.yaml eval_data.count=1000
+        example:  segr1 eval quickstart_grpo eval_data.count=1000
                   segr1 eval CONFIG eval_data.kind=published eval_data.root=ROOT eval_data.set=ecssd
                   segr1 eval CONFIG --suite paper eval_data.root=ROOT
                   segr1 eval CONFIG --predictions masks/ eval_data...
@@ -63,7 +63,7 @@ def _add_predict(add: AddParser) -> None:
         commands.predict,
         "masks for images",
         """\
-        example:  segr1 predict configs/quickstart_grpo.yaml --images photos/ \\
+        example:  segr1 predict quickstart_grpo --images photos/ \\
                     --instruction "the left cat" prompt.max_tokens=128
         writes:   under --out: masks/ with a PNG and overlays/ with a JPEG per image,
                   predictions.jsonl, report.html
@@ -113,7 +113,7 @@ def _add_demo(add: AddParser) -> None:
         commands.demo,
         "a web page on this machine to try a policy",
         """\
-        example:  segr1 demo configs/quickstart_grpo.yaml --port 7860
+        example:  segr1 demo quickstart_grpo --port 7860
         prints:   the address of the page, which only this machine can open
                   (ssh -L 7860:localhost:7860 forwards it to another)
         needs:    pip install 'segr1-jax[demo]'""",
@@ -130,7 +130,7 @@ def _add_export(add: AddParser) -> None:
         commands.export,
         "a Hugging Face directory that transformers and vLLM load",
         """\
-        example:  segr1 export configs/quickstart_grpo.yaml --out my-model
+        example:  segr1 export quickstart_grpo --out my-model
         writes:   safetensors, config.json, tokenizer, processor, model card
         next:     segr1 eval CONFIG --source my-model""",
     )
@@ -171,7 +171,7 @@ def _add_score(add: AddParser) -> None:
         commands.score,
         "the reward of given answers, without a policy",
         """\
-        example:  segr1 score configs/quickstart_grpo.yaml --answers in.jsonl --out scores.jsonl
+        example:  segr1 score quickstart_grpo --answers in.jsonl --out scores.jsonl
         reads:    one JSON object per line: image, mask (paths relative to the file), answer,
                   optionally id. Of CONFIG only reward.*, prompt.frame (coordinates are pixels of
                   this square) and prompt.task (the grammar) are used

@@ -1,16 +1,20 @@
-"""Parsers of the commands that prepare a run: data, tiny, doctor and config."""
+"""The commands that prepare a run: data, tiny, doctor, recipes and config."""
 
+import argparse
 from pathlib import Path
 
-from segr1_jax.cli import commands
 from segr1_jax.cli.command_parser import AddParser, add_command, add_config
+from segr1_jax.config.loading import describe, dump_config, load_config
+from segr1_jax.config.recipes import all_recipes, describe_recipe
+from segr1_jax.config.resume_rules import config_hash
 
 
 def add_commands(add: AddParser) -> None:
-    """Add data, tiny, doctor and config."""
+    """Add data, tiny, doctor, recipes and config."""
     _add_data(add)
     _add_tiny(add)
     _add_doctor(add)
+    _add_recipes(add)
     _add_config(add)
 
 
@@ -18,7 +22,7 @@ def _add_data(add: AddParser) -> None:
     data = add_command(
         add,
         "data",
-        commands.data,
+        _run_data,
         "check the published data sets, or write toy copies of all of them",
         """\
         example:  segr1 data check /data/segmentation
@@ -40,12 +44,12 @@ def _add_tiny(add: AddParser) -> None:
     tiny = add_command(
         add,
         "tiny",
-        commands.tiny,
+        _run_tiny,
         "write a small random Qwen2.5-VL directory",
         """\
         example:  segr1 tiny runs/tiny
         writes:   config.json, safetensors, tokenizer, processor (a few MB)
-        next:     segr1 sft configs/quickstart_sft.yaml policy.path=runs/tiny""",
+        next:     segr1 sft quickstart_sft policy.path=runs/tiny""",
     )
     tiny.add_argument("out", type=Path, metavar="DIR", help="directory to write")
     tiny.add_argument("--seed", type=int, default=0, help="seed of the weights (default 0)")
@@ -61,7 +65,7 @@ def _add_doctor(add: AddParser) -> None:
     doctor = add_command(
         add,
         "doctor",
-        commands.doctor,
+        _run_doctor,
         "check versions, devices, conflicts, memory and disk",
         """\
         example:  segr1 doctor --python .venv-sidecar/bin/python
@@ -76,15 +80,89 @@ def _add_doctor(add: AddParser) -> None:
     )
 
 
+def _add_recipes(add: AddParser) -> None:
+    add_command(
+        add,
+        "recipes",
+        _show_recipes,
+        "list the configurations that come with the package",
+        """\
+        example:  segr1 recipes
+        prints:   name, hardware and purpose of each; a name takes the place of a file:
+                  segr1 train quickstart_grpo steps=20
+                  segr1 config paper/rl_cod_3b > mine.yaml     to start your own""",
+    )
+
+
 def _add_config(add: AddParser) -> None:
     config = add_command(
         add,
         "config",
-        commands.show_config,
+        _show_config,
         "list every key with its default, or show one configuration in full",
         """\
-        example:  segr1 config                                        every key and its default
-                  segr1 config configs/quickstart_grpo.yaml steps=4   the whole configuration
+        example:  segr1 config                           every key and its default
+                  segr1 config quickstart_grpo steps=4   the whole configuration
         writes:   nothing""",
     )
     add_config(config, nargs="?")
+
+
+def _run_data(options: argparse.Namespace) -> int:
+    """Check the published sets, or write toy copies of them."""
+    return {"check": _check_data, "toy": _toy_data}[options.action](options)
+
+
+def _check_data(options: argparse.Namespace) -> int:
+    from segr1_jax.common.files import write_atomically
+    from segr1_jax.data.sets.check import check_sets, markdown, to_json
+    from segr1_jax.runtime.progress import CountedProgress, show_markdown
+
+    with CountedProgress() as progress:
+        reports = check_sets(options.root, progress.update)
+    if options.json:
+        write_atomically(options.json, to_json(reports))
+    show_markdown(markdown(reports))
+    return int(any(report.problems for report in reports))
+
+
+def _toy_data(options: argparse.Namespace) -> int:
+    from segr1_jax.data.sets.toy import write_toy_sets
+
+    write_toy_sets(options.root, seed=options.seed)
+    print(f"wrote {options.root}")
+    return 0
+
+
+def _run_tiny(options: argparse.Namespace) -> int:
+    """Write a small random policy."""
+    from segr1_jax.hf.tiny_policy import make_tiny_policy
+
+    make_tiny_policy(options.out, seed=options.seed, frame=options.frame)
+    print(f"wrote {options.out}")
+    return 0
+
+
+def _show_recipes(options: argparse.Namespace) -> int:
+    """Print the configurations that come with the package."""
+    print("\n\n".join(map(describe_recipe, all_recipes())))
+    return 0
+
+
+def _run_doctor(options: argparse.Namespace) -> int:
+    """Print the checks of this machine; return 1 if one failed."""
+    from segr1_jax.cli.doctor import examine, report
+
+    checks = examine(options.python)
+    print(report(checks))
+    return int(any(check.status == "fail" for check in checks))
+
+
+def _show_config(options: argparse.Namespace) -> int:
+    """Print every key, or one whole configuration."""
+    if options.config is None:
+        print(describe())
+        return 0
+    config = load_config(options.config, options.overrides)
+    print(f"# hash {config_hash(config)}\n{dump_config(config)}", end="")
+    return 0

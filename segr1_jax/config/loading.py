@@ -18,6 +18,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from segr1_jax.config.checks import check_rules
+from segr1_jax.config.recipes import configuration_file
 from segr1_jax.config.schema import RunConfig
 from segr1_jax.config.typed_values import typed
 from segr1_jax.config.unknown_keys import unknown_key
@@ -37,7 +38,9 @@ _MALFORMED = (
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
-    """Load a YAML file, or config.yaml of a run directory, and apply `key=value` overrides.
+    """Load a YAML file, a recipe by its name, or config.yaml of a run directory.
+
+    `key=value` overrides are applied to it.
 
     Paths inside are relative to the working directory. For a run directory, a path that does not
     exist there is taken relative to the working directory in which the run was started.
@@ -50,7 +53,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
         >>> load_config("configs/quickstart_grpo.yaml", ["steps=4"]).steps
         4
     """
-    path = Path(path)
+    path = configuration_file(Path(path))
     file = path / "config.yaml" if path.is_dir() else path
     config = _apply(RunConfig(), _read_yaml(file), str(file))
     if path.is_dir():
@@ -154,7 +157,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
             str(path),
             expected="key: value lines",
             got=type(tree).__name__,
-            remedy="see configs/ for examples",
+            remedy="`segr1 recipes` lists examples",
         )
     return tree
 
@@ -169,7 +172,7 @@ def _read_text(path: Path) -> str:
             str(path),
             expected="a YAML configuration file or a run directory",
             got="no such file",
-            remedy="see configs/",
+            remedy="`segr1 recipes` lists examples",
         ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import jax
 
-import segr1_jax
 from segr1_jax.config.hardware import Device, device_named
+from segr1_jax.config.recipes import ARCHITECTURES
 from segr1_jax.config.schema import RunConfig
 from segr1_jax.errors import UserError
 from segr1_jax.hf.load_weights import read_arch, read_arch_file
@@ -18,8 +18,6 @@ from segr1_jax.plan.topology import topology_devices
 from segr1_jax.policy.qwen2_5_vl.arch import PolicyArch
 from segr1_jax.runtime.initial_weights import recorded_start, resolve_start
 from segr1_jax.runtime.processes import is_first
-
-ARCHITECTURES = Path(segr1_jax.__file__).parents[1] / "configs" / "arch"
 
 
 def plan_command(

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from segr1_jax.cli import commands, main
+from segr1_jax.cli import main, setup_commands
 from segr1_jax.cli.parser import build_parser
 
 # A setting of a run is a key of the configuration and not a flag.
@@ -35,6 +35,7 @@ OPTIONS = {
     "doctor": {"python"},
     "data": {"action", "root", "seed", "json"},
     "demo": {"config", "overrides", "source", "port"},
+    "recipes": set(),
     "config": {"config", "overrides"},
 }
 
@@ -77,7 +78,8 @@ def test_help_shows_an_example_that_parses(name):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["train", "nowhere.yaml"], "no such file"),
+        (["train", "nowhere.yaml"], "`segr1 recipes` lists"),
+        (["train", "ours/rl_cod_3b_one_gp"], "did you mean ours/rl_cod_3b_one_gpu?"),
         (["train", "CONFIG", "step=3"], "did you mean steps"),
         (["sft", "CONFIG"], "`segr1 train`"),
         (["train", "CONFIG", "policy.path=absent"], "policy.path"),
@@ -116,7 +118,7 @@ def test_faults_of_the_installation(monkeypatch, capsys, error, words, status):
     def fail():
         raise error
 
-    monkeypatch.setattr(commands, "describe", fail)
+    monkeypatch.setattr(setup_commands, "describe", fail)
     assert main(["config"]) == status
     assert words in capsys.readouterr().err
 
@@ -125,7 +127,7 @@ def test_our_own_faults_keep_their_traceback(monkeypatch):
     def fail():
         raise RuntimeError("a fault of the program")
 
-    monkeypatch.setattr(commands, "describe", fail)
+    monkeypatch.setattr(setup_commands, "describe", fail)
     with pytest.raises(RuntimeError, match="a fault"):
         main(["config"])
 
@@ -151,7 +153,7 @@ def test_another_broken_pipe_keeps_its_traceback(monkeypatch):
     def fail():
         raise BrokenPipeError("of a process of ours")
 
-    monkeypatch.setattr(commands, "describe", fail)
+    monkeypatch.setattr(setup_commands, "describe", fail)
     with pytest.raises(BrokenPipeError):
         main(["config"])
 

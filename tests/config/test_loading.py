@@ -15,13 +15,15 @@ from segr1_jax.config.loading import (
     flatten,
     load_config,
 )
+from segr1_jax.config.recipes import read_head
 from segr1_jax.config.schema import RunConfig
 from segr1_jax.config.unknown_keys import FOREIGN
 from segr1_jax.errors import UserError
 from segr1_jax.train.sft_samples import sft_task
 from segr1_jax.types import Example
 
-CONFIGS = sorted((Path(__file__).parents[2] / "configs").rglob("*.yaml"))
+ROOT = Path(__file__).parents[2]
+CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
 PRINTABLE = st.text(
     st.characters(codec="utf-8", exclude_categories=["C", "Z"], exclude_characters="$"), max_size=20
 )
@@ -190,12 +192,9 @@ def test_describe_lists_every_knob_with_its_doc():
 def test_every_shipped_config_builds_and_says_how_to_run_it(path):
     config = load_config(path)
     check_rules(config)
-    head = "".join(
-        line for line in path.read_text().splitlines(keepends=True) if line.startswith("#")
-    )
-    assert all(word in head for word in ("Command:", "Hardware:", "Time:", "Expected:")), (
-        "the head comment tells how to run it"
-    )
+    recipe = read_head(path.stem, path.read_text())
+    assert all(recipe), "the head says purpose, command, hardware, time and what to expect"
+    assert str(path.relative_to(ROOT)) in recipe.command
 
 
 def test_a_second_task_is_asked_of_every_other_sample(write):
