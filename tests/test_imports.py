@@ -30,6 +30,7 @@ LEVELS = {
     **dict.fromkeys(("infer", "plan"), 36),
     **dict.fromkeys(("export", "profile"), 37),  # a profile counts FLOPs as a plan does
     "eval": 38,
+    "api": 39,
     "cli": 40,
 }
 JAX_FREE = ("reward", "data", "prompt", "answer", "common", "config", "types")

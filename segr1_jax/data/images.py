@@ -6,7 +6,7 @@ Shape legend: H W the upright image in pixels, after EXIF orientation; TH TW its
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Bool, UInt8
+from jaxtyping import Bool, Shaped, UInt8
 from PIL import Image, ImageOps
 
 from segr1_jax.common.picture_formats import opened
@@ -28,13 +28,17 @@ def open_image(path: Path, content: bytes | None = None) -> UInt8[np.ndarray, "H
     its bytes and `path` is only used in errors. 8-bit images equal those of transformers'
     `convert_to_rgb`, which its processors pass to a model.
     """
-    image = _open(path, "image", content)
+    return rgb_pixels(_open(path, "image", content), str(path))
+
+
+def rgb_pixels(image: Image.Image, name: str) -> UInt8[np.ndarray, "H W 3"]:
+    """Convert an upright image of Pillow as open_image does; errors name it `name`."""
     # Of 16 bits the high byte is kept.
     if image.mode.startswith("I;16"):
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     if image.mode in ("I", "F"):
         raise UserError(
-            str(path),
+            name,
             expected="an image of 8 or 16 bits per channel",
             got=f"mode {image.mode}",
             remedy="convert it to 8-bit RGB",
@@ -62,9 +66,9 @@ def open_mask(path: Path, height: int, width: int) -> Bool[np.ndarray, "TH TW"]:
     else:
         values_HW = np.asarray(mask if mask.mode == "1" else mask.convert("L"))
         background, full = BACKGROUND, 255
-    brightest = values_HW.max(initial=0)
-    mask_HW = values_HW > (0 if brightest <= 1 else background)
+    mask_HW = white_pixels(values_HW, background)
     if not mask_HW.any():
+        brightest = values_HW.max(initial=0)
         raise UserError(
             str(path),
             expected="a mask, white on black",
@@ -72,6 +76,13 @@ def open_mask(path: Path, height: int, width: int) -> Bool[np.ndarray, "TH TW"]:
             remedy="write the object as white, or leave the sample out",
         )
     return mask_HW
+
+
+def white_pixels(
+    values_HW: Shaped[np.ndarray, "TH TW"], background: int = BACKGROUND
+) -> Bool[np.ndarray, "TH TW"]:
+    """Return the pixels brighter than `background`; of a mask of 0 and 1, those that are 1."""
+    return values_HW > (0 if values_HW.max(initial=0) <= 1 else background)
 
 
 def upright_size(path: Path, kind: str) -> tuple[int, int]:
