@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# All stages on 2 CPU cores: tiny policy, supervised cold start, GRPO with mask rewards, export,
+# All stages on 2 CPU cores, or on one GPU: tiny policy, supervised cold start, GRPO with mask rewards, export,
 # table, predictions.
 #
 #   bash launch/quickstart.sh
@@ -26,8 +26,9 @@ stage() {
   TIMES+=("$(printf '%-10s %5d s' "$name" $((SECONDS - began)))")
 }
 
-# An environment for a GPU is kept.
-stage setup bash launch/setup.sh "$(cat .venv/segr1-kind 2>/dev/null || echo cpu)"
+# The batches of so small a run do not divide among several GPUs.
+export CUDA_VISIBLE_DEVICES=${CUDA_VISIBLE_DEVICES:-0}
+stage setup bash launch/setup.sh
 SEGR1=.venv/bin/segr1
 [[ -f $RUN/tiny/config.json ]] || stage policy "$SEGR1" tiny "$RUN/tiny"
 stage sft "$SEGR1" sft configs/quickstart_sft.yaml

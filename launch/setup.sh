@@ -2,12 +2,13 @@
 # Makes the environment(s) of segr1_jax beside this folder; the next call finds them ready and
 # returns at once.
 #
-#   bash launch/setup.sh cpu|cuda12|cuda13|tpu [--python 3.12]
+#   bash launch/setup.sh [cpu|cuda12|cuda13|tpu] [--python 3.12]
 #
+# Without a kind: that of the environment that is there, or else what the NVIDIA driver supports,
+# cuda13 or cuda12; cpu on a machine without one.
 # cpu, cuda13, tpu: one .venv for everything. cuda12: .venv for the trainer, without torch, and
 # .venv-sidecar for what needs torch (SAM2, the export check, the tests), since the CUDA 13 torch
-# and jax[cuda12] overwrite each other's cuDNN in one environment; set
-# reward.python=.venv-sidecar/bin/python then.
+# and jax[cuda12] overwrite each other's cuDNN in one environment.
 # --python names a version; its environments are .venv-3.12 and .venv-sidecar-3.12, apart from the
 # default ones.
 # A ready environment holds the stamp `segr1-ready` with a hash of its recipe. It is written last,
@@ -106,10 +107,35 @@ make_project() {
   install "$venv" "segr1_jax with extras $extras" --no-build-isolation --editable ".[$extras]"
 }
 
-KIND=${1:-}
-case "$KIND" in
-  cpu | cuda12 | cuda13 | tpu) shift ;;
-  *) fail "say which machine this is: bash launch/setup.sh cpu|cuda12|cuda13|tpu [--python 3.12]" ;;
+# detect: the kind for this machine, from its NVIDIA driver. jax for CUDA 13 needs driver 580, for
+# CUDA 12 driver 525.
+detect() {
+  local driver
+  if ! driver=$(nvidia-smi --query-gpu=driver_version --format=csv,noheader 2>/dev/null); then
+    echo cpu
+    return
+  fi
+  driver=${driver%%.*}
+  if ((driver >= 580)); then
+    echo cuda13
+  elif ((driver >= 525)); then
+    echo cuda12
+  else
+    fail "the NVIDIA driver is $driver, and jax needs 525 or newer:" \
+      "update the driver, or run bash launch/setup.sh cpu."
+  fi
+}
+
+USAGE="bash launch/setup.sh [cpu|cuda12|cuda13|tpu] [--python 3.12]"
+[[ $(uname -s) == Linux ]] || fail "segr1_jax runs on Linux, and this is $(uname -s)."
+KIND=
+case "${1:-}" in
+  cpu | cuda12 | cuda13 | tpu)
+    KIND=$1
+    shift
+    ;;
+  "" | --*) ;;
+  *) fail "unknown kind of machine '$1'; usage: $USAGE" ;;
 esac
 VERSION=
 if [[ ${1:-} == --python ]]; then
@@ -117,11 +143,11 @@ if [[ ${1:-} == --python ]]; then
   [[ $VERSION =~ ^3\.[0-9]+$ ]] || fail "--python needs a version such as 3.12, got '$VERSION'."
   shift 2
 fi
-(($# == 0)) || fail "unknown argument '$1';" \
-  "usage: bash launch/setup.sh cpu|cuda12|cuda13|tpu [--python 3.12]"
+(($# == 0)) || fail "unknown argument '$1'; usage: $USAGE"
 
 VENV=.venv${VERSION:+-$VERSION}
 SIDECAR=.venv-sidecar${VERSION:+-$VERSION}
+[[ -n $KIND ]] || KIND=$(cat "$VENV/segr1-kind" 2>/dev/null) || KIND=$(detect)
 RECIPE="$KIND $(cat pyproject.toml launch/setup.sh | sha256sum | cut -c1-16)"
 if [[ "$(cat "$VENV/segr1-ready" 2>/dev/null)" == "$RECIPE" ]] &&
   [[ $KIND != cuda12 || -x $SIDECAR/bin/python ]]; then
@@ -130,7 +156,8 @@ fi
 
 PYTHON=$(find_python "$VERSION")
 require_disk
-echo "setup: $KIND, $("$PYTHON" --version); the first time takes some minutes"
+echo "setup: $KIND, $("$PYTHON" --version); the first time takes some minutes." \
+  "For another kind of machine: $USAGE"
 open_venv "$VENV" "$KIND"
 case "$KIND" in
   cpu) make_whole "$VENV" sidecar,eval,dev ;;

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Sets up an environment (for the CPU, unless there is one of another kind), then lints and tests.
+# Sets up an environment for this machine, unless there is one, then lints and tests.
 #
 #   bash launch/test.sh [--python 3.12] [pytest arguments, such as -m slow or tests/reward]
 set -euo pipefail
@@ -12,8 +12,7 @@ if [[ ${1:-} == --python ]]; then
   VENV=.venv-${2:-}
   shift 2 || true
 fi
-bash launch/setup.sh "$(cat "$VENV/segr1-kind" 2>/dev/null || echo cpu)" \
-  ${PYTHON_ARGUMENTS[@]+"${PYTHON_ARGUMENTS[@]}"}
+bash launch/setup.sh ${PYTHON_ARGUMENTS[@]+"${PYTHON_ARGUMENTS[@]}"}
 
 # The tests compare with torch: a cuda12 trainer has none, its sidecar's environment has.
 SIDECAR=${VENV/.venv/.venv-sidecar}

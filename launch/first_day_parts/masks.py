@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from first_day_parts.request import Request, Row, answer_in, verdict
 from jaxtyping import Bool
 
 from segr1_jax.answer.grammar import sam_prompts
+from segr1_jax.common.interpreters import interpreter_of_torch
 from segr1_jax.errors import UserError
 from segr1_jax.reward.client import RewardClient
 from segr1_jax.reward.config import RewardConfig
@@ -66,7 +66,7 @@ def _reference(config: RewardConfig, requests: list[ScoreRequest]) -> list[Bool[
     with tempfile.TemporaryDirectory() as folder:
         arrays, out = Path(folder) / "inputs.npz", Path(folder) / "masks.npz"
         np.savez(arrays, **inputs)
-        command = [config.python or sys.executable, REFERENCE, arrays, out]
+        command = [interpreter_of_torch(config.python), REFERENCE, arrays, out]
         command = [*map(str, command), json.dumps(model_settings(config))]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:

@@ -14,6 +14,7 @@ from typing import Any
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
+from segr1_jax.common.interpreters import interpreter_of_torch
 from segr1_jax.common.requirements import required
 
 OPTIONAL = ("eval", "demo")  # extras whose packages need not be installed
@@ -53,10 +54,10 @@ class Check:
 def examine(sidecar_python: str = "", disk: Path = Path()) -> list[Check]:
     """Return all checks of this interpreter, of the sidecar's interpreter and of the machine.
 
-    The interpreter of the sidecar is `sidecar_python`, or the result of `find_sidecar`.
+    The interpreter of the sidecar is `sidecar_python`, or the one that a run uses by default.
     """
     own = _own_versions()
-    python = sidecar_python or find_sidecar(own, Path(sys.prefix)) or sys.executable
+    python = interpreter_of_torch(sidecar_python)
     checks = [check_python(sys.version_info[:2])]
     checks += [check_package(name, own, versions) for name, versions in required().items()]
     for extra in OPTIONAL:
@@ -66,16 +67,6 @@ def examine(sidecar_python: str = "", disk: Path = Path()) -> list[Check]:
     checks += check_sidecar(functools.partial(ask_versions, python), python)
     checks += [check_torch_devices(functools.partial(ask_torch_devices, python), has_gpu())]
     return [*checks, check_memory(), check_disk(shutil.disk_usage(disk).free / 1e9)]
-
-
-def find_sidecar(own: Mapping[str, str], prefix: Path) -> str:
-    """Return the interpreter that `launch/setup.sh cuda12` creates beside one without torch.
-
-    The result is empty if this environment has torch, or if there is no other.
-    """
-    beside = prefix.parent / prefix.name.replace(".venv", ".venv-sidecar", 1) / "bin" / "python"
-    wanted = "torch" not in own and beside != prefix / "bin" / "python"
-    return str(beside) if wanted and beside.is_file() else ""
 
 
 def report(checks: list[Check]) -> str:
@@ -179,7 +170,7 @@ def check_sidecar(ask: Callable[[], Mapping[str, str]], python: str = "") -> lis
         ]
     asked = required("sidecar").items()
     checks = [check_package(name, versions, specifier) for name, specifier in asked]
-    where = "" if python in ("", sys.executable) else f": set reward.python={python}"
+    where = "" if python in ("", sys.executable) else f" in {python}"
     checks.append(check_cudnn(versions, "sidecar's cudnn"))
     return [Check("sidecar", "ok", f"Python {versions['python']}{where}"), *checks]
 

@@ -6,7 +6,6 @@ Shape legend: B prompts; P prompt and answer tokens; T answer tokens; V vocabula
 import dataclasses
 import math
 import subprocess
-import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
+from segr1_jax.common.interpreters import interpreter_of_torch
 from segr1_jax.errors import UserError
 from segr1_jax.export import reference_logits
 from segr1_jax.hf.load_weights import stored_dtypes
@@ -38,7 +38,7 @@ def obstacle(policy: Policy, python: str) -> str | None:
 
     The check needs memory for float32 weights, and an interpreter with torch and transformers.
     """
-    interpreter = python or sys.executable
+    interpreter = interpreter_of_torch(python)
     probe = (
         "import sys, importlib.util as u; "
         "sys.exit(not all(map(u.find_spec, ('torch', 'transformers'))))"
@@ -136,7 +136,7 @@ def transformers_logits(
         arrays, out = Path(folder) / "inputs.npz", Path(folder) / "logits.npy"
         np.savez(arrays, **inputs)
         command = [
-            python or sys.executable,
+            interpreter_of_torch(python),
             reference_logits.__file__,
             str(directory),
             str(arrays),

@@ -41,7 +41,8 @@ class RewardConfig:
     )
     python: str = knob(
         "",
-        "interpreter of the sidecar; empty = the interpreter of the trainer. Any other one needs "
+        "interpreter of the sidecar; empty = that of the trainer, or of .venv-sidecar beside it if "
+        "the trainer has no torch (launch/setup.sh cuda12). Any other one needs "
         "torch, sam2 and `pip install --no-deps` of this package",
         path=True,
     )

@@ -1,5 +1,6 @@
 """Each check of the doctor on a machine that is well and on one that is not."""
 
+import importlib.util
 import re
 import subprocess
 import sys
@@ -10,6 +11,8 @@ from packaging.specifiers import SpecifierSet
 
 from segr1_jax.cli import doctor
 from segr1_jax.common import requirements
+from segr1_jax.common.interpreters import interpreter_of_torch
+from segr1_jax.common.interpreters import interpreter_of_torch
 
 JAX = SpecifierSet(">=0.10.2,<0.13")
 SIDECAR = {
@@ -108,15 +111,21 @@ def test_two_cudnn_packages_in_the_sidecar_are_a_failure():
 @pytest.mark.parametrize(
     ("trainer", "sidecar"), [(".venv", ".venv-sidecar"), (".venv-3.12", ".venv-sidecar-3.12")]
 )
-def test_a_trainer_without_torch_finds_the_sidecar_beside_it(tmp_path, trainer, sidecar):
-    assert doctor.find_sidecar({}, tmp_path / trainer) == ""
+def test_a_trainer_without_torch_finds_the_sidecar_beside_it(
+    tmp_path, monkeypatch, trainer, sidecar
+):
+    monkeypatch.setattr(sys, "prefix", str(tmp_path / trainer))
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert interpreter_of_torch() == sys.executable
     python = tmp_path / sidecar / "bin" / "python"
     python.parent.mkdir(parents=True)
     python.touch()
-    assert doctor.find_sidecar({}, tmp_path / trainer) == str(python)
-    assert doctor.find_sidecar({"torch": "2.9"}, tmp_path / trainer) == ""
+    assert interpreter_of_torch() == str(python)
+    assert interpreter_of_torch("other") == "other"
     checks = doctor.check_sidecar(lambda: SIDECAR, str(python))
-    assert f"reward.python={python}" in checks[0].found
+    assert f"in {python}" in checks[0].found
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: "torch is here")
+    assert interpreter_of_torch() == sys.executable
 
 
 def test_sidecar_interpreter_that_does_not_run():

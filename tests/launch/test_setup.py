@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-TOOLS = ("bash", "awk", "cat", "cut", "dirname", "df", "mkdir", "rm", "sha256sum")
+TOOLS = ("bash", "awk", "cat", "cut", "dirname", "df", "mkdir", "rm", "sha256sum", "uname")
 HEALTHY = {
     "python3": 'case "$*" in *pip\\ install*) echo "no route to host"; exit 1 ;; *) exit 0 ;; esac'
 }
@@ -55,7 +55,9 @@ def machine(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "stubs", "words"),
     [
-        ([], {}, "cpu|cuda12|cuda13|tpu"),
+        (["gpu"], {}, "unknown kind of machine 'gpu'; usage: bash launch/setup.sh [cpu|"),
+        ([], {"nvidia-smi": "echo 470.82"}, "the NVIDIA driver is 470"),
+        (["cpu"], {"uname": "echo Darwin"}, "runs on Linux, and this is Darwin"),
         (["cpu", "--fast"], {}, "--fast"),
         (["cpu", "--python", "new"], {}, "a version such as 3.12"),
         (
@@ -73,6 +75,31 @@ def test_one_sentence_and_nothing_made(machine, arguments, stubs, words):
     assert words in result.stderr
     assert result.stderr.count("\n") == 1
     assert not (machine.project / ".venv").exists()
+
+
+@pytest.mark.parametrize(
+    ("driver", "kind"),
+    [
+        ("printf '580.65.06\\n580.65.06\\n'", "cuda13"),
+        ("echo 575.51", "cuda12"),
+        ("echo No devices were found; exit 6", "cpu"),
+    ],
+)
+def test_the_driver_decides_where_no_kind_is_named(machine, driver, kind):
+    small = "printf 'h\\nd 9 9 90000000 1%% /\\n'"
+    result = machine(
+        df=small,
+        python3="[[ $1 == --version ]] && echo Python 3.12.1; exit 0",
+        **{"nvidia-smi": driver},
+    )
+    assert f"setup: {kind}, Python 3.12.1" in result.stdout
+
+
+def test_an_environment_keeps_its_kind(machine):
+    (machine.project / ".venv").mkdir()
+    (machine.project / ".venv" / "segr1-kind").write_text("tpu\n")
+    result = machine(df="printf 'h\\nd 9 9 90000000 1%% /\\n'", **HEALTHY)
+    assert "setup: tpu" in result.stdout
 
 
 def test_without_network_the_environment_is_not_taken_for_ready(machine):

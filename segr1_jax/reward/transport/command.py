@@ -6,6 +6,7 @@ import os
 import sys
 from pathlib import Path
 
+from segr1_jax.common.interpreters import interpreter_of_torch
 from segr1_jax.reward.config import RewardConfig
 
 ASSETS = Path(__file__).parents[1] / "assets"
@@ -50,7 +51,7 @@ def settings_json(config: RewardConfig, socket_fd: int, region_fd: int) -> str:
 def command(config: RewardConfig, socket_fd: int, region_fd: int) -> list[str]:
     """Return the command line of a sidecar that inherits the two descriptors."""
     return [
-        config.python or sys.executable,
+        interpreter_of_torch(config.python),
         "-m",
         "segr1_jax.reward.sidecar.server",
         settings_json(config, socket_fd, region_fd),
@@ -60,7 +61,7 @@ def command(config: RewardConfig, socket_fd: int, region_fd: int) -> list[str]:
 def environment(config: RewardConfig) -> dict[str, str]:
     """Return the environment of a sidecar: that of the trainer, with this package importable.
 
-    A different interpreter (`config.python`) must have the package installed or on PYTHONPATH.
+    A different interpreter must have the package installed or on PYTHONPATH.
     """
     variables = {
         **os.environ,
@@ -68,7 +69,7 @@ def environment(config: RewardConfig) -> dict[str, str]:
         # cuBLAS is deterministic only with a fixed workspace.
         "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
     }
-    if not config.python:
+    if interpreter_of_torch(config.python) == sys.executable:
         package = Path(importlib.util.find_spec("segr1_jax").origin).parents[1]
         paths = (str(package), os.environ.get("PYTHONPATH"))
         variables["PYTHONPATH"] = os.pathsep.join(filter(None, paths))

@@ -5,7 +5,6 @@ import select
 import signal
 import socket
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import segr1_jax
+from segr1_jax.common.interpreters import interpreter_of_torch
 from segr1_jax.common.requirements import pinned
 from segr1_jax.errors import UserError
 from segr1_jax.reward.config import RewardConfig
@@ -204,7 +204,7 @@ class Sidecar:
 
 
 def _no_interpreter(config: RewardConfig, error: OSError) -> CannotStart:
-    got = f"{config.python or sys.executable}: {error}"
+    got = f"{interpreter_of_torch(config.python)}: {error}"
     blame = partial(
         UserError,
         "reward.python",
