@@ -70,13 +70,25 @@ def examine(sidecar_python: str = "", disk: Path = Path()) -> list[Check]:
 
 
 def report(checks: list[Check]) -> str:
-    """Return one aligned line per check, with its remedy, if any, in the next line."""
+    """Return one aligned line per check, its remedy, if any, in the next line, and the verdict."""
     lines = []
     for check in checks:
         lines.append(f"{check.status:<5}{check.name:<20}{check.found}")
         if check.remedy:
             lines.append(f"{'':<5}{'':<20}-> {check.remedy}")
-    return "\n".join(lines)
+    return "\n".join([*lines, "", verdict(checks)])
+
+
+def verdict(checks: list[Check]) -> str:
+    """Return one line: whether this machine is ready, and what is not well."""
+    failed, warned = (
+        [check.name for check in checks if check.status == status] for status in ("fail", "warn")
+    )
+    if failed:
+        return f"not ready: {len(failed)} of {len(checks)} checks failed ({', '.join(failed)})"
+    if warned:
+        return f"ready, but see {len(warned)} of {len(checks)} checks ({', '.join(warned)})"
+    return f"ready: all {len(checks)} checks are ok"
 
 
 def check_python(version: tuple[int, int]) -> Check:

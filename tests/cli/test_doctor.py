@@ -12,7 +12,6 @@ from packaging.specifiers import SpecifierSet
 from segr1_jax.cli import doctor
 from segr1_jax.common import requirements
 from segr1_jax.common.interpreters import interpreter_of_torch
-from segr1_jax.common.interpreters import interpreter_of_torch
 
 JAX = SpecifierSet(">=0.10.2,<0.13")
 SIDECAR = {
@@ -140,3 +139,10 @@ def test_examine_here_gives_a_line_per_check():
     assert {check.status for check in checks} <= {"ok", "warn", "fail"}
     assert len(doctor.report(checks).splitlines()) >= len(checks)
     assert next(check for check in checks if check.name == "devices").found.startswith("8 x")
+
+
+def test_the_report_ends_with_one_verdict():
+    well, warned, failed = (doctor.Check(name, name, "x") for name in ("ok", "warn", "fail"))
+    assert doctor.report([well, well]).splitlines()[-2:] == ["", "ready: all 2 checks are ok"]
+    assert doctor.verdict([well, warned]) == "ready, but see 1 of 2 checks (warn)"
+    assert doctor.verdict([warned, failed]) == "not ready: 1 of 2 checks failed (fail)"
