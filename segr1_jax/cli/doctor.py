@@ -19,7 +19,7 @@ from segr1_jax.common.requirements import required
 
 OPTIONAL = ("eval", "demo")  # extras whose packages need not be installed
 CUDNN = ("nvidia-cudnn-cu12", "nvidia-cudnn-cu13")
-SETUP = "bash launch/setup.sh cpu (or cuda12, cuda13, tpu)"
+SETUP = "bash launch/setup.sh"
 ASK_TIMEOUT_S = 120  # an import of torch from a cold network disk takes long
 MIN_PYTHON = (3, 11)
 LOW_MEMORY_GB, LOW_DISK_GB = 4, 10
