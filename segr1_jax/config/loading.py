@@ -6,17 +6,15 @@ command line), the field and the remedy.
 """
 
 import dataclasses
-import io
 import json
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, get_type_hints
 
-import yaml
 from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
+from segr1_jax.common.yaml_files import MALFORMED, one_line, read_yaml
 from segr1_jax.config.checks import check_rules
 from segr1_jax.config.recipes import configuration_file
 from segr1_jax.config.schema import RunConfig
@@ -25,16 +23,9 @@ from segr1_jax.config.unknown_keys import unknown_key
 from segr1_jax.errors import UserError
 
 WARMUP = "optimizer.warmup_steps"
-# Largest file. PyYAML takes up to 4 s for a file of this size; our files have 3 kB.
-MOST_BYTES = 2**16
 # Values that a key had before it named choices. Run directories of that time stay readable.
 FORMER_VALUES = {"policy.remat": {True: "full", False: "none"}}
-_MALFORMED = (
-    yaml.YAMLError,
-    OmegaConfBaseException,
-    # Errors of PyYAML for values that contradict their tag, and for deep nesting.
-    *(ValueError, TypeError, KeyError, AttributeError, RecursionError),
-)
+WHAT = "a YAML configuration file"
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
@@ -55,7 +46,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     """
     path = configuration_file(Path(path))
     file = path / "config.yaml" if path.is_dir() else path
-    config = _apply(RunConfig(), _read_yaml(file), str(file))
+    config = _apply(RunConfig(), read_yaml(file, WHAT, "`segr1 recipes` lists examples"), str(file))
     if path.is_dir():
         # The run directory may have been moved, and the working directory may be another one.
         config = dataclasses.replace(_rebased(config, path), run_dir=str(path))
@@ -138,74 +129,6 @@ def _knobs(config: Any, prefix: str = "") -> Iterator[tuple[str, Any, str]]:
             yield prefix + field.name, value, field.metadata.get("doc", "")
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
-    text = _read_text(path)
-    try:
-        _refuse_aliases(path, text)
-        tree = OmegaConf.to_container(OmegaConf.load(io.StringIO(text)), resolve=False)
-    except UserError:
-        raise
-    except _MALFORMED as error:
-        raise UserError(
-            str(path),
-            expected="a YAML configuration file",
-            got=_one_line(error),
-            remedy="fix the file",
-        ) from error
-    if not isinstance(tree, dict):
-        raise UserError(
-            str(path),
-            expected="key: value lines",
-            got=type(tree).__name__,
-            remedy="`segr1 recipes` lists examples",
-        )
-    return tree
-
-
-def _read_text(path: Path) -> str:
-    try:
-        with path.open("rb") as file:
-            content = file.read(MOST_BYTES + 1)
-        text = content.decode()
-    except FileNotFoundError:
-        raise UserError(
-            str(path),
-            expected="a YAML configuration file or a run directory",
-            got="no such file",
-            remedy="`segr1 recipes` lists examples",
-        ) from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(
-            str(path),
-            expected="a YAML configuration file",
-            got=_one_line(error),
-            remedy="fix the file",
-        ) from error
-    if len(content) > MOST_BYTES:
-        raise UserError(
-            str(path),
-            expected=f"a YAML configuration file of at most {MOST_BYTES // 1024} kB",
-            got="a larger file",
-            remedy="pass a configuration file",
-        )
-    return text
-
-
-def _refuse_aliases(path: Path, text: str) -> None:
-    """Raise UserError for a YAML alias.
-
-    A few nested aliases expand to gigabytes, and no configuration needs one.
-    """
-    for event in yaml.parse(text):
-        if isinstance(event, yaml.AliasEvent):
-            raise UserError(
-                f"{path}:{event.start_mark.line + 1}",
-                expected="plain values",
-                got=f"the alias *{event.anchor}",
-                remedy="write the value itself",
-            )
-
-
 def _read_overrides(overrides: Sequence[str]) -> dict[str, Any]:
     for text in overrides:
         if not text.partition("=")[1] or not _key(text):
@@ -219,11 +142,11 @@ def _read_overrides(overrides: Sequence[str]) -> dict[str, Any]:
     literal = [_literal(text) if _key(text) in texts else text for text in overrides]
     try:
         return OmegaConf.to_container(OmegaConf.from_dotlist(literal), resolve=False)
-    except _MALFORMED as error:
+    except MALFORMED as error:
         raise UserError(
             "command line",
             expected="key=value with a YAML value",
-            got=_one_line(error),
+            got=one_line(error),
             remedy="quote the value",
         ) from error
 
@@ -275,7 +198,3 @@ def _apply(config: Any, tree: dict[str, Any], source: str, prefix: str = "") -> 
         raise UserError(
             where, expected=error.expected, got=error.got, remedy=error.remedy
         ) from None
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
