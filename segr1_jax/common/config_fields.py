@@ -19,6 +19,14 @@ def knob(default: Any, doc: str, *, path: bool = False) -> Any:
     return dataclasses.field(default=default, metadata=metadata)
 
 
+def others(kind: type, doc: str) -> Any:
+    """Return a field that holds the keys of a section that are not among its other fields.
+
+    Their names are free; their values are of `kind`.
+    """
+    return dataclasses.field(default_factory=dict, metadata={"doc": doc, "others": kind})
+
+
 def section(kind: type, doc: str) -> Any:
     """Return a dataclass field that holds a nested configuration and its documentation."""
     return dataclasses.field(default_factory=kind, metadata={"doc": doc})

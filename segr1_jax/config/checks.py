@@ -9,6 +9,8 @@ from segr1_jax.config.schema import MeshConfig, RunConfig
 from segr1_jax.data.config import DataConfig
 from segr1_jax.errors import UserError
 from segr1_jax.reward.config import RewardConfig
+from segr1_jax.reward.term_entries import own_entries
+from segr1_jax.reward.terms import Terms
 from segr1_jax.reward.transport.gpus import placed_here
 
 # Side of one image token of Qwen2.5-VL in pixels: patch size 14 times spatial merge size 2.
@@ -89,8 +91,9 @@ def check_paths(config: RunConfig) -> None:
 
 
 def check_reward_paths(reward: RewardConfig) -> None:
-    """Raise UserError unless the files and GPUs of the sidecar exist."""
+    """Raise UserError unless the GPUs of the sidecar, its files and those of own terms exist."""
     placed_here(reward)
+    Terms(reward)
     if reward.sam2_checkpoint:
         _require_file("reward.sam2_checkpoint", reward.sam2_checkpoint)
     if reward.python and shutil.which(reward.python) is None:
@@ -117,6 +120,13 @@ def require_fixed_frame(config: RunConfig) -> None:
 
 
 def _check_legacy(config: RunConfig) -> None:
+    if own := own_entries(config.reward.terms):
+        raise _error(
+            "reward.terms",
+            "built-in terms with reward.legacy, which rewards as the reference code does",
+            own[0],
+            "remove it, or set reward.legacy=false",
+        )
     if config.prompt.frame != LEGACY_FRAME:
         raise _error(
             "prompt.frame",
