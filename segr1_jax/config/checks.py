@@ -8,6 +8,7 @@ from segr1_jax.config.hardware import TPUS
 from segr1_jax.config.schema import MeshConfig, RunConfig
 from segr1_jax.data.config import DataConfig
 from segr1_jax.errors import UserError
+from segr1_jax.prompt.config import require_texts
 from segr1_jax.reward.config import RewardConfig
 from segr1_jax.reward.term_entries import own_entries
 from segr1_jax.reward.terms import Terms
@@ -69,6 +70,8 @@ def check_rules(config: RunConfig) -> None:
             config.reward.device,
             "set reward.device=cpu, or hardware.kind to the accelerator of the run",
         )
+    if config.stage == "sft" and config.sft.second_task:
+        require_texts(config.prompt.texts, config.sft.second_task)
     if config.reward.legacy:
         _check_legacy(config)
     _check_mesh(config.mesh)

@@ -202,6 +202,8 @@ def _apply(config: Any, tree: dict[str, Any], source: str, prefix: str = "") -> 
     for name, value in tree.items():
         key = f"{prefix}{name}"
         if name in fields and name != free:
+            if parse := fields[name].metadata.get("parse"):
+                value = parse(value, f"{source}: {key}", Path(source).parent)
             old = getattr(config, name)
             changes[name] = _value(old, value, hints[name], source, key)
         elif free:

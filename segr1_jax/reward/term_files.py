@@ -15,6 +15,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from segr1_jax.common.files import found_beside
 from segr1_jax.errors import UserError
 from segr1_jax.reward.config import RewardConfig
 from segr1_jax.reward.term_entries import OwnEntry, own_entries, own_entry
@@ -75,9 +76,7 @@ def open_term(place: OwnEntry, recorded: str | None) -> OwnTerm:
 
 def _located(entry: str, folder: Path) -> str:
     own = own_entry(entry)
-    if not own or Path(own.file).exists() or not (folder / own.file).exists():
-        return entry
-    return str(own._replace(file=str(folder / own.file)))
+    return str(own._replace(file=str(found_beside(own.file, folder)))) if own else entry
 
 
 def _read(file: str) -> bytes:

@@ -326,7 +326,10 @@ class Client(RewardClient):
 
 
 def test_terms_run_when_collected_on_answers_with_a_score(reward_of, capsys):
-    source = "def mine(answer, mask): return 1 / len(answer.points[1:]) if answer.thinking and mask.any() else 2\n"
+    source = """
+def mine(answer, mask):
+    return 1 / len(answer.points[1:]) if answer.thinking and mask.any() else 2
+"""
     terms, client = Terms(reward_of(source)), Client()
     texts = [
         AnswerText(EXAMPLE, TEXT.replace("<think>a", "<think>")),
