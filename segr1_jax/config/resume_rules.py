@@ -9,6 +9,7 @@ import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from segr1_jax.config.loading import flatten
 from segr1_jax.config.schema import RunConfig
@@ -89,13 +90,18 @@ def check_resumable(old: RunConfig, new: RunConfig, run: Path, done: int | None)
 
 def config_hash(config: RunConfig) -> str:
     """Return a hash (16 hex digits) over every field that changes what the run computes."""
+    content = json.dumps(deciding(config), sort_keys=True)
+    return hashlib.sha256(content.encode()).hexdigest()[:16]
+
+
+def deciding(config: RunConfig) -> dict[str, Any]:
+    """Return every field that changes what the run computes, by its key."""
     defaults = flatten(RunConfig())
-    deciding = {
+    return {
         key: value
         for key, value in flatten(config).items()
         if not _within(key, NOTHING + ROUNDINGS) and not (key in LATER and value == defaults[key])
     }
-    return hashlib.sha256(json.dumps(deciding, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _changes(old: RunConfig, new: RunConfig, counts: Callable[[str], bool]) -> list[str]:
