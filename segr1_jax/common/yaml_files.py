@@ -32,7 +32,7 @@ def read_yaml(
     Raises:
         UserError: the file is missing, too large, or not YAML in UTF-8; or it has an alias.
     """
-    text = _read_text(path, what, missing, most_bytes)
+    text = _read_text(path, what, remedy, most_bytes)
     try:
         _refuse_aliases(path, text)
         tree = OmegaConf.to_container(OmegaConf.load(io.StringIO(text)), resolve=False)

@@ -91,12 +91,13 @@ def check_paths(config: RunConfig) -> None:
     _check_source("data", config.data)
     _check_source("eval_data", config.eval_data)
     check_reward_paths(config.reward)
+    # Opens the files of own terms.
+    Terms(config.reward)
 
 
 def check_reward_paths(reward: RewardConfig) -> None:
-    """Raise UserError unless the GPUs of the sidecar, its files and those of own terms exist."""
+    """Raise UserError unless the files and GPUs of the sidecar exist."""
     placed_here(reward)
-    Terms(reward)
     if reward.sam2_checkpoint:
         _require_file("reward.sam2_checkpoint", reward.sam2_checkpoint)
     if reward.python and shutil.which(reward.python) is None:

@@ -54,17 +54,20 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
         # The run directory may have been moved, and the working directory may be another one.
         folder = _started_in(path)
         config = dataclasses.replace(_with_paths(config, folder), run_dir=str(path))
-    changed = override(config, overrides)
-    return dataclasses.replace(changed, reward=with_term_files(changed.reward, folder))
+    return override(config, overrides, folder)
 
 
-def override(config: RunConfig, overrides: Sequence[str]) -> RunConfig:
-    """Return `config` with `key=value` overrides, checked. Raises UserError as load_config does."""
+def override(config: RunConfig, overrides: Sequence[str], folder: Path = Path()) -> RunConfig:
+    """Return `config` with `key=value` overrides, checked. Raises UserError as load_config does.
+
+    Files of own terms that do not exist relative to the working directory are looked up in
+    `folder`.
+    """
     changed = _apply(config, _read_overrides(overrides), "command line")
     if not any(_key(text) == WARMUP for text in overrides):
         changed = _with_fitting_warmup(config, changed)
     check_rules(changed)
-    return changed
+    return dataclasses.replace(changed, reward=with_term_files(changed.reward, folder))
 
 
 def _with_fitting_warmup(before: RunConfig, config: RunConfig) -> RunConfig:

@@ -37,6 +37,8 @@ ALLOWED = {
 }
 KEYS = (*ALLOWED, "template")
 MOST_BYTES = 2**14  # the texts are copied into configurations, which have limits of their own
+REMEDY = "segr1_jax/prompt/texts.py shows the form of the file"
+ESCAPE = "write a brace as {{ or }}"
 
 Texts = dict[str, dict[str, str]]
 
@@ -58,8 +60,7 @@ def parse_texts(value: Any, where: str, folder: Path) -> Texts:
 
 def read_texts(file: Path) -> Texts:
     """Return the texts of a file. Raises UserError as parse_texts does."""
-    missing = "paths are relative to the working directory, or to the configuration"
-    tree = read_yaml(file, "a YAML file of prompt texts", missing, most_bytes=MOST_BYTES)
+    tree = read_yaml(file, "a YAML file of prompt texts", REMEDY, most_bytes=MOST_BYTES)
     return _checked(tree, str(file))
 
 
@@ -93,7 +94,7 @@ def placeholders(text: str) -> list[tuple[str, str | None]]:
 
 def _checked(tree: Any, where: str) -> Texts:
     if not isinstance(tree, Mapping):
-        raise _error(where, "texts by task, or the path of their file", repr(tree), "see configs/")
+        raise _error(where, "texts by task, or the path of their file", repr(tree), REMEDY)
     for task in tree:
         _require_known(where, "a task", str(task), TASKS)
     return {task: _checked_task(own, f"{where}: {task}") for task, own in tree.items()}
@@ -124,15 +125,13 @@ def _checked_names(text: str, key: str, where: str) -> list[str]:
     try:
         names = [name for _, name in placeholders(text) if name is not None]
     except ValueError as error:
-        raise _error(
-            where, "placeholders by name", str(error), "write a brace as {{ or }}"
-        ) from None
+        raise _error(where, "placeholders by name", str(error), ESCAPE) from None
     allowed = ALLOWED[key]
     known = ", ".join(f"{{{name}}}" for name in allowed)
     for name in names:
         if name not in allowed:
             near = difflib.get_close_matches(name, allowed, n=1)
-            remedy = f"did you mean {{{near[0]}}}?" if near else "write a brace as {{ or }}"
+            remedy = f"did you mean {{{near[0]}}}?" if near else ESCAPE
             raise _error(where, f"no placeholders but {known}", f"{{{name}}}", remedy)
     for name in NEEDED[key] if text else ():
         if name not in names:

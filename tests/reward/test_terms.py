@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from segr1_jax.config.checks import check_reward_paths
 from segr1_jax.config.loading import dump_config, load_config
 from segr1_jax.config.resume_rules import config_hash, refused_changes
 from segr1_jax.config.schema import RunConfig
@@ -128,7 +127,7 @@ def configured(folder: Path, source: str | None) -> RunConfig:
 def test_files_and_functions_at_fault_are_named_before_device_work(tmp_path, source, words):
     config = configured(tmp_path, source)
     with pytest.raises(UserError) as error:
-        check_reward_paths(config.reward)
+        Terms(config.reward)
     assert all(word in str(error.value) for word in words), str(error.value)
 
 
@@ -152,7 +151,7 @@ def test_a_changed_file_is_named_at_resume(tmp_path):
     assert change.startswith("reward.term_files.mine: 'mine.py ")
     assert config_hash(old) != config_hash(new)
     with pytest.raises(UserError, match=r"mine\.py: expected the content.*another run_dir"):
-        check_reward_paths(old.reward)
+        Terms(old.reward)
 
 
 def test_a_file_may_be_edited_once_it_is_open(tmp_path):

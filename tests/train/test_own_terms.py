@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 from tiny_run import FakeClient, metrics, small_config, use_one_device
 
-from segr1_jax.config.checks import check_reward_paths
 from segr1_jax.errors import UserError
 from segr1_jax.hf.tiny_policy import make_tiny_policy
 from segr1_jax.train.held_out import Answerer
@@ -64,7 +63,6 @@ def run(monkeypatch, tmp_path):
         Path("mine.py").write_text(source)
         terms = ["reward.terms=[format,iou,s_measure,mine.py:points]", "reward.weights.points=-0.2"]
         config = small_config(Path("tiny"), Path("run"), "steps=2", *terms, *overrides)
-        check_reward_paths(config.reward)
         run_grpo(config, connect=FakeClient, make_scorer=Scripted)
         return Path("run")
 
