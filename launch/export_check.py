@@ -20,7 +20,7 @@ from segr1_jax.config.loading import load_config
 from segr1_jax.data.sources import open_source
 from segr1_jax.export.check import answer_logits
 from segr1_jax.infer.load_policy import open_policy
-from segr1_jax.prompt.wording import messages
+from segr1_jax.prompt.build import PromptBuilder
 from segr1_jax.train.held_out import Answerer
 from segr1_jax.types import Example
 
@@ -31,10 +31,10 @@ TOLERANCE = 1e-4
 class Exported:
     """An exported directory opened with only transformers."""
 
-    def __init__(self, directory: Path, frame: int, task: str):
+    def __init__(self, directory: Path, builder: PromptBuilder):
         transformers.logging.set_verbosity_error()
-        self._frame = frame
-        self._task = task
+        self._frame = builder.config.frame
+        self._builder = builder
         self._processor = transformers.AutoProcessor.from_pretrained(directory)
         self._processor.image_processor = transformers.AutoImageProcessor.from_pretrained(
             directory, backend="pil"
@@ -48,7 +48,7 @@ class Exported:
             (self._frame, self._frame), Image.Resampling.BICUBIC
         )
         text = self._processor.apply_chat_template(
-            messages(self._task, example.instruction), add_generation_prompt=True
+            self._builder.messages(example.instruction), add_generation_prompt=True
         )
         return self._processor(text=[text], images=[image], return_tensors="pt")
 
@@ -86,7 +86,7 @@ def main() -> int:
     answers = Answerer(opened.engine, opened.rollout_weights, options.images, prompts[0])(prompts)
     ours = answer_logits(opened, prompts, [answer.token_ids for answer in answers])
 
-    exported = Exported(run / "export", config.prompt.frame, config.prompt.task)
+    exported = Exported(run / "export", opened.engine.builder)
     suppressed = list(opened.engine.policy.arch.never_sampled)
     differences, same_prompts, same_texts = [], 0, 0
     for prompt, example, answer, logits in zip(prompts, examples, answers, ours, strict=True):

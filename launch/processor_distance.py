@@ -34,6 +34,7 @@ from segr1_jax.prompt.patches import model_frame, stretch
 from segr1_jax.prompt.tokenizer import Tokenizer
 from segr1_jax.reward.client import RewardClient
 from segr1_jax.reward.judging import AnswerText
+from segr1_jax.reward.terms import Terms
 from segr1_jax.train.evaluation import Scorer
 from segr1_jax.types import Example, Frame
 
@@ -149,7 +150,7 @@ def print_answers(config: RunConfig, directory: Path, examples: list[Example]) -
             client,
             lambda _: Frame(config.prompt.frame, config.prompt.frame),
             config.prompt.task,
-            config.reward.weights,
+            Terms(config.reward),
         )
         (rows, judged), (other_rows, other_judged) = scorer.rows(firsts), scorer.rows(seconds)
     iou, other_iou = (np.array([row.iou for row in each]) for each in (rows, other_rows))

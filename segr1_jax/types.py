@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+from collections.abc import Mapping
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
@@ -182,7 +183,8 @@ class Score:
 class Reward:
     """Reward of a completion and its parts, each part before weighting.
 
-    `valid` is False where no score could be computed.
+    `valid` is False where no score could be computed. `own` holds the values of the user's own
+    terms by name (reward/terms.py), NaN where a function failed.
     """
 
     total: float
@@ -191,3 +193,4 @@ class Reward:
     s_measure: float
     parse: ParseStatus
     valid: bool = True
+    own: Mapping[str, float] = dataclasses.field(default_factory=dict)

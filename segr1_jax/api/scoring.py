@@ -11,6 +11,7 @@ from segr1_jax.config.schema import RunConfig
 from segr1_jax.prompt.patches import model_frame
 from segr1_jax.reward.client import RewardClient
 from segr1_jax.reward.judging import AnswerText, collect, submit
+from segr1_jax.reward.terms import Terms
 from segr1_jax.types import Example, Frame, Reward
 
 
@@ -36,6 +37,7 @@ class Scorer:
             override(RunConfig(), overrides) if config is None else load_config(config, overrides)
         )
         check_reward_paths(self._config.reward)
+        self._terms = Terms(self._config.reward)
         self._client = RewardClient(self._config.reward)
         self._client.start()
 
@@ -56,9 +58,10 @@ class Scorer:
             answers,
             self._frame_of,
             config.prompt.task,
+            need_masks=self._terms.need_masks,
             legacy=config.reward.legacy,
         )
-        return [each.reward for each in collect(self._client, pending, config.reward.weights)]
+        return [each.reward for each in collect(self._client, pending, self._terms)]
 
     def _frame_of(self, example: Example) -> Frame:
         return model_frame(example.frame, self._config.prompt, MERGED_PATCH, example.name)

@@ -1,22 +1,38 @@
 """Helpers for the configuration dataclasses: documented fields, and checks of their values."""
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 from segr1_jax.errors import UserError
 
 
-def knob(default: Any, doc: str, *, path: bool = False) -> Any:
+def knob(
+    default: Any,
+    doc: str,
+    *,
+    path: bool = False,
+    parse: Callable[[Any, str, Path], Any] | None = None,
+) -> Any:
     """Return a dataclass field with a default and its documentation, units included.
 
     `segr1 config` prints both. `path` marks a file or folder: a relative path is relative to the
-    working directory in which a run was started.
+    working directory in which a run was started. `parse` makes the value of the field from what a
+    configuration says, its place in errors, and the folder of the configuration.
     """
-    metadata = {"doc": doc, "path": path}
+    metadata = {"doc": doc, "path": path, "parse": parse}
     if isinstance(default, list | dict | set):
         return dataclasses.field(default_factory=lambda: type(default)(default), metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)
+
+
+def others(kind: type, doc: str) -> Any:
+    """Return a field that holds the keys of a section that are not among its other fields.
+
+    Their names are free; their values are of `kind`.
+    """
+    return dataclasses.field(default_factory=dict, metadata={"doc": doc, "others": kind})
 
 
 def section(kind: type, doc: str) -> Any:

@@ -21,6 +21,12 @@ STORAGE_FAULTS = (
 )
 
 
+def found_beside(path: str | Path, folder: Path) -> Path:
+    """Return `path`, or that path below `folder` if only there it exists."""
+    beside = folder / path
+    return beside if beside.exists() and not Path(path).exists() else Path(path)
+
+
 @contextlib.contextmanager
 def naming_storage_faults(place: str, kept: Callable[[], str] = lambda: "") -> Iterator[None]:
     """Raise UserError where the block meets a full, read-only or failing file system.

@@ -8,7 +8,10 @@ from segr1_jax.config.hardware import TPUS
 from segr1_jax.config.schema import MeshConfig, RunConfig
 from segr1_jax.data.config import DataConfig
 from segr1_jax.errors import UserError
+from segr1_jax.prompt.config import require_texts
 from segr1_jax.reward.config import RewardConfig
+from segr1_jax.reward.term_entries import own_entries
+from segr1_jax.reward.terms import Terms
 from segr1_jax.reward.transport.gpus import placed_here
 
 # Side of one image token of Qwen2.5-VL in pixels: patch size 14 times spatial merge size 2.
@@ -67,6 +70,8 @@ def check_rules(config: RunConfig) -> None:
             config.reward.device,
             "set reward.device=cpu, or hardware.kind to the accelerator of the run",
         )
+    if config.stage == "sft" and config.sft.second_task:
+        require_texts(config.prompt.texts, config.sft.second_task)
     if config.reward.legacy:
         _check_legacy(config)
     _check_mesh(config.mesh)
@@ -86,6 +91,8 @@ def check_paths(config: RunConfig) -> None:
     _check_source("data", config.data)
     _check_source("eval_data", config.eval_data)
     check_reward_paths(config.reward)
+    # Opens the files of own terms.
+    Terms(config.reward)
 
 
 def check_reward_paths(reward: RewardConfig) -> None:
@@ -117,6 +124,13 @@ def require_fixed_frame(config: RunConfig) -> None:
 
 
 def _check_legacy(config: RunConfig) -> None:
+    if own := own_entries(config.reward.terms):
+        raise _error(
+            "reward.terms",
+            "built-in terms with reward.legacy, which rewards as the reference code does",
+            own[0],
+            "remove it, or set reward.legacy=false",
+        )
     if config.prompt.frame != LEGACY_FRAME:
         raise _error(
             "prompt.frame",

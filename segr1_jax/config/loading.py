@@ -6,35 +6,27 @@ command line), the field and the remedy.
 """
 
 import dataclasses
-import io
 import json
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, get_type_hints
 
-import yaml
 from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
+from segr1_jax.common.yaml_files import MALFORMED, one_line, read_yaml
 from segr1_jax.config.checks import check_rules
 from segr1_jax.config.recipes import configuration_file
 from segr1_jax.config.schema import RunConfig
 from segr1_jax.config.typed_values import typed
 from segr1_jax.config.unknown_keys import unknown_key
 from segr1_jax.errors import UserError
+from segr1_jax.reward.term_files import with_term_files
 
 WARMUP = "optimizer.warmup_steps"
-# Largest file. PyYAML takes up to 4 s for a file of this size; our files have 3 kB.
-MOST_BYTES = 2**16
 # Values that a key had before it named choices. Run directories of that time stay readable.
 FORMER_VALUES = {"policy.remat": {True: "full", False: "none"}}
-_MALFORMED = (
-    yaml.YAMLError,
-    OmegaConfBaseException,
-    # Errors of PyYAML for values that contradict their tag, and for deep nesting.
-    *(ValueError, TypeError, KeyError, AttributeError, RecursionError),
-)
+WHAT = "a YAML configuration file"
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
@@ -43,7 +35,8 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     `key=value` overrides are applied to it.
 
     Paths inside are relative to the working directory. For a run directory, a path that does not
-    exist there is taken relative to the working directory in which the run was started.
+    exist there is taken relative to the working directory in which the run was started. The files
+    of own terms may also be beside the configuration.
 
     Raises:
         UserError: the file is missing or not YAML; a key is unknown (the error names the nearest
@@ -55,20 +48,26 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     """
     path = configuration_file(Path(path))
     file = path / "config.yaml" if path.is_dir() else path
-    config = _apply(RunConfig(), _read_yaml(file), str(file))
+    config = _apply(RunConfig(), read_yaml(file, WHAT, "`segr1 recipes` lists examples"), str(file))
+    folder = file.parent
     if path.is_dir():
         # The run directory may have been moved, and the working directory may be another one.
-        config = dataclasses.replace(_rebased(config, path), run_dir=str(path))
-    return override(config, overrides)
+        folder = _started_in(path)
+        config = dataclasses.replace(_with_paths(config, folder), run_dir=str(path))
+    return override(config, overrides, folder)
 
 
-def override(config: RunConfig, overrides: Sequence[str]) -> RunConfig:
-    """Return `config` with `key=value` overrides, checked. Raises UserError as load_config does."""
+def override(config: RunConfig, overrides: Sequence[str], folder: Path = Path()) -> RunConfig:
+    """Return `config` with `key=value` overrides, checked. Raises UserError as load_config does.
+
+    Files of own terms that do not exist relative to the working directory are looked up in
+    `folder`.
+    """
     changed = _apply(config, _read_overrides(overrides), "command line")
     if not any(_key(text) == WARMUP for text in overrides):
         changed = _with_fitting_warmup(config, changed)
     check_rules(changed)
-    return changed
+    return dataclasses.replace(changed, reward=with_term_files(changed.reward, folder))
 
 
 def _with_fitting_warmup(before: RunConfig, config: RunConfig) -> RunConfig:
@@ -88,7 +87,19 @@ def _with_fitting_warmup(before: RunConfig, config: RunConfig) -> RunConfig:
 
 def dump_config(config: RunConfig) -> str:
     """Return the whole configuration as YAML, from which load_config reads an equal one."""
-    return OmegaConf.to_yaml(OmegaConf.create(dataclasses.asdict(config)))
+    return OmegaConf.to_yaml(OmegaConf.create(_tree(config)))
+
+
+def _tree(config: Any) -> dict[str, Any]:
+    """Return the tree that `_apply` reads back."""
+    tree = {}
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if field.metadata.get("others"):
+            tree |= value
+        else:
+            tree[field.name] = _tree(value) if dataclasses.is_dataclass(value) else value
+    return tree
 
 
 def describe(config: Any = None) -> str:
@@ -100,24 +111,21 @@ def describe(config: Any = None) -> str:
 
 
 def flatten(config: Any) -> dict[str, Any]:
-    """Return the value of every leaf by its dotted key."""
-    return {key: value for key, value, _ in _knobs(config)}
+    """Return the value of every leaf by its dotted key; an empty mapping has none."""
+    return {key: value for key, value, _ in _knobs(config) if value != {}}
 
 
-def _rebased(config: Any, run: Path) -> Any:
-    """Return `config` with relative paths resolved where the run was started.
-
-    Paths that exist relative to the current working directory do not change.
-    """
+def _started_in(run: Path) -> Path:
+    """Return the working directory in which a run was started, or the current one."""
     try:
-        started_in = Path(json.loads((run / "start.json").read_text())["working_directory"])
+        return Path(json.loads((run / "start.json").read_text())["working_directory"])
     except (OSError, ValueError, KeyError):
         # The run has not begun, or start.json was written before it had this field.
-        return config
-    return _with_paths(config, started_in)
+        return Path()
 
 
 def _with_paths(config: Any, base: Path) -> Any:
+    """Return `config` with the paths that do not exist taken relative to `base`, if they do."""
     changes = {}
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
@@ -132,78 +140,23 @@ def _with_paths(config: Any, base: Path) -> Any:
 def _knobs(config: Any, prefix: str = "") -> Iterator[tuple[str, Any, str]]:
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
+        doc = field.metadata.get("doc", "")
         if dataclasses.is_dataclass(value):
             yield from _knobs(value, f"{prefix}{field.name}.")
+        elif field.metadata.get("others"):
+            yield from ((prefix + name, other, doc) for name, other in value.items())
+        elif isinstance(value, dict) and value:
+            yield from _leaves(value, prefix + field.name, doc)
         else:
-            yield prefix + field.name, value, field.metadata.get("doc", "")
+            yield prefix + field.name, value, doc
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
-    text = _read_text(path)
-    try:
-        _refuse_aliases(path, text)
-        tree = OmegaConf.to_container(OmegaConf.load(io.StringIO(text)), resolve=False)
-    except UserError:
-        raise
-    except _MALFORMED as error:
-        raise UserError(
-            str(path),
-            expected="a YAML configuration file",
-            got=_one_line(error),
-            remedy="fix the file",
-        ) from error
-    if not isinstance(tree, dict):
-        raise UserError(
-            str(path),
-            expected="key: value lines",
-            got=type(tree).__name__,
-            remedy="`segr1 recipes` lists examples",
-        )
-    return tree
-
-
-def _read_text(path: Path) -> str:
-    try:
-        with path.open("rb") as file:
-            content = file.read(MOST_BYTES + 1)
-        text = content.decode()
-    except FileNotFoundError:
-        raise UserError(
-            str(path),
-            expected="a YAML configuration file or a run directory",
-            got="no such file",
-            remedy="`segr1 recipes` lists examples",
-        ) from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(
-            str(path),
-            expected="a YAML configuration file",
-            got=_one_line(error),
-            remedy="fix the file",
-        ) from error
-    if len(content) > MOST_BYTES:
-        raise UserError(
-            str(path),
-            expected=f"a YAML configuration file of at most {MOST_BYTES // 1024} kB",
-            got="a larger file",
-            remedy="pass a configuration file",
-        )
-    return text
-
-
-def _refuse_aliases(path: Path, text: str) -> None:
-    """Raise UserError for a YAML alias.
-
-    A few nested aliases expand to gigabytes, and no configuration needs one.
-    """
-    for event in yaml.parse(text):
-        if isinstance(event, yaml.AliasEvent):
-            raise UserError(
-                f"{path}:{event.start_mark.line + 1}",
-                expected="plain values",
-                got=f"the alias *{event.anchor}",
-                remedy="write the value itself",
-            )
+def _leaves(tree: dict[str, Any], key: str, doc: str) -> Iterator[tuple[str, Any, str]]:
+    for name, value in tree.items():
+        if isinstance(value, dict):
+            yield from _leaves(value, f"{key}.{name}", doc)
+        else:
+            yield f"{key}.{name}", value, doc
 
 
 def _read_overrides(overrides: Sequence[str]) -> dict[str, Any]:
@@ -219,11 +172,11 @@ def _read_overrides(overrides: Sequence[str]) -> dict[str, Any]:
     literal = [_literal(text) if _key(text) in texts else text for text in overrides]
     try:
         return OmegaConf.to_container(OmegaConf.from_dotlist(literal), resolve=False)
-    except _MALFORMED as error:
+    except MALFORMED as error:
         raise UserError(
             "command line",
             expected="key=value with a YAML value",
-            got=_one_line(error),
+            got=one_line(error),
             remedy="quote the value",
         ) from error
 
@@ -245,28 +198,24 @@ def _literal(override: str) -> str:
 
 def _apply(config: Any, tree: dict[str, Any], source: str, prefix: str = "") -> Any:
     """Return `config` with the values of `tree`, recursively over sections."""
-    names = [field.name for field in dataclasses.fields(config)]
+    fields = {field.name: field for field in dataclasses.fields(config)}
+    free = next((name for name in fields if fields[name].metadata.get("others")), None)
     hints = get_type_hints(type(config))
     changes = {}
     for name, value in tree.items():
         key = f"{prefix}{name}"
-        if name not in names:
-            docs = {full: doc for full, _, doc in _knobs(RunConfig())}
-            raise unknown_key(source, key, names, docs)
-        old = getattr(config, name)
-        if isinstance(value, bool):
-            value = FORMER_VALUES.get(key, {}).get(value, value)
-        if not dataclasses.is_dataclass(old):
-            changes[name] = typed(value, type(old), hints[name], f"{source}: {key}")
-        elif isinstance(value, dict):
-            changes[name] = _apply(old, value, source, f"{key}.")
+        if name in fields and name != free:
+            if parse := fields[name].metadata.get("parse"):
+                value = parse(value, f"{source}: {key}", Path(source).parent)
+            old = getattr(config, name)
+            changes[name] = _value(old, value, hints[name], source, key)
+        elif free:
+            known = changes.get(free, getattr(config, free))
+            kind = fields[free].metadata["others"]
+            changes[free] = known | {str(name): typed(value, kind, None, f"{source}: {key}")}
         else:
-            raise UserError(
-                f"{source}: {key}",
-                expected="a section of keys",
-                got=repr(value),
-                remedy=f"set {key}.{dataclasses.fields(old)[0].name} or another",
-            )
+            docs = {full: doc for full, _, doc in _knobs(RunConfig())}
+            raise unknown_key(source, key, list(fields), docs)
     try:
         return dataclasses.replace(config, **changes)
     except UserError as error:
@@ -277,5 +226,17 @@ def _apply(config: Any, tree: dict[str, Any], source: str, prefix: str = "") -> 
         ) from None
 
 
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
+def _value(old: Any, value: Any, hint: Any, source: str, key: str) -> Any:
+    """Return `value` as that of the field `key`, whose value is `old`."""
+    if isinstance(value, bool):
+        value = FORMER_VALUES.get(key, {}).get(value, value)
+    if not dataclasses.is_dataclass(old):
+        return typed(value, type(old), hint, f"{source}: {key}")
+    if isinstance(value, dict):
+        return _apply(old, value, source, f"{key}.")
+    raise UserError(
+        f"{source}: {key}",
+        expected="a section of keys",
+        got=repr(value),
+        remedy=f"set {key}.{dataclasses.fields(old)[0].name} or another",
+    )

@@ -9,6 +9,7 @@ import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from segr1_jax.config.loading import flatten
 from segr1_jax.config.schema import RunConfig
@@ -30,7 +31,7 @@ NOTHING = (
     "loader",
     *(f"reward.{name}" for name in ("python", "sidecars", "gpu_memory", "queue", "cache_dir")),
     *(f"reward.{name}" for name in ("cache_mb", "host_cache_mb", "cache_dir_gb")),
-    *(f"reward.{when}_timeout_s" for when in ("start", "request", "heartbeat")),
+    *(f"reward.{when}_timeout_s" for when in ("start", "request", "heartbeat", "term")),
 )
 # Fields of how the same sums are split into parts and of which kernels compute them.
 ROUNDINGS = (
@@ -39,6 +40,10 @@ ROUNDINGS = (
     *("policy.remat", "policy.head_chunk", "policy.attention"),
     *("reward.device", "reward.threads", "reward.decode_batch"),
 )
+
+# Keys that the first runs did not have. At their defaults they do not enter the hash, so that the
+# hashes of these runs stay.
+LATER = ("reward.terms",)
 
 
 def refused_changes(old: RunConfig, new: RunConfig) -> list[str]:
@@ -85,20 +90,27 @@ def check_resumable(old: RunConfig, new: RunConfig, run: Path, done: int | None)
 
 def config_hash(config: RunConfig) -> str:
     """Return a hash (16 hex digits) over every field that changes what the run computes."""
-    deciding = {
+    content = json.dumps(deciding(config), sort_keys=True)
+    return hashlib.sha256(content.encode()).hexdigest()[:16]
+
+
+def deciding(config: RunConfig) -> dict[str, Any]:
+    """Return every field that changes what the run computes, by its key."""
+    defaults = flatten(RunConfig())
+    return {
         key: value
         for key, value in flatten(config).items()
-        if not _within(key, NOTHING + ROUNDINGS)
+        if not _within(key, NOTHING + ROUNDINGS) and not (key in LATER and value == defaults[key])
     }
-    return hashlib.sha256(json.dumps(deciding, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _changes(old: RunConfig, new: RunConfig, counts: Callable[[str], bool]) -> list[str]:
     before, after = flatten(old), flatten(new)
+    # Keys of free names, such as those of own terms, may be in one of the two only.
     return [
-        f"{key}: {before[key]!r} -> {after[key]!r}"
-        for key in after
-        if counts(key) and before[key] != after[key]
+        f"{key}: {before.get(key)!r} -> {after.get(key)!r}"
+        for key in after | before
+        if counts(key) and before.get(key) != after.get(key)
     ]
 
 

@@ -127,5 +127,5 @@ def _judged(
 
     item = AnswerText(example, text)
     pending = submit(client, [item], frame_of, config.prompt.task, want_masks=True)
-    (judged,) = collect(client, pending, config.reward.weights)
+    (judged,) = collect(client, pending, None)
     return as_prediction(item, judged, out, None)

@@ -18,10 +18,12 @@ from segr1_jax.config.checks import MERGED_PATCH
 from segr1_jax.config.schema import RunConfig
 from segr1_jax.data.given_answers import GivenAnswer, example_opener, read_answers
 from segr1_jax.errors import UserError
+from segr1_jax.metrics.held_out_figures import own_figure
 from segr1_jax.metrics.tables import markdown_table
 from segr1_jax.prompt.patches import model_frame
 from segr1_jax.reward.client import RewardClient
 from segr1_jax.reward.judging import AnswerText, Judged, Pending, collect, submit
+from segr1_jax.reward.terms import Terms
 from segr1_jax.runtime.progress import Progress
 from segr1_jax.types import Example, Frame, ScoreStatus
 
@@ -32,6 +34,7 @@ TERMS = {
     "s_measure": "S-measure",
 }  # field of an output line -> heading
 SKIPPED = "skipped"
+FAULT = "fault"  # an own term of the reward failed
 REASONS_SHOWN = 5
 TOGETHER = 16  # answers on one image and mask sent in one go
 AHEAD = 2  # sent before the oldest is waited for: pictures are opened while the sidecar works
@@ -58,7 +61,8 @@ def run_score(config: RunConfig, answers: Path, out: Path, masks: Path | None = 
             got="none",
             remedy="write one JSON object per line",
         )
-    summary = Summary(answers)
+    own = {own_figure(name): name for name in Terms(config.reward).own_names}
+    summary = Summary(answers, TERMS | own)
     with (
         replacing(out) as file,
         RewardClient(config.reward) as client,
@@ -78,7 +82,7 @@ class AnswerScorer:
 
     def __init__(self, config: RunConfig, client: RewardClient, masks: Path | None):
         self._config, self._client, self._masks = config, client, masks
-        self._open = example_opener()
+        self._open, self._terms = example_opener(), Terms(config.reward)
 
     def rows(self, answers: Iterator[GivenAnswer]) -> Iterator[tuple[GivenAnswer, dict[str, Any]]]:
         """Yield each answer with its output line, in order."""
@@ -103,6 +107,7 @@ class AnswerScorer:
                 self._frame_of,
                 self._config.prompt.task,
                 want_masks=want_masks,
+                need_masks=self._terms.need_masks,
                 legacy=legacy,
             )
         except UserError as fault:
@@ -117,9 +122,7 @@ class AnswerScorer:
         if isinstance(sent, UserError):
             yield from ((answer, _skipped_row(answer, sent)) for answer in group)
             return
-        for answer, judged in zip(
-            group, collect(self._client, sent, self._config.reward.weights), strict=True
-        ):
+        for answer, judged in zip(group, collect(self._client, sent, self._terms), strict=True):
             yield answer, _row(answer, judged) | self._save_mask(answer, judged)
 
     def _save_mask(self, answer: GivenAnswer, judged: Judged) -> dict[str, str]:
@@ -135,6 +138,7 @@ class Summary:
     """Running means and counts over output lines."""
 
     answers: Path
+    terms: dict[str, str]  # field of an output line -> heading
     outcomes: Counter[str] = field(default_factory=Counter)
     scored: int = 0
     sums: Counter[str] = field(default_factory=Counter)
@@ -147,18 +151,19 @@ class Summary:
         ] += 1
         if row["total"] is not None:
             self.scored += 1
-            self.sums.update({term: row[term] for term in TERMS})
+            self.sums.update({term: row[term] for term in self.terms})
         if row["score"] == SKIPPED and len(self.reasons) < REASONS_SHOWN:
             self.reasons.append(f"skipped {self.answers}:{answer.line}: {row['reason']}")
 
     def means(self) -> dict[str, float]:
         """Mean of each term; empty before the first reward."""
-        return {term: self.sums[term] / self.scored for term in TERMS} if self.scored else {}
+        return {term: self.sums[term] / self.scored for term in self.terms} if self.scored else {}
 
     def markdown(self) -> str:
         """The table of means, the count of each outcome, the first reasons for skipping."""
         means = markdown_table(
-            {str(self.answers): self.means() | {"count": self.scored}}, TERMS | {"count": "scored"}
+            {str(self.answers): self.means() | {"count": self.scored}},
+            self.terms | {"count": "scored"},
         )
         outcomes = markdown_table(
             {name: {"count": count} for name, count in self.outcomes.most_common()},
@@ -181,8 +186,11 @@ class Summary:
 def _row(answer: GivenAnswer, judged: Judged) -> dict[str, Any]:
     reward, parsed = judged.reward, judged.answer
     status = ScoreStatus.OK if reward.valid else ScoreStatus.QUARANTINED
-    row = {"id": answer.id, "parse": reward.parse.value, "score": status.value if parsed else None}
+    found = FAULT if judged.fault else status.value if parsed else None
+    row = {"id": answer.id, "parse": reward.parse.value, "score": found}
     row |= {term: getattr(reward, term) if reward.valid else None for term in TERMS}
+    row |= {own_figure(name): value if reward.valid else None for name, value in reward.own.items()}
+    row |= {"reason": judged.fault} if judged.fault else {}
     return row | {
         "boxes": len(parsed.boxes) if parsed else None,
         "stray_points": stray_points(parsed) if parsed else None,

@@ -7,7 +7,13 @@ from segr1_jax.config.checks import require_fixed_frame
 from segr1_jax.config.schema import RunConfig
 from segr1_jax.errors import UserError
 from segr1_jax.export.check import obstacle, verify_export
-from segr1_jax.export.model_card import adapter_card, conversations, generation_config, model_card
+from segr1_jax.export.model_card import (
+    adapter_card,
+    conversations,
+    generation_config,
+    model_card,
+    prompt_texts,
+)
 from segr1_jax.hf.peft_adapter import export_adapter
 from segr1_jax.hf.save_weights import export_policy
 from segr1_jax.infer.load_policy import open_policy
@@ -48,7 +54,7 @@ def run_export_adapter(
         start.lora,
         Path(start.base).name,
         out,
-        {"README.md": adapter_card(config, start)},
+        {"README.md": adapter_card(config, start)} | prompt_texts(config.prompt),
         overwrite=overwrite,
     )
 
@@ -75,9 +81,10 @@ def run_export(
     base, policy = Path(opened.start.base), opened.engine.policy
     texts = {
         "README.md": model_card(config, source, opened.start),
-        "conversations.json": conversations(config),
+        "conversations.json": conversations(opened.engine.builder),
         "generation_config.json": generation_config(base, policy),
     }
+    texts |= prompt_texts(opened.engine.builder.config)
     export_policy(opened.params, policy, base, out, texts, layout=layout, overwrite=overwrite)
     lacking = "--no-check" if check is False else obstacle(policy, config.reward.python)
     if check and lacking:

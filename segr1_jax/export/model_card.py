@@ -7,8 +7,10 @@ from pathlib import Path
 from segr1_jax.config.resume_rules import config_hash
 from segr1_jax.config.schema import RunConfig
 from segr1_jax.policy.params import Policy
+from segr1_jax.prompt.build import PromptBuilder
+from segr1_jax.prompt.config import PromptConfig
+from segr1_jax.prompt.texts import TEXTS_FILE, texts_file
 from segr1_jax.prompt.tokenizer import Tokenizer
-from segr1_jax.prompt.wording import messages
 from segr1_jax.runtime.initial_weights import Start
 from segr1_jax.runtime.run_directory import RunDir
 
@@ -117,10 +119,18 @@ def script(config: RunConfig) -> str:
     )
 
 
-def conversations(config: RunConfig) -> str:
+def conversations(builder: PromptBuilder) -> str:
     """Return the messages of the task as JSON: for all objects, and for the sentence OBJECT."""
-    task = config.prompt.task
-    return json.dumps({"all": messages(task), "one": messages(task, OBJECT)}, indent=2) + "\n"
+    found = {"all": builder.messages(None), "one": builder.messages(OBJECT)}
+    return json.dumps(found, indent=2) + "\n"
+
+
+def prompt_texts(prompt: PromptConfig) -> dict[str, str]:
+    """Return the file of the prompts' texts by its name, {} where they are our own.
+
+    PromptBuilder.from_directory reads it, so that every user of the directory has the same prompts.
+    """
+    return {TEXTS_FILE: texts_file(prompt.texts)} if prompt.texts else {}
 
 
 def generation_config(base: Path, policy: Policy) -> str:

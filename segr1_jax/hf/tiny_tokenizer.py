@@ -13,7 +13,7 @@ from tokenizers.trainers import BpeTrainer
 
 from segr1_jax.answer.grammar import render
 from segr1_jax.answer.targets import thinking_lines
-from segr1_jax.prompt.config import TASKS
+from segr1_jax.prompt.texts import TASKS
 from segr1_jax.prompt.tokenizer import END_OF_TURN, PAD, VISION_TOKENS
 from segr1_jax.prompt.wording import chat_text, messages
 from segr1_jax.types import Answer, Frame

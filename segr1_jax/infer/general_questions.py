@@ -3,7 +3,6 @@
 Pictures keep their aspect ratio, as Qwen2.5-VL expects: these answers need no fixed frame.
 """
 
-import dataclasses
 import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 from segr1_jax.common.files import json_line
 from segr1_jax.data.general_benchmarks import Question
 from segr1_jax.errors import UserError
+from segr1_jax.infer.identity import prompt_identity
 from segr1_jax.infer.responder import Responder
 from segr1_jax.infer.resumable_lines import write_lines
 from segr1_jax.metrics.general_scores import Answered, request
@@ -32,7 +32,7 @@ def ask_all(
     Answers are written to `folder` as they come (resumable_lines.py).
     """
     engine, rows = responder.opened.own_frames, responder.rows
-    identity = identity | {"prompt": dataclasses.asdict(engine.config.prompt)}
+    identity = identity | {"prompt": prompt_identity(engine.config.prompt)}
 
     def lines_from(positions: range, batches: int) -> Iterator[list[str]]:
         filler = engine.builder.build(FILLER)

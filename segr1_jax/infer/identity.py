@@ -18,6 +18,7 @@ from segr1_jax.data.config import DataConfig
 from segr1_jax.data.sample_digests import file_digest, text_digest
 from segr1_jax.infer.load_policy import Opened
 from segr1_jax.policy.params import Params
+from segr1_jax.prompt.config import PromptConfig
 
 DIGITS = 16
 # Paths of a set are not part of its identity.
@@ -37,7 +38,7 @@ def identity(opened: Opened, data: DataConfig, names: Sequence[str]) -> dict[str
         "weights": weights_digest(opened.params),
         "policy": _policy_digest(opened),
         "platform": jax.default_backend(),
-        "prompt": dataclasses.asdict(config.prompt),
+        "prompt": _prompt(opened),
         "max_tokens": config.answer_tokens,
         "batch": config.eval_batch,
         "compute_dtype": config.policy.compute_dtype,
@@ -57,6 +58,18 @@ def identity(opened: Opened, data: DataConfig, names: Sequence[str]) -> dict[str
         },
         "names": text_digest("\n".join(names)),
     }
+
+
+def _prompt(opened: Opened) -> dict[str, Any]:
+    """Return the settings of prompts, with their texts unless they are our own."""
+    engine = opened.engine
+    texts = engine.builder.config.texts
+    return prompt_identity(engine.config.prompt) | ({"texts": texts} if texts else {})
+
+
+def prompt_identity(prompt: PromptConfig) -> dict[str, Any]:
+    """Return the settings of prompts without their texts."""
+    return {name: value for name, value in dataclasses.asdict(prompt).items() if name != "texts"}
 
 
 def weights_digest(weights: Params) -> str:

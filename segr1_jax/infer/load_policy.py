@@ -42,7 +42,11 @@ class Opened:
         return dataclasses.replace(
             self.engine,
             config=dataclasses.replace(self.engine.config, prompt=prompt),
-            builder=PromptBuilder(builder.tokenizer, builder.vision, prompt),
+            builder=PromptBuilder(
+                builder.tokenizer,
+                builder.vision,
+                dataclasses.replace(prompt, texts=builder.config.texts),
+            ),
         )
 
 

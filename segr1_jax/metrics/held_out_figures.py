@@ -7,8 +7,8 @@ E = GRID + 1 grid lines.
 import itertools
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -22,11 +22,22 @@ GRID = 64
 COARSE = 8
 
 
+def own_figure(term: str) -> str:
+    """Return the name of the figure of an own term of the reward (reward/terms.py).
+
+    Example:
+        >>> own_figure("few_points")
+        'reward/few_points'
+    """
+    return f"reward/{term}"
+
+
 @dataclass(frozen=True)
 class EvalRow:
     """One scored answer.
 
     Without a parsed answer there is no mask, and every term has its worst value: IoU 0, S 0, MAE 1.
+    `own` holds the own terms of the reward: 0 without a parsed answer, NaN where one has failed.
 
     Example:
         >>> EvalRow(3, name="cat", text="A cat.", parse=ParseStatus.MISSING_THINK).iou
@@ -40,13 +51,15 @@ class EvalRow:
     iou: float = 0.0
     s_measure: float = 0.0
     mae: float = 1.0
+    own: Mapping[str, float] = field(default_factory=dict)
 
 
 def aggregate(rows: Sequence[EvalRow]) -> dict[str, float]:
     """Return means and standard errors (`iou`, `iou_se`, ...), the format rate, and counts.
 
     Counts are the number of rows and the rows per parse status. Invalid answers enter with their
-    worst values and are never left out. With fewer than two rows the standard error is NaN.
+    worst values and are never left out, but own terms that failed are. With fewer than two rows the
+    standard error is NaN.
 
     Raises:
         ValueError: there are no rows.
@@ -62,6 +75,11 @@ def aggregate(rows: Sequence[EvalRow]) -> dict[str, float]:
     for term in TERMS:
         values = np.array([getattr(row, term) for row in rows], np.float64)
         figures |= {term: float(values.mean()), f"{term}_se": standard_error(values)}
+    for name in rows[0].own:
+        values = np.array([row.own[name] for row in rows], np.float64)
+        values = values[~np.isnan(values)]
+        mean = float(values.mean()) if values.size else math.nan
+        figures |= {own_figure(name): mean, f"{own_figure(name)}_se": standard_error(values)}
     counts = Counter(row.parse for row in rows)
     return figures | {f"parse/{status.value}": float(counts[status]) for status in ParseStatus}
 

@@ -4,6 +4,7 @@ It joins wording, tokens, positions and windowed patches. Shape legend: P prompt
 tokens.
 """
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,13 +12,14 @@ import numpy as np
 from jaxtyping import Int, UInt8
 
 from segr1_jax.errors import UserError
-from segr1_jax.prompt.config import PromptConfig
+from segr1_jax.prompt.config import PromptConfig, require_texts
 from segr1_jax.prompt.patches import model_frame, normalized_levels, require_frame, stretch
 from segr1_jax.prompt.positions import image_runs, mrope_positions
 from segr1_jax.prompt.processor_settings import VisionSettings, read_vision_settings
+from segr1_jax.prompt.texts import Texts, exported_texts
 from segr1_jax.prompt.tokenizer import END_OF_TURN, Tokenizer
 from segr1_jax.prompt.windows import join_windows
-from segr1_jax.prompt.wording import chat_text, messages, parts
+from segr1_jax.prompt.wording import TEXTS, chat_text, messages, parts
 from segr1_jax.types import Example, Frame, Prompt
 
 
@@ -36,17 +38,30 @@ class PromptBuilder:
     def __init__(self, tokenizer: Tokenizer, vision: VisionSettings, config: PromptConfig):
         if config.frame:
             require_frame(config.frame, config.frame, vision)
+        self._texts = config.texts or TEXTS
+        _require_plain(self._texts, tokenizer)
         self.tokenizer = tokenizer
         self.vision = vision
         self.config = config
 
     @classmethod
     def from_directory(cls, directory: str | Path, config: PromptConfig) -> "PromptBuilder":
-        """Return a builder for a policy directory.
+        """Return a builder for a policy directory; its texts are used if `config` has none.
 
-        Raises UserError for missing files and for files of another model.
+        Raises UserError for missing files, for files of another model and for texts that lack the
+        task.
         """
+        config = dataclasses.replace(config, texts=config.texts or exported_texts(directory))
         return cls(Tokenizer(directory), read_vision_settings(directory), config)
+
+    def messages(self, instruction: str | None, task: str = "") -> list[dict]:
+        """Return the conversation of a prompt. `task` defaults to the configuration's.
+
+        Raises UserError if the texts of the prompts lack the task.
+        """
+        task = task or self.config.task
+        require_texts(self._texts, task)
+        return messages(task, instruction, self._texts)
 
     @property
     def prompt_bytes(self) -> int:
@@ -60,7 +75,7 @@ class PromptBuilder:
     def length(self, instruction: str | None, task: str) -> int:
         """Return the number of tokens of a prompt about one image of the fixed frame."""
         # The tokenizer splits texts at image tokens, so each of them adds exactly one token.
-        alone = self.tokenizer.encode(chat_text(messages(task, instruction), [1]))
+        alone = self.tokenizer.encode(chat_text(self.messages(instruction, task), [1]))
         return len(alone) - 1 + (self.config.frame // self.vision.unit) ** 2
 
     def build(self, example: Example, task: str = "") -> Prompt:
@@ -69,7 +84,7 @@ class PromptBuilder:
         Without an instruction the prompt asks for all primary objects. `task` defaults to the
         configuration's. Raises UserError as `compose` does.
         """
-        conversation = messages(task or self.config.task, example.instruction)
+        conversation = self.messages(example.instruction, task)
         return self.compose(example.name, conversation, [example.image], example_id=example.id)
 
     def compose(
@@ -174,3 +189,15 @@ class PromptBuilder:
                 "use the tokenizer of a Qwen2.5-VL checkpoint",
             )
         return token_ids_P
+
+
+def _require_plain(texts: Texts, tokenizer: Tokenizer) -> None:
+    """Raise UserError if a text of the prompts spells a special token."""
+    joined = "\n".join(text for own in texts.values() for text in own.values())
+    if special := next((token for token in tokenizer.special_tokens if token in joined), None):
+        raise UserError(
+            "prompt.texts",
+            expected="texts without special tokens, which the chat template adds",
+            got=special,
+            remedy="remove it, or write {image}",
+        )

@@ -1,59 +1,93 @@
 """Prompt wording of each task, and the chat layout of Qwen2.5-VL.
 
 The three tasks follow the stages of the paper: reasoning with boxes and points, points alone, and
-the cold start's shorter wording with the question before the image. The sentences are our own.
+the cold start's shorter wording with the question before the image. The sentences are our own;
+prompt/texts.py reads those of other policies.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+
+from segr1_jax.prompt.texts import Texts, placeholders
 
 IMAGE_PAD = "<|image_pad|>"
 DEFAULT_SYSTEM = "You are a helpful assistant."
-TEMPLATE = (
-    "<think> reasoning process here </think> <bbox>[x1,y1,x2,y2]</bbox>, "
-    "<points>[[x1,y1],[x2,y2],...]</points>, <labels>[1,0,...]</labels>"
-)
-POINTS_TEMPLATE = "<points>[[x1,y1],[x2,y2],...]</points>, <labels>[1,0,...]</labels>"
+EVERYTHING = "all primary objects."  # the sentence about a sample without one
 
 _SYSTEM = (
     "The user asks for a segmentation of an image, and you answer it. "
     "First you reason in your mind, then you give the answer. "
     "The reasoning stands inside <think> </think>, each bounding box inside <bbox> </bbox>, "
     "all points inside <points> </points> and their labels inside <labels> </labels>, that is, "
-    + TEMPLATE
-    + ". Coordinates are pixels of the image.\n"
+    "{template}. Coordinates are pixels of the image.\n"
 )
 _LABELS = "Label 1 is a point on the object, label 0 a point on the background.\n"
 _MODERATE = (
     "Give a moderate number of points: enough to outline the object, "
     "not so many that they burden the segmentation."
 )
-_EVERYTHING = "all primary objects."
+_REQUEST = "Identify and segment {instruction}\n"
+_FORMAT = "Use exactly this format: {template}"
 _POINTS_TASK = (
     "Give a sparse set of point prompts for the most salient object of the image, "
     "on the object and on the background. A moderate number is enough. "
 )
+_POINTS = "<points>[[x1,y1],[x2,y2],...]</points>, <labels>[1,0,...]</labels>"
+_BOXES = f"<think> reasoning process here </think> <bbox>[x1,y1,x2,y2]</bbox>, {_POINTS}"
+TEXTS: Texts = {
+    "rl": {
+        "system": _SYSTEM + _LABELS + _MODERATE,
+        "user": "{image}" + _REQUEST + _FORMAT,
+        "everything": "",
+        "template": _BOXES,
+    },
+    "prerl": {
+        "system": "",
+        "user": "{image}" + _REQUEST + _FORMAT,
+        "everything": "{image}" + _POINTS_TASK + _FORMAT,
+        "template": _POINTS,
+    },
+    "sft": {
+        "system": _SYSTEM,
+        "user": _REQUEST + "{image}",
+        "everything": "",
+        "template": _BOXES,
+    },
+}
 
 
-def messages(task: str, instruction: str | None = None) -> list[dict]:
+def messages(task: str, instruction: str | None = None, texts: Texts = TEXTS) -> list[dict]:
     """Return the conversation in the message format of Hugging Face chat templates.
 
     `task` is rl, prerl or sft. `instruction` is the phrase that selects the object ("the red
-    fish"), None for all primary objects.
+    fish"), None for all primary objects. `texts` are those of prompt/texts.py.
 
     Example:
         >>> messages("prerl")[0]["content"][0]
         {'type': 'image'}
     """
-    image = {"type": "image"}
-    request = f"Identify and segment {instruction or _EVERYTHING}\n"
-    if task == "prerl":
-        points = _POINTS_TASK if instruction is None else request
-        return [_user(image, _text(f"{points}Use exactly this format: {POINTS_TEMPLATE}"))]
-    if task == "sft":
-        return [_system(_SYSTEM), _user(_text(request), image)]
+    own = texts[task]
+    values = {"instruction": instruction or EVERYTHING, "template": own["template"]}
+    asked = own["everything"] if instruction is None and own["everything"] else own["user"]
+    turns = [{"role": "user", "content": _content(asked, values)}]
+    if own["system"]:
+        (system,) = _content(own["system"], values)
+        turns.insert(0, _system(system["text"]))
+    return turns
+
+
+def _content(text: str, values: Mapping[str, str]) -> list[dict]:
+    """Return the parts of a turn: {image} is an image, other placeholders have `values`."""
+    parts = [""]
+    for literal, name in placeholders(text):
+        parts[-1] += literal
+        if name == "image":
+            parts += [None, ""]
+        elif name is not None:
+            parts[-1] += values[name]
     return [
-        _system(_SYSTEM + _LABELS + _MODERATE),
-        _user(image, _text(f"{request}Use exactly this format: {TEMPLATE}")),
+        {"type": "image"} if part is None else {"type": "text", "text": part}
+        for part in parts
+        if part != ""
     ]
 
 
@@ -88,11 +122,3 @@ def parts(conversation: list[dict]) -> Iterator[str | None]:
 
 def _system(text: str) -> dict:
     return {"role": "system", "content": text}
-
-
-def _user(*parts: dict) -> dict:
-    return {"role": "user", "content": list(parts)}
-
-
-def _text(text: str) -> dict:
-    return {"type": "text", "text": text}

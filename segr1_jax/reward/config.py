@@ -5,8 +5,9 @@ from collections import Counter
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from segr1_jax.common.config_fields import knob, require_range
+from segr1_jax.common.config_fields import knob, others, require_range
 from segr1_jax.errors import UserError
+from segr1_jax.reward.term_entries import BUILT_IN, check_entries, check_weights, term_name
 from segr1_jax.reward.transport.protocol import MAX_SIDE
 
 # Share of a GPU's memory taken by the CUDA contexts and library workspaces of both processes.
@@ -15,18 +16,35 @@ CONTEXTS_SHARE = 0.05
 
 @dataclass(frozen=True)
 class RewardWeights:
-    """Weights of total = format * (0 or 1) + iou * IoU + s_measure * S; defaults of the paper."""
+    """Weights of the terms; defaults of the paper.
+
+    Every key but the first three is the name of an own term, so that all weights are set alike:
+    reward.weights.iou=0.5, reward.weights.my_term=0.2.
+    """
 
     format: float = knob(1.0, "weight of the format term")
     iou: float = knob(0.7, "weight of the mask IoU")
     s_measure: float = knob(0.3, "weight of the S-measure (alpha 0.5)")
+    own: dict = others(float, "weight of an own term of reward.terms; 0 only logs it")
 
 
 @dataclass(frozen=True)
 class RewardConfig:
     """Settings of the SAM2 sidecar. Empty paths select the nano SAM2 shipped with the package."""
 
+    terms: list = knob(
+        list(BUILT_IN),
+        "terms that are added up, times their weights: format, iou, s_measure, and own ones as "
+        "FILE.py:FUNCTION (reward/README.md), each with a weight in reward.weights. A file is "
+        "looked up in the working directory, then beside the configuration",
+    )
     weights: RewardWeights = RewardWeights()
+    term_files: dict = knob(
+        {},
+        "file and content hash of each own term, written when a configuration is read; a resumed "
+        "run needs the same content",
+    )
+    term_timeout_s: float = knob(10.0, "seconds that an own term may take for one answer")
     sam2_config: str = knob(
         "",
         "SAM2 model: a YAML path, or a name inside the sam2 package such as "
@@ -127,6 +145,12 @@ class RewardConfig:
         return replace(self, max_side=MAX_SIDE)
 
     @property
+    def term_weights(self) -> dict[str, float]:
+        """The weight of each term by its name, in the order in which they are added up."""
+        weights = {name: getattr(self.weights, name) for name in BUILT_IN} | self.weights.own
+        return {name: weights[name] for name in map(term_name, self.terms)}
+
+    @property
     def devices(self) -> tuple[str, ...]:
         """The device of each sidecar. Valid after `placed`."""
         return tuple(self.device.split(","))
@@ -149,6 +173,9 @@ class RewardConfig:
                     got=repr(self.device),
                     remedy="name torch devices",
                 )
+        check_entries(self.terms)
+        check_weights(self.terms, self.weights.own)
+        require_range("reward.term_timeout_s", self.term_timeout_s, 0.01)
         require_range("reward.threads", self.threads, 1)
         require_range("reward.queue", self.queue, 1)
         require_range("reward.max_side", self.max_side, 16)

@@ -15,9 +15,18 @@ from jaxtyping import Bool
 from segr1_jax.answer.grammar import parse, sam_prompts
 from segr1_jax.reward.client import RewardClient
 from segr1_jax.reward.combine import combine
-from segr1_jax.reward.config import RewardWeights
 from segr1_jax.reward.legacy import legacy_example, legacy_pairs, legacy_score
-from segr1_jax.types import Answer, Example, Frame, ParseStatus, Reward, ScoreRequest
+from segr1_jax.reward.terms import TermFault, Terms
+from segr1_jax.types import (
+    Answer,
+    Example,
+    Frame,
+    ParseStatus,
+    Reward,
+    Score,
+    ScoreRequest,
+    ScoreStatus,
+)
 
 Submitted, Finished = TypeVar("Submitted"), TypeVar("Finished")
 
@@ -39,20 +48,24 @@ class Judged:
     """Reward of one text with its parsed answer.
 
     `mask` is present where it was requested and the text parsed; a legacy mask is 768 x 768.
+    `fault` says which own term failed on it, and how; the reward is then invalid.
     """
 
     reward: Reward
     answer: Answer | None
     mask: Bool[np.ndarray, "H W"] | None
+    fault: str = ""
 
 
 @dataclass(frozen=True)
 class Pending:
-    """Texts whose masks are being scored."""
+    """Texts whose masks are being scored; `want_masks` is that of `submit`."""
 
     ticket: int
+    texts: tuple[AnswerText, ...]
     answers: tuple[Answer | None, ...]
     statuses: tuple[ParseStatus, ...]
+    want_masks: bool
     legacy: bool
 
 
@@ -85,11 +98,13 @@ def submit(
     task: str,
     *,
     want_masks: bool = False,
+    need_masks: bool = False,
     legacy: bool = False,
 ) -> Pending:
     """Parse every text and send a request to the sidecar for each text that parsed.
 
-    Coordinates in a text are pixels of `frame_of(example)`.
+    Coordinates in a text are pixels of `frame_of(example)`. The sidecar sends masks if they are
+    wanted by the caller or needed by a term of the reward (Terms.need_masks).
     """
     parsed = [
         parse(item.text, frame_of(item.example), task=task)
@@ -104,28 +119,56 @@ def submit(
     ]
     if legacy:
         # The legacy S-measure is computed here, from the mask.
-        pairs, want_masks = legacy_pairs(pairs), True
+        pairs, need_masks = legacy_pairs(pairs), True
+    sent = want_masks or need_masks
     requests = [
-        ScoreRequest(example.image, example.mask, sam_prompts(answer, example.frame), want_masks)
+        ScoreRequest(example.image, example.mask, sam_prompts(answer, example.frame), sent)
         for example, answer in pairs
     ]
     return Pending(
         client.submit(requests),
+        tuple(texts),
         tuple(answer for answer, _ in parsed),
         tuple(status for _, status in parsed),
+        want_masks,
         legacy,
     )
 
 
-def collect(client: RewardClient, pending: Pending, weights: RewardWeights) -> list[Judged]:
-    """Wait for the scores and return one result per text, in order."""
+def collect(client: RewardClient, pending: Pending, terms: Terms | None) -> list[Judged]:
+    """Wait for the scores and return one result per text, in order.
+
+    `terms` are those of the rewards, None where only masks are read. Own terms are called here, on
+    the thread of the caller.
+
+    Raises:
+        UserError: an own term has failed too often.
+    """
     scores = iter(client.collect(pending.ticket))
     judged = []
-    for answer, status in zip(pending.answers, pending.statuses, strict=True):
+    for item, answer, status in zip(pending.texts, pending.answers, pending.statuses, strict=True):
         score = next(scores) if answer is not None else None
         if score and pending.legacy:
             score = legacy_score(score)
-        judged.append(
-            Judged(combine(weights, status, score), answer, score.mask if score else None)
-        )
+        reward, fault = _reward(terms, item, answer, status, score)
+        # A mask that only a term needed is not kept: there is one for each completion of a step.
+        mask = score.mask if score and pending.want_masks else None
+        judged.append(Judged(reward, answer, mask, fault))
     return judged
+
+
+def _reward(
+    terms: Terms | None,
+    item: AnswerText,
+    answer: Answer | None,
+    status: ParseStatus,
+    score: Score | None,
+) -> tuple[Reward, str]:
+    """Return the reward of a text, and the fault of an own term or ""."""
+    if terms is None or score is None or score.status is not ScoreStatus.OK:
+        return combine(terms.weights if terms else {}, status, score, {}), ""
+    try:
+        own = terms.own_values(item.text, answer, score.mask, item.example)
+    except TermFault as fault:
+        return combine(terms.weights, status, score, None), str(fault)
+    return combine(terms.weights, status, score, own), ""

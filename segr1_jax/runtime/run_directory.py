@@ -17,18 +17,22 @@ report.md      the final table
 report.html    table, curves and samples
 """
 
+import json
 import os
 import shutil
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+import jax
+
 from segr1_jax.common.files import partial_name, write_atomically
 from segr1_jax.config.loading import dump_config, load_config
-from segr1_jax.config.resume_rules import check_resumable, config_hash, rounding_changes
+from segr1_jax.config.resume_rules import check_resumable, config_hash, deciding, rounding_changes
 from segr1_jax.config.schema import RunConfig
 from segr1_jax.errors import UserError
 from segr1_jax.runtime.orbax_steps import latest_step
+from segr1_jax.runtime.processes import text_of_first
 
 
 @dataclass(frozen=True)
@@ -130,6 +134,24 @@ def make_run_dir(config: RunConfig) -> RunDir:
             remedy="choose another run_dir",
         )
     return run
+
+
+def require_one_configuration(config: RunConfig) -> None:
+    """Raise UserError in a process whose configuration is not that of the first process.
+
+    All processes call it. Files of the user, such as own terms of the reward, may differ between
+    hosts.
+    """
+    own = deciding(config)
+    first = json.loads(text_of_first(lambda: json.dumps(own)))
+    if differing := [key for key in first | own if first.get(key) != own.get(key)]:
+        key = differing[0]
+        raise UserError(
+            f"configuration of process {jax.process_index()}",
+            expected=f"that of the first process, {key}={first.get(key)!r}",
+            got=f"{own.get(key)!r}",
+            remedy="start all processes with the same files and the same command",
+        )
 
 
 def claim_run_dir(run: RunDir, config: RunConfig) -> None:

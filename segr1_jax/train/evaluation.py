@@ -10,9 +10,9 @@ import numpy as np
 from segr1_jax.data.sources import Source
 from segr1_jax.metrics.held_out_figures import EvalRow, aggregate, mean_absolute_error
 from segr1_jax.reward.client import RewardClient
-from segr1_jax.reward.config import RewardWeights
 from segr1_jax.reward.judging import AnswerText, Judged, Pending, collect, one_behind, submit
 from segr1_jax.reward.resize import resize_mask
+from segr1_jax.reward.terms import Terms
 from segr1_jax.types import Completion, Example, Frame, ParseStatus, Prompt
 
 STATUSES = tuple(ParseStatus)
@@ -21,12 +21,15 @@ AT_ONCE = 8  # texts whose native images and masks are alive together
 
 @dataclass(frozen=True)
 class Scorer:
-    """Turn answers into rows: client, frame of an answer's coordinates, grammar of the task."""
+    """Turn answers into rows: client, frame of coordinates, grammar of the task, terms.
+
+    The rows have the values of own terms, not the total of the reward.
+    """
 
     client: RewardClient
     frame_of: Callable[[Example], Frame]
     task: str
-    weights: RewardWeights = RewardWeights()
+    terms: Terms
 
     def rows(self, texts: Sequence[AnswerText]) -> tuple[list[EvalRow], list[Judged]]:
         """Score each text on its own example.
@@ -44,11 +47,11 @@ class Scorer:
     ) -> tuple[list[EvalRow], list[Judged]]:
         """Return the rows of submitted texts."""
         texts, pending = submitted
-        judged = collect(self.client, pending, self.weights)
+        judged = collect(self.client, pending, self.terms)
         return [
             _row(text, result)
             for text, result in zip(texts, judged, strict=True)
-            if result.reward.valid
+            if result.reward.valid or result.fault
         ], judged
 
     def each(self, texts: Iterable[AnswerText]) -> Iterator[tuple[AnswerText, Judged]]:
@@ -125,7 +128,8 @@ def evaluate(
 
     for found, _ in one_behind(submitted(), scorer.collect):
         rows += found
-    return Evaluation(figures_everywhere(rows, total, sum_over_processes), rows, answers)
+    names = scorer.terms.own_names
+    return Evaluation(figures_everywhere(rows, total, sum_over_processes, names), rows, answers)
 
 
 def _few(texts: Iterable[AnswerText]) -> Iterator[list[AnswerText]]:
@@ -137,25 +141,34 @@ def _few(texts: Iterable[AnswerText]) -> Iterator[list[AnswerText]]:
 def _row(item: AnswerText, result: Judged) -> EvalRow:
     reward, example = result.reward, item.example
     if result.mask is None:
-        return EvalRow(example.id, example.name, item.text, reward.parse)
+        return EvalRow(example.id, example.name, item.text, reward.parse, own=reward.own)
     mae = mean_absolute_error(resize_mask(result.mask, example.mask.shape), example.mask)
-    return EvalRow(
-        example.id, example.name, item.text, reward.parse, reward.iou, reward.s_measure, mae
-    )
+    found = reward.iou, reward.s_measure, mae, reward.own
+    return EvalRow(example.id, example.name, item.text, reward.parse, *found)
 
 
 def figures_everywhere(
-    rows: Sequence[EvalRow], total: int, sum_over_processes: Callable[[np.ndarray], np.ndarray]
+    rows: Sequence[EvalRow],
+    total: int,
+    sum_over_processes: Callable[[np.ndarray], np.ndarray],
+    own_names: Sequence[str],
 ) -> dict[str, float]:
     """Return figures over the rows of all processes, whose example ids are below `total`."""
-    table = np.zeros((total, 5), np.float64)
+    table = np.zeros((total, 5 + len(own_names)), np.float64)
     for row in rows:
-        table[row.example_id] = (1, STATUSES.index(row.parse), row.iou, row.s_measure, row.mae)
-    found = sum_over_processes(table)
+        own = [row.own[name] for name in own_names]
+        found = STATUSES.index(row.parse), row.iou, row.s_measure, row.mae
+        table[row.example_id] = (1, *found, *own)
     return aggregate(
         [
-            EvalRow(example_id, "", "", STATUSES[int(status)], iou, s_measure, mae)
-            for example_id, (present, status, iou, s_measure, mae) in enumerate(found.tolist())
+            EvalRow(example_id, "", "", STATUSES[int(status)], *parts, _named(own_names, own))
+            for example_id, (present, status, *parts, own) in enumerate(
+                (*row[:5], row[5:]) for row in sum_over_processes(table).tolist()
+            )
             if present
         ]
     )
+
+
+def _named(names: Sequence[str], values: Sequence[float]) -> dict[str, float]:
+    return dict(zip(names, values, strict=True))

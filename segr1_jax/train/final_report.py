@@ -15,10 +15,12 @@ from segr1_jax.config.loading import load_config
 from segr1_jax.config.resume_rules import same_run
 from segr1_jax.config.schema import RunConfig
 from segr1_jax.errors import UserError
+from segr1_jax.metrics.held_out_figures import own_figure
 from segr1_jax.metrics.report_page import ReportSample, write_report
-from segr1_jax.metrics.tables import Table, figures_table, markdown_table
+from segr1_jax.metrics.tables import COLUMNS, Table, figures_table, markdown_table
 from segr1_jax.reward.client import RewardClient
 from segr1_jax.reward.resize import resize_mask
+from segr1_jax.reward.term_entries import own_entries
 from segr1_jax.runtime.mesh import sum_over_processes
 from segr1_jax.runtime.metrics_log import read_metrics
 from segr1_jax.runtime.processes import is_first, wait_for_all
@@ -67,11 +69,12 @@ def closing_report(run: Run, client: RewardClient) -> None:
         _save_panels(run, client, last)
         reasons = run.tally.skipped.reasons | run.unreadable.reasons
         skipped = "".join(f"- skipped {name}: {reason}\n" for name, reason in reasons.items())
-        text = f"# {run.directory.path.name}\n\n{markdown_table(rows)}\n" + (
+        columns = COLUMNS | {name: name for name in _own_figures(run)}
+        text = f"# {run.directory.path.name}\n\n{markdown_table(rows, columns)}\n" + (
             f"\n{skipped}" if skipped else ""
         )
         after = f"after {run.config.stage.upper()}"
-        table = figures_table("Held-out set", rows, note=skipped, result=after)
+        table = figures_table("Held-out set", rows, columns, skipped, after)
         _write_page(run, client, last, table)
         # Last: a run with this file has ended.
         write_atomically(run.directory.report, text)
@@ -79,11 +82,17 @@ def closing_report(run: Run, client: RewardClient) -> None:
     wait_for_all("closing report")
 
 
+def _own_figures(run: Run) -> list[str]:
+    own = own_entries(run.config.reward.terms)
+    return [own_figure(entry.function) for entry in own]
+
+
 def _write_page(run: Run, client: RewardClient, last: Evaluation, table: Table) -> None:
     """Write report.html: the table, curves of the run, held-out samples with their masks."""
     lines = read_metrics(run.directory)
     curves = {
-        name: [(line["step"], line[name]) for line in lines if name in line] for name in CURVES
+        name: [(line["step"], line[name]) for line in lines if name in line]
+        for name in (*CURVES, *_own_figures(run))
     }
     rows = {row.example_id: row for row in last.rows}
     texts = answered(run.held_out, last.answers[:SAMPLES])
@@ -123,7 +132,9 @@ def _rows(run: Run, client: RewardClient, last: Evaluation) -> dict[str, dict[st
         found[name] = make()
         run.stop_if_asked(run.config.steps)
     baselines = {
-        name: figures_everywhere(rows, len(run.held_out), sum_over_processes)
+        name: figures_everywhere(
+            rows, len(run.held_out), sum_over_processes, scorer.terms.own_names
+        )
         for name, rows in found.items()
     }
     for name, figures in baselines.items():

@@ -10,6 +10,7 @@ import numpy as np
 from segr1_jax.data.pipeline import Skipped, ahead_of, sweep
 from segr1_jax.data.sources import Source
 from segr1_jax.reward.client import RewardClient
+from segr1_jax.reward.terms import Terms
 from segr1_jax.runtime.mesh import sum_over_processes
 from segr1_jax.train.block_sampler import RolloutWeights
 from segr1_jax.train.engine import Engine
@@ -20,10 +21,9 @@ FILLER = Example(id=0, name="filler", image=np.zeros((28, 28, 3), np.uint8), mas
 
 
 def scorer_of(engine: Engine, client: RewardClient) -> Scorer:
-    """Return the scorer for the frames, the task and the reward weights of a run."""
-    return Scorer(
-        client, engine.builder.frame_of, engine.config.prompt.task, engine.config.reward.weights
-    )
+    """Return the scorer for the frames, the task and the reward of a run."""
+    config = engine.config
+    return Scorer(client, engine.builder.frame_of, config.prompt.task, Terms(config.reward))
 
 
 def evaluate_weights(

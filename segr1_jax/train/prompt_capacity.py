@@ -16,6 +16,9 @@ def fit_prompts(config: RunConfig, builder: PromptBuilder, sources: Iterable[Sou
     """Return the configuration with prompt.max_tokens lowered to what the sources need."""
     second = {config.sft.second_task} - {""} if config.stage == "sft" else set()
     lengths = [_lengths(builder, source, {config.prompt.task} | second) for source in sources]
+    for task in second:
+        # Otherwise every second sample would be a bad one.
+        builder.messages(None, task)
     # Evaluation fills its last batch with an example without an instruction.
     filler, most = builder.length(None, config.prompt.task), config.prompt.max_tokens
     capacity = most if None in lengths else prompt_capacity({filler}.union(*lengths), most)

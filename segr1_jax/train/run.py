@@ -42,6 +42,7 @@ from segr1_jax.runtime.run_directory import (
     checkpoint_root,
     claim_run_dir,
     make_run_dir,
+    require_one_configuration,
 )
 from segr1_jax.runtime.run_lock import locked
 from segr1_jax.runtime.step_trace import StepTrace
@@ -66,6 +67,7 @@ class Run:
 
     def __init__(self, config: RunConfig):
         require_fixed_frame(config)
+        require_one_configuration(config)
         self._open = ExitStack()
         self.config = config
         self.source, self.held_out = open_source(config.data), open_source(config.eval_data)

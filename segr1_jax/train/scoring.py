@@ -15,6 +15,7 @@ from segr1_jax.objective.advantages import completion_weights, group_advantages
 from segr1_jax.reward import judging
 from segr1_jax.reward.client import RewardClient, Stats
 from segr1_jax.reward.judging import AnswerText, Judged, Pending
+from segr1_jax.reward.terms import Terms
 from segr1_jax.train.run import Run
 from segr1_jax.train.step_figures import reward_arrays
 from segr1_jax.train.submission import Ended, Submission
@@ -37,6 +38,7 @@ class GroupScorer:
 
     def __init__(self, run: Run, client: RewardClient):
         self._run, self._client, self._config = run, client, run.config
+        self._terms = Terms(run.config.reward)
 
     def encode(self, samples: Sequence[Sample]) -> None:
         """Start encoding the images of `samples`; images that are encoded already cost nothing."""
@@ -67,12 +69,13 @@ class GroupScorer:
                 [AnswerText(each.sample.example, each.text, each.finished) for each in ended],
                 self._run.engine.builder.frame_of,
                 self._config.prompt.task,
+                need_masks=self._terms.need_masks,
                 legacy=self._config.reward.legacy,
             )
 
     def collect(self, sent: Pending) -> list[Judged]:
-        """Wait for the rewards of what was sent, in order."""
-        return judging.collect(self._client, sent, self._config.reward.weights)
+        """Wait for the rewards of what was sent, in order; own terms are called here."""
+        return judging.collect(self._client, sent, self._terms)
 
     def credit(self, judged: Sequence[Sequence[Judged]]) -> Credit:
         """Return the weights and advantages that this process's rewards give."""

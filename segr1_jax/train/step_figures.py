@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from segr1_jax.answer.grammar import stray_points
+from segr1_jax.metrics.held_out_figures import own_figure
 from segr1_jax.reward.judging import Judged
 from segr1_jax.runtime.mesh import sum_over_processes
 from segr1_jax.types import Completion
@@ -40,10 +41,10 @@ def group_figures(
     valid = np.array([reward.valid for reward in rewards])
     totals = np.ma.masked_array([reward.total for reward in rewards], ~valid)
     totals_BG = totals.reshape(len(groups), -1)
-    figures = {
-        name: np.ma.masked_array([getattr(reward, name) for reward in rewards], ~valid).mean()
-        for name in TERMS
-    }
+    values = {name: [getattr(reward, name) for reward in rewards] for name in TERMS}
+    for name in rewards[0].own:
+        values[own_figure(name)] = [reward.own[name] for reward in rewards]
+    figures = {name: np.ma.masked_array(each, ~valid).mean() for name, each in values.items()}
     figures |= {
         "valid": valid.mean(),
         "reward": totals.mean(),

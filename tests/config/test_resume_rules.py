@@ -1,6 +1,7 @@
 """What a resumed run may change, and that nothing else is changed in silence."""
 
 import dataclasses
+import json
 
 import pytest
 from tiny_run import CONFIG
@@ -8,13 +9,19 @@ from tiny_run import CONFIG
 from segr1_jax.config.loading import load_config
 from segr1_jax.config.resume_rules import (
     config_hash,
+    deciding,
     refused_changes,
     rounding_changes,
     same_run,
 )
 from segr1_jax.config.schema import RunConfig
 from segr1_jax.errors import UserError
-from segr1_jax.runtime.run_directory import claim_run_dir, make_run_dir
+from segr1_jax.runtime import run_directory
+from segr1_jax.runtime.run_directory import (
+    claim_run_dir,
+    make_run_dir,
+    require_one_configuration,
+)
 
 # The remedies that a plan proposes after an out-of-memory, and what else is cut differently.
 ROUNDED = (
@@ -111,3 +118,13 @@ def test_checkpoints_left_behind_are_named(old, tmp_path):
     assert load_config(run.config).checkpoint_dir == ""
     (tmp_path / "large_disk" / "3").mkdir(parents=True)
     claim_run_dir(run, moved)
+
+
+def test_a_process_with_another_configuration_is_named(monkeypatch, old, tmp_path):
+    """As with a file of the user that differs between hosts."""
+    require_one_configuration(old)
+    first = json.dumps(deciding(changed(old, tmp_path, "seed=7")))
+    monkeypatch.setattr(run_directory, "text_of_first", lambda make: first)
+    with pytest.raises(UserError, match=r"process 0: expected .*seed=7, got 0"):
+        require_one_configuration(old)
+    require_one_configuration(changed(old, tmp_path, "seed=7"))

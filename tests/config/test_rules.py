@@ -51,6 +51,10 @@ def test_rules_over_several_fields(write, overrides, field):
         (["policy.path=.", "eval_data.kind=jsonl", "eval_data.manifest=."], "eval_data.manifest"),
         (["policy.path=.", "reward.python=no-such-python"], "reward.python"),
         (
+            ["policy.path=.", "reward.terms=[iou,gone.py:mine]", "reward.weights.mine=1"],
+            "reward.terms: gone.py",
+        ),
+        (
             ["policy.path=.", "reward.sam2_config=a.yaml", "reward.sam2_checkpoint=gone.pt"],
             "reward.sam2_checkpoint",
         ),

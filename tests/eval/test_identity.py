@@ -87,6 +87,7 @@ def test_a_picture_that_changed_before_an_interrupted_call_goes_on(copy, tmp_pat
         ("reward.dtype=bfloat16", "sam2"),
         ("reward.decode_batch=3", "sam2"),
         ("prompt.task=sft", "prompt"),
+        ("prompt.texts={rl: {user: '{image}{instruction}'}}", "prompt"),
     ],
 )
 def test_whatever_changes_a_mask(folder, answered, override, differing):

@@ -9,6 +9,8 @@ import pytest
 from segr1_jax.answer.grammar import parse
 from segr1_jax.metrics.held_out_figures import aggregate
 from segr1_jax.reward.client import RewardClient
+from segr1_jax.reward.config import RewardConfig
+from segr1_jax.reward.terms import Terms
 from segr1_jax.train.evaluation import Scorer, evaluate
 from segr1_jax.types import Completion, Example, Frame, Prompt, Score, ScoreStatus
 
@@ -75,7 +77,7 @@ def test_the_next_batch_is_generated_before_the_scores_are_collected():
         client.calls.append(f"generate {sum(c.startswith('generate') for c in client.calls)}")
         return [completion(prompt.example_id) for prompt in prompts]
 
-    scorer = Scorer(client, lambda example: Frame(SIDE, SIDE), "rl")
+    scorer = Scorer(client, lambda example: Frame(SIDE, SIDE), "rl", Terms(RewardConfig()))
     found = evaluate(batches(), answer, scorer, COUNT, lambda table: table)
     assert client.calls == [
         *("generate 0", "submit 0", "generate 1", "submit 1", "collect 0"),

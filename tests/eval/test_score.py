@@ -209,7 +209,7 @@ def test_few_answers_are_held_and_what_the_sidecar_loses_has_no_reward(folder):
 
 
 def test_the_summary_of_a_file_where_nothing_could_be_scored():
-    summary = score.Summary(Path("answers.jsonl"))
+    summary = score.Summary(Path("answers.jsonl"), score.TERMS)
     nothing = dict.fromkeys(score.TERMS) | {
         "parse": None,
         "score": "skipped",

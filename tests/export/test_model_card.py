@@ -13,10 +13,13 @@ from PIL import Image
 
 from segr1_jax.data.config import DataConfig
 from segr1_jax.data.synthetic import generate
-from segr1_jax.export.model_card import generation_config
+from segr1_jax.export.model_card import conversations, generation_config, prompt_texts
 from segr1_jax.hf.load_weights import read_arch
 from segr1_jax.hf.tiny_policy import make_tiny_policy
 from segr1_jax.policy.params import Policy
+from segr1_jax.prompt.build import PromptBuilder
+from segr1_jax.prompt.config import PromptConfig
+from segr1_jax.prompt.texts import TEXTS_FILE, parse_texts
 from segr1_jax.prompt.tokenizer import END_OF_TURN, Tokenizer
 from segr1_jax.reward.sidecar.model_files import NANO_CHECKPOINT, NANO_CONFIG
 
@@ -132,6 +135,20 @@ def test_the_cards_script_gives_the_masks_of_predict(trained, sentence, tmp_path
         np.testing.assert_array_equal(np.asarray(Image.open(out)), expected)
         filled += bool(expected.any())
     assert filled >= FEWEST_MASKS
+
+
+def test_an_export_holds_the_texts_of_its_prompts(tmp_path):
+    tiny = make_tiny_policy(tmp_path / "tiny", seed=0)
+    ours = PromptBuilder.from_directory(tiny, PromptConfig(frame=168))
+    assert prompt_texts(ours.config) == {}
+    texts = parse_texts({"rl": {"user": "{image}Find {instruction}."}}, "prompt.texts", tmp_path)
+    theirs = PromptBuilder.from_directory(tiny, PromptConfig(frame=168, texts=texts))
+    (tiny / TEXTS_FILE).write_text(prompt_texts(theirs.config)[TEXTS_FILE])
+    loaded = PromptBuilder.from_directory(tiny, PromptConfig(frame=168))
+    assert prompt_texts(loaded.config) == prompt_texts(theirs.config)
+    written = json.loads(conversations(loaded))
+    assert written["one"][0]["content"][1]["text"] == "Find {object}."
+    assert written["all"][0]["content"][1]["text"] == "Find all primary objects.."
 
 
 def test_generation_is_greedy_without_penalty_and_without_banned_tokens(tmp_path):

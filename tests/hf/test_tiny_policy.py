@@ -19,7 +19,8 @@ from segr1_jax.answer.grammar import render
 from segr1_jax.errors import UserError
 from segr1_jax.hf.tiny_policy import make_tiny_policy
 from segr1_jax.prompt.build import PromptBuilder
-from segr1_jax.prompt.config import TASKS, PromptConfig
+from segr1_jax.prompt.config import PromptConfig
+from segr1_jax.prompt.texts import TASKS
 from segr1_jax.prompt.wording import messages
 from segr1_jax.types import Answer, Example, Frame
 

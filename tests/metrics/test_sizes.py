@@ -24,6 +24,7 @@ from segr1_jax.reward.resize import resize_map, resize_mask
 from segr1_jax.reward.scores import iou, s_measure
 from segr1_jax.reward.sidecar.model_files import NANO_CHECKPOINT, NANO_CONFIG, build_model
 from segr1_jax.reward.sidecar.sam2_model import Sam2
+from segr1_jax.reward.terms import Terms
 from segr1_jax.train.evaluation import Scorer
 from segr1_jax.types import Example, Frame, SamPrompt
 
@@ -123,7 +124,7 @@ def test_rewards_and_held_out_figures_compare_at_the_size_of_the_truth(truth_siz
     text = f"<think>t</think> <bbox>[{','.join(map(str, BOX))}]</bbox>, "
     text += "<points>[[90,90]]</points>, <labels>[1]</labels>"
     with RewardClient(RewardConfig()) as client:
-        scorer = Scorer(client, lambda _: Frame(SIDE, SIDE), "rl")
+        scorer = Scorer(client, lambda _: Frame(SIDE, SIDE), "rl", Terms(RewardConfig()))
         ((row,), (judged,)) = scorer.rows([AnswerText(example, text)])
     assert (row.iou, row.s_measure) == (iou(seen, truth), s_measure(seen, truth))
     assert row.mae == np.mean(seen != truth)

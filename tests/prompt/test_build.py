@@ -7,8 +7,9 @@ from transformers import AutoTokenizer
 
 from segr1_jax.errors import UserError
 from segr1_jax.prompt.build import PromptBuilder
-from segr1_jax.prompt.config import TASKS, PromptConfig
+from segr1_jax.prompt.config import PromptConfig
 from segr1_jax.prompt.patches import patchify, stretch
+from segr1_jax.prompt.texts import TASKS
 from segr1_jax.prompt.tokenizer import Tokenizer
 from segr1_jax.prompt.wording import chat_text, messages
 from segr1_jax.types import Example, Frame

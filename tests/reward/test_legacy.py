@@ -10,16 +10,17 @@ from PIL import Image
 from segr1_jax.reward import judging as judge
 from segr1_jax.reward.client import RewardClient
 from segr1_jax.reward.combine import combine
-from segr1_jax.reward.config import RewardConfig, RewardWeights
+from segr1_jax.reward.config import RewardConfig
 from segr1_jax.reward.judging import AnswerText
 from segr1_jax.reward.legacy import legacy_example, legacy_score
 from segr1_jax.reward.scores import iou
 from segr1_jax.reward.sidecar.model_files import NANO_CHECKPOINT, NANO_CONFIG, build_model
 from segr1_jax.reward.sidecar.sam2_model import Sam2
+from segr1_jax.reward.terms import Terms
 from segr1_jax.reward.transport.prompts_block import WirePrompt
 from segr1_jax.types import Example, Frame, ParseStatus, Score, ScoreStatus
 
-MASK_ONLY = RewardWeights(format=0.0)
+MASK_ONLY = RewardConfig().term_weights | {"format": 0.0}
 OBJECT = np.zeros((768, 768), bool)
 OBJECT[200:500, 100:400] = True  # 300 x 300
 
@@ -41,7 +42,7 @@ def photo():
 )
 def test_worked_totals(mask, total):
     score = legacy_score(Score(ScoreStatus.OK, iou(mask, OBJECT), s_measure=0.5, mask=mask))
-    assert combine(MASK_ONLY, ParseStatus.OK, score).total == pytest.approx(total, abs=1e-6)
+    assert combine(MASK_ONLY, ParseStatus.OK, score, {}).total == pytest.approx(total, abs=1e-6)
 
 
 def test_an_empty_union_has_iou_0():
@@ -106,7 +107,7 @@ def test_the_whole_path_scores_what_sam2_makes_of_unconverted_coordinates(photo)
         found = judge.collect(
             client,
             judge.submit(client, texts, lambda _: Frame(756, 756), "rl", legacy=True),
-            RewardWeights(),
+            Terms(RewardConfig()),
         )
         assert client.stats().totals["encodes"] == 1
     assert [item.reward.parse for item in found] == [

@@ -10,7 +10,7 @@ from tolerances import TOL_S_MEASURE
 
 from segr1_jax.metrics.held_out_figures import soft_s_measure
 from segr1_jax.reward.combine import combine
-from segr1_jax.reward.config import RewardWeights
+from segr1_jax.reward.config import RewardConfig
 from segr1_jax.reward.scores import capped_size, iou, resize_nearest, s_measure
 from segr1_jax.types import ParseStatus, Score, ScoreStatus
 
@@ -156,10 +156,11 @@ def test_resize_nearest_and_cap():
 
 def test_combine():
     score = Score(ScoreStatus.OK, iou=0.5, s_measure=0.6)
-    assert combine(RewardWeights(), ParseStatus.OK, score).total == pytest.approx(1 + 0.35 + 0.18)
-    bad = combine(RewardWeights(), ParseStatus.BAD_BOX, None)
+    weights = RewardConfig().term_weights
+    assert combine(weights, ParseStatus.OK, score, {}).total == pytest.approx(1 + 0.35 + 0.18)
+    bad = combine(weights, ParseStatus.BAD_BOX, None, {})
     assert (bad.total, bad.format, bad.valid, bad.parse) == (0, 0, True, ParseStatus.BAD_BOX)
-    lost = combine(RewardWeights(), ParseStatus.OK, Score(ScoreStatus.QUARANTINED, 0.0, 0.0))
+    lost = combine(weights, ParseStatus.OK, Score(ScoreStatus.QUARANTINED, 0.0, 0.0), {})
     assert not lost.valid
 
 
