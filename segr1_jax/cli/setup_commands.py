@@ -89,7 +89,7 @@ def _add_recipes(add: AddParser) -> None:
         """\
         example:  segr1 recipes
         prints:   name, hardware and purpose of each; a name takes the place of a file:
-                  segr1 train quickstart_grpo steps=20
+                  segr1 train quickstart_grpo run_dir=runs/mine
                   segr1 config paper/rl_cod_3b > mine.yaml     to start your own""",
     )
 

@@ -12,7 +12,7 @@ def add_commands(add: AddParser) -> None:
         commands.sft,
         "supervised cold start on answers generated from masks",
         """\
-        example:  segr1 sft quickstart_sft data.level=salient
+        example:  segr1 sft quickstart_sft data.level=salient run_dir=runs/salient
         writes:   the run directory (metrics.jsonl, tb/, checkpoints/, eval/, report.md)
         resume:   the same command continues from the last checkpoint
         next:     segr1 train, with policy.path set to the directory of this run""",
@@ -23,7 +23,7 @@ def add_commands(add: AddParser) -> None:
         commands.train,
         "GRPO: sample answers, score their masks with SAM2, update",
         """\
-        example:  segr1 train quickstart_grpo rollout.group=4 reward.weights.iou=0.5
+        example:  segr1 train quickstart_grpo rollout.group=4 run_dir=runs/group_4
         writes:   the run directory (metrics.jsonl, tb/, checkpoints/, eval/, samples/, report.md)
         resume:   the same command continues from the last checkpoint
         next:     segr1 eval, segr1 predict, segr1 export with the same configuration""",
