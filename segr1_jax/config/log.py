@@ -34,7 +34,8 @@ class LogConfig:
 
     def __post_init__(self):
         for name in self.to:
-            require_choice("log.to", name, DESTINATIONS)
+            # YAML may give anything.
+            require_choice("log.to", str(name), DESTINATIONS)
         if "jsonl" not in self.to or len(set(self.to)) < len(self.to):
             raise UserError(
                 "log.to",

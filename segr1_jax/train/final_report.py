@@ -108,7 +108,7 @@ def _write_page(run: Run, client: RewardClient, last: Evaluation, table: Table) 
         )
         for item, judged in scorer_of(run.engine, client).each(texts)
     )
-    completions = completion_section(complete_lines(run.directory.completions))
+    completions = completion_section(lambda: complete_lines(run.directory.completions))
     title = run.directory.path.name
     write_report(run.directory.page, title, [table], curves, samples, [completions])
 

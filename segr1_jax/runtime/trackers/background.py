@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from segr1_jax.common.files import write_atomically
-from segr1_jax.runtime.trackers.tracker import Row, Tracker
+from segr1_jax.runtime.trackers.tracker import Row, Tracker, one_line
 
 MOST_WAITING = 1000  # rows
 CLOSE_TIMEOUT_S = 60
@@ -59,7 +59,7 @@ class BackgroundTracker:
         self._name, self._connect, self._mark = name, connect, mark
         self._missed, self._incidents = missed, incidents
         self._rows: queue.Queue[Row | None] = queue.Queue(MOST_WAITING)  # None ends the thread
-        self._has_ended = threading.Event()
+        self._has_ended, self._reporting = threading.Event(), threading.Lock()
         self._run_failed = False
         # A daemon: a tracker that hangs must not keep the process alive.
         self._thread = threading.Thread(target=self._work, name=f"tracker {name}", daemon=True)
@@ -96,7 +96,7 @@ class BackgroundTracker:
                 self._hand_over(tracker, row)
             tracker.close(failed=self._run_failed or self._has_ended.is_set())
         except (Exception, SystemExit) as error:  # noqa: BLE001 (reported; the run continues)
-            self._end(f"{type(error).__name__}: {error}", traceback.format_exc())
+            self._end(f"{type(error).__name__}: {one_line(error)}", traceback.format_exc())
 
     def _hand_over(self, tracker: Tracker, row: Row) -> None:
         if self._mark.is_before(row):
@@ -105,14 +105,16 @@ class BackgroundTracker:
 
     def _end(self, reason: str, details: str = "") -> None:
         """Stop handing over rows, and report why; only the first reason is reported."""
-        if self._has_ended.is_set():
-            return
-        self._has_ended.set()
-        print(
-            f"{self._name}: {reason}; the run continues without it, and metrics.jsonl is complete. "
-            f"A resumed run writes to {self._name} what it lacks.",
-            file=sys.stderr,
-        )
-        if details:
-            self._incidents.mkdir(exist_ok=True)
-            (self._incidents / f"tracker_{self._name}.txt").write_text(details)
+        with self._reporting:
+            if self._has_ended.is_set():
+                return
+            print(
+                f"{self._name}: {reason}; the run continues without it, and metrics.jsonl is "
+                f"complete. A resumed run writes to {self._name} what it lacks.",
+                file=sys.stderr,
+            )
+            if details:
+                self._incidents.mkdir(exist_ok=True)
+                (self._incidents / f"tracker_{self._name}.txt").write_text(details)
+            # Last: the process may end once it is set.
+            self._has_ended.set()

@@ -9,7 +9,7 @@ Shape legend: H W picture in pixels.
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import UInt8
@@ -43,6 +43,7 @@ class Row(NamedTuple):
         return self.step, any(tag.startswith(EVALUATION) for tag in self.figures)
 
 
+@runtime_checkable
 class Tracker(Protocol):
     """A place where a run is shown. Any exception of a method ends the tracker, not the run."""
 
@@ -93,6 +94,11 @@ def hyperparameters(config: RunConfig) -> dict[str, Any]:
         key: without_credentials(value) if isinstance(value, str) else value
         for key, value in flatten(config).items()
     }
+
+
+def one_line(error: BaseException) -> str:
+    """Return the message of an error without its line breaks."""
+    return " ".join(str(error).split())
 
 
 def without_credentials(text: str) -> str:

@@ -10,7 +10,7 @@ from types import ModuleType
 
 from segr1_jax.common.optional_packages import optional_package
 from segr1_jax.errors import UserError
-from segr1_jax.runtime.trackers.tracker import Row, RunIdentity
+from segr1_jax.runtime.trackers.tracker import Row, RunIdentity, one_line
 
 STEP = "step"
 INIT_TIMEOUT_S = 60  # wait for the server before the run is recorded offline
@@ -35,7 +35,7 @@ class WandbTracker:
         except (wandb.errors.CommError, TimeoutError) as error:
             self._run = _init(wandb, identity, offline=True)
             print(
-                f"wandb: no connection ({error}); recorded offline: upload with "
+                f"wandb: no connection ({one_line(error)}); recorded offline: upload with "
                 f"`wandb sync {self._run.settings.sync_dir}`",
                 file=sys.stderr,
             )
@@ -61,14 +61,19 @@ def require_login() -> None:
     Nothing is sent, and nothing is asked on the terminal.
     """
     wandb = optional_package("wandb", "wandb")
-    if not _is_local(wandb) and not wandb.login(prompt=False, verify=False):
-        raise UserError(
-            "log.to",
-            expected="credentials of wandb",
-            got="none",
-            remedy="run `wandb login`, set WANDB_API_KEY, or record locally with "
-            "WANDB_MODE=offline",
-        )
+    try:
+        if _is_local(wandb) or wandb.login(prompt=False, verify=False):
+            return
+        got = "none"
+    # Settings that wandb refuses (a key of another form, an unknown WANDB_MODE) are ValueErrors.
+    except (wandb.errors.AuthenticationError, wandb.errors.UsageError, ValueError) as error:
+        got = one_line(error)
+    raise UserError(
+        "log.to",
+        expected="credentials of wandb",
+        got=got,
+        remedy="run `wandb login`, set WANDB_API_KEY, or record locally with WANDB_MODE=offline",
+    )
 
 
 def _is_local(wandb: ModuleType) -> bool:
