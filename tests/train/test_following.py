@@ -36,15 +36,15 @@ def pictures(run) -> list[tuple[int, str, np.ndarray]]:
     files = sorted((run / "tb").glob("events*"), key=lambda file: file.stat().st_mtime_ns)
     events = [Event.FromString(r[12:-4]) for f in files for r, _ in _records(f.read_bytes())]
     return [
-        (
-            event.step,
-            value.tag,
-            np.asarray(Image.open(io.BytesIO(value.image.encoded_image_string))),
-        )
+        (event.step, value.tag, pixels(value.image.encoded_image_string))
         for event in events
         for value in event.summary.value
         if value.HasField("image")
     ]
+
+
+def pixels(content: bytes) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(content)))
 
 
 @pytest.fixture(scope="module")
@@ -60,8 +60,8 @@ def test_the_same_samples_are_shown_at_every_evaluation(whole):
     assert [step for step, *_ in found] == [step for step in (0, 2, 4) for _ in range(8)]
     tags = [tag for _, tag, _ in found]
     assert tags == [f"eval/sample_{index:06d}" for index in range(8)] * 3
-    assert {pixels.shape for *_, pixels in found} == {(84, 3 * 84 + 2 * GAP, 3)}
-    images = {(tag, pixels[:, :84].tobytes()) for _, tag, pixels in found}
+    assert {panel.shape for *_, panel in found} == {(84, 3 * 84 + 2 * GAP, 3)}
+    images = {(tag, panel[:, :84].tobytes()) for _, tag, panel in found}
     assert len(images) == 8, "the first of the three pictures is the image, which does not change"
 
 

@@ -40,7 +40,7 @@ class BackgroundTracker:
     """Hand rows to a tracker in a thread.
 
     The thread opens the tracker, writes the rows that `missed` holds and the tracker has not, and
-    then those of `write`. A resumed run repeats the steps after its checkpoint with the same
+    then those of `write`. `mark` is the file of its Mark. A resumed run repeats the steps after its checkpoint with the same
     results, so rows that the tracker has been given are not written again.
 
     Where the tracker raises, cannot keep up or does not end in time, the run continues without it:
@@ -52,7 +52,7 @@ class BackgroundTracker:
         self,
         name: str,
         connect: Callable[[], Tracker],
-        mark: Mark,
+        mark: Path,
         missed: Sequence[Row],
         incidents: Path,
     ):
@@ -89,19 +89,14 @@ class BackgroundTracker:
 
     def _work(self) -> None:
         try:
-            tracker = self._connect()
+            tracker, mark = self._connect(), Mark(self._mark)
             for row in self._missed:
-                self._hand_over(tracker, row)
+                _hand_over(tracker, mark, row)
             while (row := self._rows.get()) is not None and not self._has_ended.is_set():
-                self._hand_over(tracker, row)
+                _hand_over(tracker, mark, row)
             tracker.close(failed=self._run_failed or self._has_ended.is_set())
         except (Exception, SystemExit) as error:  # noqa: BLE001 (reported; the run continues)
             self._end(f"{type(error).__name__}: {one_line(error)}", traceback.format_exc())
-
-    def _hand_over(self, tracker: Tracker, row: Row) -> None:
-        if self._mark.is_before(row):
-            self._mark.set(row)
-            tracker.write(row)
 
     def _end(self, reason: str, details: str = "") -> None:
         """Stop handing over rows, and report why; only the first reason is reported."""
@@ -115,6 +110,13 @@ class BackgroundTracker:
             )
             if details:
                 self._incidents.mkdir(exist_ok=True)
-                (self._incidents / f"tracker_{self._name}.txt").write_text(details)
+                file = self._incidents / f"tracker_{self._name}.txt"
+                file.write_text(details, encoding="utf-8", errors="backslashreplace")
             # Last: the process may end once it is set.
             self._has_ended.set()
+
+
+def _hand_over(tracker: Tracker, mark: Mark, row: Row) -> None:
+    if mark.is_before(row):
+        mark.set(row)
+        tracker.write(row)

@@ -11,7 +11,7 @@ from segr1_jax.config.loading import dump_config
 from segr1_jax.config.log import LogConfig
 from segr1_jax.config.schema import RunConfig
 from segr1_jax.runtime.run_directory import RunDir
-from segr1_jax.runtime.trackers.background import BackgroundTracker, Mark
+from segr1_jax.runtime.trackers.background import BackgroundTracker
 from segr1_jax.runtime.trackers.tensorboard_tracker import TensorBoardTracker
 from segr1_jax.runtime.trackers.tracker import (
     Row,
@@ -72,9 +72,8 @@ def _third_party(
         hyperparameters=hyperparameters(config),
     )
     connect = functools.partial(THIRD_PARTY[name], identity)
-    return BackgroundTracker(
-        name, connect, Mark(run.trackers / f"{name}.json"), rows, run.incidents
-    )
+    mark = run.trackers / f"{name}.json"
+    return BackgroundTracker(name, connect, mark, rows, run.incidents)
 
 
 def _id(path: Path) -> str:
