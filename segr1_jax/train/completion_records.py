@@ -6,6 +6,7 @@ from itertools import islice
 from typing import Any
 
 from segr1_jax.data.pipeline import Sample
+from segr1_jax.metrics.held_out_figures import own_figure
 from segr1_jax.objective.advantages import group_advantages
 from segr1_jax.objective.config import ObjectiveConfig
 from segr1_jax.reward.judging import Judged
@@ -33,6 +34,7 @@ def completion_records(
         for b, sample in enumerate(samples):
             for g, (completion, result) in enumerate(zip(groups[b], judged[b], strict=True)):
                 reward = dataclasses.asdict(result.reward)
+                own = {own_figure(name): value for name, value in reward.pop("own").items()}
                 yield {
                     "position": sample.position,
                     "name": sample.example.name,
@@ -42,6 +44,7 @@ def completion_records(
                     "tokens": len(completion.token_ids),
                     "finished": completion.finished,
                     **reward,
+                    **own,
                     "parse": result.reward.parse.value,
                     "advantage": float(advantages_BG[b, g]),
                 }

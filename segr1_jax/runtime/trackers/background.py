@@ -40,8 +40,9 @@ class BackgroundTracker:
     """Hand rows to a tracker in a thread.
 
     The thread opens the tracker, writes the rows that `missed` holds and the tracker has not, and
-    then those of `write`. `mark` is the file of its Mark. A resumed run repeats the steps after its checkpoint with the same
-    results, so rows that the tracker has been given are not written again.
+    then those of `write`. A resumed run repeats the steps after its checkpoint with the same
+    results, so rows that the tracker has been given are not written again; `mark` is the file of
+    its Mark.
 
     Where the tracker raises, cannot keep up or does not end in time, the run continues without it:
     one message says so, and the traceback is written to `incidents`. The next resume writes what is
