@@ -132,6 +132,23 @@ def test_nothing_restored_starts_clean(run):
     assert len(read_metrics(run)) == 1
 
 
+def test_completions_are_cut_as_metrics_are(run):
+    records = [{"text": "Größe \u202e", "total": float("nan")}, {"text": "b", "total": 1.0}]
+
+    def write(first: int, last: int) -> bytes:
+        with MetricsWriter(run, CONFIG, first) as writer:
+            for step in range(first + 1, last + 1):
+                writer.write_completions(step, records)
+        return run.completions.read_bytes()
+
+    whole = write(0, 5)
+    with run.completions.open("a") as file:
+        file.write('{"step": 6, "te')
+    assert write(3, 5) == whole == write(0, 5)
+    first = json.loads(whole.splitlines()[0], parse_constant=pytest.fail)
+    assert first == {"step": 1, "text": "Größe \u202e", "total": "nan"}
+
+
 @pytest.fixture
 def clock(monkeypatch):
     """A clock that the test sets."""
