@@ -4,7 +4,9 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+from segr1_jax.common.optional_packages import optional_package
 from segr1_jax.config.hardware import TPUS
+from segr1_jax.config.log import OPTIONAL
 from segr1_jax.config.schema import MeshConfig, RunConfig
 from segr1_jax.data.config import DataConfig
 from segr1_jax.errors import UserError
@@ -79,7 +81,10 @@ def check_rules(config: RunConfig) -> None:
 
 
 def check_paths(config: RunConfig) -> None:
-    """Raise UserError unless the files and directories that the run reads exist."""
+    """Raise UserError unless the files, directories and packages that the run needs exist."""
+    for name in OPTIONAL:
+        if name in config.log.to:
+            optional_package(name, name)
     if not config.policy.path:
         raise _error(
             "policy.path",

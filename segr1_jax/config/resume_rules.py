@@ -28,7 +28,7 @@ NOTHING = (
         "hardware",
         "policy.arch",
     ),
-    "loader",
+    *("loader", "log"),
     *(f"reward.{name}" for name in ("python", "sidecars", "gpu_memory", "queue", "cache_dir")),
     *(f"reward.{name}" for name in ("cache_mb", "host_cache_mb", "cache_dir_gb")),
     *(f"reward.{when}_timeout_s" for when in ("start", "request", "heartbeat", "term")),

@@ -5,6 +5,7 @@ from typing import Literal
 
 from segr1_jax.common.config_fields import knob, require_range, section
 from segr1_jax.config.hardware import HardwareConfig
+from segr1_jax.config.log import LogConfig
 from segr1_jax.data.config import DataConfig, LoaderConfig
 from segr1_jax.errors import UserError
 from segr1_jax.objective.config import ObjectiveConfig, OptimizerConfig
@@ -209,6 +210,7 @@ class RunConfig:
         path=True,
     )
     log_every: int = knob(1, "steps between metric lines")
+    log: LogConfig = section(LogConfig, "destinations of metrics, pictures and completions")
     deterministic: bool = knob(
         True,
         "bitwise reproducible: deterministic operations if the backend has them; XLA does not "

@@ -57,10 +57,12 @@ def write_report(
     tables: Sequence[Table],
     curves: Mapping[str, Sequence[tuple[float, float]]],
     samples: Iterable[ReportSample],
+    sections: Sequence[str] = (),
 ) -> None:
     """Write the page, with samples as they come: memory does not grow with their number.
 
-    `curves` maps the name of each metric to its (step, value) points. The file is written
+    `curves` maps the name of each metric to its (step, value) points. `sections` are HTML that
+    follows the samples; their makers escape what comes from outside. The file is written
     atomically.
     """
     with replacing(path) as file:
@@ -68,7 +70,8 @@ def write_report(
         written = 0
         for written, sample in enumerate(samples, start=1):
             _write(file, _CONTROLS if written == 1 else "", _sample(sample))
-        _write(file, f"</ul><script>{_script()}</script>" if written else "", "</body></html>\n")
+        _write(file, f"</ul><script>{_script()}</script>" if written else "", *sections)
+        _write(file, "</body></html>\n")
 
 
 def _write(file: BinaryIO, *parts: str) -> None:

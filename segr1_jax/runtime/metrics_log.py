@@ -1,85 +1,84 @@
-"""Metrics of a run: metrics.jsonl, TensorBoard, and the seconds of each phase."""
+"""Metrics of a run: metrics.jsonl, what trackers show, and the seconds of each phase."""
 
 import contextlib
-import json
 import math
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import UInt8
 
-from segr1_jax.common.files import write_atomically
+from segr1_jax.common.files import json_line
+from segr1_jax.config.schema import RunConfig
+from segr1_jax.runtime.json_lines_log import complete_lines, cut_lines
 from segr1_jax.runtime.run_directory import RunDir
-from segr1_jax.runtime.tensorboard_files import cut_events
+from segr1_jax.runtime.trackers.connect import open_trackers
+from segr1_jax.runtime.trackers.tracker import Picture, Row, grouped, rows_of
 
 NOT_FINITE = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
 OTHER = "other"  # host work outside every named phase
 
 
 class MetricsWriter:
-    """Writer of one JSON line per call to metrics.jsonl, and of the same numbers to TensorBoard.
+    """Writer of metrics.jsonl, completions.jsonl, and of the trackers of `config.log`.
 
-    Lines have sorted keys. Both files are flushed at once, so a full disk raises OSError here.
-    (tensorboardX's own writer has a thread that ends at that error and then blocks its caller once
-    its queue is full.)
+    metrics.jsonl has one line per call with sorted keys. Lines are flushed at once, so a full disk
+    raises OSError here. The trackers show the same numbers in groups (`train/reward`), and pictures
+    beside them.
 
     `start_step` is the restored step. Lines after it are deleted, so that a killed and resumed run
     leaves the same lines as an uninterrupted one; 0 deletes all earlier lines. Use it as a context
     manager.
 
     Example:
-        >>> with MetricsWriter(run, start_step=0) as writer:
-        ...     writer.write(1, {"train/reward": 0.5, "time/rollout_s": 1.2})
+        >>> with MetricsWriter(run, config, start_step=0) as writer:
+        ...     writer.write(1, {"reward": 0.5, "time/rollout_s": 1.2})
     """
 
-    def __init__(self, run: RunDir, start_step: int = 0):
-        # Imported here because it is slow, and commands that only read metrics do not need it.
-        from tensorboardX.event_file_writer import EventsWriter
-
-        _cut_lines(run, start_step)
-        cut_events(run.tensorboard, start_step)
+    def __init__(self, run: RunDir, config: RunConfig, start_step: int = 0):
+        is_new = not read_metrics(run)
+        cut_lines(run.metrics, start_step)
+        cut_lines(run.completions, start_step)
         self._lines = run.metrics.open("a")
-        run.tensorboard.mkdir(exist_ok=True)
-        self._board = EventsWriter(str(run.tensorboard / "events"), f".from_step_{start_step}")
+        self._completions_path = run.completions
+        rows = rows_of(read_metrics(run))
+        self._trackers = open_trackers(run, config, start_step, rows, is_new=is_new)
 
-    def write(self, step: int, figures: Mapping[str, Any]) -> None:
-        """Log numbers (Python, numpy or jax scalars) under names such as `train/reward`."""
-        from tensorboardX.summary import scalar
+    @property
+    def shows_pictures(self) -> bool:
+        """True where a tracker shows the pictures that `write` is given."""
+        return bool(self._trackers)
 
+    def write(
+        self, step: int, figures: Mapping[str, Any], pictures: Sequence[Picture] = ()
+    ) -> None:
+        """Log numbers (Python, numpy or jax scalars) and show pictures beside them."""
         numbers = {name: _number(value) for name, value in figures.items()}
-        self._lines.write(_line({"step": step} | numbers))
+        self._lines.write(_line(dict(sorted({"step": step, **numbers}.items()))))
         self._lines.flush()
-        self._show(step, [scalar(name, value) for name, value in numbers.items()])
+        row = Row(step, grouped(numbers), pictures)
+        for tracker in self._trackers:
+            tracker.write(row)
 
-    def image(self, step: int, name: str, image_HW3: UInt8[np.ndarray, "H W 3"]) -> None:
-        """Write an RGB image to TensorBoard."""
-        from tensorboardX.summary import image
+    def write_completions(self, step: int, records: Iterable[Mapping[str, Any]]) -> None:
+        """Append training completions of a step to completions.jsonl."""
+        lines = "".join(_line({"step": step, **record}) for record in records)
+        with self._completions_path.open("a", encoding="utf-8") as file:
+            file.write(lines)
 
-        self._show(step, [image(name, image_HW3, dataformats="HWC")])
-
-    def _show(self, step: int, summaries: Sequence[Any]) -> None:
-        from tensorboardX.proto.event_pb2 import Event
-        from tensorboardX.proto.summary_pb2 import Summary
-
-        values = [value for summary in summaries for value in summary.value]
-        event = Event(wall_time=time.time(), step=step, summary=Summary(value=values))
-        self._board.write_event(event)
-        self._board.flush()
-
-    def close(self) -> None:
-        """Close both files."""
+    def close(self, *, failed: bool = False) -> None:
+        """Close the file and the trackers; `failed` tells them that the run ended by an error."""
         self._lines.close()
-        self._board.close()
+        for tracker in self._trackers:
+            tracker.close(failed=failed)
 
     def __enter__(self) -> "MetricsWriter":
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self.close(failed=kind is not None)
 
 
 def read_metrics(run: RunDir) -> list[dict[str, Any]]:
@@ -87,11 +86,10 @@ def read_metrics(run: RunDir) -> list[dict[str, Any]]:
 
     Values that are not finite, which JSON stores as words, are converted back to numbers.
     """
-    if not run.metrics.exists():
-        return []
-    complete = run.metrics.read_text().rpartition("\n")[0]
-    lines = map(json.loads, complete.splitlines())
-    return [{name: NOT_FINITE.get(value, value) for name, value in line.items()} for line in lines]
+    return [
+        {name: NOT_FINITE.get(value, value) for name, value in line.items()}
+        for line in complete_lines(run.metrics)
+    ]
 
 
 class PhaseTimer:
@@ -140,20 +138,14 @@ class PhaseTimer:
         self._phase, self._since = phase, now
 
 
-def _cut_lines(run: RunDir, start_step: int) -> None:
-    kept = [line for line in read_metrics(run) if start_step > 0 and line["step"] <= start_step]
-    write_atomically(run.metrics, "".join(map(_line, kept)))
-
-
-def _line(figures: Mapping[str, int | float]) -> str:
-    values = {name: _json(value) for name, value in figures.items()}
-    return json.dumps(values, sort_keys=True) + "\n"
+def _line(record: Mapping[str, Any]) -> str:
+    return json_line({name: _json(value) for name, value in record.items()})
 
 
 def _number(value: Any) -> int | float:
     return value if isinstance(value, int) else np.asarray(value).item()
 
 
-def _json(value: int | float) -> int | float | str:
-    """Return the value, or the word for it if it is not finite: JSON has no NaN."""
-    return value if math.isfinite(value) else str(value)
+def _json(value: Any) -> Any:
+    """Return the value, or the word for a number that is not finite: JSON has no NaN."""
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value

@@ -7,7 +7,10 @@ lock           held while a process works in the directory
 checkpoints/   Orbax steps (or in checkpoint_dir)
 best/          weights of the best steps (keep_best)
 metrics.jsonl  one line per logged step
-tb/            the same for TensorBoard
+completions.jsonl  completions of GRPO with their rewards (log.completions)
+tb/            the same as metrics.jsonl for TensorBoard, and pictures of held-out samples
+wandb/         what wandb keeps (log.to)
+trackers/      the identity of the run in wandb and trackio, and the last row that each was given
 profile/       XProf traces
 eval/          one JSONL of rows per evaluation
 samples/       masks beside the ground truth
@@ -56,6 +59,14 @@ class RunDir:
     @property
     def metrics(self) -> Path:
         return self.path / "metrics.jsonl"
+
+    @property
+    def completions(self) -> Path:
+        return self.path / "completions.jsonl"
+
+    @property
+    def trackers(self) -> Path:
+        return self.path / "trackers"
 
     @property
     def tensorboard(self) -> Path:

@@ -17,17 +17,21 @@ HEADER = struct.Struct("<QI")
 FOOTER_BYTES = 4
 
 
-def cut_events(directory: Path, last_step: int) -> None:
+def cut_events(directory: Path, last_step: int) -> int | None:
     """Remove the records after `last_step` from every event file of `directory`.
 
-    An incomplete last record is removed too. A `last_step` of 0 deletes the files.
+    An incomplete last record is removed too. A `last_step` of 0 deletes the files. Returns the
+    highest step that is left, None where no file is.
     """
+    left = None
     for path in sorted(directory.glob("events.out.tfevents.*")):
-        records = [record for record, step in _records(path.read_bytes()) if step <= last_step]
-        if last_step > 0:
-            write_atomically(path, b"".join(records))
-        else:
+        if last_step == 0:
             path.unlink()
+            continue
+        kept = [pair for pair in _records(path.read_bytes()) if pair[1] <= last_step]
+        write_atomically(path, b"".join(record for record, _ in kept))
+        left = max(step for step in (left, 0, *(step for _, step in kept)) if step is not None)
+    return left
 
 
 def _records(content: bytes) -> Iterator[tuple[bytes, int]]:

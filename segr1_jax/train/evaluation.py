@@ -18,6 +18,8 @@ from segr1_jax.types import Completion, Example, Frame, ParseStatus, Prompt
 STATUSES = tuple(ParseStatus)
 AT_ONCE = 8  # texts whose native images and masks are alive together
 
+Watch = Callable[[Sequence[AnswerText], Sequence[Judged]], None]
+
 
 @dataclass(frozen=True)
 class Scorer:
@@ -111,12 +113,13 @@ def evaluate(
     scorer: Scorer,
     total: int,
     sum_over_processes: Callable[[np.ndarray], np.ndarray],
+    watch: Watch = lambda texts, judged: None,
 ) -> Evaluation:
     """Answer and score every example.
 
     `batches` are this process's (example, prompt) pairs. `answer` runs one jitted program over all
     processes, so every process brings the same number of batches, empty ones included. `total` is
-    the size of the whole set.
+    the size of the whole set. `watch` is given each batch while its images and masks are alive.
     """
     rows, answers = [], []
 
@@ -126,8 +129,13 @@ def evaluate(
             answers.extend(Given(text.example.id, text.text, text.finished) for text in texts)
             yield scorer.submit(texts)
 
-    for found, _ in one_behind(submitted(), scorer.collect):
-        rows += found
+    def finish(batch: tuple[Sequence[AnswerText], Pending]) -> None:
+        found, judged = scorer.collect(batch)
+        rows.extend(found)
+        watch(batch[0], judged)
+
+    for _ in one_behind(submitted(), finish):
+        pass
     names = scorer.terms.own_names
     return Evaluation(figures_everywhere(rows, total, sum_over_processes, names), rows, answers)
 

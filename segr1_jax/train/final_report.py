@@ -4,23 +4,21 @@ import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import numpy as np
-from jaxtyping import Bool
 from PIL import Image
 
-from segr1_jax.answer.grammar import sam_prompts
 from segr1_jax.common.drawing import panel
 from segr1_jax.common.files import write_atomically
 from segr1_jax.config.loading import load_config
 from segr1_jax.config.resume_rules import same_run
 from segr1_jax.config.schema import RunConfig
 from segr1_jax.errors import UserError
+from segr1_jax.metrics.completion_section import completion_section
 from segr1_jax.metrics.held_out_figures import own_figure
 from segr1_jax.metrics.report_page import ReportSample, write_report
 from segr1_jax.metrics.tables import COLUMNS, Table, figures_table, markdown_table
 from segr1_jax.reward.client import RewardClient
-from segr1_jax.reward.resize import resize_mask
 from segr1_jax.reward.term_entries import own_entries
+from segr1_jax.runtime.json_lines_log import complete_lines
 from segr1_jax.runtime.mesh import sum_over_processes
 from segr1_jax.runtime.metrics_log import read_metrics
 from segr1_jax.runtime.processes import is_first, wait_for_all
@@ -29,12 +27,12 @@ from segr1_jax.runtime.run_directory import RunDir
 from segr1_jax.train.baselines import constant_rows, shuffled_rows, truth_rows
 from segr1_jax.train.evaluation import Evaluation, answered, figures_everywhere
 from segr1_jax.train.evaluation_files import evaluation_figures
+from segr1_jax.train.evaluation_panels import PANELS, native_mask, native_prompts, native_truth
 from segr1_jax.train.held_out import scorer_of
 from segr1_jax.train.run import Run
 from segr1_jax.types import Example
 
 BASELINE_EXAMPLES = 400  # training samples the best constant answer is chosen on
-PANELS = 8
 SAMPLES = 60  # on the page
 CURVES = (
     "eval/iou",
@@ -88,7 +86,7 @@ def _own_figures(run: Run) -> list[str]:
 
 
 def _write_page(run: Run, client: RewardClient, last: Evaluation, table: Table) -> None:
-    """Write report.html: the table, curves of the run, held-out samples with their masks."""
+    """Write report.html: table, curves, held-out samples with their masks, completions."""
     lines = read_metrics(run.directory)
     curves = {
         name: [(line["step"], line[name]) for line in lines if name in line]
@@ -105,12 +103,14 @@ def _write_page(run: Run, client: RewardClient, last: Evaluation, table: Table) 
             rows[item.example.id].iou if item.example.id in rows else None,
             item.example.image,
             judged.mask,
-            _truth(item.example),
-            _prompts(judged.answer, item.example),
+            native_truth(item.example),
+            native_prompts(judged.answer, item.example),
         )
         for item, judged in scorer_of(run.engine, client).each(texts)
     )
-    write_report(run.directory.page, run.directory.path.name, [table], curves, samples)
+    completions = completion_section(lambda: complete_lines(run.directory.completions))
+    title = run.directory.path.name
+    write_report(run.directory.page, title, [table], curves, samples, [completions])
 
 
 def _rows(run: Run, client: RewardClient, last: Evaluation) -> dict[str, dict[str, float]]:
@@ -177,22 +177,8 @@ def _save_panels(run: Run, client: RewardClient, last: Evaluation) -> None:
     for item, judged in scorer_of(run.engine, client).each(texts):
         picture = panel(
             item.example.image,
-            _mask(judged.mask, item.example),
-            _truth(item.example),
-            _prompts(judged.answer, item.example),
+            native_mask(judged.mask, item.example),
+            native_truth(item.example),
+            native_prompts(judged.answer, item.example),
         )
         Image.fromarray(picture).save(run.directory.samples / f"held_out_{item.example.id:06d}.png")
-        run.show(run.config.steps, f"held_out/{item.example.id}", picture)
-
-
-def _mask(mask: Bool[np.ndarray, "H W"] | None, example: Example) -> Bool[np.ndarray, "H W"]:
-    return np.zeros(example.image.shape[:2], bool) if mask is None else mask
-
-
-def _truth(example: Example) -> Bool[np.ndarray, "H W"]:
-    """Return the prompts of an answer in pixels of the image."""
-    return resize_mask(example.mask, example.image.shape[:2])
-
-
-def _prompts(answer, example: Example):
-    return sam_prompts(answer, example.frame) if answer else ()

@@ -14,7 +14,7 @@ from segr1_jax.reward.terms import Terms
 from segr1_jax.runtime.mesh import sum_over_processes
 from segr1_jax.train.block_sampler import RolloutWeights
 from segr1_jax.train.engine import Engine
-from segr1_jax.train.evaluation import Evaluation, Scorer, evaluate
+from segr1_jax.train.evaluation import Evaluation, Scorer, Watch, evaluate
 from segr1_jax.types import Completion, Example, Prompt
 
 FILLER = Example(id=0, name="filler", image=np.zeros((28, 28, 3), np.uint8), mask=None)
@@ -34,16 +34,18 @@ def evaluate_weights(
     skipped: Skipped,
     *,
     between: Callable[[], None] = lambda: None,
+    watch: Watch = lambda texts, judged: None,
 ) -> Evaluation:
     """Score the greedy answers of `weights` on every example of `source`.
 
     `between` is called before each batch, by every process equally often; it may raise to end the
-    evaluation.
+    evaluation. `watch` is given this process's answers, batch by batch.
     """
     rows_here = engine.config.eval_batch // jax.process_count()
     answerer = Answerer(engine, weights, rows_here, engine.builder.build(FILLER))
     batches = _equal_batches(engine, source, rows_here, skipped, between)
-    return evaluate(batches, answerer, scorer_of(engine, client), len(source), sum_over_processes)
+    scorer = scorer_of(engine, client)
+    return evaluate(batches, answerer, scorer, len(source), sum_over_processes, watch)
 
 
 @dataclasses.dataclass(frozen=True)

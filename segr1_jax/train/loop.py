@@ -20,6 +20,7 @@ from segr1_jax.reward.client import RewardClient
 from segr1_jax.reward.judging import Judged
 from segr1_jax.runtime.run_directory import incidents_of
 from segr1_jax.train.accumulation import Accumulation
+from segr1_jax.train.completion_records import completion_records
 from segr1_jax.train.evaluation_files import was_evaluated
 from segr1_jax.train.final_report import closing_report, show_ended_run
 from segr1_jax.train.micro_batches import MicroBatch
@@ -93,6 +94,7 @@ def run_grpo(
                 keep_batch(run.directory.incidents, step, metrics, rollout.samples, record)
             after = scorer.stats()
             run.tally.count_requests(after.totals, before.totals)
+            run.log.completions(step, _completions(config, rollout, learned.judged))
             figures = group_figures(learned.judged, rollout.groups, rollout.refilled)
             sidecar = {f"sidecar/{key}": n for key, n in after.figures_since(before).items()}
             _close_step(run, client, step, metrics | figures | sidecar)
@@ -221,6 +223,14 @@ def _train_batch(sampled: Sampled, credit: Credit) -> TrainBatch:
             reference_logprobs=sampled.reference_logprobs,
         ),
     )
+
+
+def _completions(
+    config: RunConfig, rollout: Rollout, judged: Sequence[Sequence[Judged]]
+) -> list[dict[str, Any]]:
+    """Return the records of the completions to log."""
+    most = config.log.completions
+    return completion_records(rollout.samples, rollout.groups, judged, config.objective, most)
 
 
 def _record(

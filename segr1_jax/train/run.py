@@ -32,7 +32,7 @@ from segr1_jax.runtime.compiled_functions import announce_step
 from segr1_jax.runtime.disk import require_disk
 from segr1_jax.runtime.initial_weights import record_start, recorded_start
 from segr1_jax.runtime.mesh import make_mesh, sum_over_processes
-from segr1_jax.runtime.metrics_log import MetricsWriter, PhaseTimer
+from segr1_jax.runtime.metrics_log import PhaseTimer
 from segr1_jax.runtime.preemption import Preemption
 from segr1_jax.runtime.processes import is_first, wait_for_all
 from segr1_jax.runtime.progress import Progress
@@ -46,11 +46,13 @@ from segr1_jax.runtime.run_directory import (
 )
 from segr1_jax.runtime.run_lock import locked
 from segr1_jax.runtime.step_trace import StepTrace
+from segr1_jax.runtime.trackers.connect import require_credentials
 from segr1_jax.train.evaluation import Evaluation
 from segr1_jax.train.evaluation_files import was_evaluated, write_evaluation
 from segr1_jax.train.held_out import evaluate_weights
 from segr1_jax.train.make_engine import make_engine
 from segr1_jax.train.prompt_capacity import fit_prompts
+from segr1_jax.train.run_log import RunLog
 from segr1_jax.train.sample_feed import SampleFeed
 from segr1_jax.train.signal_watch import SignalWatch
 from segr1_jax.train.tally import Tally
@@ -68,6 +70,8 @@ class Run:
     def __init__(self, config: RunConfig):
         require_fixed_frame(config)
         require_one_configuration(config)
+        if is_first():
+            require_credentials(config.log)
         self._open = ExitStack()
         self.config = config
         self.source, self.held_out = open_source(config.data), open_source(config.eval_data)
@@ -102,17 +106,13 @@ class Run:
         self.frozen = self._load(self.engine.frozen_specs, self.engine.policy.dtype)
         self.state, position = self._restore()
         self.feed = SampleFeed(position, config.batch, self.tally, self.timer)
-        self.first_step = self._logged = self._saved = int(self.state.step)
+        self.first_step = self._saved = int(self.state.step)
         self._best = self._open.enter_context(
             BestWeights(best_root(config), keep=config.keep_best, step=self.first_step)
         )
         self._last_evaluation: tuple[int, Evaluation] | None = None
         self._progress: Progress | None = None
-        self._writer = (
-            self._open.enter_context(MetricsWriter(self.directory, self.first_step))
-            if is_first()
-            else None
-        )
+        self.log = self._open.enter_context(RunLog(self.directory, config, self.first_step))
 
     def __enter__(self) -> "Run":
         return self
@@ -177,11 +177,10 @@ class Run:
         self.feed.finish()
         if is_first() and self.config.stage == "grpo":
             self._signal.look(figures)
-        if step % self.config.log_every == 0 or step == self.config.steps:
-            times = self.timer.take(step - self._logged)
+        if self.log.is_due(step):
+            times = self.timer.take(step - self.log.last_step)
             counts = {"position": self.feed.position, "skipped": self._skipped()}
-            self._write(step, figures | times | counts)
-            self._logged = step
+            self.log.step(step, figures | times | counts)
         self._progress.update(
             step, {name: float(figures[name]) for name in SHOWN if name in figures}
         )
@@ -220,13 +219,13 @@ class Run:
             raise Preempted(step, number)
 
     def evaluate(self, step: int, client: RewardClient) -> Evaluation:
-        """Evaluate the current weights on the held-out set, and write and log figures and rows.
+        """Evaluate the current weights on the held-out set, and write and log what it finds.
 
         An evaluation that metrics.jsonl has already is not logged again. A signal to stop ends it
         between two batches.
         """
         self.stop_if_asked(step)
-        is_logged = was_evaluated(self.directory, step)
+        is_logged, panels = was_evaluated(self.directory, step), self.log.panels()
         with self.timer("eval"):
             weights = self.engine.rollout_weights(self.params)
             result = evaluate_weights(
@@ -236,11 +235,12 @@ class Run:
                 client,
                 self.unreadable,
                 between=lambda: self.stop_if_asked(step),
+                watch=panels.add,
             )
         write_evaluation(self.directory, step, result)
         if not is_logged:
             finite = {k: v for k, v in result.figures.items() if not math.isnan(v)}
-            self._write(step, {f"eval/{name}": value for name, value in finite.items()})
+            self.log.evaluation(step, finite, panels.pictures)
         iou, valid = result.figures["iou"], result.figures["format"]
         print(f"step {step}: held-out IoU {iou:.4f}, format {valid:.3f}", file=sys.stderr)
         self._last_evaluation = (step, result)
@@ -262,15 +262,6 @@ class Run:
         if self._last_evaluation is None or self._last_evaluation[0] != self.config.steps:
             return self.evaluate(self.config.steps, client)
         return self._last_evaluation[1]
-
-    def show(self, step: int, name: str, image: np.ndarray) -> None:
-        """Write an image to TensorBoard."""
-        if self._writer:
-            self._writer.image(step, name, image)
-
-    def _write(self, step: int, figures: Mapping[str, Any]) -> None:
-        if self._writer:
-            self._writer.write(step, figures)
 
     def _open_directory(self) -> RunDir:
         """Create, lock and claim the directory in the first process; the others wait for it."""

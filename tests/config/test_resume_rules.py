@@ -31,6 +31,7 @@ ROUNDED = (
 FREE = (
     *("eval_every=7", "save_every=7", "log_every=7", "checkpoint_dir=elsewhere", "keep=9"),
     *("keep_best=2", "reward.sidecars=2", "reward.request_timeout_s=9", "steps=101"),
+    *("log.to=[jsonl]", "log.completions=4", "log.project=mine"),
 )
 REFUSED = (
     *("seed=1", "batch=8", "rollout.max_tokens=3", "objective.beta=0.1", "prompt.frame=84"),

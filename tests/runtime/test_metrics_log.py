@@ -21,6 +21,7 @@ from segr1_jax.runtime.metrics_log import MetricsWriter, PhaseTimer, read_metric
 from segr1_jax.runtime.progress import Progress, show_markdown
 from segr1_jax.runtime.run_directory import RunDir, claim_run_dir, make_run_dir
 from segr1_jax.runtime.tensorboard_files import _records
+from segr1_jax.runtime.trackers.tracker import Picture
 
 
 def open_run_dir(config: RunConfig) -> RunDir:
@@ -29,12 +30,16 @@ def open_run_dir(config: RunConfig) -> RunDir:
     return run
 
 
+CONFIG = RunConfig()
+
+
 @pytest.fixture
 def run(tmp_path):
     return open_run_dir(RunConfig(run_dir=str(tmp_path / "run")))
 
 
-NOISE = np.random.default_rng(0).integers(0, 256, (64, 64, 3)).astype(np.uint8)
+PIXELS = np.random.default_rng(0).integers(0, 256, (64, 64, 3)).astype(np.uint8)
+NOISE = Picture("eval/sample_000000", PIXELS, "noise")
 
 
 def _board_steps(run) -> list[int]:
@@ -77,22 +82,21 @@ def test_an_empty_folder_becomes_a_run(tmp_path):
 
 
 def test_lines_are_sorted_flushed_and_readable(run):
-    with MetricsWriter(run) as writer:
+    with MetricsWriter(run, CONFIG) as writer:
         writer.write(1, {"train/b": np.float32(0.5), "train/a": 2, "train/nan": math.nan})
         line = run.metrics.read_text()  # before close: flushed
-        writer.image(1, "samples/0", np.zeros((4, 4, 3), np.uint8))
     assert line == '{"step": 1, "train/a": 2, "train/b": 0.5, "train/nan": "nan"}\n'
 
 
 def test_resume_cuts_lines_and_events_after_the_restored_step(run):
-    with MetricsWriter(run) as writer:
+    with MetricsWriter(run, CONFIG) as writer:
         for step in range(1, 6):
             writer.write(step, {"train/reward": step / 10})
     with run.metrics.open("a") as file:
         file.write('{"step": 6, "train/re')  # a kill in the middle of a line
     torn = next(run.tensorboard.glob("events*"))
     torn.write_bytes(torn.read_bytes() + b"\x07\x00\x00")
-    with MetricsWriter(run, start_step=3) as writer:
+    with MetricsWriter(run, CONFIG, start_step=3) as writer:
         writer.write(4, {"train/reward": 0.4})
     assert [line["step"] for line in read_metrics(run)] == [1, 2, 3, 4]
     assert _board_steps(run) == [1, 2, 3, 4]
@@ -101,9 +105,9 @@ def test_resume_cuts_lines_and_events_after_the_restored_step(run):
 
 def test_figures_that_are_not_finite_are_read_back_as_numbers(run):
     figures = {"loss": math.nan, "kl": math.inf, "grad_norm": -math.inf, "reward": 0.5}
-    with MetricsWriter(run) as writer:
+    with MetricsWriter(run, CONFIG) as writer:
         writer.write(1, figures)
-    with MetricsWriter(run, start_step=1):
+    with MetricsWriter(run, CONFIG, start_step=1):
         line = read_metrics(run)[0]
     assert math.isnan(line.pop("loss"))
     assert line == {"step": 1, "kl": math.inf, "grad_norm": -math.inf, "reward": 0.5}
@@ -113,19 +117,36 @@ def test_figures_that_are_not_finite_are_read_back_as_numbers(run):
 
 def test_a_full_disk_is_met_at_the_write(run):
     """A background writer would die without a word and block the run once its queue is full."""
-    with MetricsWriter(run) as writer:
+    with MetricsWriter(run, CONFIG) as writer:
         for step in range(1, 5):
-            writer.image(step, "noise", NOISE)
+            writer.write(step, {}, [NOISE])
         with pytest.raises(OSError, match="File too large"), no_room_for_more_than(SMALL_FILE):
-            writer.image(5, "noise", NOISE)
+            writer.write(5, {}, [NOISE])
 
 
 def test_nothing_restored_starts_clean(run):
-    with MetricsWriter(run) as writer:
+    with MetricsWriter(run, CONFIG) as writer:
         writer.write(0, {"eval/iou": 0.1})
-    with MetricsWriter(run, start_step=0) as writer:
+    with MetricsWriter(run, CONFIG, start_step=0) as writer:
         writer.write(0, {"eval/iou": 0.1})
     assert len(read_metrics(run)) == 1
+
+
+def test_completions_are_cut_as_metrics_are(run):
+    records = [{"text": "Größe \u202e", "total": float("nan")}, {"text": "b", "total": 1.0}]
+
+    def write(first: int, last: int) -> bytes:
+        with MetricsWriter(run, CONFIG, first) as writer:
+            for step in range(first + 1, last + 1):
+                writer.write_completions(step, records)
+        return run.completions.read_bytes()
+
+    whole = write(0, 5)
+    with run.completions.open("a") as file:
+        file.write('{"step": 6, "te')
+    assert write(3, 5) == whole == write(0, 5)
+    first = json.loads(whole.splitlines()[0], parse_constant=pytest.fail)
+    assert first == {"step": 1, "text": "Größe \u202e", "total": "nan"}
 
 
 @pytest.fixture
