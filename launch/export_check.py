@@ -21,7 +21,7 @@ from segr1_jax.data.sources import open_source
 from segr1_jax.export.check import answer_logits
 from segr1_jax.infer.load_policy import open_policy
 from segr1_jax.prompt.build import PromptBuilder
-from segr1_jax.train.held_out import Answerer
+from segr1_jax.training.held_out import Answerer
 from segr1_jax.types import Example
 
 # float32, a whole model summed in another order.

@@ -35,7 +35,7 @@ from segr1_jax.prompt.tokenizer import Tokenizer
 from segr1_jax.reward.client import RewardClient
 from segr1_jax.reward.judging import AnswerText
 from segr1_jax.reward.terms import Terms
-from segr1_jax.train.evaluation import Scorer
+from segr1_jax.training.evaluation import Scorer
 from segr1_jax.types import Example, Frame
 
 

@@ -26,7 +26,7 @@ LEVELS = {
     "hf": 20,
     "metrics": 25,
     "runtime": 28,
-    "train": 33,
+    "training": 33,
     **dict.fromkeys(("infer", "plan"), 36),
     **dict.fromkeys(("export", "profile"), 37),  # a profile counts FLOPs as a plan does
     "eval": 38,

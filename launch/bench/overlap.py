@@ -27,7 +27,7 @@ from segr1_jax.reward.transport.gpus import placed_here
 from segr1_jax.runtime.metrics_log import read_metrics
 from segr1_jax.runtime.processes import prepare_runtime
 from segr1_jax.runtime.run_directory import RunDir
-from segr1_jax.train.loop import run_grpo
+from segr1_jax.training.loop import run_grpo
 from segr1_jax.types import Score, ScoreRequest, ScoreStatus
 
 # Steps that are left out: they compile and touch memory for the first time.

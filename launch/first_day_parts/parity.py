@@ -23,7 +23,7 @@ from segr1_jax.infer.load_policy import Opened, open_policy
 from segr1_jax.objective.batch import answer_batch
 from segr1_jax.policy.attention import Attention
 from segr1_jax.prompt.patches import patchify, stretch
-from segr1_jax.train.make_engine import attention_of
+from segr1_jax.training.make_engine import attention_of
 from segr1_jax.types import Example, Frame, Prompt
 
 # The largest ratio of the two distances, each of a few hundred tokens.

@@ -8,7 +8,7 @@ from first_day_parts.training import overrides
 
 from segr1_jax.config.loading import load_config
 from segr1_jax.errors import UserError
-from segr1_jax.train.run import Run
+from segr1_jax.training.run import Run
 
 
 def measure(request: Request) -> list[Row]:

@@ -20,7 +20,7 @@ from segr1_jax.runtime.checkpoint import Checkpoints
 from segr1_jax.runtime.initial_weights import recorded_start
 from segr1_jax.runtime.metrics_log import read_metrics
 from segr1_jax.runtime.run_directory import RunDir
-from segr1_jax.train import run as runs
+from segr1_jax.training import run as runs
 
 # Metrics that must be finite; without a reference there is no KL.
 FINITE = {"loss", "kl"}

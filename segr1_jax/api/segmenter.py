@@ -28,7 +28,7 @@ from segr1_jax.infer.responder import Responder, responding
 from segr1_jax.metrics.predictions import QUARANTINED
 from segr1_jax.reward.judging import AnswerText, Judged
 from segr1_jax.runtime.mesh import mesh_shape
-from segr1_jax.train.evaluation import answer_texts
+from segr1_jax.training.evaluation import answer_texts
 from segr1_jax.types import Example, ParseStatus, SamPrompt
 
 

@@ -37,7 +37,7 @@ def train(config: str | os.PathLike | RunConfig, overrides: Sequence[str] = ()) 
     from segr1_jax.runtime.orbax_steps import last_good_step
     from segr1_jax.runtime.processes import end_together
     from segr1_jax.runtime.run_directory import checkpoint_root
-    from segr1_jax.train.loop import run_grpo, run_sft
+    from segr1_jax.training.loop import run_grpo, run_sft
 
     prepare(settled)
     checkpoints = checkpoint_root(settled)

@@ -185,7 +185,7 @@ def _run_stage(options: argparse.Namespace, stage: str) -> int:
     from segr1_jax.runtime.orbax_steps import last_good_step
     from segr1_jax.runtime.processes import end_together
     from segr1_jax.runtime.run_directory import checkpoint_root
-    from segr1_jax.train.loop import run_grpo, run_sft
+    from segr1_jax.training.loop import run_grpo, run_sft
 
     _prepare(config)
     checkpoints = checkpoint_root(config)

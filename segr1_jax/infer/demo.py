@@ -27,8 +27,8 @@ from segr1_jax.data.images import open_image, upright_size
 from segr1_jax.errors import UserError
 from segr1_jax.infer.responder import Responder, responding
 from segr1_jax.metrics.predictions import as_records
-from segr1_jax.train.block_sampler import RolloutWeights
-from segr1_jax.train.evaluation import answer_texts
+from segr1_jax.training.block_sampler import RolloutWeights
+from segr1_jax.training.evaluation import answer_texts
 from segr1_jax.types import Completion, Example, ParseStatus, Prompt
 
 HOST = "127.0.0.1"

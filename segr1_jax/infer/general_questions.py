@@ -16,7 +16,7 @@ from segr1_jax.infer.responder import Responder
 from segr1_jax.infer.resumable_lines import write_lines
 from segr1_jax.metrics.general_scores import Answered, request
 from segr1_jax.prompt.build import PromptBuilder
-from segr1_jax.train.held_out import FILLER, Answerer
+from segr1_jax.training.held_out import FILLER, Answerer
 from segr1_jax.types import Prompt
 
 

@@ -14,9 +14,9 @@ from segr1_jax.policy.sharding import ROLLOUT_RULES
 from segr1_jax.prompt.build import PromptBuilder
 from segr1_jax.runtime.initial_weights import Start, resolve_start
 from segr1_jax.runtime.mesh import Placement, make_mesh
-from segr1_jax.train.block_sampler import RolloutWeights
-from segr1_jax.train.engine import Engine
-from segr1_jax.train.make_engine import compute_dtype
+from segr1_jax.training.block_sampler import RolloutWeights
+from segr1_jax.training.engine import Engine
+from segr1_jax.training.make_engine import compute_dtype
 
 
 @dataclasses.dataclass(frozen=True)

@@ -33,8 +33,8 @@ from segr1_jax.metrics.predictions import (
 )
 from segr1_jax.reward.client import RewardClient
 from segr1_jax.reward.judging import AnswerText, Judged, Pending, collect, one_behind, submit
-from segr1_jax.train.evaluation import answer_texts
-from segr1_jax.train.held_out import FILLER, Answerer
+from segr1_jax.training.evaluation import answer_texts
+from segr1_jax.training.held_out import FILLER, Answerer
 from segr1_jax.types import Example, ParseStatus
 
 WRITERS = 8  # threads that make and write the masks and pictures of a batch

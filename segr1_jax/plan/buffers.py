@@ -1,6 +1,7 @@
 """Buffers of a run on one device, and the moments at which they are alive.
 
-train/loop.py determines lifetimes; `MOMENTS` and the sets below state them in the order of a step.
+training/loop.py determines lifetimes; `MOMENTS` and the sets below state them in the order of a
+step.
 """
 
 from collections.abc import Mapping
@@ -8,7 +9,7 @@ from dataclasses import dataclass
 
 from segr1_jax.plan.program import Program, shard_bytes
 from segr1_jax.plan.programs import Programs
-from segr1_jax.train.moments import STEP_OF
+from segr1_jax.training.moments import STEP_OF
 
 MOMENTS = ("start", "rollout", "reference", "gradient", "update", "evaluation")
 # The batch of a step is alive until the next batch is put.

@@ -15,7 +15,7 @@ from segr1_jax.plan.traffic import results_of
 from segr1_jax.policy.decode_weights import decode_specs
 from segr1_jax.policy.params import STACKED, WeightSpec
 from segr1_jax.policy.sharding import ROLLOUT_RULES
-from segr1_jax.train.block_sampler import decode_layout
+from segr1_jax.training.block_sampler import decode_layout
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from segr1_jax.plan.program import shard_bytes
 from segr1_jax.plan.programs import Programs
 from segr1_jax.plan.roofline import HOST, Cost, Roofline
 from segr1_jax.reward.config import RewardConfig
-from segr1_jax.train.moments import STEP_OF
+from segr1_jax.training.moments import STEP_OF
 
 # Share of the peak FLOP/s that large matrix products reach: 380 of an H100's 989 TFLOP/s.
 MATMUL_SHARE = 0.38

@@ -25,9 +25,9 @@ from segr1_jax.policy.params import ADAPTER
 from segr1_jax.policy.qwen2_5_vl.arch import PolicyArch
 from segr1_jax.policy.sharding import TRAIN_RULES
 from segr1_jax.runtime.mesh import check_tensor_groups
-from segr1_jax.train.block_sampler import BlockSampler, decode_layout
-from segr1_jax.train.engine import Engine
-from segr1_jax.train.make_engine import make_engine
+from segr1_jax.training.block_sampler import BlockSampler, decode_layout
+from segr1_jax.training.engine import Engine
+from segr1_jax.training.make_engine import make_engine
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,8 +12,8 @@ from segr1_jax.errors import UserError
 from segr1_jax.objective.update import Totals, TrainState
 from segr1_jax.objective.update_by_weight import of_weight
 from segr1_jax.plan.program import Program, shard_bytes
-from segr1_jax.train.engine import Engine
-from segr1_jax.train.moments import HostMoments
+from segr1_jax.training.engine import Engine
+from segr1_jax.training.moments import HostMoments
 
 # XLA's limit of pinned memory for each GPU, in GiB, and the variable that sets another.
 POOL_GB, POOL_VARIABLE = 64, "XLA_PJRT_GPU_HOST_MEMORY_LIMIT_GB"

@@ -21,7 +21,7 @@ from segr1_jax.runtime.initial_weights import recorded_start
 from segr1_jax.runtime.metrics_log import read_metrics
 from segr1_jax.runtime.run_directory import RunDir
 from segr1_jax.runtime.step_trace import STEP_EVENT, TRACE_PHASE
-from segr1_jax.train.loop import run_grpo, run_sft
+from segr1_jax.training.loop import run_grpo, run_sft
 
 WARM_UP = 2  # steps: the first compiles, the second fills the pipeline
 

@@ -1,7 +1,7 @@
 """Sampling of completions: one prefill per prompt, then a loop over tokens.
 
 The loop is cut into blocks of tokens, so that the host sees finished completions while others are
-decoded (train/block_sampler.py). `make_sampler` is the same computation in one program.
+decoded (training/block_sampler.py). `make_sampler` is the same computation in one program.
 
 Shape legend: B prompts; G completions per prompt; T longest completion; D hidden; V vocabulary.
 """

@@ -27,7 +27,7 @@ SMALLER = {
 LEFT_OUT = {
     "CONFIG": "a form with words to fill in",
     "--topology": "a compiler for TPUs or GPUs: tests/plan",
-    "ORG/NAME": "the Hub: tests/train/test_hub_run.py",
+    "ORG/NAME": "the Hub: tests/training/test_hub_run.py",
     "/data/": "published data sets: tests/data",
     "segr1 demo": "runs until it is stopped: tests/infer/test_demo_process.py",
     ".venv-sidecar": "a second environment: tests/launch/test_setup.py",

@@ -19,7 +19,7 @@ from segr1_jax.config.recipes import read_head
 from segr1_jax.config.schema import RunConfig
 from segr1_jax.config.unknown_keys import FOREIGN
 from segr1_jax.errors import UserError
-from segr1_jax.train.sft_samples import sft_task
+from segr1_jax.training.sft_samples import sft_task
 from segr1_jax.types import Example
 
 ROOT = Path(__file__).parents[2]

@@ -11,7 +11,7 @@ from segr1_jax.metrics.held_out_figures import aggregate
 from segr1_jax.reward.client import RewardClient
 from segr1_jax.reward.config import RewardConfig
 from segr1_jax.reward.terms import Terms
-from segr1_jax.train.evaluation import Scorer, evaluate
+from segr1_jax.training.evaluation import Scorer, evaluate
 from segr1_jax.types import Completion, Example, Frame, Prompt, Score, ScoreStatus
 
 SIDE = 56

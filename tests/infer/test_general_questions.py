@@ -19,7 +19,7 @@ from segr1_jax.hf.tiny_policy import make_tiny_policy
 from segr1_jax.infer.general_questions import ask_all
 from segr1_jax.infer.load_policy import open_policy
 from segr1_jax.infer.responder import Responder
-from segr1_jax.train.engine import Engine
+from segr1_jax.training.engine import Engine
 
 SIZES = [(112, 336), (500, 100), (168, 168), (30, 40)]  # height, width
 FRAME, SMALLEST = 168, 56 * 56

@@ -16,7 +16,7 @@ from segr1_jax.hf.tiny_policy import make_tiny_policy
 from segr1_jax.infer.load_policy import open_policy
 from segr1_jax.reward.client import RewardClient
 from segr1_jax.reward.judging import AnswerText, submit
-from segr1_jax.train.held_out import FILLER, Answerer
+from segr1_jax.training.held_out import FILLER, Answerer
 from segr1_jax.types import Example
 
 

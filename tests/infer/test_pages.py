@@ -17,7 +17,7 @@ from segr1_jax.config.loading import load_config
 from segr1_jax.hf.tiny_policy import make_tiny_policy
 from segr1_jax.metrics.report_page import ReportSample, write_report
 from segr1_jax.metrics.tables import Table
-from segr1_jax.train.held_out import Answerer
+from segr1_jax.training.held_out import Answerer
 from segr1_jax.types import Completion
 
 CHROMIUM = (

@@ -15,7 +15,7 @@ from segr1_jax.infer import responder as answering
 from segr1_jax.infer.image_paths import named_pictures
 from segr1_jax.infer.predict import run_predict
 from segr1_jax.reward.judging import one_behind
-from segr1_jax.train.held_out import Answerer
+from segr1_jax.training.held_out import Answerer
 from segr1_jax.types import SamPrompt
 
 pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("compile_quickly", "one_device")]

@@ -17,7 +17,7 @@ from segr1_jax.export.model_card import script
 from segr1_jax.infer import predict as predict_module
 from segr1_jax.infer import responder
 from segr1_jax.infer.predict import run_predict
-from segr1_jax.train.held_out import Answerer
+from segr1_jax.training.held_out import Answerer
 
 pytestmark = pytest.mark.usefixtures("one_device", "scripted", "no_sidecar")
 

@@ -10,7 +10,7 @@ PROGRAM = """
     import dataclasses
     from small_set import GOOD, config_of
     from segr1_jax.infer import predict, responder
-    from segr1_jax.train.held_out import Answerer
+    from segr1_jax.training.held_out import Answerer
     answer = Answerer.__call__
     def scripted(self, prompts):
         given = {"text": GOOD, "finished": True}

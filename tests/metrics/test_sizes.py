@@ -25,7 +25,7 @@ from segr1_jax.reward.scores import iou, s_measure
 from segr1_jax.reward.sidecar.model_files import NANO_CHECKPOINT, NANO_CONFIG, build_model
 from segr1_jax.reward.sidecar.sam2_model import Sam2
 from segr1_jax.reward.terms import Terms
-from segr1_jax.train.evaluation import Scorer
+from segr1_jax.training.evaluation import Scorer
 from segr1_jax.types import Example, Frame, SamPrompt
 
 # Image and truth of NC4K (height, width): a border more, one axis alone, another scale.

@@ -16,7 +16,7 @@ from segr1_jax.objective.batch import GroupBatch
 from segr1_jax.objective.config import ObjectiveConfig
 from segr1_jax.objective.loss import grpo_loss
 from segr1_jax.objective.update import Totals, init_state, make_update
-from segr1_jax.train.update_guard import is_sound
+from segr1_jax.training.update_guard import is_sound
 
 B, G, T = 4, 3, 5
 

@@ -17,7 +17,7 @@ from segr1_jax.plan.programs import Programs
 from segr1_jax.policy.params import Policy
 from segr1_jax.policy.qwen2_5_vl.arch import arch_from_config
 from segr1_jax.runtime.mesh import make_mesh
-from segr1_jax.train.block_sampler import RolloutWeights
+from segr1_jax.training.block_sampler import RolloutWeights
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 PUBLISHED = {

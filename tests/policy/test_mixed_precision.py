@@ -38,7 +38,7 @@ from segr1_jax.policy.params import ADAPTER, Params, Policy
 from segr1_jax.policy.qwen2_5_vl.arch import PolicyArch, arch_from_config
 from segr1_jax.rollout.sampler import make_sampler
 from segr1_jax.runtime.mesh import make_mesh
-from segr1_jax.train.update_guard import is_sound
+from segr1_jax.training.update_guard import is_sound
 
 ARCH_3B = Path(__file__).parents[2] / "configs/arch/qwen2.5-vl-3b.json"
 SMALL = [

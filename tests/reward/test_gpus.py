@@ -15,7 +15,7 @@ from segr1_jax.hf.tiny_policy import make_tiny_policy
 from segr1_jax.reward.client import RewardClient
 from segr1_jax.reward.config import RewardConfig
 from segr1_jax.reward.transport import gpus
-from segr1_jax.train.loop import run_grpo
+from segr1_jax.training.loop import run_grpo
 
 
 class Driver:

@@ -14,8 +14,8 @@ from segr1_jax.cli import main
 from segr1_jax.hf.tiny_policy import make_tiny_policy
 from segr1_jax.runtime import run_directory as rundir
 from segr1_jax.runtime.metrics_log import MetricsWriter
-from segr1_jax.train import evaluation_files
-from segr1_jax.train import final_report as closing
+from segr1_jax.training import evaluation_files
+from segr1_jax.training import final_report as closing
 
 pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("compile_quickly")]
 

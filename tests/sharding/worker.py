@@ -28,8 +28,8 @@ from segr1_jax.prompt.config import PromptConfig
 from segr1_jax.rollout.config import RolloutConfig
 from segr1_jax.runtime.mesh import Placement, make_mesh
 from segr1_jax.runtime.processes import join_processes
-from segr1_jax.train.engine import Engine
-from segr1_jax.train.micro_batches import Division
+from segr1_jax.training.engine import Engine
+from segr1_jax.training.micro_batches import Division
 
 GROUP, TOKENS, BATCH = 2, 12, 8
 CAPACITIES = (8, 12, 16, 20, GROUP * TOKENS)

@@ -20,7 +20,7 @@ from segr1_jax.prompt.build import PromptBuilder
 from segr1_jax.prompt.config import PromptConfig
 from segr1_jax.rollout.config import RolloutConfig
 from segr1_jax.runtime.mesh import Placement, make_mesh
-from segr1_jax.train.engine import Engine
+from segr1_jax.training.engine import Engine
 
 LORA = LoraConfig(rank=3, alpha=6.0)
 B, T = 8, 5

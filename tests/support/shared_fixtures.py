@@ -12,7 +12,7 @@ from small_set import COUNT, GOOD, HOSTILE, SIDE
 from segr1_jax.data.config import DataConfig
 from segr1_jax.data.synthetic import generate
 from segr1_jax.hf.tiny_policy import make_tiny_policy
-from segr1_jax.train.held_out import Answerer
+from segr1_jax.training.held_out import Answerer
 from segr1_jax.types import Completion
 
 

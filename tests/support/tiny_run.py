@@ -18,9 +18,9 @@ from segr1_jax.config.loading import load_config
 from segr1_jax.config.schema import RunConfig
 from segr1_jax.reward.client import RewardClient, Stats
 from segr1_jax.reward.judging import Judged
-from segr1_jax.train import loop
-from segr1_jax.train.loop import run_grpo
-from segr1_jax.train.scoring import GroupScorer
+from segr1_jax.training import loop
+from segr1_jax.training.loop import run_grpo
+from segr1_jax.training.scoring import GroupScorer
 from segr1_jax.types import ParseStatus, Reward, Score, ScoreStatus
 
 CONFIG = Path(__file__).parents[2] / "configs" / "quickstart_grpo.yaml"

@@ -27,7 +27,7 @@ from gpu_parts.step import (
 )
 
 from segr1_jax.plan.program import Program
-from segr1_jax.train.block_sampler import steps_to
+from segr1_jax.training.block_sampler import steps_to
 
 
 def measure(request: Request, add: Add) -> None:

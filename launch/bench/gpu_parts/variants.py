@@ -18,7 +18,7 @@ from gpu_parts.step import (
 )
 
 from segr1_jax.runtime.processes import REPRODUCIBLE, UNTUNED
-from segr1_jax.train.engine import Engine
+from segr1_jax.training.engine import Engine
 
 OPTIONS = {
     "as shipped": {},
