@@ -21,7 +21,7 @@ from segr1_jax.policy.params import Params
 
 DIGITS = 16
 # Paths of a set are not part of its identity.
-PATHS = ("root", "images", "masks", "ids", "manifest")
+PATHS = ("root", "images", "masks", "ids", "manifest", "path")
 
 
 def identity(opened: Opened, data: DataConfig, names: Sequence[str]) -> dict[str, Any]:
