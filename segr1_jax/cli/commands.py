@@ -9,6 +9,7 @@ import sys
 from collections import Counter
 from pathlib import Path
 
+from segr1_jax.common.hub_ids import hub_id
 from segr1_jax.config.checks import check, check_reward_paths, require_fixed_frame
 from segr1_jax.config.loading import describe, dump_config, load_config
 from segr1_jax.config.resume_rules import config_hash
@@ -17,6 +18,7 @@ from segr1_jax.errors import UserError
 from segr1_jax.reward.transport.gpus import placed_here
 
 REASONS_SHOWN = 5
+ANSWERING = ("eval_data", "reward")  # sections that answers to the held-out set need
 
 
 def sft(options: argparse.Namespace) -> int:
@@ -42,6 +44,7 @@ def evaluate(options: argparse.Namespace) -> int:
     out = options.out or Path(config.run_dir) / "eval" / (options.suite or "held_out")
     _prepare(config)
     with end_together():
+        config, source = _on_this_host(config, source, *ANSWERING)
         text = (run_suite if options.suite else run_eval)(config, source, out, options.protocol)
     if text:
         show_markdown(text)
@@ -60,8 +63,10 @@ def _rescore(options: argparse.Namespace) -> int:
             remedy="score one set at a time",
         )
     from segr1_jax.eval.rescore import run_rescore
+    from segr1_jax.runtime.hub_files import with_local_files
     from segr1_jax.runtime.progress import show_markdown
 
+    config = with_local_files(config, ["eval_data"])
     out = options.out or Path(config.run_dir) / "eval" / "rescored"
     show_markdown(run_rescore(config, options.predictions, out, options.protocol))
     print(f"wrote {out}")
@@ -76,6 +81,8 @@ def predict(options: argparse.Namespace) -> int:
     from segr1_jax.infer.predict import run_predict
 
     _prepare(config)
+    needed = ["reward"] if options.images else ANSWERING
+    config, source = _on_this_host(config, source, *needed)
     predictions = run_predict(
         config,
         source,
@@ -101,6 +108,7 @@ def demo(options: argparse.Namespace) -> int:
     from segr1_jax.infer.demo import run_demo
 
     _prepare(config)
+    config, source = _on_this_host(config, source, "reward")
     run_demo(config, source, options.port)
     return 0
 
@@ -110,8 +118,10 @@ def score(options: argparse.Namespace) -> int:
     config = load_config(options.config, options.overrides)
     check_reward_paths(config.reward)
     from segr1_jax.eval.score import run_score
+    from segr1_jax.runtime.hub_files import with_local_files
     from segr1_jax.runtime.progress import show_markdown
 
+    config = with_local_files(config, ["reward"])
     show_markdown(run_score(config, options.answers, options.out, options.masks))
     print(f"wrote {options.out}")
     return 0
@@ -169,39 +179,15 @@ def profile(options: argparse.Namespace) -> int:
     from segr1_jax.common.files import write_atomically
     from segr1_jax.profile.command import profile_command
     from segr1_jax.profile.profile_table import markdown, to_json
+    from segr1_jax.runtime.hub_files import with_local_files
     from segr1_jax.runtime.progress import show_markdown
 
     _prepare(config)
+    config = with_local_files(config)
     result = profile_command(config, options.steps, options.peak_flops, options.hlo)
     write_atomically(Path(result.directory) / "profile.json", to_json(result))
     write_atomically(Path(result.directory) / "profile.md", markdown(result))
     show_markdown(markdown(result))
-    return 0
-
-
-def data(options: argparse.Namespace) -> int:
-    """Check the published sets, or write toy copies of them."""
-    return {"check": _check_data, "toy": _toy_data}[options.action](options)
-
-
-def _check_data(options: argparse.Namespace) -> int:
-    from segr1_jax.common.files import write_atomically
-    from segr1_jax.data.sets.check import check_sets, markdown, to_json
-    from segr1_jax.runtime.progress import CountedProgress, show_markdown
-
-    with CountedProgress() as progress:
-        reports = check_sets(options.root, progress.update)
-    if options.json:
-        write_atomically(options.json, to_json(reports))
-    show_markdown(markdown(reports))
-    return int(any(report.problems for report in reports))
-
-
-def _toy_data(options: argparse.Namespace) -> int:
-    from segr1_jax.data.sets.toy import write_toy_sets
-
-    write_toy_sets(options.root, seed=options.seed)
-    print(f"wrote {options.root}")
     return 0
 
 
@@ -237,6 +223,7 @@ def _run_stage(options: argparse.Namespace, stage: str) -> int:
     config = _stage_config(options, stage)
     from segr1_jax.common.files import naming_storage_faults
     from segr1_jax.plan.command import plan_before_training
+    from segr1_jax.runtime.hub_files import with_local_files
     from segr1_jax.runtime.orbax_steps import last_good_step
     from segr1_jax.runtime.processes import end_together
     from segr1_jax.runtime.run_directory import checkpoint_root
@@ -248,6 +235,7 @@ def _run_stage(options: argparse.Namespace, stage: str) -> int:
         end_together(),
         naming_storage_faults(config.run_dir, kept=lambda: last_good_step(checkpoints)),
     ):
+        config = with_local_files(config)
         plan_before_training(config)
         {"sft": run_sft, "grpo": run_grpo}[stage](config)
     return 0
@@ -287,11 +275,18 @@ _COMMAND = {"sft": "sft", "grpo": "train"}
 def _config_and_source(options: argparse.Namespace) -> tuple[RunConfig, Path]:
     config = load_config(options.config, options.overrides)
     source = options.source or Path(config.run_dir)
-    if not source.is_dir():
+    if not source.is_dir() and not (options.source and hub_id(str(source))):
         raise UserError(
             "--source" if options.source else "run_dir",
             expected="a directory",
             got=f"{source} (missing)",
-            remedy="train first, or name a run or Hugging Face directory with --source",
+            remedy="train first, or name a run, a Hugging Face directory or ORG/NAME with --source",
         )
     return config, source
+
+
+def _on_this_host(config: RunConfig, source: Path, *sections: str) -> tuple[RunConfig, Path]:
+    """Return both with local files in place of repositories on the Hub."""
+    from segr1_jax.runtime.hub_files import local_source, with_local_files
+
+    return with_local_files(config, sections), local_source(source, "--source")

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from segr1_jax.cli import commands
+from segr1_jax.cli import commands, data_actions
 from segr1_jax.cli.command_parser import AddParser, add_command, add_config
 
 
@@ -18,18 +18,23 @@ def _add_data(add: AddParser) -> None:
     data = add_command(
         add,
         "data",
-        commands.data,
-        "check the published data sets, or write toy copies of all of them",
+        data_actions.data,
+        "check data sets, or write toy copies of all published ones",
         """\
         example:  segr1 data check /data/segmentation
+                  segr1 data check ORG/NAME@main data.split=train data.mask_column=label
                   segr1 data toy runs/toy
-        check:    every set and split, counts beside the published ones, every problem
+        check:    every set and split, counts beside the published ones, every problem. ROOT may
+                  also be what data.path takes with data.kind=hub, with keys of its columns
         toy:      all layouts at toy size, to try an evaluation
         writes:   nothing (check); the folder (toy)
         next:     segr1 eval CONFIG --suite paper eval_data.root=/data/segmentation""",
     )
     data.add_argument("action", choices=("check", "toy"))
-    data.add_argument("root", type=Path, metavar="ROOT", help="the folder of all sets")
+    data.add_argument(
+        "root", metavar="ROOT", help="the folder of all sets; check: or what data.path takes"
+    )
+    data.add_argument("overrides", nargs="*", metavar="key=value", help="check: keys of data.*")
     data.add_argument("--seed", type=int, default=0, help="toy: seed of the pictures (default 0)")
     data.add_argument(
         "--json", type=Path, metavar="FILE", help="check: write the report as JSON too"

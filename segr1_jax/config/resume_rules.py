@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from segr1_jax.config.loading import flatten
+from segr1_jax.config.portable import portable
 from segr1_jax.config.schema import RunConfig
 from segr1_jax.errors import UserError
 
@@ -26,6 +27,8 @@ NOTHING = (
         "eval_first",
         "hardware",
         "policy.arch",
+        # The commits are in policy.path, data.path and reward.sam2 too, see portable.py.
+        "commits",
     ),
     "loader",
     *(f"reward.{name}" for name in ("python", "sidecars", "gpu_memory", "queue", "cache_dir")),
@@ -87,14 +90,14 @@ def config_hash(config: RunConfig) -> str:
     """Return a hash (16 hex digits) over every field that changes what the run computes."""
     deciding = {
         key: value
-        for key, value in flatten(config).items()
+        for key, value in flatten(portable(config)).items()
         if not _within(key, NOTHING + ROUNDINGS)
     }
     return hashlib.sha256(json.dumps(deciding, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _changes(old: RunConfig, new: RunConfig, counts: Callable[[str], bool]) -> list[str]:
-    before, after = flatten(old), flatten(new)
+    before, after = flatten(portable(old)), flatten(portable(new))
     return [
         f"{key}: {before[key]!r} -> {after[key]!r}"
         for key in after

@@ -24,7 +24,7 @@ class PolicyConfig:
     path: str = knob(
         "",
         "Hugging Face directory (config.json, safetensors, tokenizer) or run directory to start "
-        "from",
+        "from, or ORG/NAME[@revision] on the Hugging Face Hub",
         path=True,
     )
     arch: str = knob(
@@ -213,6 +213,11 @@ class RunConfig:
         True,
         "bitwise reproducible: deterministic operations if the backend has them; XLA does not "
         "autotune on GPUs then",
+    )
+    commits: dict = knob(
+        {},
+        "commit of each repository on the Hub by its name as it was given; the run records it, so "
+        "that it resumes from the same files where a branch moves",
     )
     policy: PolicyConfig = section(PolicyConfig, "the policy")
     data: DataConfig = section(DataConfig, "training data")

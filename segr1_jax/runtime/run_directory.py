@@ -25,6 +25,7 @@ from pathlib import Path
 
 from segr1_jax.common.files import partial_name, write_atomically
 from segr1_jax.config.loading import dump_config, load_config
+from segr1_jax.config.portable import portable
 from segr1_jax.config.resume_rules import check_resumable, config_hash, rounding_changes
 from segr1_jax.config.schema import RunConfig
 from segr1_jax.errors import UserError
@@ -152,7 +153,7 @@ def claim_run_dir(run: RunDir, config: RunConfig) -> None:
             # Both reports describe the end of a run that now continues.
             run.report.unlink(missing_ok=True)
             run.page.unlink(missing_ok=True)
-    write_atomically(run.config, dump_config(config))
+    write_atomically(run.config, dump_config(portable(config)))
     write_atomically(run.hash, config_hash(config) + "\n")
 
 
@@ -194,7 +195,7 @@ def _create(path: Path, config: RunConfig) -> None:
     draft = RunDir(partial_name(path))
     draft.path.mkdir()
     try:
-        write_atomically(draft.config, dump_config(config))
+        write_atomically(draft.config, dump_config(portable(config)))
         write_atomically(draft.hash, config_hash(config) + "\n")
         for folder in (draft.tensorboard, draft.checkpoints, draft.eval, draft.samples):
             folder.mkdir()
