@@ -128,12 +128,15 @@ def score(options: argparse.Namespace) -> int:
 
 
 def export(options: argparse.Namespace) -> int:
-    """Write a Hugging Face directory, or the adapters of a LoRA run."""
+    """Write a Hugging Face directory, or the adapters of a LoRA run, and push it if asked."""
     config, source = _config_and_source(options)
     out = options.out or Path(config.run_dir) / ("adapter" if options.adapter else "export")
     from segr1_jax.export.export import run_export, run_export_adapter
+    from segr1_jax.hf.hub_push import check_push, push_folder
 
+    target = check_push(options.push) if options.push else None
     _prepare(config)
+    config, source = _on_this_host(config, source)
     if options.adapter:
         run_export_adapter(config, source, out, overwrite=options.overwrite)
     else:
@@ -146,6 +149,9 @@ def export(options: argparse.Namespace) -> int:
             check=options.check,
         )
     print(f"wrote {out}")
+    if target:
+        message = f"Export {Path(config.run_dir).name} with segr1_jax"
+        print(f"pushed {push_folder(out, target, message, private=options.private)}")
     return 0
 
 

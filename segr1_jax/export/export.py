@@ -6,8 +6,17 @@ from pathlib import Path
 from segr1_jax.config.checks import require_fixed_frame
 from segr1_jax.config.schema import RunConfig
 from segr1_jax.errors import UserError
+from segr1_jax.export.card_metadata import base_name
 from segr1_jax.export.check import obstacle, verify_export
-from segr1_jax.export.model_card import adapter_card, conversations, generation_config, model_card
+from segr1_jax.export.model_card import (
+    SCRIPT,
+    SETTINGS,
+    adapter_card,
+    generation_config,
+    model_card,
+    script,
+    settings,
+)
 from segr1_jax.hf.peft_adapter import export_adapter
 from segr1_jax.hf.save_weights import export_policy
 from segr1_jax.infer.load_policy import open_policy
@@ -46,7 +55,7 @@ def run_export_adapter(
     export_adapter(
         adapters,
         start.lora,
-        Path(start.base).name,
+        base_name(start),
         out,
         {"README.md": adapter_card(config, start)},
         overwrite=overwrite,
@@ -75,7 +84,8 @@ def run_export(
     base, policy = Path(opened.start.base), opened.engine.policy
     texts = {
         "README.md": model_card(config, source, opened.start),
-        "conversations.json": conversations(config),
+        SCRIPT: script(),
+        SETTINGS: settings(config),
         "generation_config.json": generation_config(base, policy),
     }
     export_policy(opened.params, policy, base, out, texts, layout=layout, overwrite=overwrite)

@@ -171,7 +171,9 @@ class _Handler(BaseHTTPRequestHandler):
         key = (wanted.get("type") or "model", name)
         exists = key in self.server.repositories
         if not exists:
-            self.server.repositories[key] = Repository(private=bool(wanted.get("private")))
+            self.server.repositories[key] = Repository(
+                private=wanted.get("visibility") == "private"
+            )
             self.server.repositories[key].commit({})
         made = {"url": f"{self.server.url}/{name}", "name": name}
         self._json(made, status=409 if exists else 200)
