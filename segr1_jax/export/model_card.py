@@ -129,6 +129,7 @@ def settings(config: RunConfig) -> str:
     task, reward = config.prompt.task, portable(config).reward
     known = {
         "frame": config.prompt.frame,
+        "boxed": task != "prerl",
         "max_new_tokens": config.answer_tokens,
         "sam2": [reward.sam2] if reward.sam2 else None,
         "postprocessing": reward.postprocessing and bool(reward.sam2 or reward.sam2_config),

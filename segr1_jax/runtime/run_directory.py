@@ -1,6 +1,6 @@
 """The run directory, which contains everything that a run writes.
 
-config.yaml    the whole configuration
+config.yaml    the whole configuration; repositories on the Hub at their commits
 config.hash    its hash
 start.json     the initial weights
 lock           held while a process works in the directory

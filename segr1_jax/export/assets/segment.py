@@ -70,7 +70,8 @@ class Segmenter:
         None if the answer of the policy holds no mask.
         """
         rgb_HW3 = upright_rgb(image)
-        answer = read_answer(self.answer(rgb_HW3, sentence), self.settings["frame"])
+        text = self.answer(rgb_HW3, sentence)
+        answer = read_answer(text, self.settings["frame"], boxed=self.settings["boxed"])
         return None if answer is None else self.draw(answer, rgb_HW3)
 
     def answer(self, rgb_HW3: np.ndarray, sentence: str | None = None) -> str:
@@ -179,17 +180,19 @@ def conversation(settings: dict, sentence: str | None) -> list[dict]:
     return json.loads(json.dumps(settings["messages"]["one"]).replace("{object}", quoted))
 
 
-def read_answer(text: str, frame: int) -> Answer | None:
+def read_answer(text: str, frame: int, *, boxed: bool) -> Answer | None:
     """Return the boxes and points of an answer, or None if it holds no mask.
 
-    That is the case without points, with points that lack a label, or outside of the frame.
+    That is the case without points or, if `boxed`, without a box; with points that lack a label;
+    and with coordinates outside of the frame.
     """
     text = text.split("</think>")[-1]
     boxes = [numbers(each) for each in re.findall(r"<bbox>(.*?)</bbox>", text)]
     points = numbers(" ".join(re.findall(r"<points>(.*?)</points>", text)))
     labels = numbers(" ".join(re.findall(r"<labels>(.*?)</labels>", text)))
-    whole = all(len(box) == 4 and box[0] < box[2] and box[1] < box[3] for box in boxes)
-    if not whole or not points or len(points) != 2 * len(labels) or not set(labels) <= {0, 1}:
+    boxes_are_whole = all(len(box) == 4 and box[0] < box[2] and box[1] < box[3] for box in boxes)
+    each_has_a_label = points and len(points) == 2 * len(labels) and set(labels) <= {0, 1}
+    if not boxes_are_whole or not each_has_a_label or bool(boxes) != boxed:
         return None
     if max(points + [edge for box in boxes for edge in box]) > frame:
         return None
