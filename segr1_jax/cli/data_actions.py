@@ -1,6 +1,7 @@
 """Functions of `segr1 data`: check sets, or write toy copies of the published ones."""
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 
 from segr1_jax.common.hub_ids import hub_id
@@ -19,17 +20,17 @@ def _check(options: argparse.Namespace) -> int:
     from segr1_jax.common.files import write_atomically
     from segr1_jax.data.row_check import check_rows, holds_rows
     from segr1_jax.data.sets.check import check_sets, markdown, to_json
-    from segr1_jax.runtime.hub_files import with_local_files
+    from segr1_jax.hf.hub import local_data
     from segr1_jax.runtime.progress import CountedProgress, show_markdown
 
-    named = hub_id(options.root)
-    if named or holds_rows(Path(options.root)):
-        keys = ["data.kind=hub", f"data.path={options.root}", *options.overrides]
-        config = with_local_files(override(RunConfig(), ["eval_data.kind=hub", *keys]), ["data"])
+    if hub_id(options.root) or holds_rows(Path(options.root)):
+        keys = ["data.kind=hub", "eval_data.kind=hub", "eval_data.path=another", *options.overrides]
+        path = str(local_data(options.root, "ROOT"))
+        config = replace(override(RunConfig(), keys).data, path=path)
         chosen = any(text.startswith("data.split=") for text in options.overrides)
         with CountedProgress() as progress:
-            splits = [config.data.split] if chosen else None
-            reports = check_rows(config.data, str(options.root), splits, progress.update)
+            splits = [config.split] if chosen else None
+            reports = check_rows(config, options.root, splits, progress.update)
     else:
         _refuse_overrides(options)
         with CountedProgress() as progress:

@@ -32,7 +32,12 @@ class HubId:
     @property
     def is_pinned(self) -> bool:
         """True if the revision is a commit hash, which never moves."""
-        return self.revision is not None and _COMMIT.fullmatch(self.revision) is not None
+        return is_commit(self.revision)
+
+
+def is_commit(value: object) -> bool:
+    """Return whether a value is the full hash of a commit."""
+    return isinstance(value, str) and _COMMIT.fullmatch(value) is not None
 
 
 def hub_id(text: str) -> HubId | None:

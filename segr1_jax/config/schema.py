@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from segr1_jax.common.config_fields import knob, require_range, section
+from segr1_jax.common.hub_ids import is_commit
 from segr1_jax.config.hardware import HardwareConfig
 from segr1_jax.data.config import DataConfig, LoaderConfig
 from segr1_jax.errors import UserError
@@ -248,6 +249,13 @@ class RunConfig:
             "eval_batch",
         ):
             require_range(name, getattr(self, name), 1)
+        if not all(map(is_commit, self.commits.values())):
+            raise UserError(
+                "commits",
+                expected="hashes of commits by names on the Hub",
+                got=str(self.commits)[:200],
+                remedy="leave it out; a run writes it itself",
+            )
         for name in ("seed", "eval_every", "eval_limit", "eval_max_tokens", "keep_best"):
             require_range(name, getattr(self, name), 0)
 

@@ -11,6 +11,7 @@ from typing import NamedTuple
 from huggingface_hub import HfApi, get_cached_repo_tree, hf_hub_download, snapshot_download
 
 from segr1_jax.common.hub_ids import HubId, RepoType, hub_id
+from segr1_jax.common.optional_packages import optional_package
 from segr1_jax.errors import UserError
 from segr1_jax.hf.hub_faults import naming_hub_faults
 
@@ -84,10 +85,14 @@ def local_architecture(source: str | Path, field: str = "policy.path") -> Path:
 def local_data(source: str | Path, field: str) -> Path:
     """Return the folder or file of a data set: `source` itself, or its repository in the cache.
 
-    Raises UserError as `local_policy` does.
+    Raises:
+        UserError: as `local_policy`, or the package that reads data sets is not installed.
     """
-    name = hub_id(str(source))
-    return Path(source) if name is None else _snapshot(name, "dataset", field)
+    if (name := hub_id(str(source))) is None:
+        return Path(source)
+    # Before tens of gigabytes are downloaded.
+    optional_package("datasets", "hub")
+    return _snapshot(name, "dataset", field)
 
 
 def local_sam2(source: str, field: str = "reward.sam2") -> Sam2Files:

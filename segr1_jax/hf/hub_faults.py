@@ -38,9 +38,8 @@ def _told(field: str, name: HubId, repo_type: RepoType, error: Exception) -> Use
     match error:
         case errors.GatedRepoError():
             got = "a gated one, which this token may not read"
-            return fault(
-                "a repository to read", got, f"accept its conditions at {page} and {LOGIN}"
-            )
+            remedy = f"accept its conditions at {page}; then {LOGIN}"
+            return fault("a repository to read", got, remedy)
         case errors.RepositoryNotFoundError():
             got = f"no {repo_type} at {page} that this token may read, and no such folder here"
             return fault("a repository or a folder", got, f"correct the name; if private, {LOGIN}")
@@ -56,17 +55,17 @@ def _told(field: str, name: HubId, repo_type: RepoType, error: Exception) -> Use
             return fault("ORG/NAME", str(error), "correct the name")
         case OSError(errno=errno.ENOSPC | errno.EDQUOT | errno.EFBIG):
             expected = f"space for it in {error.filename or constants.HF_HOME}"
-            return fault(
-                expected, error.strerror, "free some space, or set HF_HOME to another disk"
-            )
+            remedy = "free some space, or set HF_HOME to another disk"
+            return fault(expected, error.strerror, remedy)
         case _ if _is_truncated(error):
             got = f"a truncated one ({_cause(error)})"
             return fault("whole files", got, "run the same command again; it resumes the download")
         case errors.OfflineModeIsEnabled():
             return fault("access to the Hub", "HF_HUB_OFFLINE is set", "unset it")
         case _ if _is_unreachable(error, status):
-            expected = f"{constants.ENDPOINT} to answer, or the whole repository in the cache"
-            return fault(expected, f"neither ({_cause(error)})", _way_out())
+            hub = f"{constants.ENDPOINT} to answer"
+            expected = f"{hub}, the whole repository in the cache, or a folder"
+            return fault(expected, f"none of them ({_cause(error)})", _way_out())
     return None
 
 
@@ -88,7 +87,8 @@ def _cause(error: Exception) -> str:
     """Return the fault below the errors that the Hub's client wraps around it."""
     while error.__cause__ is not None:
         error = error.__cause__
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:200]
+    first_line = str(error).partition("\n")[0]
+    return f"{type(error).__name__}: {' '.join(first_line.split())}"[:200]
 
 
 def _way_out() -> str:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from full_disk import SMALL_FILE, no_room_for_more_than
 from picture_rows import SENTENCES, picture_table, write_as_files
 
 from segr1_jax.data.config import DataConfig
@@ -142,6 +143,13 @@ def test_damaged_files_and_cells(forms, tmp_path):
         assert part in problem
     with pytest.raises(UserError, match=r"3 of 4 samples"):
         check(open_source(config))
+
+
+def test_a_full_disk_is_one_error(forms, tmp_path, monkeypatch):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "arrow")
+    with no_room_for_more_than(SMALL_FILE), pytest.raises(UserError, match="space for its Arrow"):
+        open_source(forms["file"])
+    assert len(open_source(forms["file"])) == COUNT  # nothing half-written is taken for whole
 
 
 def test_which_paths_hold_rows(forms, tmp_path):

@@ -133,7 +133,7 @@ def test_another_sam2_is_one_yaml_and_one_file_of_weights(answers):
 @pytest.mark.parametrize(
     ("case", "told"),
     [
-        ("no network", f"expected {NOBODY} to answer, or the whole repository in the cache, got"),
+        ("no network", f"expected {NOBODY} to answer, the whole repository in the cache, or"),
         ("absent offline", "unset HF_HUB_OFFLINE, or fill the cache"),
         ("gated", "got a gated one, which this token may not read. Remedy: accept its conditions"),
         ("revision", "expected a branch, tag or commit of the repository, got 'v9'"),

@@ -135,23 +135,21 @@ def test_the_script_in_the_repository_gives_the_mask_of_predict(client, trained,
 
 
 def test_offline_and_with_a_branch_that_has_moved_the_run_goes_on(client, trained):
-    more = ["run_dir=grpo", "policy.path=sft", *SHORT, *ROWS, *SAM2, "optimizer.schedule=constant"]
-    longer = [word for word in more if not word.startswith("run_dir")] + ["run_dir=moved"]
-    client("train", GRPO, *longer, "steps=1")
+    words = ["policy.path=sft", *SHORT, *ROWS, *SAM2, "optimizer.schedule=constant"]
+    client("train", GRPO, "run_dir=moved", *words, "steps=1")
     repository = client.hub.repositories["dataset", "me/shapes"]
     before, other = commit_of(client, "me/shapes", "dataset"), dict(repository.files_at("main"))
     other["data/train-00000-of-00001.parquet"] = other["data/test-00000-of-00001.parquet"]
     try:
         repository.commit(other | {"notes.txt": b"a newer revision"})
-        client("train", GRPO, *longer, "steps=2")
+        client("train", GRPO, "run_dir=moved", *words, "steps=2")
         text = (trained / "moved/config.yaml").read_text()
         assert text.count(f"me/shapes@{before}") == 2
         asked = client.hub.asked.copy()
-        client("train", GRPO, *longer, "steps=3", HF_HUB_OFFLINE="1")
+        client("train", GRPO, "run_dir=moved", *words, "steps=3", HF_HUB_OFFLINE="1")
         assert client.hub.asked == asked
         # A run of its own takes the new revision.
-        fresh = [word for word in longer if word != "run_dir=moved"] + ["run_dir=fresh"]
-        client("train", GRPO, *fresh, "steps=1")
+        client("train", GRPO, "run_dir=fresh", *words, "steps=1")
         assert before not in (trained / "fresh/config.yaml").read_text()
     finally:
         repository.branches["main"] = before
