@@ -55,11 +55,13 @@ def hub_id(text: str) -> HubId | None:
 
 def cached_id(path: str | Path) -> HubId | None:
     """Return the repository and commit of a file or folder in the cache of the Hub, else None."""
-    place = Path(os.path.abspath(path))
-    cache = Path(constants.HF_HUB_CACHE).absolute()
-    if not place.is_relative_to(cache):
+    place, cache = Path(os.path.abspath(path)), Path(constants.HF_HUB_CACHE).absolute()
+    # The client resolves links above its cache. A file of a snapshot is a link, so it is not
+    # resolved here.
+    root = next((each for each in (cache, cache.resolve()) if place.is_relative_to(each)), None)
+    if root is None:
         return None
-    folder, *below = place.relative_to(cache).parts or ("",)
+    folder, *below = place.relative_to(root).parts or ("",)
     found = _SNAPSHOT.fullmatch(folder)
     if found is None or len(below) < 2 or below[0] != "snapshots":
         return None

@@ -115,7 +115,8 @@ def local_sam2(source: str, field: str = "reward.sam2") -> Sam2Files:
         return Sam2Files(config, _file(name, weights, field))
     # Listing the files is part of the first download.
     folder = _snapshot(name, "model", field, ("*.yaml",))
-    tree = get_cached_repo_tree(name.repo, revision=name.revision)
+    with naming_hub_faults(field, name, "model"):
+        tree = get_cached_repo_tree(name.repo, revision=name.revision)
     files = [file.path for file in tree if "/" not in file.path]
     configs = [file for file in files if file.endswith(".yaml")]
     weights = [file for file in files if file.endswith((".pt", ".safetensors"))]

@@ -76,7 +76,11 @@ def _is_truncated(error: Exception) -> bool:
 
 
 def _is_unreachable(error: Exception, status: int | None) -> bool:
-    missing = (errors.LocalEntryNotFoundError, errors.RevisionResolutionError)
+    missing = (
+        errors.LocalEntryNotFoundError,
+        errors.RevisionResolutionError,
+        errors.CachedRepoTreeNotFoundError,
+    )
     # httpx is not a requirement of ours; the Hub's client has used two generations of it.
     transport = type(error).__module__.split(".")[0] in ("httpx", "httpx2", "httpcore")
     failed = isinstance(error, errors.HfHubHTTPError) and status is not None and status >= 429

@@ -13,6 +13,7 @@ from segr1_jax.config.schema import PolicyConfig, RunConfig
 from segr1_jax.data.config import DataConfig
 from segr1_jax.errors import UserError
 from segr1_jax.reward.config import RewardConfig
+from segr1_jax.reward.transport.command import model_settings
 from segr1_jax.runtime.hub_files import local_source, with_local_files
 from segr1_jax.runtime.initial_weights import Start, record_start, recorded_start
 from segr1_jax.runtime.run_directory import RunDir, make_run_dir
@@ -129,6 +130,22 @@ def test_a_configuration_beside_weights_of_the_cache_stays(cache, tmp_path):
     weights = f"{cache}/models--facebook--sam2.1-hiera-tiny/snapshots/{NEW}/sam2.1_hiera_tiny.pt"
     own = RewardConfig(sam2_config=str(tmp_path / "own.yaml"), sam2_checkpoint=weights)
     assert portable(RunConfig(reward=own)).reward == own
+
+
+def test_a_cache_behind_a_link(cache, tmp_path, monkeypatch):
+    (tmp_path / "link").symlink_to(cache)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "link"))
+    local = with_local_files(config_of(tmp_path / "run"))
+    assert portable(local).policy.path == f"me/tiny@{NEW}"
+    assert portable(local).reward.sam2 == f"facebook/sam2.1-hiera-tiny@{NEW}"
+
+
+def test_a_sam2_that_is_no_name_is_never_the_nano_one(tmp_path):
+    wrong = RunConfig(reward=RewardConfig(sam2="sam2.1_hiera_l"))
+    with pytest.raises(UserError, match=r"reward.sam2: expected ORG/NAME"):
+        with_local_files(wrong, ["reward"])
+    with pytest.raises(ValueError, match="with_local_files"):
+        model_settings(config_of(tmp_path).reward)
 
 
 def test_a_source_by_name_or_by_path(cache, tmp_path):
