@@ -1,7 +1,7 @@
 """Check that a machine with real weights and a GPU computes correct results; run this first.
 
     .venv/bin/python launch/first_day.py configs/ours/rl_cod_3b_one_gpu.yaml [--synthetic] \\
-        policy.path=DIR reward.sam2_config=CONFIG reward.sam2_checkpoint=FILE [--photos a.jpg b.jpg]
+        policy.path=DIR|ORG/NAME reward.sam2=ORG/NAME [--photos a.jpg b.jpg]
 
 The parts, in this order:
   environment  versions and devices
@@ -35,6 +35,7 @@ from segr1_jax.common.files import write_atomically
 from segr1_jax.config.checks import check, require_fixed_frame
 from segr1_jax.config.loading import load_config
 from segr1_jax.errors import UserError
+from segr1_jax.runtime.hub_files import with_local_files
 
 PARTS = ("environment", "parity", "masks", "training", "restored")
 USER_FAULT = 2
@@ -50,6 +51,7 @@ def main() -> int:
     try:
         config = load_config(options.config, options.overrides)
         if options.part:
+            config = with_local_files(config)
             request = Request(
                 config, options.config, options.overrides, options.photos, options.run
             )
@@ -57,6 +59,8 @@ def main() -> int:
             return 0
         check(config)
         require_fixed_frame(config)
+        # The parts find everything in the cache.
+        with_local_files(config)
     except UserError as error:
         print(f"first_day: {error}", file=sys.stderr)
         return USER_FAULT

@@ -160,10 +160,10 @@ echo "setup: $KIND, $("$PYTHON" --version); the first time takes some minutes." 
   "For another kind of machine: $USAGE"
 open_venv "$VENV" "$KIND"
 case "$KIND" in
-  cpu) make_whole "$VENV" sidecar,eval,dev ;;
-  cuda13 | tpu) make_whole "$VENV" "$KIND,sidecar,eval,dev" ;;
+  cpu) make_whole "$VENV" sidecar,eval,hub,dev ;;
+  cuda13 | tpu) make_whole "$VENV" "$KIND,sidecar,eval,hub,dev" ;;
   cuda12)
-    make_project "$VENV" cuda12,eval
+    make_project "$VENV" cuda12,eval,hub
     open_venv "$SIDECAR" "$KIND"
     make_whole "$SIDECAR" sidecar,eval,dev # dev's peft needs torch
     ;;

@@ -38,7 +38,7 @@ JAX = ("jax", "jaxlib", "flax", "optax", "orbax")
 
 
 def _is_torch_module(name: str) -> bool:
-    return name.startswith(("reward.sidecar", "export.reference_logits"))
+    return name.startswith(("reward.sidecar", "export.reference_logits", "export.assets"))
 
 
 def _modules() -> dict[str, Path]:

@@ -33,10 +33,13 @@ class Scorer:
     def __init__(
         self, config: str | os.PathLike | None = None, overrides: Sequence[str] = ()
     ) -> None:
-        self._config = (
+        given = (
             override(RunConfig(), overrides) if config is None else load_config(config, overrides)
         )
-        check_reward_paths(self._config.reward)
+        check_reward_paths(given.reward)
+        from segr1_jax.runtime.hub_files import with_local_files
+
+        self._config = with_local_files(given, ["reward"])
         self._terms = Terms(self._config.reward)
         self._client = RewardClient(self._config.reward)
         self._client.start()

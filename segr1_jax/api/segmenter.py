@@ -6,11 +6,12 @@ Shape legend: H W image in pixels; N boxes; K points.
 import contextlib
 import dataclasses
 import itertools
+import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import overload
+from typing import Any, overload
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
@@ -30,6 +31,15 @@ from segr1_jax.reward.judging import AnswerText, Judged
 from segr1_jax.runtime.mesh import mesh_shape
 from segr1_jax.training.evaluation import answer_texts
 from segr1_jax.types import Example, ParseStatus, SamPrompt
+
+CONFIG, SETTINGS = "config.yaml", "segment.json"  # of a run, of an export
+# Keys of a configuration and the settings of an export that have their values.
+KEPT = {
+    "prompt.task": "task",
+    "prompt.frame": "frame",
+    "eval_max_tokens": "max_new_tokens",
+    "reward.postprocessing": "postprocessing",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -161,25 +171,48 @@ def load(source: str | os.PathLike, overrides: Sequence[str] = (), *, batch: int
     Call it before other uses of JAX: on a GPU, it leaves SAM2 its share of the memory.
 
     Args:
-        source: a run directory, which answers with its newest checkpoint, or an export.
+        source: a run directory, which answers with its newest checkpoint, an export, or
+            ORG/NAME[@revision] on the Hugging Face Hub.
         overrides: `key=value`, as on the command line, such as `reward.device=cuda`. For a
-            directory that no run wrote, they say which SAM2 to use and how large a frame is.
+            directory that segr1_jax did not write, they say which SAM2 to use (`reward.sam2`) and
+            how large a frame is (`prompt.frame`).
         batch: images that are answered at a time, rounded up to a multiple of the devices.
 
     Raises:
         UserError: `source` holds no policy, or a key or file cannot be used.
     """
-    directory = Path(source)
-    written = directory / "config.yaml"
-    config = (
-        load_config(directory, overrides) if written.is_file() else override(RunConfig(), overrides)
-    )
+    from segr1_jax.runtime.hub_files import local_source, with_local_files
+
+    directory = local_source(Path(source), "source")
+    config = _config_of(directory, overrides)
     check_reward_paths(config.reward)
     prepare(config)
+    config = with_local_files(config, ["reward"])
     resources = contextlib.ExitStack()
     rows = _rows(config, batch)
     config = dataclasses.replace(config, batch=rows, micro_batches=1, eval_batch=rows)
     return Segmenter(resources.enter_context(responding(config, directory)), resources)
+
+
+def _config_of(directory: Path, overrides: Sequence[str]) -> RunConfig:
+    """Return the configuration of a run, or the settings that an export has kept of it."""
+    if (directory / CONFIG).is_file():
+        return load_config(directory, overrides)
+    kept = directory / SETTINGS
+    settings = json.loads(kept.read_text()) if kept.is_file() else {}
+    return override(RunConfig(), [*_kept_overrides(settings), *overrides])
+
+
+def _kept_overrides(settings: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the settings of an export (export/model_card.py) as `key=value`.
+
+    A SAM2 that is not on the Hub is not among them: the nano SAM2, or one that the caller names.
+    """
+    for key, name in KEPT.items():
+        if name in settings:
+            yield f"{key}={settings[name]}"
+    if settings.get("sam2"):
+        yield f"reward.sam2={settings['sam2'][0]}"
 
 
 def _rows(config: RunConfig, batch: int) -> int:

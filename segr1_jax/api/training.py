@@ -34,6 +34,7 @@ def train(config: str | os.PathLike | RunConfig, overrides: Sequence[str] = ()) 
     check(settled)
     from segr1_jax.common.files import naming_storage_faults
     from segr1_jax.plan.command import plan_before_training
+    from segr1_jax.runtime.hub_files import with_local_files
     from segr1_jax.runtime.orbax_steps import last_good_step
     from segr1_jax.runtime.processes import end_together
     from segr1_jax.runtime.run_directory import checkpoint_root
@@ -45,6 +46,7 @@ def train(config: str | os.PathLike | RunConfig, overrides: Sequence[str] = ()) 
         end_together(),
         naming_storage_faults(settled.run_dir, kept=lambda: last_good_step(checkpoints)),
     ):
-        plan_before_training(settled)
-        {"sft": run_sft, "grpo": run_grpo}[settled.stage](settled)
+        local = with_local_files(settled)
+        plan_before_training(local)
+        {"sft": run_sft, "grpo": run_grpo}[local.stage](local)
     return Path(settled.run_dir)

@@ -54,5 +54,5 @@ def add_source(command: argparse.ArgumentParser) -> None:
         "--source",
         type=Path,
         metavar="DIR",
-        help="run or Hugging Face directory to use (default: run_dir of CONFIG)",
+        help="run, Hugging Face directory or ORG/NAME[@revision] (default: run_dir of CONFIG)",
     )

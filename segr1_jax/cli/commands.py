@@ -9,13 +9,14 @@ import sys
 from collections import Counter
 from pathlib import Path
 
+from segr1_jax.common.hub_ids import hub_id
 from segr1_jax.config.checks import check, check_reward_paths, require_fixed_frame
 from segr1_jax.config.loading import load_config
 from segr1_jax.config.schema import RunConfig
 from segr1_jax.errors import UserError
-from segr1_jax.reward.transport.gpus import placed_here
 
 REASONS_SHOWN = 5
+ANSWERING = ("eval_data", "reward")  # sections that answers to the held-out set need
 
 
 def sft(options: argparse.Namespace) -> int:
@@ -41,6 +42,7 @@ def evaluate(options: argparse.Namespace) -> int:
     out = options.out or Path(config.run_dir) / "eval" / (options.suite or "held_out")
     _prepare(config)
     with end_together():
+        config, source = _on_this_host(config, source, *ANSWERING)
         text = (run_suite if options.suite else run_eval)(config, source, out, options.protocol)
     if text:
         show_markdown(text)
@@ -59,8 +61,10 @@ def _rescore(options: argparse.Namespace) -> int:
             remedy="score one set at a time",
         )
     from segr1_jax.eval.rescore import run_rescore
+    from segr1_jax.runtime.hub_files import with_local_files
     from segr1_jax.runtime.progress import show_markdown
 
+    config = with_local_files(config, ["eval_data"])
     out = options.out or Path(config.run_dir) / "eval" / "rescored"
     show_markdown(run_rescore(config, options.predictions, out, options.protocol))
     print(f"wrote {out}")
@@ -75,6 +79,8 @@ def predict(options: argparse.Namespace) -> int:
     from segr1_jax.infer.predict import run_predict
 
     _prepare(config)
+    needed = ["reward"] if options.images else ANSWERING
+    config, source = _on_this_host(config, source, *needed)
     predictions = run_predict(
         config,
         source,
@@ -100,6 +106,7 @@ def demo(options: argparse.Namespace) -> int:
     from segr1_jax.infer.demo import run_demo
 
     _prepare(config)
+    config, source = _on_this_host(config, source, "reward")
     run_demo(config, source, options.port)
     return 0
 
@@ -109,20 +116,25 @@ def score(options: argparse.Namespace) -> int:
     config = load_config(options.config, options.overrides)
     check_reward_paths(config.reward)
     from segr1_jax.eval.score import run_score
+    from segr1_jax.runtime.hub_files import with_local_files
     from segr1_jax.runtime.progress import show_markdown
 
+    config = with_local_files(config, ["reward"])
     show_markdown(run_score(config, options.answers, options.out, options.masks))
     print(f"wrote {options.out}")
     return 0
 
 
 def export(options: argparse.Namespace) -> int:
-    """Write a Hugging Face directory, or the adapters of a LoRA run."""
+    """Write a Hugging Face directory, or the adapters of a LoRA run, and push it if asked."""
     config, source = _config_and_source(options)
     out = options.out or Path(config.run_dir) / ("adapter" if options.adapter else "export")
     from segr1_jax.export.export import run_export, run_export_adapter
+    from segr1_jax.hf.hub_push import check_push, push_folder
 
+    target = check_push(options.push) if options.push else None
     _prepare(config)
+    config, source = _on_this_host(config, source)
     if options.adapter:
         run_export_adapter(config, source, out, overwrite=options.overwrite)
     else:
@@ -135,6 +147,9 @@ def export(options: argparse.Namespace) -> int:
             check=options.check,
         )
     print(f"wrote {out}")
+    if target:
+        message = f"Export {Path(config.run_dir).name} with segr1_jax"
+        print(f"pushed {push_folder(out, target, message, private=options.private)}")
     return 0
 
 
@@ -168,9 +183,11 @@ def profile(options: argparse.Namespace) -> int:
     from segr1_jax.common.files import write_atomically
     from segr1_jax.profile.command import profile_command
     from segr1_jax.profile.profile_table import markdown, to_json
+    from segr1_jax.runtime.hub_files import with_local_files
     from segr1_jax.runtime.progress import show_markdown
 
     _prepare(config)
+    config = with_local_files(config)
     result = profile_command(config, options.steps, options.peak_flops, options.hlo)
     write_atomically(Path(result.directory) / "profile.json", to_json(result))
     write_atomically(Path(result.directory) / "profile.md", markdown(result))
@@ -180,21 +197,9 @@ def profile(options: argparse.Namespace) -> int:
 
 def _run_stage(options: argparse.Namespace, stage: str) -> int:
     config = _stage_config(options, stage)
-    from segr1_jax.common.files import naming_storage_faults
-    from segr1_jax.plan.command import plan_before_training
-    from segr1_jax.runtime.orbax_steps import last_good_step
-    from segr1_jax.runtime.processes import end_together
-    from segr1_jax.runtime.run_directory import checkpoint_root
-    from segr1_jax.training.loop import run_grpo, run_sft
+    from segr1_jax.api.training import train
 
-    _prepare(config)
-    checkpoints = checkpoint_root(config)
-    with (
-        end_together(),
-        naming_storage_faults(config.run_dir, kept=lambda: last_good_step(checkpoints)),
-    ):
-        plan_before_training(config)
-        {"sft": run_sft, "grpo": run_grpo}[stage](config)
+    train(config)
     return 0
 
 
@@ -217,13 +222,9 @@ def _require_positive(option: str, value: int) -> None:
 
 
 def _prepare(config: RunConfig) -> None:
-    from segr1_jax.runtime.processes import prepare_runtime
+    from segr1_jax.api.runtime import prepare
 
-    prepare_runtime(
-        deterministic=config.deterministic,
-        memory_share=placed_here(config.reward).share_of_jax,
-        compile_cache=config.compile_cache,
-    )
+    prepare(config)
 
 
 _COMMAND = {"sft": "sft", "grpo": "train"}
@@ -232,11 +233,18 @@ _COMMAND = {"sft": "sft", "grpo": "train"}
 def _config_and_source(options: argparse.Namespace) -> tuple[RunConfig, Path]:
     config = load_config(options.config, options.overrides)
     source = options.source or Path(config.run_dir)
-    if not source.is_dir():
+    if not source.is_dir() and not (options.source and hub_id(str(source))):
         raise UserError(
             "--source" if options.source else "run_dir",
             expected="a directory",
             got=f"{source} (missing)",
-            remedy="train first, or name a run or Hugging Face directory with --source",
+            remedy="train first, or name a run, a Hugging Face directory or ORG/NAME with --source",
         )
     return config, source
+
+
+def _on_this_host(config: RunConfig, source: Path, *sections: str) -> tuple[RunConfig, Path]:
+    """Return both with local files in place of repositories on the Hub."""
+    from segr1_jax.runtime.hub_files import local_source, with_local_files
+
+    return with_local_files(config, sections), local_source(source, "--source")

@@ -17,7 +17,7 @@ from packaging.utils import canonicalize_name
 from segr1_jax.common.interpreters import interpreter_of_torch
 from segr1_jax.common.requirements import required
 
-OPTIONAL = ("eval", "demo")  # extras whose packages need not be installed
+OPTIONAL = ("eval", "hub", "demo")  # extras whose packages need not be installed
 CUDNN = ("nvidia-cudnn-cu12", "nvidia-cudnn-cu13")
 SETUP = "bash launch/setup.sh"
 ASK_TIMEOUT_S = 120  # an import of torch from a cold network disk takes long

@@ -131,7 +131,9 @@ def _add_export(add: AddParser) -> None:
         "a Hugging Face directory that transformers and vLLM load",
         """\
         example:  segr1 export quickstart_grpo --out my-model
-        writes:   safetensors, config.json, tokenizer, processor, model card
+                  segr1 export runs/mine --push ORG/NAME --private
+        writes:   safetensors, config.json, tokenizer, processor, model card, segment.py
+        pushes:   the same folder, to a repository on the Hugging Face Hub
         next:     segr1 eval CONFIG --source my-model""",
     )
     add_config(export)
@@ -156,6 +158,14 @@ def _add_export(add: AddParser) -> None:
         "--overwrite",
         action="store_true",
         help="replace an existing model once the new one is complete",
+    )
+    export.add_argument(
+        "--push",
+        metavar="ORG/NAME",
+        help="upload the folder to this repository on the Hugging Face Hub, created if missing",
+    )
+    export.add_argument(
+        "--private", action="store_true", help="create the repository of --push as a private one"
     )
     export.add_argument(
         "--check",

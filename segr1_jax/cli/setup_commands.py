@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from segr1_jax.cli import data_actions
 from segr1_jax.cli.command_parser import AddParser, add_command, add_config
 from segr1_jax.config.loading import describe, dump_config, load_config
 from segr1_jax.config.recipes import all_recipes, describe_recipe
@@ -22,18 +23,23 @@ def _add_data(add: AddParser) -> None:
     data = add_command(
         add,
         "data",
-        _run_data,
-        "check the published data sets, or write toy copies of all of them",
+        data_actions.data,
+        "check data sets, or write toy copies of all published ones",
         """\
         example:  segr1 data check /data/segmentation
+                  segr1 data check ORG/NAME@main data.split=train data.mask_column=label
                   segr1 data toy runs/toy
-        check:    every set and split, counts beside the published ones, every problem
+        check:    every set and split, counts beside the published ones, every problem. ROOT may
+                  also be what data.path takes with data.kind=hub, with keys of its columns
         toy:      all layouts at toy size, to try an evaluation
         writes:   nothing (check); the folder (toy)
         next:     segr1 eval CONFIG --suite paper eval_data.root=/data/segmentation""",
     )
     data.add_argument("action", choices=("check", "toy"))
-    data.add_argument("root", type=Path, metavar="ROOT", help="the folder of all sets")
+    data.add_argument(
+        "root", metavar="ROOT", help="the folder of all sets; check: or what data.path takes"
+    )
+    data.add_argument("overrides", nargs="*", metavar="key=value", help="check: keys of data.*")
     data.add_argument("--seed", type=int, default=0, help="toy: seed of the pictures (default 0)")
     data.add_argument(
         "--json", type=Path, metavar="FILE", help="check: write the report as JSON too"
@@ -106,32 +112,6 @@ def _add_config(add: AddParser) -> None:
         writes:   nothing""",
     )
     add_config(config, nargs="?")
-
-
-def _run_data(options: argparse.Namespace) -> int:
-    """Check the published sets, or write toy copies of them."""
-    return {"check": _check_data, "toy": _toy_data}[options.action](options)
-
-
-def _check_data(options: argparse.Namespace) -> int:
-    from segr1_jax.common.files import write_atomically
-    from segr1_jax.data.sets.check import check_sets, markdown, to_json
-    from segr1_jax.runtime.progress import CountedProgress, show_markdown
-
-    with CountedProgress() as progress:
-        reports = check_sets(options.root, progress.update)
-    if options.json:
-        write_atomically(options.json, to_json(reports))
-    show_markdown(markdown(reports))
-    return int(any(report.problems for report in reports))
-
-
-def _toy_data(options: argparse.Namespace) -> int:
-    from segr1_jax.data.sets.toy import write_toy_sets
-
-    write_toy_sets(options.root, seed=options.seed)
-    print(f"wrote {options.root}")
-    return 0
 
 
 def _run_tiny(options: argparse.Namespace) -> int:

@@ -1,10 +1,10 @@
 """Open a picture with Pillow: accepted formats, a bound on pixels, errors that name the file."""
 
 import contextlib
-import io
 import struct
 import zlib
 from collections.abc import Iterator
+from io import BufferedIOBase
 from pathlib import Path
 
 from PIL import Image
@@ -23,7 +23,7 @@ _UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.er
 
 
 @contextlib.contextmanager
-def opened(path: Path, kind: str, content: bytes | None = None) -> Iterator[Image.Image]:
+def opened(path: Path, kind: str, content: BufferedIOBase | None = None) -> Iterator[Image.Image]:
     """Open the picture at `path`, or in `content`, and read its header; Pillow decodes it on use.
 
     Use the block for Pillow calls only: errors that they raise there become a UserError too.
@@ -32,8 +32,7 @@ def opened(path: Path, kind: str, content: bytes | None = None) -> Iterator[Imag
         UserError: no such file, another format, more than MOST_PIXELS, damaged content.
     """
     try:
-        file = path if content is None else io.BytesIO(content)
-        with Image.open(file, formats=FORMATS) as image:
+        with Image.open(path if content is None else content, formats=FORMATS) as image:
             if image.width * image.height > MOST_PIXELS:
                 raise _too_large(path, kind, f"{image.width} x {image.height}")
             yield image
@@ -71,12 +70,13 @@ def _too_large(path: Path, kind: str, got: str) -> UserError:
     )
 
 
-def _other_format(path: Path, kind: str, content: bytes | None) -> UserError:
+def _other_format(path: Path, kind: str, content: BufferedIOBase | None) -> UserError:
     if content is None:
         with open(path, "rb") as file:
             head = file.read(12)
     else:
-        head = content[:12]
+        content.seek(0)
+        head = content.read(12)
     heic = head[4:8] == b"ftyp" and head[8:12] in _HEIC_BRANDS
     return UserError(
         str(path),

@@ -4,6 +4,7 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+from segr1_jax.common.hub_ids import hub_id
 from segr1_jax.common.optional_packages import optional_package
 from segr1_jax.config.hardware import TPUS
 from segr1_jax.config.log import OPTIONAL
@@ -81,18 +82,22 @@ def check_rules(config: RunConfig) -> None:
 
 
 def check_paths(config: RunConfig) -> None:
-    """Raise UserError unless the files, directories and packages that the run needs exist."""
+    """Raise UserError unless the files, directories and packages that the run needs exist.
+
+    Repositories on the Hub are not looked up here, but by runtime/hub_files.py.
+    """
     for name in OPTIONAL:
         if name in config.log.to:
             optional_package(name, name)
     if not config.policy.path:
         raise _error(
             "policy.path",
-            "a Hugging Face or run directory",
+            "a Hugging Face or run directory, or ORG/NAME on the Hub",
             "nothing",
             "set it; `segr1 tiny DIR` creates a small one",
         )
-    _require_directory("policy.path", config.policy.path)
+    if hub_id(config.policy.path) is None:
+        _require_directory("policy.path", config.policy.path)
     _check_source("data", config.data)
     _check_source("eval_data", config.eval_data)
     check_reward_paths(config.reward)
@@ -206,6 +211,14 @@ def _check_source(section: str, data: DataConfig) -> None:
             _require_file(f"{section}.ids", data.ids)
     elif data.kind == "jsonl":
         _require_file(f"{section}.manifest", data.manifest)
+    elif data.kind == "hub":
+        if hub_id(data.path) is None and not Path(data.path or "missing").exists():
+            raise _error(
+                f"{section}.path",
+                "a file, a folder, or ORG/NAME on the Hub",
+                _state(data.path),
+                "paths are relative to the working directory",
+            )
     elif data.kind == "published":
         _require_directory(f"{section}.root", data.root)
         if data.ids:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from segr1_jax.config.loading import flatten
+from segr1_jax.config.portable import portable
 from segr1_jax.config.schema import RunConfig
 from segr1_jax.errors import UserError
 
@@ -27,6 +28,8 @@ NOTHING = (
         "eval_first",
         "hardware",
         "policy.arch",
+        # The commits are in policy.path, data.path and reward.sam2 too, see portable.py.
+        "commits",
     ),
     *("loader", "log"),
     *(f"reward.{name}" for name in ("python", "sidecars", "gpu_memory", "queue", "cache_dir")),
@@ -43,7 +46,14 @@ ROUNDINGS = (
 
 # Keys that the first runs did not have. At their defaults they do not enter the hash, so that the
 # hashes of these runs stay.
-LATER = ("reward.terms",)
+LATER = (
+    *("reward.terms", "reward.sam2", "optimizer.first_moment"),
+    *(
+        f"{section}.{name}"
+        for section in ("data", "eval_data")
+        for name in ("path", "subset", "image_column", "mask_column", "sentence_column")
+    ),
+)
 
 
 def refused_changes(old: RunConfig, new: RunConfig) -> list[str]:
@@ -99,13 +109,13 @@ def deciding(config: RunConfig) -> dict[str, Any]:
     defaults = flatten(RunConfig())
     return {
         key: value
-        for key, value in flatten(config).items()
+        for key, value in flatten(portable(config)).items()
         if not _within(key, NOTHING + ROUNDINGS) and not (key in LATER and value == defaults[key])
     }
 
 
 def _changes(old: RunConfig, new: RunConfig, counts: Callable[[str], bool]) -> list[str]:
-    before, after = flatten(old), flatten(new)
+    before, after = flatten(portable(old)), flatten(portable(new))
     # Keys of free names, such as those of own terms, may be in one of the two only.
     return [
         f"{key}: {before.get(key)!r} -> {after.get(key)!r}"

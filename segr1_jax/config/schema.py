@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from segr1_jax.common.config_fields import knob, require_range, section
+from segr1_jax.common.hub_ids import is_commit
 from segr1_jax.config.hardware import HardwareConfig
 from segr1_jax.config.log import LogConfig
 from segr1_jax.data.config import DataConfig, LoaderConfig
@@ -25,7 +26,7 @@ class PolicyConfig:
     path: str = knob(
         "",
         "Hugging Face directory (config.json, safetensors, tokenizer) or run directory to start "
-        "from",
+        "from, or ORG/NAME[@revision] on the Hugging Face Hub",
         path=True,
     )
     arch: str = knob(
@@ -216,6 +217,11 @@ class RunConfig:
         "bitwise reproducible: deterministic operations if the backend has them; XLA does not "
         "autotune on GPUs then",
     )
+    commits: dict = knob(
+        {},
+        "commit of each repository on the Hub by its name as it was given; the run records it, so "
+        "that it resumes from the same files where a branch moves",
+    )
     policy: PolicyConfig = section(PolicyConfig, "the policy")
     data: DataConfig = section(DataConfig, "training data")
     eval_data: DataConfig = field(
@@ -245,6 +251,13 @@ class RunConfig:
             "eval_batch",
         ):
             require_range(name, getattr(self, name), 1)
+        if not all(map(is_commit, self.commits.values())):
+            raise UserError(
+                "commits",
+                expected="hashes of commits by names on the Hub",
+                got=str(self.commits)[:200],
+                remedy="leave it out; a run writes it itself",
+            )
         for name in ("seed", "eval_every", "eval_limit", "eval_max_tokens", "keep_best"):
             require_range(name, getattr(self, name), 0)
 

@@ -29,10 +29,10 @@ class LoaderConfig:
 class DataConfig:
     """One source of (image, mask, optional sentence)."""
 
-    kind: Literal["folder", "jsonl", "published", "synthetic"] = knob(
+    kind: Literal["folder", "jsonl", "hub", "published", "synthetic"] = knob(
         "synthetic",
         "folder (images/ and masks/ paired by file stem), jsonl (manifest of image, mask, "
-        "instruction, answer), published or synthetic",
+        "instruction, answer), hub (rows with pictures in columns), published or synthetic",
     )
     images: str = knob("", "folder: directory of images", path=True)
     masks: str = knob(
@@ -60,6 +60,18 @@ class DataConfig:
         "jsonl, fcot: side in pixels of the square frame of given answers (images stretched to "
         "it); 0 = pixels of the image itself",
     )
+    path: str = knob(
+        "",
+        "hub: ORG/NAME[@revision] of a data set on the Hugging Face Hub, a parquet file, a folder "
+        "of files that `datasets` loads, or one that its save_to_disk wrote",
+        path=True,
+    )
+    subset: str = knob("", "hub: configuration of the data set; empty = its default one")
+    image_column: str = knob("image", "hub: column of the images")
+    mask_column: str = knob("mask", "hub: column of the masks")
+    sentence_column: str = knob(
+        "", "hub: column of the sentence that selects the object; empty = no sentences"
+    )
     root: str = knob(
         "",
         "published: the folder that holds all data sets in their official layouts "
@@ -67,7 +79,9 @@ class DataConfig:
         path=True,
     )
     set: str = knob("", "published: which set, such as refcoco_plus; cod10k+camo joins two")
-    split: str = knob("test", "published: which split of it")
+    split: str = knob(
+        "test", "published, hub: which split of it; a single file or table has no splits"
+    )
     level: Level = knob("bright", "synthetic: difficulty, one of bright, salient, camouflaged")
     size: int = knob(168, "synthetic: image side in pixels")
     count: int = knob(4096, "synthetic: number of images")

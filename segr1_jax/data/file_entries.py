@@ -7,6 +7,7 @@ from pathlib import Path
 
 from segr1_jax.common.picture_formats import picture_suffixes
 from segr1_jax.data.images import open_image, upright_size
+from segr1_jax.data.pictures import Picture
 from segr1_jax.data.truth_masks import Truth
 from segr1_jax.errors import UserError
 from segr1_jax.types import Example
@@ -14,13 +15,13 @@ from segr1_jax.types import Example
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """Files of one sample.
+    """Pictures of one sample, with its sentence and its answer.
 
     `truth` is None for prediction, and may be None for a cold start from given answers.
     """
 
     name: str
-    image: Path
+    image: Picture
     truth: Truth | None
     instruction: str | None = None
     answer: str | None = None
@@ -76,7 +77,7 @@ class FileSource:
         )
 
 
-def _pixels(image: Path) -> int:
+def _pixels(image: Picture) -> int:
     """Return the number of pixels from the header.
 
     It is 0 for a file that cannot be read: loading that sample raises the error.

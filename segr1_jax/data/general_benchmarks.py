@@ -7,6 +7,7 @@ the row that has it), question, answer; optionally hint, A to H, category.
 import base64
 import binascii
 import csv
+import io
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,7 +73,7 @@ class Question:
                 got=str(error),
                 remedy="download the file again",
             ) from error
-        return open_image(Path(self.where), content)
+        return open_image(Path(self.where), io.BytesIO(content))
 
 
 def read_benchmark(root: Path, name: str) -> list[Question]:

@@ -3,6 +3,8 @@
 Shape legend: H W the upright image in pixels, after EXIF orientation; TH TW its truth.
 """
 
+from contextlib import AbstractContextManager
+from io import BufferedIOBase
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +12,7 @@ from jaxtyping import Bool, Shaped, UInt8
 from PIL import Image, ImageOps
 
 from segr1_jax.common.picture_formats import opened
+from segr1_jax.data.pictures import Cell, Picture
 from segr1_jax.errors import UserError
 
 _SWAPPED = (5, 6, 7, 8)  # EXIF orientations that exchange width and height
@@ -21,11 +24,11 @@ MOST_STRETCH = 1.25
 BACKGROUND = 128
 
 
-def open_image(path: Path, content: bytes | None = None) -> UInt8[np.ndarray, "H W 3"]:
+def open_image(path: Picture, content: BufferedIOBase | None = None) -> UInt8[np.ndarray, "H W 3"]:
     """Read an upright RGB image. Gray, palette and 16-bit images are converted.
 
-    Transparent pixels are composited over white. For a picture inside another file, `content` holds
-    its bytes and `path` is only used in errors. 8-bit images equal those of transformers'
+    Transparent pixels are composited over white. For a picture inside another file, `content` is
+    its content and `path` is only used in errors. 8-bit images equal those of transformers'
     `convert_to_rgb`, which its processors pass to a model.
     """
     return rgb_pixels(_open(path, "image", content), str(path))
@@ -48,7 +51,7 @@ def rgb_pixels(image: Image.Image, name: str) -> UInt8[np.ndarray, "H W 3"]:
     return np.asarray(image.convert("RGB"))
 
 
-def open_mask(path: Path, height: int, width: int) -> Bool[np.ndarray, "TH TW"]:
+def open_mask(path: Picture, height: int, width: int) -> Bool[np.ndarray, "TH TW"]:
     """Read the upright mask of an image of `height` x `width` pixels, at the mask's own size.
 
     The mask is True where its gray value is above 128 of 255, the threshold of pysodmetrics (of 16
@@ -85,9 +88,9 @@ def white_pixels(
     return values_HW > (0 if values_HW.max(initial=0) <= 1 else background)
 
 
-def upright_size(path: Path, kind: str) -> tuple[int, int]:
+def upright_size(path: Picture, kind: str) -> tuple[int, int]:
     """Return (width, height) of the upright picture, reading only the header of the file."""
-    with opened(path, kind) as image:
+    with _opened(path, kind) as image:
         width, height = image.size
         # Pillow's method for PNG decodes the whole picture to look for a note behind its pixels.
         orientation = Image.Image.getexif(image).get(_ORIENTATION)
@@ -96,7 +99,7 @@ def upright_size(path: Path, kind: str) -> tuple[int, int]:
     return (height, width) if swapped else (width, height)
 
 
-def require_same_shape(mask: Path, size: tuple[int, int], image_size: tuple[int, int]) -> None:
+def require_same_shape(mask: Picture, size: tuple[int, int], image_size: tuple[int, int]) -> None:
     """Raise UserError unless a mask of `size` has about the aspect ratio of its image.
 
     Both sizes are (width, height). Otherwise the mask belongs to another image or is rotated.
@@ -121,6 +124,14 @@ def _composited(ground: str, image: Image.Image) -> Image.Image:
     return Image.alpha_composite(Image.new("RGBA", image.size, ground), image.convert("RGBA"))
 
 
-def _open(path: Path, kind: str, content: bytes | None = None) -> Image.Image:
-    with opened(path, kind, content) as image:
+def _opened(
+    picture: Picture, kind: str, content: BufferedIOBase | None = None
+) -> AbstractContextManager[Image.Image]:
+    if isinstance(picture, Cell):
+        return opened(Path(str(picture)), kind, picture.open())
+    return opened(picture, kind, content)
+
+
+def _open(path: Picture, kind: str, content: BufferedIOBase | None = None) -> Image.Image:
+    with _opened(path, kind, content) as image:
         return ImageOps.exif_transpose(image)

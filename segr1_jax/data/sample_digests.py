@@ -9,8 +9,10 @@ import hashlib
 from pathlib import Path
 
 from segr1_jax.data.file_entries import Entry, FileSource
+from segr1_jax.data.pictures import Picture
 from segr1_jax.data.sources import First, Source, Spread
 from segr1_jax.data.truth_masks import Truth
+from segr1_jax.errors import UserError
 
 DIGEST_BYTES = 16
 PLACE = "where"  # the field of a truth that names its file
@@ -49,7 +51,17 @@ def _blake():
 
 def _entry_digest(entry: Entry) -> str:
     truth = None if entry.truth is None else _truth_parts(entry.truth)
-    return text_digest(repr((file_digest(entry.image), entry.instruction, truth)))
+    return text_digest(repr((_picture_digest(entry.image), entry.instruction, truth)))
+
+
+def _picture_digest(picture: Picture) -> str:
+    """Return the hash of a file or of a cell; equal contents have equal hashes."""
+    if isinstance(picture, Path):
+        return file_digest(picture)
+    try:
+        return hashlib.file_digest(picture.open(), _blake).hexdigest()
+    except UserError as error:
+        return text_digest(type(error).__name__)
 
 
 def _truth_parts(truth: Truth) -> list[str]:
@@ -57,5 +69,7 @@ def _truth_parts(truth: Truth) -> list[str]:
     values = [
         getattr(truth, field.name) for field in dataclasses.fields(truth) if field.name != PLACE
     ]
-    parts = [file_digest(value) if isinstance(value, Path) else repr(value) for value in values]
+    parts = [
+        _picture_digest(value) if isinstance(value, Picture) else repr(value) for value in values
+    ]
     return [type(truth).__name__, *parts]

@@ -1,15 +1,16 @@
-"""Sources of examples: a folder, a JSONL manifest, a published data set, or the synthetic set."""
+"""Sources of examples: folders, a JSONL manifest, rows, a published set, or the synthetic set."""
 
 import dataclasses
 import hashlib
 import math
-import os
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from segr1_jax.data.config import DataConfig
 from segr1_jax.data.file_entries import Entry, FileSource, pictures_by_stem
+from segr1_jax.data.hub_rows import hub_entries
 from segr1_jax.data.manifest import manifest_entries
+from segr1_jax.data.pictures import picture_key
 from segr1_jax.data.sets.registry import published_split
 from segr1_jax.data.synthetic import generate
 from segr1_jax.data.truth_masks import MaskFile
@@ -145,6 +146,8 @@ def _whole(config: DataConfig) -> Source:
         return _chosen(split, Path(config.ids)) if config.ids else split
     if config.kind == "folder":
         entries, where = _folder_entries(config), config.images
+    elif config.kind == "hub":
+        entries, where = hub_entries(config), config.path
     else:
         entries, where = list(manifest_entries(Path(config.manifest))), config.manifest
     if not entries:
@@ -167,8 +170,8 @@ def _part(source: Source, config: DataConfig) -> Source:
             got=config.part,
             remedy="leave it out; synthetic sets of different seeds are disjoint",
         )
-    # A manifest may spell the path of an image in several ways.
-    images = [os.path.abspath(entry.image) for entry in source.entries]
+    # A manifest may spell the path of an image in several ways, and rows may repeat an image.
+    images = [picture_key(entry.image) for entry in source.entries]
     names: dict[str, str] = {}
     for entry, image in zip(source.entries, images, strict=True):
         names.setdefault(image, entry.name)

@@ -7,7 +7,6 @@ Shape legend: H W the upright image in pixels; TH TW the truth; K corners.
 
 import dataclasses
 from collections.abc import Sequence
-from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -17,6 +16,7 @@ from PIL import Image, ImageDraw
 
 from segr1_jax.common.optional_packages import optional_package
 from segr1_jax.data.images import open_mask, require_same_shape, upright_size
+from segr1_jax.data.pictures import Picture
 from segr1_jax.errors import UserError
 
 # Largest coordinate in pixels. The memory that pycocotools takes grows with the length of a
@@ -46,7 +46,7 @@ class Truth(Protocol):
 class MaskFile:
     """Mask stored as a picture, white on black."""
 
-    path: Path
+    path: Picture
 
     def check(self, width: int, height: int) -> None:
         require_same_shape(self.path, upright_size(self.path, "mask"), (width, height))

@@ -6,6 +6,7 @@ from pathlib import Path, PurePosixPath
 
 from segr1_jax.common.picture_formats import picture_suffixes
 from segr1_jax.data.file_entries import FileSource, pictures_below
+from segr1_jax.data.pictures import picture_key
 from segr1_jax.data.sources import Source
 from segr1_jax.errors import UserError
 from segr1_jax.metrics.predictions import MASKS, Prediction, mask_name
@@ -136,7 +137,7 @@ def _require_no_image(found: dict[str, Path], source: Source) -> None:
     """Raise UserError where a given mask is an image of the set itself."""
     if not isinstance(source, FileSource):
         return
-    images = {os.path.abspath(entry.image) for entry in source.entries}
+    images = {picture_key(entry.image) for entry in source.entries}
     for name, path in found.items():
         if os.path.abspath(path) in images:
             raise UserError(

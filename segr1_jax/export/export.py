@@ -6,13 +6,18 @@ from pathlib import Path
 from segr1_jax.config.checks import require_fixed_frame
 from segr1_jax.config.schema import RunConfig
 from segr1_jax.errors import UserError
+from segr1_jax.export.card_metadata import base_name
 from segr1_jax.export.check import obstacle, verify_export
 from segr1_jax.export.model_card import (
+    SCRIPT,
+    SETTINGS,
     adapter_card,
     conversations,
     generation_config,
     model_card,
     prompt_texts,
+    script,
+    settings,
 )
 from segr1_jax.hf.peft_adapter import export_adapter
 from segr1_jax.hf.save_weights import export_policy
@@ -52,7 +57,7 @@ def run_export_adapter(
     export_adapter(
         adapters,
         start.lora,
-        Path(start.base).name,
+        base_name(start),
         out,
         {"README.md": adapter_card(config, start)} | prompt_texts(config.prompt),
         overwrite=overwrite,
@@ -81,7 +86,8 @@ def run_export(
     base, policy = Path(opened.start.base), opened.engine.policy
     texts = {
         "README.md": model_card(config, source, opened.start),
-        "conversations.json": conversations(opened.engine.builder),
+        SCRIPT: script(),
+        SETTINGS: settings(config, conversations(opened.engine.builder)),
         "generation_config.json": generation_config(base, policy),
     }
     texts |= prompt_texts(opened.engine.builder.config)

@@ -32,7 +32,7 @@ def export_adapter(
 ) -> Path:
     """Write stacked adapters ("layers.attention.q.lora_a": [L, in, rank], ...) for peft.
 
-    `base_name` is the name of the base checkpoint in peft's configuration. `texts` are further
+    `base_name` is the base checkpoint, a name or ORG/NAME@COMMIT on the Hub. `texts` are further
     files by name. The directory is renamed into place when it is complete. Raises UserError as
     files.new_directory does.
     """
@@ -56,12 +56,14 @@ def export_adapter(
 
 
 def _config(lora: LoraConfig, base_name: str, targets: list[str]) -> dict:
+    base, _, revision = base_name.partition("@")
     # The path names the language model, because the vision tower has maps of the same names.
     pattern = rf".*language_model\.layers\.\d+\..*\.({'|'.join(targets)})"
     return {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
-        "base_model_name_or_path": base_name,
+        "base_model_name_or_path": base,
+        "revision": revision or None,
         "r": lora.rank,
         "lora_alpha": lora.alpha,
         "lora_dropout": 0.0,

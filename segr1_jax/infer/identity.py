@@ -22,7 +22,7 @@ from segr1_jax.prompt.config import PromptConfig
 
 DIGITS = 16
 # Paths of a set are not part of its identity.
-PATHS = ("root", "images", "masks", "ids", "manifest")
+PATHS = ("root", "images", "masks", "ids", "manifest", "path")
 
 
 def identity(opened: Opened, data: DataConfig, names: Sequence[str]) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from segr1_jax.common.files import write_atomically
 from segr1_jax.config.schema import RunConfig
 from segr1_jax.data.config import DataConfig
 from segr1_jax.data.file_entries import FileSource
+from segr1_jax.data.pictures import Picture, picture_key
 from segr1_jax.data.sources import First, Source, first, open_source
 from segr1_jax.errors import UserError
 from segr1_jax.infer.gallery_page import sample_of
@@ -108,23 +109,26 @@ def _owner(out: Path) -> dict[str, Any]:
 
 
 def _marks(source: Source) -> list[list[Any]]:
-    """Return the fields that identify samples: the name; of files also path, sentence, size, mtime.
+    """Return the fields that identify samples: the name, and for those of files and rows more.
 
-    A hash of the contents would read tens of gigabytes before the first answer.
+    They are the path or fingerprint of the image, the sentence, and size and mtime of a file. A
+    hash of the contents would read tens of gigabytes before the first answer.
     """
     if isinstance(source, First):
         return _marks(source.source)[: source.count]
     if not isinstance(source, FileSource):
         return [[name] for name in source.names]
     return [
-        [entry.name, str(entry.image.absolute()), entry.instruction, *_size_and_time(entry.image)]
+        [entry.name, picture_key(entry.image), entry.instruction, *_size_and_time(entry.image)]
         for entry in source.entries
     ]
 
 
-def _size_and_time(path: Path) -> tuple[int, int]:
+def _size_and_time(image: Picture) -> tuple[int, ...]:
+    if not isinstance(image, Path):
+        return ()
     try:
-        found = path.stat()
+        found = image.stat()
     except OSError:
         return -1, -1  # listed with the reason when it is read
     return found.st_size, found.st_mtime_ns

@@ -170,10 +170,16 @@ def _predict(
 
 
 def _photos(source: Source) -> dict[str, str]:
-    """Return the image of each name, relative to the folder that all images of the set share."""
+    """Return the image of each name, relative to the folder that all images of the set share.
+
+    Images inside a table have no path.
+    """
     if not isinstance(source, FileSource):
         return {}
-    images = {entry.name: entry.image.absolute() for entry in source.entries}
+    files = {entry.name: entry.image for entry in source.entries if isinstance(entry.image, Path)}
+    images = {name: image.absolute() for name, image in files.items()}
+    if not images:
+        return {}
     folder = os.path.commonpath([image.parent for image in images.values()])
     return {name: image.relative_to(folder).as_posix() for name, image in images.items()}
 

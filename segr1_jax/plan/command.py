@@ -6,10 +6,12 @@ from pathlib import Path
 
 import jax
 
+from segr1_jax.common.hub_ids import hub_id
 from segr1_jax.config.hardware import Device, device_named
 from segr1_jax.config.recipes import ARCHITECTURES
 from segr1_jax.config.schema import RunConfig
 from segr1_jax.errors import UserError
+from segr1_jax.hf.hub import local_architecture
 from segr1_jax.hf.load_weights import read_arch, read_arch_file
 from segr1_jax.plan.buffers import peaks
 from segr1_jax.plan.plan_table import verdict
@@ -52,9 +54,20 @@ def plan_command(
 
 
 def arch_of(config: RunConfig) -> PolicyArch:
-    """Return the architecture in policy.path, which needs no weights, or the one of policy.arch."""
+    """Return the architecture in policy.path, which needs no weights, or the one of policy.arch.
+
+    Of a repository on the Hub, config.json alone is downloaded. Where that fails, policy.arch is
+    used, and the error is printed.
+    """
     if Path(config.policy.path or "missing").is_dir():
         return read_arch(Path(resolve_start(config.policy.path).base))
+    if hub_id(config.policy.path):
+        try:
+            return read_arch(local_architecture(config.policy.path))
+        except UserError as error:
+            if not config.policy.arch:
+                raise
+            print(f"planned for policy.arch={config.policy.arch}: {error}", file=sys.stderr)
     known = {file.stem: file for file in sorted(ARCHITECTURES.glob("*.json"))}
     named = config.policy.arch
     if named in known or Path(named or "missing").is_file():

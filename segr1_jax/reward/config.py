@@ -45,6 +45,11 @@ class RewardConfig:
         "run needs the same content",
     )
     term_timeout_s: float = knob(10.0, "seconds that an own term may take for one answer")
+    sam2: str = knob(
+        "",
+        "SAM2 on the Hugging Face Hub, its configuration and weights in one: ORG/NAME[@revision], "
+        "such as facebook/sam2.1-hiera-large; empty = sam2_config and sam2_checkpoint",
+    )
     sam2_config: str = knob(
         "",
         "SAM2 model: a YAML path, or a name inside the sam2 package such as "
@@ -165,6 +170,13 @@ class RewardConfig:
         return 1 - CONTEXTS_SHARE - self.gpu_memory * max(on_gpus.values()) if on_gpus else None
 
     def __post_init__(self):
+        if self.sam2 and (self.sam2_config or self.sam2_checkpoint):
+            raise UserError(
+                "reward.sam2",
+                expected="a repository, or local files in sam2_config and sam2_checkpoint",
+                got="both",
+                remedy="leave one of the two empty",
+            )
         for name in self.device.split(","):
             if not re.fullmatch(r"cpu|cuda(:\d+)?", name.strip()):
                 raise UserError(

@@ -16,9 +16,11 @@ from jax.sharding import NamedSharding, PartitionSpec
 from jax.typing import DTypeLike
 
 from segr1_jax.common.files import write_atomically
+from segr1_jax.common.hub_ids import cached_id
 from segr1_jax.config.loading import load_config
 from segr1_jax.config.schema import RunConfig
 from segr1_jax.errors import UserError
+from segr1_jax.hf.hub import local_policy
 from segr1_jax.hf.load_weights import load_params
 from segr1_jax.policy.config import LoraConfig
 from segr1_jax.policy.params import ADAPTER, Params, Policy
@@ -150,7 +152,7 @@ def recorded_start(config: RunConfig) -> Start:
     def resolve() -> str:
         begun = directory.start.is_file() and has_begun(directory)
         start = _recorded(directory) if begun else resolve_start(config.policy.path)
-        return json.dumps(dataclasses.asdict(start))
+        return json.dumps(_to_json(start, directory.path))
 
     return _from_json(json.loads(text_of_first(resolve)), directory.path)
 
@@ -174,12 +176,17 @@ def _recorded(directory: RunDir) -> Start:
 
 
 def _to_json(start: Start, run: Path) -> dict[str, Any]:
-    """Return the start with every local path both absolute and relative to the run directory."""
+    """Return the start with every local path both absolute and relative to the run directory.
+
+    A path in the cache of the Hub has its repository and commit too: each host has its own cache.
+    """
     record = dataclasses.asdict(start)
     for name in PLACES:
         if record[name] is not None and "://" not in record[name]:
             path = os.path.abspath(record[name])
             record[name] = {"path": path, "from_run": os.path.relpath(path, run)}
+            if hub := cached_id(path):
+                record[name]["hub"] = str(hub)
     return record | {"below": start.below and _to_json(start.below, run)}
 
 
@@ -196,6 +203,11 @@ def _from_json(record: dict[str, Any], run: Path) -> Start:
 
 
 def _current_path(place: dict[str, str], run: Path) -> str:
-    """Return a recorded path, or its new place if it was moved together with the run directory."""
+    """Return a recorded path, or its new place if it was moved together with the run directory.
+
+    A repository on the Hub is the recorded commit in the cache of this host.
+    """
+    if "hub" in place and not Path(place["path"]).exists():
+        return str(local_policy(place["hub"]))
     moved = run / place["from_run"]
     return str(moved) if moved.exists() and not Path(place["path"]).exists() else place["path"]

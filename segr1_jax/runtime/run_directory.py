@@ -1,6 +1,6 @@
 """The run directory, which contains everything that a run writes.
 
-config.yaml    the whole configuration
+config.yaml    the whole configuration; repositories on the Hub at their commits
 config.hash    its hash
 start.json     the initial weights
 lock           held while a process works in the directory
@@ -31,6 +31,7 @@ import jax
 
 from segr1_jax.common.files import partial_name, write_atomically
 from segr1_jax.config.loading import dump_config, load_config
+from segr1_jax.config.portable import portable
 from segr1_jax.config.resume_rules import check_resumable, config_hash, deciding, rounding_changes
 from segr1_jax.config.schema import RunConfig
 from segr1_jax.errors import UserError
@@ -185,7 +186,7 @@ def claim_run_dir(run: RunDir, config: RunConfig) -> None:
             # Both reports describe the end of a run that now continues.
             run.report.unlink(missing_ok=True)
             run.page.unlink(missing_ok=True)
-    write_atomically(run.config, dump_config(config))
+    write_atomically(run.config, dump_config(portable(config)))
     write_atomically(run.hash, config_hash(config) + "\n")
 
 
@@ -227,7 +228,7 @@ def _create(path: Path, config: RunConfig) -> None:
     draft = RunDir(partial_name(path))
     draft.path.mkdir()
     try:
-        write_atomically(draft.config, dump_config(config))
+        write_atomically(draft.config, dump_config(portable(config)))
         write_atomically(draft.hash, config_hash(config) + "\n")
         for folder in (draft.tensorboard, draft.checkpoints, draft.eval, draft.samples):
             folder.mkdir()

@@ -16,6 +16,7 @@ import numpy as np
 from jax.typing import DTypeLike
 
 from segr1_jax.config.checks import require_fixed_frame
+from segr1_jax.config.portable import portable
 from segr1_jax.config.schema import RunConfig
 from segr1_jax.data.pipeline import Sample, Skipped, ahead_of, batches
 from segr1_jax.data.sources import check, limited, open_source
@@ -199,7 +200,7 @@ class Run:
             return
         # Orbax compiles small programs that cut replicated arrays into what it writes.
         with self.timer("save"), self.guard.expecting():
-            config, tallies = dataclasses.asdict(self.config), self.tally.gathered()
+            config, tallies = dataclasses.asdict(portable(self.config)), self.tally.gathered()
             self._checkpoints.save(self.state, self.feed.position, config, tallies)
         self._saved = step
 

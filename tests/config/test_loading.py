@@ -64,7 +64,7 @@ def test_run_directory_stands_for_its_config(tmp_path):
         ("data: 3", ("run.yaml: data", "a section")),
         (
             "eval_data: {kind: zip}",
-            ("run.yaml: eval_data.kind", "folder, jsonl, published, synthetic", "'zip'"),
+            ("run.yaml: eval_data.kind", "folder, jsonl, hub, published, synthetic", "'zip'"),
         ),
         ("run_dir: ${oc.env:HOME}", ("run_dir", "interpolation")),
         ("run_dir: ${", ("run.yaml",)),

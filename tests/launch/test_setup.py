@@ -132,7 +132,7 @@ def test_a_cuda12_trainer_gets_nothing_that_brings_torch(machine):
     calls = [line.partition(" ") for line in log.read_text().splitlines()]
     trainer = [what for python, _, what in calls if python == ".venv/bin/python"]
     sidecar = [what for python, _, what in calls if python == ".venv-sidecar/bin/python"]
-    assert any("[cuda12,eval]" in what for what in trainer)
+    assert any("[cuda12,eval,hub]" in what for what in trainer)
     assert any("[sidecar,eval,dev]" in what for what in sidecar)
     assert not any("torch" in what or "dev" in what or "sam2" in what for what in trainer)
     assert not any("cuda12" in what for what in sidecar)

@@ -8,6 +8,7 @@ same request in every row and is not used: prompt/wording.py has the request.
 import bisect
 import dataclasses
 import functools
+import io
 import itertools
 import threading
 from pathlib import Path
@@ -71,7 +72,7 @@ class AnswerSource:
         return Example(
             id=index,
             name=name,
-            image=open_image(file / name, row["image"]["bytes"]),
+            image=open_image(file / name, io.BytesIO(row["image"]["bytes"])),
             mask=None,
             answer=f"{row['thinking'].strip()} {row['solution'].strip()}",
         )

@@ -16,7 +16,12 @@ def model_settings(config: RewardConfig) -> dict[str, str | bool]:
     """Return the settings of the model of the first sidecar.
 
     The nano SAM2 is always built without post-processing: only its single mask is trained.
+
+    Raises:
+        ValueError: the configuration names a repository, whose files must be found before.
     """
+    if config.sam2:
+        raise ValueError(f"reward.sam2={config.sam2} without runtime.hub_files.with_local_files")
     nano = not config.sam2_config
     nano_weights = str(ASSETS / "sam2_nano.safetensors") if nano else ""
     return {
