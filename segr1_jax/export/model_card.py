@@ -138,7 +138,8 @@ def conversations(builder: PromptBuilder) -> dict[str, list]:
 def settings(config: RunConfig, messages: dict[str, list]) -> str:
     """Return what the script and `segr1_jax.load` need to know of a run, as JSON.
 
-    `messages` are those of `conversations`. `sam2` is a repository on the Hub, or None. The nano SAM2 is built without post-processing, as the sidecar builds it.
+    `messages` are those of `conversations`. `sam2` is a repository on the Hub, or None. The nano
+    SAM2 is built without post-processing, as the sidecar builds it.
     """
     task, reward = config.prompt.task, portable(config).reward
     known = {
