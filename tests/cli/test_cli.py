@@ -28,12 +28,15 @@ OPTIONS = {
         "out",
     },
     "score": {"config", "overrides", "answers", "out", "masks"},
-    "export": {"config", "overrides", "source", "out", "layout", "overwrite", "check", "adapter"},
+    "export": {
+        *("config", "overrides", "source", "out", "layout", "overwrite", "check", "adapter"),
+        *("push", "private"),
+    },
     "tiny": {"out", "seed", "frame"},
     "plan": {"config", "overrides", "compile", "topology", "answer_tokens", "json"},
     "profile": {"config", "overrides", "steps", "hlo", "peak_flops"},
     "doctor": {"python"},
-    "data": {"action", "root", "seed", "json"},
+    "data": {"action", "root", "overrides", "seed", "json"},
     "demo": {"config", "overrides", "source", "port"},
     "config": {"config", "overrides"},
 }
