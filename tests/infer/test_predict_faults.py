@@ -13,7 +13,7 @@ from PIL import Image
 from small_set import COUNT, config_of, contents
 from tiny_run import FakeClient
 
-from segr1_jax.export.model_card import script
+from segr1_jax.export.model_card import settings
 from segr1_jax.infer import predict as predict_module
 from segr1_jax.infer import responder
 from segr1_jax.infer.predict import run_predict
@@ -166,9 +166,9 @@ def test_two_batches_of_images_are_alive(folder, tmp_path, monkeypatch):
     assert max(most) == 4, "two a batch"
 
 
-def test_the_card_answers_at_the_length_of_predictions(folder):
+def test_the_script_answers_at_the_length_of_predictions(folder):
     config = config_of(folder, "rollout.max_tokens=24", "eval_max_tokens=5")
-    assert "max_new_tokens=5)" in script(config)
+    assert json.loads(settings(config))["max_new_tokens"] == 5
 
 
 def test_masks_are_whole_pictures(folder, tmp_path):
