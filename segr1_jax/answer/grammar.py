@@ -71,6 +71,23 @@ def render(answer: Answer, *, task: str = "rl") -> str:
     return thinking + ", ".join(parts)
 
 
+def split_thinking(text: str) -> tuple[str, str]:
+    """Return the reasoning of any text and what follows it, for display.
+
+    The reasoning is "" where the text does not begin with it; what follows is "" where it does not
+    end.
+
+    Example:
+        >>> split_thinking("<think>a fish</think> <bbox>[1,2,30,40]</bbox>")
+        ('a fish', '<bbox>[1,2,30,40]</bbox>')
+    """
+    head, opened, rest = text.partition("<think>")
+    if head.strip() or not opened:
+        return "", text
+    thinking, _, answer = rest.partition("</think>")
+    return thinking.strip(), answer.strip()
+
+
 def sam_prompts(answer: Answer, native: Frame) -> tuple[SamPrompt, ...]:
     """Return one SAM2 call per box with the points inside it, in pixels of the `native` frame.
 

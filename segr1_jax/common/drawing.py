@@ -8,7 +8,7 @@ import io
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Bool, UInt8
+from jaxtyping import Bool, Float, UInt8
 from PIL import Image, ImageDraw
 
 from segr1_jax.types import SamPrompt
@@ -19,6 +19,11 @@ EDGE_COLOR = (255, 255, 255)
 BOX_COLOR = (255, 215, 0)
 # 1: a point on the object, 0: a point on the background.
 POINT_COLORS = {1: (50, 220, 80), 0: (235, 60, 50)}
+# Hits, misses and false alarms differ in hue and lightness for every kind of color vision (after
+# Okabe and Ito), and false alarms are hatched as well.
+HIT_COLOR, MISS_COLOR, FALSE_COLOR = (0, 114, 178), (240, 228, 66), (213, 94, 0)
+COMPARED_OPACITY = 0.65
+HATCH = 6  # pixels between the lines of false alarms
 GAP = 4  # white pixels between two pictures
 JPEG_QUALITY = 90
 
@@ -34,12 +39,53 @@ def overlay(
     Prompts are in pixels of this image, as `answer.grammar.sam_prompts` returns them.
     """
     canvas_HW3 = image_HW3.astype(np.float32)
-    stroke = max(1, min(image_HW3.shape[:2]) // 150)
     if mask_HW is not None:
-        tint = MASK_OPACITY * np.array(MASK_COLOR, np.float32)
-        canvas_HW3[mask_HW] = (1 - MASK_OPACITY) * canvas_HW3[mask_HW] + tint
+        _tint(canvas_HW3, mask_HW, MASK_COLOR, MASK_OPACITY)
         # The outline shows the mask on objects that have the color of the tint.
-        canvas_HW3[_edge(mask_HW, stroke)] = EDGE_COLOR
+        canvas_HW3[_edge(mask_HW, _stroke(canvas_HW3))] = EDGE_COLOR
+    return _with_prompts(canvas_HW3, prompts)
+
+
+def comparison(
+    image_HW3: UInt8[np.ndarray, "H W 3"],
+    mask_HW: Bool[np.ndarray, "H W"],
+    truth_HW: Bool[np.ndarray, "H W"],
+    prompts: Sequence[SamPrompt] = (),
+) -> UInt8[np.ndarray, "H W 3"]:
+    """Draw where a mask and the truth agree and differ, with the boxes and points of the answer.
+
+    Hits (in both) are blue, misses (in the truth alone) yellow, and false alarms (in the mask
+    alone) are hatched in vermilion. The truth is outlined.
+    """
+    canvas_HW3 = image_HW3.astype(np.float32)
+    false_HW = mask_HW & ~truth_HW
+    _tint(canvas_HW3, mask_HW & truth_HW, HIT_COLOR, COMPARED_OPACITY)
+    _tint(canvas_HW3, truth_HW & ~mask_HW, MISS_COLOR, COMPARED_OPACITY)
+    _tint(canvas_HW3, false_HW, FALSE_COLOR, COMPARED_OPACITY)
+    diagonal_HW = np.add.outer(*map(np.arange, mask_HW.shape)) % HATCH < HATCH // 3
+    canvas_HW3[false_HW & diagonal_HW] = EDGE_COLOR
+    canvas_HW3[_edge(truth_HW, _stroke(canvas_HW3))] = EDGE_COLOR
+    return _with_prompts(canvas_HW3, prompts)
+
+
+def _stroke(canvas_HW3: Float[np.ndarray, "H W 3"]) -> int:
+    return max(1, min(canvas_HW3.shape[:2]) // 150)
+
+
+def _tint(
+    canvas_HW3: Float[np.ndarray, "H W 3"],
+    mask_HW: Bool[np.ndarray, "H W"],
+    color: tuple[int, int, int],
+    opacity: float,
+) -> None:
+    tint = opacity * np.array(color, np.float32)
+    canvas_HW3[mask_HW] = (1 - opacity) * canvas_HW3[mask_HW] + tint
+
+
+def _with_prompts(
+    canvas_HW3: Float[np.ndarray, "H W 3"], prompts: Sequence[SamPrompt]
+) -> UInt8[np.ndarray, "H W 3"]:
+    stroke = _stroke(canvas_HW3)
     picture = Image.fromarray(np.rint(canvas_HW3).astype(np.uint8))
     draw = ImageDraw.Draw(picture)
     for prompt in prompts:

@@ -8,7 +8,8 @@ import numpy as np
 
 from segr1_jax.data.sources import Source
 from segr1_jax.metrics.predictions import Prediction, read_map
-from segr1_jax.metrics.report_page import MOST_SAMPLES, ReportSample, write_report
+from segr1_jax.metrics.report_page import MOST_SAMPLES, write_report
+from segr1_jax.metrics.sample_cards import ReportSample, ShownAnswer
 from segr1_jax.metrics.sample_protocol import Counted
 from segr1_jax.metrics.set_scores import SetResult
 from segr1_jax.metrics.table_figures import ScoredSample
@@ -61,9 +62,8 @@ def _samples(
         example, sample = source[item.index], scored[item.prediction.name]
         shown = sample_of(folder, item.prediction, example)
         truth_HW = resize_mask(example.mask, example.image.shape[:2])
-        yield dataclasses.replace(
-            shown, status=sample.status, iou=sample.scores.iou, truth=truth_HW
-        )
+        answer = dataclasses.replace(shown.answer, status=sample.status, iou=sample.scores.iou)
+        yield dataclasses.replace(shown, answer=answer, truth=truth_HW)
 
 
 def sample_of(folder: Path, prediction: Prediction, example: Example) -> ReportSample:
@@ -71,17 +71,9 @@ def sample_of(folder: Path, prediction: Prediction, example: Example) -> ReportS
     mask_HW = None
     if prediction.mask is not None:
         mask_HW = resize_map(read_map(folder / prediction.mask), example.image.shape[:2]) > HALF
-    return ReportSample(
-        prediction.name,
-        prediction.instruction,
-        prediction.answer or "",
-        prediction.status,
-        None,
-        example.image,
-        mask_HW,
-        None,
-        tuple(map(_prompt, prediction.prompts)),
-    )
+    prompts = tuple(map(_prompt, prediction.prompts))
+    answer = ShownAnswer(prediction.answer or "", prediction.status, None, mask_HW, prompts)
+    return ReportSample(prediction.name, prediction.instruction, answer, example.image)
 
 
 def _prompt(record: dict) -> SamPrompt:

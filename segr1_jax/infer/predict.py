@@ -28,7 +28,8 @@ from segr1_jax.metrics.predictions import (
     read_predictions,
     remove_mask,
 )
-from segr1_jax.metrics.report_page import MOST_SAMPLES, ReportSample, write_report
+from segr1_jax.metrics.report_page import MOST_SAMPLES, write_report
+from segr1_jax.metrics.sample_cards import ReportSample, ShownAnswer
 from segr1_jax.reward.judging import AnswerText, Judged
 from segr1_jax.runtime.processes import is_first, wait_for_all
 from segr1_jax.runtime.progress import Progress
@@ -87,7 +88,7 @@ def run_predict(
             functools.partial(_write_overlay, out, OVERLAYS[overlays]),
         )
     if is_first():
-        write_report(out / PAGE, "Predictions", [], {}, _shown(out, found, predictions))
+        write_report(out / PAGE, "Predictions", samples=_shown(out, found, predictions))
     return predictions
 
 
@@ -188,4 +189,4 @@ def _shown(out: Path, source: Source, predictions: Sequence[Prediction]) -> Iter
                 continue
             except UserError as error:  # a file that went, or changed, after its answer
                 reason = str(error)
-        yield ReportSample(name, None, "", status, None, None, None, None, reason=reason)
+        yield ReportSample(name, None, ShownAnswer("", status), reason=reason)

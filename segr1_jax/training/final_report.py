@@ -12,15 +12,9 @@ from segr1_jax.config.loading import load_config
 from segr1_jax.config.resume_rules import same_run
 from segr1_jax.config.schema import RunConfig
 from segr1_jax.errors import UserError
-from segr1_jax.metrics.completion_section import completion_section
-from segr1_jax.metrics.held_out_figures import own_figure
-from segr1_jax.metrics.report_page import ReportSample, write_report
-from segr1_jax.metrics.tables import COLUMNS, Table, figures_table, markdown_table
+from segr1_jax.metrics.tables import COLUMNS, figures_table, markdown_table
 from segr1_jax.reward.client import RewardClient
-from segr1_jax.reward.term_entries import own_entries
-from segr1_jax.runtime.json_lines_log import complete_lines
 from segr1_jax.runtime.mesh import sum_over_processes
-from segr1_jax.runtime.metrics_log import read_metrics
 from segr1_jax.runtime.processes import is_first, wait_for_all
 from segr1_jax.runtime.progress import show_markdown
 from segr1_jax.runtime.run_directory import RunDir
@@ -30,22 +24,11 @@ from segr1_jax.training.evaluation_files import evaluation_figures
 from segr1_jax.training.evaluation_panels import PANELS, native_mask, native_prompts, native_truth
 from segr1_jax.training.held_out import scorer_of
 from segr1_jax.training.run import Run
+from segr1_jax.training.run_page import own_figures, write_run_page
+from segr1_jax.training.run_verdict import CONSTANT, PERFECT
 from segr1_jax.types import Example
 
 BASELINE_EXAMPLES = 400  # training samples the best constant answer is chosen on
-SAMPLES = 60  # on the page
-CURVES = (
-    "eval/iou",
-    "eval/s_measure",
-    "eval/format",
-    "reward",
-    "iou",
-    "format",
-    "loss",
-    "kl",
-    "grad_norm",
-    "length",
-)
 
 
 def show_ended_run(config: RunConfig) -> bool:
@@ -67,50 +50,17 @@ def closing_report(run: Run, client: RewardClient) -> None:
         _save_panels(run, client, last)
         reasons = run.tally.skipped.reasons | run.unreadable.reasons
         skipped = "".join(f"- skipped {name}: {reason}\n" for name, reason in reasons.items())
-        columns = COLUMNS | {name: name for name in _own_figures(run)}
+        columns = COLUMNS | {name: name for name in own_figures(run.config)}
         text = f"# {run.directory.path.name}\n\n{markdown_table(rows, columns)}\n" + (
             f"\n{skipped}" if skipped else ""
         )
         after = f"after {run.config.stage.upper()}"
         table = figures_table("Held-out set", rows, columns, skipped, after)
-        _write_page(run, client, last, table)
+        write_run_page(run, client, rows, table)
         # Last: a run with this file has ended.
         write_atomically(run.directory.report, text)
         show_markdown(text)
     wait_for_all("closing report")
-
-
-def _own_figures(run: Run) -> list[str]:
-    own = own_entries(run.config.reward.terms)
-    return [own_figure(entry.function) for entry in own]
-
-
-def _write_page(run: Run, client: RewardClient, last: Evaluation, table: Table) -> None:
-    """Write report.html: table, curves, held-out samples with their masks, completions."""
-    lines = read_metrics(run.directory)
-    curves = {
-        name: [(line["step"], line[name]) for line in lines if name in line]
-        for name in (*CURVES, *_own_figures(run))
-    }
-    rows = {row.example_id: row for row in last.rows}
-    texts = answered(run.held_out, last.answers[:SAMPLES])
-    samples = (
-        ReportSample(
-            item.example.name,
-            item.example.instruction,
-            item.text,
-            judged.reward.parse.value,
-            rows[item.example.id].iou if item.example.id in rows else None,
-            item.example.image,
-            judged.mask,
-            native_truth(item.example),
-            native_prompts(judged.answer, item.example),
-        )
-        for item, judged in scorer_of(run.engine, client).each(texts)
-    )
-    completions = completion_section(lambda: complete_lines(run.directory.completions))
-    title = run.directory.path.name
-    write_report(run.directory.page, title, [table], curves, samples, [completions])
 
 
 def _rows(run: Run, client: RewardClient, last: Evaluation) -> dict[str, dict[str, float]]:
@@ -144,11 +94,11 @@ def _rows(run: Run, client: RewardClient, last: Evaluation) -> dict[str, dict[st
             )
     before = evaluation_figures(run.directory, 0)
     return {
-        "best constant answer": baselines["constant"],
+        CONSTANT: baselines["constant"],
         **({f"before {stage}": before} if before else {}),
         f"after {stage}": last.figures,
         f"after {stage}, answers given to another image": baselines["shuffled"],
-        "prompt from the ground truth": baselines["truth"],
+        PERFECT: baselines["truth"],
     }
 
 

@@ -15,7 +15,8 @@ from tiny_run import CONFIG
 
 from segr1_jax.config.loading import load_config
 from segr1_jax.hf.tiny_policy import make_tiny_policy
-from segr1_jax.metrics.report_page import ReportSample, write_report
+from segr1_jax.metrics.report_page import write_report
+from segr1_jax.metrics.sample_cards import ReportSample, ShownAnswer
 from segr1_jax.metrics.tables import Table
 from segr1_jax.training.held_out import Answerer
 from segr1_jax.types import Completion
@@ -81,7 +82,7 @@ def test_report_filters_sorts_and_searches(browser, tmp_path, width):
     mask = image[..., 0] > 128
     named = [("b", "ok", 0.9), ("a", "ok", 0.2), (HOSTILE, "bad_box", 0.0), ("c", "ok", None)]
     samples = [
-        ReportSample(name, HOSTILE, HOSTILE, status, iou, image, mask, mask)
+        ReportSample(name, HOSTILE, ShownAnswer(HOSTILE, status, iou, mask), image, mask)
         for name, status, iou in named
     ]
     table = Table("Figures", ["set", *"SFEM"], [["ours", *["0.1"] * 4]], HOSTILE)
@@ -110,7 +111,7 @@ def test_report_filters_sorts_and_searches(browser, tmp_path, width):
 
 def test_report_without_truth_orders_by_name(browser, tmp_path):
     image = np.zeros((60, 90, 3), np.uint8)
-    samples = [ReportSample(name, None, "", "ok", None, image, None, None) for name in "ba"]
+    samples = [ReportSample(name, None, ShownAnswer("", "ok"), image) for name in "ba"]
     write_report(tmp_path / "report.html", "t", [], {}, samples)
     with watched_page(browser, WIDTHS["desktop"]) as page:
         page.goto((tmp_path / "report.html").as_uri())

@@ -5,14 +5,17 @@ What came from outside is text, and nothing else runs.
 
 import base64
 import hashlib
+import json
 from html.parser import HTMLParser
 
 import numpy as np
 import pytest
 
 from segr1_jax.errors import UserError
-from segr1_jax.metrics.report_page import ReportSample, write_report
+from segr1_jax.metrics.report_page import write_report
+from segr1_jax.metrics.sample_cards import ReportSample, ShownAnswer
 from segr1_jax.metrics.tables import Table
+from segr1_jax.metrics.verdict import Figure, Verdict
 from segr1_jax.types import SamPrompt
 
 HOSTILE = [
@@ -23,7 +26,7 @@ HOSTILE = [
     "عربي \u202e desrever \u0007 bell & &amp; &#60;",
     "javascript:alert(1)",
 ]
-VOID = {"meta", "img", "input", "line", "polyline", "br", "link"}
+VOID = {"meta", "img", "input", "line", "polyline", "circle", "br", "link"}
 
 
 class Read(HTMLParser):
@@ -60,10 +63,10 @@ def sample(text: str, **changes) -> ReportSample:
         np.array([[10, 10]], np.float32),
         np.array([1], np.int32),
     )
-    fields = {"name": text, "instruction": text, "answer": text, "status": "ok", "iou": 0.5}
-    return ReportSample(
-        **fields | changes, image=image, prediction=mask, truth=mask, prompts=(prompt,)
-    )
+    fields = {"text": text, "status": "ok", "iou": 0.5, "mask": mask, "prompts": (prompt,)}
+    instruction = changes.pop("instruction", text)
+    answer, before = ShownAnswer(**fields | changes), changes.pop("before", None)
+    return ReportSample(text, instruction, answer, image, mask, before)
 
 
 @pytest.fixture(scope="module")
@@ -79,6 +82,7 @@ def page(tmp_path_factory) -> str:
         tables,
         {text: [(0, 0.1), (10, 0.7), (20, 0.6)] for text in HOSTILE},
         iter(samples),
+        verdict=Verdict(HOSTILE[1], [Figure(*HOSTILE[:3])], HOSTILE, {t: t for t in HOSTILE}),
     )
     return path.read_text(encoding="utf-8")
 
@@ -86,12 +90,13 @@ def page(tmp_path_factory) -> str:
 def test_everything_from_outside_stays_text(page):
     read = Read(page)
     for text in HOSTILE:
-        assert sum(text == found for found in read.texts["dd"]) == 2, "instruction and answer"
+        assert read.texts["dd"].count(text) == 3, "instruction, answer, fact of the verdict"
         assert text in read.texts["p"]
         assert text in read.texts["h2"]
         assert read.texts["td"].count(text) == 1
+        assert read.texts["dt"].count(text) == 1
         assert any(
-            tag == "li" and attrs["data-name"] == text == attrs["data-status"]
+            tag == "li" and attrs.get("data-name") == text == attrs["data-status"]
             for tag, attrs in read.tags
         )
     assert read.stack == []
@@ -116,7 +121,7 @@ def test_one_script_that_is_ours_and_nothing_from_elsewhere(page):
 
 
 def test_samples_carry_what_the_controls_need(page):
-    items = [attrs for tag, attrs in Read(page).tags if tag == "li"]
+    items = [attrs for tag, attrs in Read(page).tags if tag == "li" and "data-iou" in attrs]
     assert [item["data-iou"] for item in items] == ["0.5000"] * len(HOSTILE) + [""]
 
 
@@ -147,7 +152,7 @@ def test_curves_leave_out_what_is_no_number(tmp_path):
         {"loss": [(0, 1.0), (1, float("nan")), (2, float("inf")), (3, 0.5)]},
         [],
     )
-    line = next(
-        attrs for tag, attrs in Read((tmp_path / "page.html").read_text()).tags if tag == "polyline"
-    )
-    assert line["points"] == "4.0,20.0 316.0,140.0"
+    read = Read((tmp_path / "page.html").read_text())
+    (data,) = [json.loads(attrs["data-curve"]) for _, attrs in read.tags if "data-curve" in attrs]
+    assert data["points"] == [[0, 1.0], [3, 0.5]]
+    assert len(read.scripts) == 1, "curves without samples are read out too"

@@ -1,0 +1,47 @@
+"""The runs behind initial weights: the one that made them, the one that it started from, ..."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from segr1_jax.config.loading import load_config
+from segr1_jax.config.schema import RunConfig
+from segr1_jax.errors import UserError
+from segr1_jax.runtime.initial_weights import Start, resolve_start
+from segr1_jax.runtime.run_directory import RunDir
+
+
+def run_of(start: Start) -> Path | None:
+    """Return the directory of the run whose checkpoint `start` is.
+
+    None for a Hugging Face directory, and for checkpoints outside of their run (checkpoint_dir).
+    """
+    if start.checkpoints is None or "://" in start.checkpoints:
+        return None
+    run = Path(start.checkpoints).parent
+    return run if RunDir(run).config.is_file() else None
+
+
+def runs_behind(start: Start) -> list[RunConfig] | None:
+    """Return the configurations of the runs that made these weights, the last one first.
+
+    An export inside its run directory belongs to that run. None where a run was deleted, or is one
+    that this version cannot read.
+    """
+    try:
+        return _runs_behind(start)
+    except UserError:
+        return None
+
+
+def _runs_behind(start: Start) -> list[RunConfig] | None:
+    if start.checkpoints is None:
+        around = RunDir(Path(start.base).parent)
+        return _runs_behind(resolve_start(around.path)) if around.start.is_file() else []
+    run = run_of(start)
+    below = _runs_behind(start.below) if run else None
+    return None if below is None else [load_config(run), *below]
+
+
+def only_synthetic(runs: Sequence[RunConfig]) -> bool:
+    """Return True where there are runs and all of them trained on synthetic pictures."""
+    return bool(runs) and all(run.data.kind == "synthetic" for run in runs)

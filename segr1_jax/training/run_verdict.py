@@ -1,0 +1,139 @@
+"""The verdict of a run: what it trained, on what, and how far that moved the held-out IoU."""
+
+import os
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from segr1_jax.config.schema import RunConfig
+from segr1_jax.data.config import DataConfig
+from segr1_jax.metrics.outcome import outcome
+from segr1_jax.metrics.paired_rows import Pair
+from segr1_jax.metrics.verdict import Verdict
+from segr1_jax.runtime.initial_weights import Start
+from segr1_jax.runtime.lineage import only_synthetic, run_of, runs_behind
+from segr1_jax.training.run import Run
+
+CONSTANT, PERFECT = "best constant answer", "prompt from the ground truth"
+COMMANDS = {"sft": "sft", "grpo": "train"}
+SYNTHETIC = "The policy was trained on synthetic pictures only; on photographs it may fail."
+
+
+def run_verdict(
+    run: Run,
+    figures: Mapping[str, Mapping[str, float]],
+    pairs: Sequence[Pair],
+    lines: Sequence[Mapping[str, Any]],
+) -> Verdict:
+    """Return the verdict of a run that has ended.
+
+    `figures` are the rows of the closing table by their names, `lines` those of metrics.jsonl.
+    """
+    config, stage = run.config, run.config.stage.upper()
+    training = f"{config.steps} steps of {stage} on {named(config.data)}"
+    before, after = figures.get(f"before {stage}"), figures[f"after {stage}"]
+    found = outcome(training, before, after, pairs)
+    notes = [*found.notes, _scale(figures)]
+    if only_synthetic([config, *(runs_behind(run.start) or [])]):
+        notes.append(SYNTHETIC)
+    facts = {
+        "Trained": _trained(config),
+        "Starting from": _start(run.start),
+        "Training data": f"{described(config.data)}: {_passes(config, len(run.source))}",
+        "Held-out data": f"{described(config.eval_data)}: {len(run.held_out)} samples",
+        "Masks by": Path(config.reward.sam2_config).stem or "the nano SAM2 of segr1_jax",
+        "Duration": _duration(lines),
+        "Hardware": _hardware(),
+        "Command to repeat it": repeating(config),
+    }
+    return Verdict(found.sentence, found.figures, notes, facts)
+
+
+def named(data: DataConfig) -> str:
+    """Return the name of a data set, without absolute paths."""
+    if data.kind == "synthetic":
+        return "synthetic pictures"
+    return data.set if data.kind == "published" else Path(data.manifest or data.images).name
+
+
+def described(data: DataConfig) -> str:
+    """Return the name of a data set with what selects its samples."""
+    parts = [named(data)]
+    if data.kind == "synthetic":
+        parts += [data.level, f"{data.size} px", f"seed {data.seed}"]
+        parts += ["with sentences"] if data.sentences else []
+    if data.kind == "published":
+        parts.append(f"split {data.split}")
+    if data.part != "all":
+        parts.append(f"part {data.part}")
+    return ", ".join(parts)
+
+
+def repeating(config: RunConfig) -> str:
+    """Return the command that repeats a run in another directory."""
+    place = config.run_dir.rstrip("/")
+    words = ["segr1", COMMANDS[config.stage], place, f"run_dir={place}_again"]
+    return shlex.join(words)
+
+
+def trained_seconds(lines: Sequence[Mapping[str, Any]]) -> tuple[float, int]:
+    """Return the seconds of all logged steps, and their number.
+
+    The time of a step is that of one since the previous logged step, with the evaluations and
+    checkpoints in between. Runs that were resumed have the lines of all their processes.
+    """
+    seconds, last = 0.0, 0
+    for line in lines:
+        if "time/step_s" in line:
+            seconds += line["time/step_s"] * (line["step"] - last)
+            last = line["step"]
+    return seconds, last
+
+
+def _passes(config: RunConfig, count: int) -> str:
+    return f"{count} samples, {config.steps * config.batch / count:.2g} passes"
+
+
+def _scale(figures: Mapping[str, Mapping[str, float]]) -> str:
+    constant, perfect = figures[CONSTANT]["iou"], figures[PERFECT]["iou"]
+    return (
+        f"For scale: the best answer that ignores the images has an IoU of {constant:.3f}, boxes "
+        f"and points made from the truth have {perfect:.3f}."
+    )
+
+
+def _trained(config: RunConfig) -> str:
+    lora = config.policy.lora
+    weights = f"LoRA of rank {lora.rank}" if lora.rank else "all weights"
+    if config.policy.tower == "frozen" and not lora.rank:
+        weights = "all weights of the language model"
+    sampled = f", {config.rollout.group} answers each" if config.stage == "grpo" else ""
+    return f"{weights}, {config.steps} steps of {config.batch} samples{sampled}"
+
+
+def _start(start: Start) -> str:
+    base = Path(start.base).name
+    if start.checkpoints is None:
+        return base
+    run = run_of(start)
+    place = run.name if run else start.checkpoints
+    return f"run {place}, step {start.step} (from {base})"
+
+
+def _duration(lines: Sequence[Mapping[str, Any]]) -> str:
+    seconds, steps = trained_seconds(lines)
+    if not steps:
+        return "no step is logged"
+    hours, minutes = divmod(round(seconds / 60), 60)
+    whole = f"{hours} h {minutes} min" if hours else f"{minutes} min" if minutes else "under 1 min"
+    return f"{whole} for {steps} steps with their evaluations ({seconds / steps:.3g} s a step)"
+
+
+def _hardware() -> str:
+    devices, processes = jax.devices(), jax.process_count()
+    is_cpu = devices[0].platform == "cpu"
+    here = f"{os.cpu_count()} CPU cores" if is_cpu else f"{len(devices)} {devices[0].device_kind}"
+    return here if processes == 1 else f"{here}, {processes} processes"
