@@ -22,7 +22,7 @@ POINT_COLORS = {1: (50, 220, 80), 0: (235, 60, 50)}
 # Hits, misses and false alarms differ in hue and lightness for every kind of color vision (after
 # Okabe and Ito), and false alarms are hatched as well.
 HIT_COLOR, MISS_COLOR, FALSE_COLOR = (0, 114, 178), (240, 228, 66), (213, 94, 0)
-COMPARED_OPACITY = 0.65
+COMPARED_OPACITY = 0.75
 HATCH = 6  # pixels between the lines of false alarms
 GAP = 4  # white pixels between two pictures
 JPEG_QUALITY = 90
@@ -55,9 +55,11 @@ def comparison(
     """Draw where a mask and the truth agree and differ, with the boxes and points of the answer.
 
     Hits (in both) are blue, misses (in the truth alone) yellow, and false alarms (in the mask
-    alone) are hatched in vermilion. The truth is outlined.
+    alone) are hatched in vermilion. The truth is outlined. The image is gray: its own colors would
+    shift those of the masks.
     """
-    canvas_HW3 = image_HW3.astype(np.float32)
+    gray_HW1 = image_HW3.astype(np.float32).mean(axis=-1, keepdims=True)
+    canvas_HW3 = np.repeat(gray_HW1, 3, axis=-1)
     false_HW = mask_HW & ~truth_HW
     _tint(canvas_HW3, mask_HW & truth_HW, HIT_COLOR, COMPARED_OPACITY)
     _tint(canvas_HW3, truth_HW & ~mask_HW, MISS_COLOR, COMPARED_OPACITY)

@@ -14,7 +14,9 @@ Point = tuple[float, float]  # step and value
 
 WIDTH, HEIGHT = 360, 210
 LEFT, TOP, RIGHT, BOTTOM = 46, 10, 348, 174  # edges of the plot inside the picture
-TICKS = 5
+Y_TICKS, X_TICKS = 5, 7
+# A value this far beyond a round number, in units of the distance between them, needs no other one.
+SLACK = 1e-4
 MOST_POINTS = 2000  # of a curve; more are thinned to every n-th step
 # Fewer points are drawn as dots, and not smoothed.
 FEW_POINTS = 30
@@ -54,7 +56,7 @@ def curves_section(curves: Mapping[str, Sequence[Point]]) -> str:
     )
 
 
-def ticks(low: float, high: float, most: int = TICKS) -> list[float]:
+def ticks(low: float, high: float, most: int = Y_TICKS) -> list[float]:
     """Return at most `most` + 1 round numbers that cover `low` to `high`, at equal distances.
 
     Their distance is 1, 2 or 5 times a power of 10.
@@ -66,7 +68,7 @@ def ticks(low: float, high: float, most: int = TICKS) -> list[float]:
     span = high - low or abs(high) or 1.0
     power = 10.0 ** math.floor(math.log10(span / most))
     for step in (power, 2 * power, 5 * power, 10 * power, 20 * power):
-        first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
+        first, last = math.floor(low / step + SLACK), math.ceil(high / step - SLACK)
         if last - first <= most:
             break
     last = max(last, first + 1)
@@ -79,8 +81,8 @@ def _curve(name: str, points: list[Point]) -> str:
     steps, values = np.array(kept, np.float64).T
     is_share = name.rpartition("/")[2] in SHARES and values.min() >= 0 and values.max() <= 1
     y_ticks = ticks(0, 1) if is_share else ticks(values.min(), values.max())
-    x_ticks = [tick for tick in ticks(steps[0], steps[-1]) if steps[0] <= tick <= steps[-1]]
-    x_range, y_range = (steps[0], max(steps[-1], steps[0] + 1)), (y_ticks[0], y_ticks[-1])
+    x_range, y_range = (0.0, steps[-1]), (y_ticks[0], y_ticks[-1])
+    x_ticks = [tick for tick in ticks(*x_range, X_TICKS) if tick <= steps[-1]]
     x, y = _scaled(steps, x_range, LEFT, RIGHT), _scaled(values, y_range, BOTTOM, TOP)
     line = " ".join(f"{a:.1f},{b:.1f}" for a, b in zip(x, y, strict=True))
     few = len(kept) < FEW_POINTS

@@ -55,11 +55,11 @@ def gain(pairs: Sequence[Pair]) -> Gain | None:
 def best_median_worst(pairs: Sequence[Pair]) -> dict[str, Pair]:
     """Return the samples of the highest, the middle and the lowest IoU at the end, by those words.
 
-    Sets of fewer than three samples have none.
+    There are none in sets of fewer than three samples, and where all have the same IoU.
     """
-    if len(pairs) < 3:
-        return {}
     ranked = by_iou(pairs)
+    if len(ranked) < 3 or ranked[0].after.iou == ranked[-1].after.iou:
+        return {}
     return {"best": ranked[0], "median": ranked[len(ranked) // 2], "worst": ranked[-1]}
 
 

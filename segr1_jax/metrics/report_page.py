@@ -6,7 +6,7 @@ one script is a fixed file, and the content policy of the page allows no other b
 
 import base64
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import BinaryIO
@@ -43,19 +43,30 @@ def write_report(
     drawn = curves_section(curves or {})
     with replacing(path) as file:
         _write(file, _head(title), verdict_section(verdict) if verdict else "")
-        _write_list(file, highlights, _HIGHLIGHTS)
+        _write_list(file, highlights, "highlights", _highlights_head)
         _write(file, *map(_table, tables), drawn)
-        written = _write_list(file, samples, _CONTROLS)
+        written = _write_list(file, samples, "samples", lambda first: _CONTROLS)
         _write(file, *sections)
         _write(file, f"<script>{_script()}</script>" if written or drawn else "")
         _write(file, "</body></html>\n")
 
 
-def _write_list(file: BinaryIO, samples: Iterable[ReportSample], head: str) -> int:
-    """Write a list of samples, and nothing where there are none; return their number."""
+def _write_list(
+    file: BinaryIO,
+    samples: Iterable[ReportSample],
+    kind: str,
+    head: Callable[[ReportSample], str],
+) -> int:
+    """Write a list of samples below the head of its first one; return their number.
+
+    Nothing is written where there are none.
+    """
     written = 0
     for written, sample in enumerate(samples, start=1):
-        _write(file, head if written == 1 else "", sample_card(sample))
+        if written == 1:
+            legend = LEGEND if sample.truth is not None else ""
+            _write(file, f'<section>{head(sample)}{legend}<ul class="{kind}">')
+        _write(file, sample_card(sample))
     _write(file, "</ul></section>" if written else "")
     return written
 
@@ -111,17 +122,20 @@ def _cells(table: Table, index: int) -> Iterator[str]:
         yield f'<td{gray} data-heading="{escape(heading)}">{escape(cell)}</td>'
 
 
-_HIGHLIGHTS = (
-    '<section><h2>Before and after training</h2><p class="note">The best, the median and the worst '
-    "held-out sample by IoU after training, with the answers to the same samples before.</p>"
-    f'{LEGEND}<ul class="highlights">'
-)
+def _highlights_head(first: ReportSample) -> str:
+    title, also = "After training", ""
+    if first.before is not None:
+        title, also = "Before and after training", ", with the answers to the same samples before"
+    note = f"The best, the median and the worst held-out sample by IoU after training{also}."
+    return f'<h2>{title}</h2><p class="note">{note}</p>'
+
+
 _CONTROLS = (
-    "<section><h2>Samples</h2><form>"
+    "<h2>Samples</h2><form>"
     '<label>Status <select name="status"><option value="">all</option></select></label>'
     '<label>Order <select name="order"><option value="worst">worst IoU first</option>'
     '<option value="best">best IoU first</option><option value="name">by name</option>'
     "</select></label>"
     '<label>Name <input type="search" name="search" size="16" autocomplete="off"></label>'
-    f'<output></output></form>{LEGEND}<ul class="samples">'
+    "<output></output></form>"
 )

@@ -21,6 +21,21 @@ def run_of(start: Start) -> Path | None:
     return run if RunDir(run).config.is_file() else None
 
 
+def policy_name(start: Start) -> str:
+    """Return a name for weights, without the folders that they are in.
+
+    Examples: "run grpo, step 140 (from tiny)", "export in grpo".
+    """
+    base = Path(start.base).absolute()
+    if start.checkpoints is None:
+        is_export = RunDir(base.parent).start.is_file()
+        return f"{base.name} in {base.parent.name}" if is_export else base.name
+    run = run_of(start)
+    # Checkpoints in an object store have no run beside them.
+    name = f"run {run.absolute().name}" if run else start.checkpoints
+    return f"{name}, step {start.step} (from {base.name})"
+
+
 def runs_behind(start: Start) -> list[RunConfig] | None:
     """Return the configurations of the runs that made these weights, the last one first.
 

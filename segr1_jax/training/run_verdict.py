@@ -13,8 +13,7 @@ from segr1_jax.data.config import DataConfig
 from segr1_jax.metrics.outcome import outcome
 from segr1_jax.metrics.paired_rows import Pair
 from segr1_jax.metrics.verdict import Verdict
-from segr1_jax.runtime.initial_weights import Start
-from segr1_jax.runtime.lineage import only_synthetic, run_of, runs_behind
+from segr1_jax.runtime.lineage import only_synthetic, policy_name, runs_behind
 from segr1_jax.training.run import Run
 
 CONSTANT, PERFECT = "best constant answer", "prompt from the ground truth"
@@ -41,7 +40,7 @@ def run_verdict(
         notes.append(SYNTHETIC)
     facts = {
         "Trained": _trained(config),
-        "Starting from": _start(run.start),
+        "Starting from": policy_name(run.start),
         "Training data": f"{described(config.data)}: {_passes(config, len(run.source))}",
         "Held-out data": f"{described(config.eval_data)}: {len(run.held_out)} samples",
         "Masks by": Path(config.reward.sam2_config).stem or "the nano SAM2 of segr1_jax",
@@ -112,15 +111,6 @@ def _trained(config: RunConfig) -> str:
         weights = "all weights of the language model"
     sampled = f", {config.rollout.group} answers each" if config.stage == "grpo" else ""
     return f"{weights}, {config.steps} steps of {config.batch} samples{sampled}"
-
-
-def _start(start: Start) -> str:
-    base = Path(start.base).name
-    if start.checkpoints is None:
-        return base
-    run = run_of(start)
-    place = run.name if run else start.checkpoints
-    return f"run {place}, step {start.step} (from {base})"
 
 
 def _duration(lines: Sequence[Mapping[str, Any]]) -> str:

@@ -10,7 +10,7 @@ from PIL import Image
 from segr1_jax.common.picture_formats import MOST_PIXELS
 from segr1_jax.data.images import open_image, open_mask, upright_size
 from segr1_jax.errors import UserError
-from segr1_jax.infer.demo import Demo
+from segr1_jax.infer.demo_answers import Demo
 from segr1_jax.infer.image_paths import named_pictures
 from segr1_jax.infer.responder import Responder
 from segr1_jax.metrics.predictions import read_map

@@ -18,7 +18,7 @@ from segr1_jax.errors import UserError
 from segr1_jax.eval.evaluate import run_eval
 from segr1_jax.eval.rescore import run_rescore
 from segr1_jax.hf.tiny_policy import make_tiny_policy
-from segr1_jax.infer.demo import Demo
+from segr1_jax.infer.demo_answers import Demo
 from segr1_jax.infer.predict import run_predict
 from segr1_jax.infer.responder import responding
 from segr1_jax.reward.scores import capped_size, resize_nearest

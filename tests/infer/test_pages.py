@@ -125,7 +125,8 @@ def test_report_without_truth_orders_by_name(browser, tmp_path):
 def demo_url(tmp_path, monkeypatch, free_port):
     """The demo with a tiny policy whose answers come from a script, and the real sidecar."""
     pytest.importorskip("gradio", reason="the demo needs the extra `demo`")
-    from segr1_jax.infer.demo import Demo, build_page
+    from segr1_jax.infer.demo_answers import Demo
+    from segr1_jax.infer.demo_page import build_page
     from segr1_jax.infer.responder import responding
 
     def answer(self, prompts):
@@ -191,7 +192,7 @@ def test_demo_from_upload_to_mask(browser, demo_url, tmp_path):
 
 
 def test_demo_says_what_is_wrong_and_compiles_once_for_all_temperatures(tmp_path, monkeypatch):
-    from segr1_jax.infer import demo as module
+    from segr1_jax.infer import demo_answers as module
     from segr1_jax.infer.responder import responding
 
     devices = jax.devices()[:1]
