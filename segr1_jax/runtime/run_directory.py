@@ -12,12 +12,12 @@ tb/            the same as metrics.jsonl for TensorBoard, and pictures of held-o
 wandb/         what wandb keeps (log.to)
 trackers/      the identity of the run in wandb and trackio, and the last row that each was given
 profile/       XProf traces
-eval/          one JSONL of rows per evaluation
+eval/          one JSONL of rows per evaluation, with the answers
 samples/       masks beside the ground truth
 incidents/     quarantined requests, stacks at missed deadlines, batches of skipped updates
 export/        the Hugging Face directory
 report.md      the final table
-report.html    table, curves and samples
+report.html    the verdict, samples before and after, the table, curves
 """
 
 import json

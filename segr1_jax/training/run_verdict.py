@@ -52,10 +52,12 @@ def run_verdict(
 
 
 def named(data: DataConfig) -> str:
-    """Return the name of a data set, without absolute paths."""
+    """Return the name of a data set; of a path, the last two parts."""
     if data.kind == "synthetic":
         return "synthetic pictures"
-    return data.set if data.kind == "published" else Path(data.manifest or data.images).name
+    if data.kind == "published":
+        return data.set
+    return "/".join(Path(data.manifest or data.images).parts[-2:])
 
 
 def described(data: DataConfig) -> str:
@@ -66,6 +68,8 @@ def described(data: DataConfig) -> str:
         parts += ["with sentences"] if data.sentences else []
     if data.kind == "published":
         parts.append(f"split {data.split}")
+    if data.ids:
+        parts.append(f"those in {Path(data.ids).name}")
     if data.part != "all":
         parts.append(f"part {data.part}")
     return ", ".join(parts)

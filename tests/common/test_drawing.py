@@ -1,6 +1,17 @@
 import numpy as np
 
-from segr1_jax.common.drawing import BOX_COLOR, EDGE_COLOR, GAP, POINT_COLORS, overlay, panel
+from segr1_jax.common.drawing import (
+    BOX_COLOR,
+    EDGE_COLOR,
+    FALSE_COLOR,
+    GAP,
+    HIT_COLOR,
+    MISS_COLOR,
+    POINT_COLORS,
+    comparison,
+    overlay,
+    panel,
+)
 from segr1_jax.types import SamPrompt
 
 
@@ -28,6 +39,25 @@ def test_overlay_tints_the_mask_and_draws_the_prompts():
     assert tuple(picture[31, 41]) == (65, 122, 178)
     assert tuple(picture[2, 2]) == (100, 100, 100)
     assert (image == 100).all()
+
+
+def test_comparison_colors_do_not_depend_on_those_of_the_image():
+    mask, truth = np.zeros((60, 90), bool), np.zeros((60, 90), bool)
+    mask[10:50, 10:60], truth[10:50, 30:80] = True, True
+    red, blue = np.zeros((2, 60, 90, 3), np.uint8)
+    red[..., 0] = blue[..., 2] = 210
+    picture = comparison(red, mask, truth)
+    assert (picture == comparison(blue, mask, truth)).all()
+    gray = 210 / 3 / 4  # the tint covers three quarters
+    for place, color in {(30, 45): HIT_COLOR, (30, 70): MISS_COLOR}.items():
+        assert tuple(picture[place]) == tuple(np.rint(0.75 * np.array(color) + gray).astype(int))
+    false_alarm = picture[15:45, 12:28].reshape(-1, 3)
+    tinted = np.rint(0.75 * np.array(FALSE_COLOR) + gray).astype(int)
+    hatched = (false_alarm == EDGE_COLOR).all(-1)
+    assert 0.2 < hatched.mean() < 0.5
+    assert (false_alarm[~hatched] == tinted).all()
+    assert (picture[30, 30] == EDGE_COLOR).all(), "the truth is outlined"
+    assert tuple(picture[5, 5]) == (70, 70, 70)
 
 
 def test_panel_lays_three_pictures_side_by_side():

@@ -14,7 +14,7 @@ from segr1_jax.cli import main
 from segr1_jax.hf.tiny_policy import make_tiny_policy
 from segr1_jax.runtime import run_directory as rundir
 from segr1_jax.runtime.metrics_log import MetricsWriter
-from segr1_jax.training import evaluation_files
+from segr1_jax.training import evaluation_files, run_page
 from segr1_jax.training import final_report as closing
 
 pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("compile_quickly")]
@@ -49,7 +49,7 @@ def train(monkeypatch, policy, run) -> int:
 # name: the object that is patched, its attribute, calls that still succeed, what the message holds
 SITES = {
     "metrics": (MetricsWriter, "write", 2, "step 1 is complete"),
-    "page": (closing, "write_report", 0, "step 2 is complete"),
+    "page": (run_page, "write_report", 0, "step 2 is complete"),
     "run directory": (rundir, "write_atomically", 0, "no step is saved yet"),
     "first evaluation": (evaluation_files, "write_atomically", 0, "no step is saved yet"),
     "evaluation": (evaluation_files, "write_atomically", 2, "step 1 is complete"),
