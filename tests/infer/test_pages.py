@@ -1,79 +1,35 @@
-"""The report and the demo in a real browser.
+"""The report in a real browser.
 
-They work, hostile text stays text, the console is quiet, nothing is fetched.
+It works, hostile text stays text, the console is quiet, nothing is fetched.
 """
 
-import contextlib
-import shutil
-from pathlib import Path
+import json
 
-import jax
 import numpy as np
 import pytest
-from PIL import Image
-from tiny_run import CONFIG
+from browser_pages import ANSWER, HOSTILE, WIDTHS, watched_page
 
-from segr1_jax.config.loading import load_config
-from segr1_jax.hf.tiny_policy import make_tiny_policy
 from segr1_jax.metrics.report_page import write_report
 from segr1_jax.metrics.sample_cards import ReportSample, ShownAnswer
 from segr1_jax.metrics.tables import Table
-from segr1_jax.training.held_out import Answerer
-from segr1_jax.types import Completion
+from segr1_jax.metrics.verdict import Figure, Verdict
 
-CHROMIUM = (
-    shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-)
-FLAGS = (
-    "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
-    "--disable-component-update --disable-sync"
-)
-HOSTILE = (
-    "<script>document.title='ran'</script></textarea><img src=x onerror=\"document.title='ran'\">"
-)
-ANSWER = (
-    f"<think>{HOSTILE}</think> <bbox>[20,20,150,150]</bbox>, "
-    "<points>[[84,84]]</points>, <labels>[1]</labels>"
-)
-REMOVE = "button[aria-label*='emove'], button[aria-label*='lear']"  # there once the picture is up
-WIDTHS = {"desktop": 1280, "narrow": 390}
-
+# Contrast of the text of an element with the nearest opaque background (WCAG 2).
+CONTRAST = """element => {
+  const light = (color) => {
+    const [r, g, b] = color.match(/[\\d.]+/g).map(Number)
+      .map((v) => (v /= 255) <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4);
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+  };
+  const isClear = (color) => /, 0\\)$|transparent/.test(color);
+  const style = getComputedStyle(element);
+  let below = element;
+  while (isClear(getComputedStyle(below).backgroundColor)) below = below.parentElement;
+  const ink = element.closest("svg") ? style.fill : style.color;
+  const pair = [light(ink), light(getComputedStyle(below).backgroundColor)];
+  return (Math.max(...pair) + 0.05) / (Math.min(...pair) + 0.05);
+}"""
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module")
-def browser():
-    playwright = pytest.importorskip(
-        "playwright.sync_api", reason="playwright drives the browser (pip install playwright)"
-    )
-    if CHROMIUM is None:
-        pytest.skip("no Chromium on this machine")
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=CHROMIUM, args=FLAGS.split())
-        yield browser
-        browser.close()
-
-
-@contextlib.contextmanager
-def watched_page(browser, width: int, height: int = 900):
-    """A page; its console must have no error at the end, and it may ask only this machine."""
-    page, faults = browser.new_page(viewport={"width": width, "height": height}), []
-    page.on(
-        "console", lambda message: faults.append(message.text) if message.type == "error" else None
-    )
-    page.on("pageerror", lambda error: faults.append(str(error)))
-    own = ("http://127.0.0.1", "file:", "data:", "blob:")
-    page.on(
-        "request",
-        lambda request: None if request.url.startswith(own) else faults.append(request.url),
-    )
-    yield page
-    assert faults == []
-    assert page.title() != "ran"
-    assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth"), (
-        "no sideways scrolling"
-    )
-    page.close()
 
 
 @pytest.mark.parametrize("width", WIDTHS.values(), ids=WIDTHS)
@@ -109,6 +65,109 @@ def test_report_filters_sorts_and_searches(browser, tmp_path, width):
         assert HOSTILE in page.inner_text("dd >> nth=0")
 
 
+@pytest.fixture(scope="module")
+def run_page(tmp_path_factory) -> str:
+    """The page of a run: verdict, samples before and after, a table, a long and a short curve."""
+    rng = np.random.default_rng(0)
+    image, mask = rng.integers(0, 256, (90, 120, 3), dtype=np.uint8), np.zeros((90, 120), bool)
+    mask[20:60, 20:60] = True
+    samples = [
+        ReportSample(
+            f"photo {index}",
+            "the cup",
+            ShownAnswer(ANSWER, "ok", 0.1 * index, mask),
+            image,
+            np.roll(mask, index, axis=1),
+            ShownAnswer("<bbox>", "missing_think", 0.0),
+            rank=rank,
+        )
+        for index, rank in enumerate(("best", "median", "worst", "", "", ""))
+    ]
+    noise = rng.normal(0.5, 0.1, 100).round(3).tolist()
+    path = tmp_path_factory.mktemp("page") / "report.html"
+    write_report(
+        path,
+        "grpo",
+        [Table("Held-out set", ["answers", "IoU"], [["before", "0.4"], ["after", "0.5"]])],
+        {"eval/iou": [(0, 0.4), (100, 0.5)], "loss": list(enumerate(noise, start=1))},
+        samples[3:],
+        verdict=Verdict("It rose.", [Figure("gain", "+0.1", "± 0.01")], ["note"], {"Run": "a"}),
+        highlights=samples[:3],
+    )
+    return path.as_uri()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", WIDTHS.values(), ids=WIDTHS)
+def test_report_of_a_run_fits_and_is_legible(browser, run_page, width, scheme):
+    with watched_page(browser, width, scheme=scheme) as page:
+        page.goto(run_page)
+        assert page.locator(".sentence").bounding_box()["y"] < 200, "the verdict opens the page"
+        assert page.locator(".highlights > li").count() == 3
+        assert page.locator(".legend").count() == 2
+        for selector in ("body", ".verdict .note", ".highlights figcaption small", "svg text"):
+            assert page.locator(selector).first.evaluate(CONTRAST) >= 4.5, selector
+        boxes = [item.bounding_box() for item in page.locator(".samples > li").all()]
+        in_a_row = sum(box["y"] == boxes[0]["y"] for box in boxes)
+        assert in_a_row == {1280: 2, 390: 1}[width]
+        cell = page.locator("td[data-heading=IoU]").first
+        heading = cell.evaluate("cell => getComputedStyle(cell, '::before').content")
+        assert heading == {1280: "none", 390: '"IoU"'}[width], "a row of a narrow page is a block"
+
+
+def test_curves_are_read_with_pointer_and_keys_and_smoothed(browser, run_page):
+    with watched_page(browser, WIDTHS["desktop"]) as page:
+        page.goto(run_page)
+        short, long = page.locator("svg[data-curve]").all()
+        points = json.loads(long.get_attribute("data-curve"))["points"]
+        value = page.locator(".value").nth(1)
+        assert page.locator(".value").first.inner_text() == "step 100: 0.5"
+        assert value.inner_text().startswith(f"step 100: {points[-1][1]:g}, average")
+        long.focus()
+        page.keyboard.press("ArrowLeft")
+        assert value.inner_text().startswith(f"step 99: {points[-2][1]:g}")
+        page.keyboard.press("Home")
+        assert value.inner_text() == f"step 1: {points[0][1]:g}, average {points[0][1]:g}"
+        box = long.bounding_box()
+        page.mouse.move(box["x"] + box["width"] / 2, box["y"] + 20)
+        middle = int(value.inner_text().split()[1].rstrip(":"))
+        assert 40 < middle < 60
+        assert f"{points[middle - 1][1]:g}" in value.inner_text()
+        assert long.locator(".cursor").get_attribute("hidden") is None
+        smoothing = page.locator(".smoothing input")
+        assert long.locator(".average").get_attribute("points")
+        assert not short.locator(".average").get_attribute("points"), "two points stay as they are"
+        smoothing.focus()
+        page.keyboard.press("Home")
+        assert page.locator(".smoothing output").inner_text() == "0.00"
+        assert not long.locator(".average").get_attribute("points")
+        long.focus()
+        page.keyboard.press("Home")
+        assert value.inner_text() == f"step 1: {points[0][1]:g}"
+
+
+def test_the_average_is_that_of_tensorboard(browser, run_page):
+    """A weighted mean of all values so far, the newest with weight 1, then w, w^2, ..."""
+    with watched_page(browser, WIDTHS["desktop"]) as page:
+        page.goto(run_page)
+        long = page.locator("svg[data-curve]").nth(1)
+        values = [value for _, value in json.loads(long.get_attribute("data-curve"))["points"]]
+        weights = 0.8 ** np.arange(len(values))[::-1]
+        expected = np.average(values, weights=weights)
+        shown = page.locator(".value").nth(1).inner_text().rpartition(" ")[2]
+        assert float(shown) == pytest.approx(expected, rel=1e-3)
+
+
+def test_everything_is_reached_with_the_tab_key(browser, run_page):
+    with watched_page(browser, WIDTHS["narrow"]) as page:
+        page.goto(run_page)
+        reached = set()
+        for _ in range(40):
+            page.keyboard.press("Tab")
+            reached.add(page.evaluate("document.activeElement.tagName"))
+        assert {"SVG", "INPUT", "SELECT"} <= {name.upper() for name in reached}
+
+
 def test_report_without_truth_orders_by_name(browser, tmp_path):
     image = np.zeros((60, 90, 3), np.uint8)
     samples = [ReportSample(name, None, ShownAnswer("", "ok"), image) for name in "ba"]
@@ -119,106 +178,3 @@ def test_report_without_truth_orders_by_name(browser, tmp_path):
             item.get_attribute("data-name") for item in page.query_selector_all(".samples > li")
         ] == ["a", "b"]
         assert page.inner_text("select[name=order]").split() == ["by", "name"]
-
-
-@pytest.fixture
-def demo_url(tmp_path, monkeypatch, free_port):
-    """The demo with a tiny policy whose answers come from a script, and the real sidecar."""
-    pytest.importorskip("gradio", reason="the demo needs the extra `demo`")
-    from segr1_jax.infer.demo_answers import Demo
-    from segr1_jax.infer.demo_page import build_page
-    from segr1_jax.infer.responder import responding
-
-    def answer(self, prompts):
-        empty = np.zeros(0, np.int32)
-        return [
-            Completion(prompt.example_id, 0, empty, empty.astype(np.float32), True, ANSWER, 0)
-            for prompt in prompts
-        ]
-
-    devices = jax.devices()[:1]
-    monkeypatch.setattr(jax, "devices", lambda *_: devices)
-    monkeypatch.setattr(Answerer, "__call__", answer)
-    make_tiny_policy(tmp_path / "tiny", seed=0)
-    with responding(
-        load_config(CONFIG, ["eval_batch=2", "prompt.max_tokens=200"]), tmp_path / "tiny"
-    ) as responder:
-        page = build_page(Demo(responder, tmp_path))
-        page.launch(
-            server_name="127.0.0.1",
-            server_port=free_port,
-            prevent_thread_lock=True,
-            quiet=True,
-            allowed_paths=[str(tmp_path)],
-        )
-        yield f"http://127.0.0.1:{free_port}"
-        page.close()
-
-
-def test_demo_from_upload_to_mask(browser, demo_url, tmp_path):
-    Image.fromarray(np.random.default_rng(0).integers(0, 256, (120, 160, 3), dtype=np.uint8)).save(
-        tmp_path / "up.png"
-    )
-    (tmp_path / "broken.png").write_bytes(b"no picture")
-    for width in WIDTHS.values():
-        with watched_page(browser, width) as page:
-            page.goto(demo_url)
-            page.get_by_role("button", name="Ask").click()
-            page.wait_for_function(
-                "[...document.querySelectorAll('textarea, input')]"
-                ".some(x => x.value.includes('upload one first'))"
-            )
-            page.set_input_files("input[type=file]", str(tmp_path / "broken.png"))
-            page.locator(REMOVE).wait_for()
-            page.get_by_role("button", name="Ask").click()
-            page.wait_for_function(
-                "[...document.querySelectorAll('textarea, input')]"
-                ".some(x => x.value.includes('a readable image file'))"
-            )
-            page.locator(REMOVE).click()
-            page.set_input_files("input[type=file]", str(tmp_path / "up.png"))
-            page.locator(REMOVE).wait_for()
-            page.get_by_label("What to segment").fill(HOSTILE)
-            page.get_by_role("button", name="Ask").click()
-            page.wait_for_function(
-                "[...document.querySelectorAll('textarea, input')]"
-                ".some(x => x.value.startsWith('ok: '))"
-            )
-            assert page.get_by_label("Reasoning and answer").input_value() == ANSWER
-            page.wait_for_selector("a[href*='mask.png']", state="attached")
-    masks = sorted(Path(tmp_path).glob("*/mask.png"))
-    assert masks
-    assert Image.open(masks[0]).size == (160, 120)
-
-
-def test_demo_says_what_is_wrong_and_compiles_once_for_all_temperatures(tmp_path, monkeypatch):
-    from segr1_jax.infer import demo_answers as module
-    from segr1_jax.infer.responder import responding
-
-    devices = jax.devices()[:1]
-    monkeypatch.setattr(jax, "devices", lambda *_: devices)
-    make_tiny_policy(tmp_path / "tiny", seed=0)
-    Image.new("RGB", (50, 40)).save(tmp_path / "small.png")
-    with responding(
-        load_config(CONFIG, ["eval_batch=2", "prompt.max_tokens=200"]), tmp_path / "tiny"
-    ) as responder:
-        demo = module.Demo(responder, tmp_path)
-        (tmp_path / "broken.png").write_bytes(b"no picture")
-        assert "a readable image file" in demo.answer(str(tmp_path / "broken.png"), "", 0).status
-        monkeypatch.setattr(module, "MOST_PIXELS", 1000)
-        assert "megapixels, got 50 x 40" in demo.answer(str(tmp_path / "small.png"), "", 0).status
-        monkeypatch.setattr(module, "MOST_PIXELS", 10**6)
-        monkeypatch.setattr(module, "MOST_BYTES", 10)
-        assert "MB" in demo.answer(str(tmp_path / "small.png"), "", 0).status
-        monkeypatch.setattr(module, "MOST_BYTES", 10**6)
-        assert "special token" in demo.answer(str(tmp_path / "small.png"), "<|im_end|>", 0).status
-        texts = [
-            demo.answer(str(tmp_path / "small.png"), "", temperature).text
-            for temperature in (0.5, 1.0, 1.7)
-        ]
-        assert (
-            "at most 400 characters, got 401"
-            in demo.answer(str(tmp_path / "small.png"), "a" * 401, 0).status
-        )
-        assert len(set(texts)) == 3
-        assert demo._tempered._cache_size() == 1
