@@ -32,7 +32,8 @@ def run_verdict(
     `figures` are the rows of the closing table by their names, `lines` those of metrics.jsonl.
     """
     config, stage = run.config, run.config.stage.upper()
-    training = f"{config.steps} steps of {stage} on {named(config.data)}"
+    steps = "1 step" if config.steps == 1 else f"{config.steps} steps"
+    training = f"{steps} of {stage} on {named(config.data)}"
     before, after = figures.get(f"before {stage}"), figures[f"after {stage}"]
     found = outcome(training, before, after, pairs)
     notes = [*found.notes, _scale(figures)]
