@@ -40,5 +40,8 @@ stage predict "$SEGR1" predict "$GRPO" --count 4
 
 printf '\nquickstart: done\n'
 printf '  %s\n' "${TIMES[@]}"
-printf 'Table: %s/grpo/report.md   Model: %s/grpo/export   Masks: %s/grpo/samples/predict\n' \
-  "$RUN" "$RUN" "$RUN"
+cat <<END
+Open the report:    $RUN/grpo/report.html
+Try a picture:      $SEGR1 predict $GRPO --images segr1_jax/infer/assets/bright_1.png
+Train on your own:  README.md, "Your own images"
+END
