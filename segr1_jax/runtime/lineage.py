@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from segr1_jax.common.hub_ids import cached_id
 from segr1_jax.config.loading import load_config
 from segr1_jax.config.schema import RunConfig
 from segr1_jax.errors import UserError
@@ -24,16 +25,19 @@ def run_of(start: Start) -> Path | None:
 def policy_name(start: Start) -> str:
     """Return a name for weights, without the folders that they are in.
 
-    Examples: "run grpo, step 140 (from tiny)", "export in grpo".
+    Examples: "run grpo, step 140 (from tiny)", "export in grpo", "Qwen/Qwen2.5-VL-3B-Instruct".
     """
     base = Path(start.base).absolute()
+    # A folder in the cache of the Hub has a commit for a name.
+    repository = cached_id(start.base)
+    name = repository.repo if repository else base.name
     if start.checkpoints is None:
         is_export = RunDir(base.parent).start.is_file()
-        return f"{base.name} in {base.parent.name}" if is_export else base.name
+        return f"{name} in {base.parent.name}" if is_export else name
     run = run_of(start)
     # Checkpoints in an object store have no run beside them.
-    name = f"run {run.absolute().name}" if run else start.checkpoints
-    return f"{name}, step {start.step} (from {base.name})"
+    weights = f"run {run.absolute().name}" if run else start.checkpoints
+    return f"{weights}, step {start.step} (from {name})"
 
 
 def runs_behind(start: Start) -> list[RunConfig] | None:

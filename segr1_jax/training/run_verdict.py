@@ -8,11 +8,14 @@ from typing import Any
 
 import jax
 
+from segr1_jax.common.hub_ids import hub_id
+from segr1_jax.config.portable import portable
 from segr1_jax.config.schema import RunConfig
 from segr1_jax.data.config import DataConfig
 from segr1_jax.metrics.outcome import outcome
 from segr1_jax.metrics.paired_rows import Pair
 from segr1_jax.metrics.verdict import Verdict
+from segr1_jax.reward.config import RewardConfig
 from segr1_jax.runtime.lineage import only_synthetic, policy_name, runs_behind
 from segr1_jax.training.run import Run
 
@@ -31,7 +34,7 @@ def run_verdict(
 
     `figures` are the rows of the closing table by their names, `lines` those of metrics.jsonl.
     """
-    config, stage = run.config, run.config.stage.upper()
+    config, stage = portable(run.config), run.config.stage.upper()
     steps = "1 step" if config.steps == 1 else f"{config.steps} steps"
     training = f"{steps} of {stage} on {named(config.data)}"
     before, after = figures.get(f"before {stage}"), figures[f"after {stage}"]
@@ -44,7 +47,7 @@ def run_verdict(
         "Starting from": policy_name(run.start),
         "Training data": f"{described(config.data)}: {_passes(config, len(run.source))}",
         "Held-out data": f"{described(config.eval_data)}: {len(run.held_out)} samples",
-        "Masks by": Path(config.reward.sam2_config).stem or "the nano SAM2 of segr1_jax",
+        "Masks by": _sam2(config.reward),
         "Duration": _duration(lines),
         "Hardware": _hardware(),
         "Command to repeat it": repeating(config),
@@ -53,12 +56,14 @@ def run_verdict(
 
 
 def named(data: DataConfig) -> str:
-    """Return the name of a data set; of a path, the last two parts."""
+    """Return the name of a data set; of a path, the last two parts, of a repository its name."""
     if data.kind == "synthetic":
         return "synthetic pictures"
     if data.kind == "published":
         return data.set
-    return "/".join(Path(data.manifest or data.images).parts[-2:])
+    if repository := data.kind == "hub" and hub_id(data.path):
+        return repository.repo
+    return "/".join(Path(data.path or data.manifest or data.images).parts[-2:])
 
 
 def described(data: DataConfig) -> str:
@@ -67,7 +72,7 @@ def described(data: DataConfig) -> str:
     if data.kind == "synthetic":
         parts += [data.level, f"{data.size} px", f"seed {data.seed}"]
         parts += ["with sentences"] if data.sentences else []
-    if data.kind == "published":
+    if data.kind in ("published", "hub"):
         parts.append(f"split {data.split}")
     if data.ids:
         parts.append(f"those in {Path(data.ids).name}")
@@ -125,6 +130,10 @@ def _duration(lines: Sequence[Mapping[str, Any]]) -> str:
     hours, minutes = divmod(round(seconds / 60), 60)
     whole = f"{hours} h {minutes} min" if hours else f"{minutes} min" if minutes else "under 1 min"
     return f"{whole} for {steps} steps with their evaluations ({seconds / steps:.3g} s a step)"
+
+
+def _sam2(reward: RewardConfig) -> str:
+    return reward.sam2 or Path(reward.sam2_config).stem or "the nano SAM2 of segr1_jax"
 
 
 def _hardware() -> str:

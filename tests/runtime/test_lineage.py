@@ -4,6 +4,7 @@ import dataclasses
 from pathlib import Path
 
 import pytest
+from huggingface_hub import constants
 
 from segr1_jax.config.loading import load_config
 from segr1_jax.config.schema import RunConfig
@@ -70,3 +71,12 @@ def test_names_have_no_folders(chain, tmp_path):
     assert policy_name(start.below) == "base"
     assert policy_name(Start(str(tmp_path / "run_0/export"))) == "export in run_0"
     assert load_config(Path("run_0")).data == SYNTHETIC
+
+
+def test_a_base_from_the_hub_has_the_name_of_its_repository(tmp_path, monkeypatch):
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    base = tmp_path / f"models--Qwen--Base/snapshots/{'a' * 40}"
+    base.mkdir(parents=True)
+    assert policy_name(Start(str(base))) == "Qwen/Base"
+    checkpoints = Start(str(base), "gs://bucket/run/checkpoints", step=3)
+    assert policy_name(checkpoints) == "gs://bucket/run/checkpoints, step 3 (from Qwen/Base)"

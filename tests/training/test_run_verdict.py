@@ -39,6 +39,8 @@ def test_the_time_of_a_line_is_that_of_each_step_since_the_line_before():
             "ECSSD/images, those in dev.txt",
         ),
         (DataConfig(kind="published", set="cod10k", split="train"), "cod10k, split train"),
+        (DataConfig(kind="hub", path=f"me/fish@{'b' * 40}", split="train"), "me/fish, split train"),
+        (DataConfig(kind="hub", path="/data/fish/x.parquet"), "fish/x.parquet, split test"),
         (
             DataConfig(kind="folder", images="b/images", part="train", hold_out=0.1),
             "b/images, part train",
