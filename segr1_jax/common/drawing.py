@@ -35,7 +35,8 @@ def overlay(
 ) -> UInt8[np.ndarray, "H W 3"]:
     """Draw the mask, the boxes and the points over the image.
 
-    The mask is tinted and outlined; points are dots, green on the object and red on the background.
+    The mask is tinted and outlined; points are green dots on the object and red squares on the
+    background.
     Prompts are in pixels of this image, as `answer.grammar.sam_prompts` returns them.
     """
     canvas_HW3 = image_HW3.astype(np.float32)
@@ -95,7 +96,10 @@ def _with_prompts(
             draw.rectangle([float(v) for v in prompt.box], outline=BOX_COLOR, width=stroke)
     for prompt in prompts:
         for (x, y), label in zip(prompt.points.tolist(), prompt.labels.tolist(), strict=True):
-            draw.circle((x, y), 2 * stroke, fill=POINT_COLORS[label], outline=(255, 255, 255))
+            # The shapes tell the points apart without their colors.
+            mark = draw.ellipse if label else draw.rectangle
+            around = (x - 2 * stroke, y - 2 * stroke, x + 2 * stroke, y + 2 * stroke)
+            mark(around, fill=POINT_COLORS[label], outline=(255, 255, 255))
     return np.asarray(picture)
 
 

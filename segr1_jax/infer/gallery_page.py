@@ -1,12 +1,15 @@
 """The page of an evaluated set: its table, the worst samples, and samples of every quality."""
 
 import dataclasses
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from segr1_jax.data.sources import Source
+from segr1_jax.metrics.held_out_figures import standard_error
+from segr1_jax.metrics.outcome import HOW_TO_READ, percent
 from segr1_jax.metrics.predictions import Prediction, read_map
 from segr1_jax.metrics.report_page import MOST_SAMPLES, write_report
 from segr1_jax.metrics.sample_cards import ReportSample, ShownAnswer
@@ -14,6 +17,7 @@ from segr1_jax.metrics.sample_protocol import Counted
 from segr1_jax.metrics.set_scores import SetResult
 from segr1_jax.metrics.table_figures import ScoredSample
 from segr1_jax.metrics.tables import Table
+from segr1_jax.metrics.verdict import Figure, Verdict
 from segr1_jax.reward.resize import HALF, resize_map, resize_mask
 from segr1_jax.types import Example, SamPrompt
 
@@ -42,7 +46,24 @@ def write_gallery(
         else ""
     )
     page = Table("Figures", table.headings, table.rows, "\n".join(filter(None, (table.note, note))))
-    write_report(path, table.title, [page], {}, _samples(folder, source, shown, scored))
+    verdict = _verdict(table.title, result)
+    samples = _samples(folder, source, shown, scored)
+    write_report(path, table.title, [page], samples=samples, verdict=verdict)
+
+
+def _verdict(title: str, result: SetResult) -> Verdict | None:
+    """Return the head of the page, None for a set without a readable sample."""
+    if not result.samples:
+        return None
+    iou_N = np.array([sample.scores.iou for sample in result.samples])
+    error = standard_error(iou_N)
+    note = f"± {error:.3f}" if math.isfinite(error) else ""
+    valid = 1 - result.invalid / result.count
+    return Verdict(
+        f"The answers have a mean IoU of {iou_N.mean():.3f} on {len(iou_N)} samples of {title}.",
+        [Figure("mean IoU", f"{iou_N.mean():.3f}", note), Figure("valid answers", percent(valid))],
+        [HOW_TO_READ],
+    )
 
 
 def _chosen(ranked: list[Counted]) -> list[Counted]:

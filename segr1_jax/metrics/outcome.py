@@ -97,10 +97,10 @@ def _mean(figures: Mapping[str, float], name: str) -> tuple[str, str]:
 
 def _valid(before: Mapping[str, float] | None, after: Mapping[str, float]) -> str:
     shares = [figures["format"] for figures in (before, after) if figures]
-    return " → ".join(_percent(share) for share in shares)
+    return " → ".join(percent(share) for share in shares)
 
 
-def _percent(share: float) -> str:
+def percent(share: float) -> str:
     """Return a share in percent that says 0% and 100% only of none and of all."""
     rounded = round(100 * share)
     return f"{share:.1%}" if rounded in (0, 100) and share not in (0, 1) else f"{rounded}%"

@@ -27,7 +27,8 @@ LEGEND = (
     '<li><i class="hit"></i>hit: in the mask and in the truth</li>'
     '<li><i class="miss"></i>miss: in the truth alone</li>'
     '<li><i class="false"></i>false alarm: in the mask alone</li>'
-    '<li><i class="box"></i>box, and points on the object (green) or beside it (red)</li></ul>'
+    '<li><i class="box"></i>box, and points on the object (green, round) or on the background '
+    "(red, square)</li></ul>"
 )
 
 

@@ -43,7 +43,8 @@ def write_run_page(
     run: Run, client: RewardClient, figures: Mapping[str, Mapping[str, float]], table: Table
 ) -> None:
     """Write the page of a run that has ended. `figures` are the rows of `table` by their names."""
-    pairs = paired_rows(stored_rows(run.directory, 0), stored_rows(run.directory, run.config.steps))
+    after = _of_this_set(run, stored_rows(run.directory, run.config.steps))
+    pairs = paired_rows(stored_rows(run.directory, 0), after)
     lines = read_metrics(run.directory)
     curves = {
         name: [(line["step"], line[name]) for line in lines if name in line]
@@ -60,6 +61,12 @@ def write_run_page(
         highlights=_samples(run, client, list(best.values()), list(best)),
         sections=[completion_section(lambda: complete_lines(run.directory.completions))],
     )
+
+
+def _of_this_set(run: Run, rows: Sequence[EvalRow]) -> list[EvalRow]:
+    """Leave out rows that an earlier call with more processes or another eval_limit wrote."""
+    names = dict(enumerate(run.held_out.names))
+    return [row for row in rows if names.get(row.example_id) == row.name]
 
 
 def own_figures(config: RunConfig) -> list[str]:
