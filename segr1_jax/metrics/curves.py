@@ -65,7 +65,9 @@ def ticks(low: float, high: float, most: int = Y_TICKS) -> list[float]:
         >>> ticks(0.13, 0.9)
         [0.0, 0.2, 0.4, 0.6, 0.8, 1.0]
     """
-    span = high - low or abs(high) or 1.0
+    span = high - low
+    if span <= SLACK**2 * abs(high):  # equal up to rounding
+        span = abs(high) or 1.0
     power = 10.0 ** math.floor(math.log10(span / most))
     for step in (power, 2 * power, 5 * power, 10 * power, 20 * power):
         first, last = math.floor(low / step + SLACK), math.ceil(high / step - SLACK)
@@ -81,7 +83,7 @@ def _curve(name: str, points: list[Point]) -> str:
     steps, values = np.array(kept, np.float64).T
     is_share = name.rpartition("/")[2] in SHARES and values.min() >= 0 and values.max() <= 1
     y_ticks = ticks(0, 1) if is_share else ticks(values.min(), values.max())
-    x_range, y_range = (0.0, steps[-1]), (y_ticks[0], y_ticks[-1])
+    x_range, y_range = (0.0, max(steps[-1], 1.0)), (y_ticks[0], y_ticks[-1])
     x_ticks = [tick for tick in ticks(*x_range, X_TICKS) if tick <= steps[-1]]
     x, y = _scaled(steps, x_range, LEFT, RIGHT), _scaled(values, y_range, BOTTOM, TOP)
     line = " ".join(f"{a:.1f},{b:.1f}" for a, b in zip(x, y, strict=True))

@@ -69,8 +69,7 @@ def sample_card(sample: ReportSample) -> str:
     iou = "" if answer.iou is None else f"{answer.iou:.4f}"
     name, status = escape(sample.name), escape(answer.status)
     rank = f'<span class="rank">{escape(sample.rank)}</span> ' if sample.rank else ""
-    is_ok = answer.status == ParseStatus.OK.value
-    fault = "" if is_ok else f' <span class="status bad">{_fault(answer.status)}</span>'
+    fault = "" if _is_ok(answer) else f' <span class="status bad">{_fault(answer.status)}</span>'
     figure = f' <span class="status">{_change(sample)}</span>' if iou else ""
     return (
         f'<li data-name="{name}" data-status="{status}" data-iou="{iou}">'
@@ -91,10 +90,15 @@ def _fault(status: str) -> str:
 
 
 def _texts(sample: ReportSample) -> str:
-    parts = [("Instruction", sample.instruction), *_parts("", sample.answer)]
-    if sample.before is not None:
-        parts = [parts[0], *_parts(" after", sample.answer), *_parts(" before", sample.before)]
-    parts.append(("Reason", sample.reason))
+    before = sample.before
+    parts = [
+        ("Instruction", sample.instruction),
+        *_parts(" after" if before else "", sample.answer),
+        *(_parts(" before", before) if before else []),
+        # That of the answer is in the heading.
+        ("Fault before", meaning(before.status) if before and not _is_ok(before) else None),
+        ("Reason", sample.reason),
+    ]
     listed = "".join(
         f'<dt>{name}</dt><dd dir="auto"{_kind(name)}>{escape(text)}</dd>'
         for name, text in parts
@@ -105,10 +109,11 @@ def _texts(sample: ReportSample) -> str:
 
 def _parts(when: str, answer: ShownAnswer) -> list[tuple[str, str]]:
     thinking, rest = split_thinking(answer.text)
-    fault = "" if answer.status == ParseStatus.OK.value else meaning(answer.status)
-    return [(f"Thinking{when}", thinking), (f"Answer{when}", rest)] + (
-        [(f"Fault{when}", fault)] if when == " before" else []
-    )
+    return [(f"Thinking{when}", thinking), (f"Answer{when}", rest)]
+
+
+def _is_ok(answer: ShownAnswer) -> bool:
+    return answer.status == ParseStatus.OK.value
 
 
 def _kind(name: str) -> str:

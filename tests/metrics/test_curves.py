@@ -40,6 +40,9 @@ def test_ticks_are_round_few_and_cover_the_values(seed):
 def test_equal_values_have_an_axis():
     assert ticks(16, 16)[0] <= 16 <= ticks(16, 16)[-1]
     assert ticks(0, 0)[0] <= 0 <= ticks(0, 0)[-1]
+    assert len(set(ticks(1.0, 1.0 + 1e-15))) > 1, "equal up to rounding"
+    (svg,) = svgs(loss=[(0, 1.0), (0, 1.0)])
+    assert "nan" not in svg.find("polyline").get("points")
 
 
 def test_the_line_agrees_with_the_ticks():
