@@ -60,6 +60,16 @@ def test_comparison_colors_do_not_depend_on_those_of_the_image():
     assert tuple(picture[5, 5]) == (70, 70, 70)
 
 
+def test_points_differ_by_shape():
+    """The corner of the bounding square of a mark belongs to a square alone."""
+    points = np.array([[100, 100], [200, 100]], np.float32)
+    prompt = SamPrompt(None, points, np.array([1, 0], np.int32))
+    picture = overlay(np.zeros((300, 300, 3), np.uint8), prompts=[prompt])
+    reach = 4  # twice the stroke of 2 pixels
+    corners = picture[100 - reach, [100 - reach, 200 - reach]].any(-1)
+    assert corners.tolist() == [False, True]
+
+
 def test_panel_lays_three_pictures_side_by_side():
     image = np.zeros((20, 30, 3), np.uint8)
     mask = np.ones((20, 30), bool)

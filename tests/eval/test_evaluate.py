@@ -51,6 +51,8 @@ def test_a_corrupt_image_in_the_middle_is_listed_and_counted(folder, scripted, t
         ("6", False, True),
     ]
     page = (tmp_path / "out/report.html").read_text()
+    mean = sum(row["iou"] for row in scores) / len(scores)
+    assert f"The answers have a mean IoU of {mean:.3f} on {len(scores)} samples" in page
     assert "alert(1)</script></textarea>" not in page
     assert "&lt;script&gt;alert(1)&lt;/script&gt;&lt;/textarea&gt;" in page
 
