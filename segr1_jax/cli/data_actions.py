@@ -16,8 +16,9 @@ def data(options: argparse.Namespace) -> int:
 
 
 def _check(options: argparse.Namespace) -> int:
-    """Print a report of the sets in ROOT; return 1 if one has a problem."""
+    """Print a report of the set or the sets that ROOT is; return 1 if one has a problem."""
     from segr1_jax.common.files import write_atomically
+    from segr1_jax.data.own_check import check_own, own_set
     from segr1_jax.data.row_check import check_rows, holds_rows
     from segr1_jax.data.sets.check import check_sets, markdown, to_json
     from segr1_jax.hf.hub import local_data
@@ -33,8 +34,13 @@ def _check(options: argparse.Namespace) -> int:
             reports = check_rows(config, options.root, splits, progress.update)
     else:
         _refuse_overrides(options)
+        own = own_set(Path(options.root))
         with CountedProgress() as progress:
-            reports = check_sets(Path(options.root), progress.update)
+            reports = (
+                check_own(own, options.root, progress.update)
+                if own
+                else check_sets(Path(options.root), progress.update)
+            )
     if options.json:
         write_atomically(options.json, to_json(reports))
     show_markdown(markdown(reports))

@@ -26,11 +26,13 @@ def _add_data(add: AddParser) -> None:
         data_actions.data,
         "check data sets, or write toy copies of all published ones",
         """\
-        example:  segr1 data check /data/segmentation
+        example:  segr1 data toy runs/toy
+                  segr1 data check runs/toy/mine/train.jsonl
+                  segr1 data check /data/segmentation
                   segr1 data check ORG/NAME@main data.split=train data.mask_column=label
-                  segr1 data toy runs/toy
         check:    every set and split, counts beside the published ones, every problem. ROOT may
-                  also be what data.path takes with data.kind=hub, with keys of its columns
+                  also be a manifest (*.jsonl), a folder with images/ and masks/, or what data.path
+                  takes with data.kind=hub, with keys of its columns
         toy:      all layouts at toy size, to try an evaluation
         writes:   nothing (check); the folder (toy)
         next:     segr1 eval CONFIG --suite paper eval_data.root=/data/segmentation""",
