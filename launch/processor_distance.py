@@ -30,6 +30,7 @@ from segr1_jax.config.schema import RunConfig
 from segr1_jax.data.sources import open_source
 from segr1_jax.hf.load_weights import read_arch
 from segr1_jax.policy.params import Policy
+from segr1_jax.prompt.build import PromptBuilder
 from segr1_jax.prompt.patches import model_frame, stretch
 from segr1_jax.prompt.tokenizer import Tokenizer
 from segr1_jax.reward.client import RewardClient
@@ -61,7 +62,8 @@ class Answers:
     """Greedy answers of an exported directory, and the logits that predict them."""
 
     def __init__(self, config: RunConfig, directory: Path):
-        self._exported = Exported(directory, config.prompt.frame, config.prompt.task)
+        builder = PromptBuilder.from_directory(directory, config.prompt)
+        self._exported = Exported(directory, builder)
         self._config = config
         self._default = transformers.AutoProcessor.from_pretrained(directory)
         assert isinstance(self._default.image_processor, Qwen2VLImageProcessor), (
