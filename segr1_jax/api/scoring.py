@@ -1,5 +1,6 @@
 """Rewards of answer texts from Python, without a policy."""
 
+import dataclasses
 import os
 from collections.abc import Sequence
 from types import TracebackType
@@ -8,6 +9,7 @@ from segr1_jax.api.pictures import Picture, as_image, as_mask
 from segr1_jax.config.checks import MERGED_PATCH, check_reward_paths
 from segr1_jax.config.loading import load_config, override
 from segr1_jax.config.schema import RunConfig
+from segr1_jax.hf.hub import with_local_sam2
 from segr1_jax.prompt.patches import model_frame
 from segr1_jax.reward.client import RewardClient
 from segr1_jax.reward.judging import AnswerText, collect, submit
@@ -37,9 +39,7 @@ class Scorer:
             override(RunConfig(), overrides) if config is None else load_config(config, overrides)
         )
         check_reward_paths(given.reward)
-        from segr1_jax.runtime.hub_files import with_local_files
-
-        self._config = with_local_files(given, ["reward"])
+        self._config = dataclasses.replace(given, reward=with_local_sam2(given.reward))
         self._terms = Terms(self._config.reward)
         self._client = RewardClient(self._config.reward)
         self._client.start()

@@ -5,6 +5,7 @@ the error for a misspelt key appear at once, without loading JAX.
 """
 
 import argparse
+import dataclasses
 import sys
 from collections import Counter
 from pathlib import Path
@@ -116,10 +117,10 @@ def score(options: argparse.Namespace) -> int:
     config = load_config(options.config, options.overrides)
     check_reward_paths(config.reward)
     from segr1_jax.eval.score import run_score
-    from segr1_jax.runtime.hub_files import with_local_files
+    from segr1_jax.hf.hub import with_local_sam2
     from segr1_jax.runtime.progress import show_markdown
 
-    config = with_local_files(config, ["reward"])
+    config = dataclasses.replace(config, reward=with_local_sam2(config.reward))
     show_markdown(run_score(config, options.answers, options.out, options.masks))
     print(f"wrote {options.out}")
     return 0

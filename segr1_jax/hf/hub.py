@@ -14,6 +14,7 @@ from segr1_jax.common.hub_ids import HubId, RepoType, hub_id
 from segr1_jax.common.optional_packages import optional_package
 from segr1_jax.errors import UserError
 from segr1_jax.hf.hub_faults import naming_hub_faults
+from segr1_jax.reward.config import RewardConfig
 
 # Files of a policy: weights in safetensors only, and nothing below a subfolder.
 POLICY_FILES = ("*.safetensors", "*.json", "*.txt", "*.jinja", "*.model", "*.md", "LICENSE*")
@@ -128,6 +129,20 @@ def local_sam2(source: str, field: str = "reward.sam2") -> Sam2Files:
             remedy="download the files and name them in reward.sam2_config and .sam2_checkpoint",
         )
     return Sam2Files(str(folder / configs[0]), _file(name, weights[0], field))
+
+
+def with_local_sam2(reward: RewardConfig) -> RewardConfig:
+    """Return `reward` with the local files of its SAM2 on the Hub; without one, itself.
+
+    Raises:
+        UserError: as local_sam2.
+    """
+    if not reward.sam2:
+        return reward
+    files = local_sam2(reward.sam2)
+    return dataclasses.replace(
+        reward, sam2="", sam2_config=files.config, sam2_checkpoint=files.checkpoint
+    )
 
 
 def _snapshot(

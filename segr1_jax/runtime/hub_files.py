@@ -16,7 +16,7 @@ from segr1_jax.common.hub_ids import HubId, RepoType, hub_id
 from segr1_jax.config.loading import load_config
 from segr1_jax.config.schema import PolicyConfig, RunConfig
 from segr1_jax.data.config import DataConfig
-from segr1_jax.hf.hub import local_data, local_policy, local_sam2, pinned
+from segr1_jax.hf.hub import local_data, local_policy, pinned, with_local_sam2
 from segr1_jax.reward.config import RewardConfig
 from segr1_jax.runtime.processes import text_of_first
 from segr1_jax.runtime.run_directory import RunDir, has_begun
@@ -96,8 +96,7 @@ def _local_source(data: DataConfig, section: str, at: Mapping[str, str]) -> Data
 def _local_reward(reward: RewardConfig, at: Mapping[str, str]) -> RewardConfig:
     if "reward.sam2" not in at:
         return reward
-    files = local_sam2(at["reward.sam2"])
-    return replace(reward, sam2="", sam2_config=files.config, sam2_checkpoint=files.checkpoint)
+    return with_local_sam2(replace(reward, sam2=at["reward.sam2"]))
 
 
 def _recorded(config: RunConfig) -> dict[str, str]:

@@ -22,7 +22,7 @@ def pictures_of(notebook) -> int:
 def test_a_notebook_runs(path, tmp_path, monkeypatch):
     """With few steps, in a folder without the repository, on one device."""
     monkeypatch.setenv("RUNS", str(tmp_path / "runs"))
-    monkeypatch.setenv("STEPS", "24")
+    monkeypatch.setenv("STEPS", "10")
     monkeypatch.delenv("XLA_FLAGS", raising=False)
     written = nbformat.read(path, as_version=4)
     shown = pictures_of(written)
