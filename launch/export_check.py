@@ -21,6 +21,7 @@ from segr1_jax.data.sources import open_source
 from segr1_jax.export.check import answer_logits
 from segr1_jax.infer.load_policy import open_policy
 from segr1_jax.prompt.build import PromptBuilder
+from segr1_jax.runtime.hub_files import with_local_files
 from segr1_jax.training.held_out import Answerer
 from segr1_jax.types import Example
 
@@ -78,6 +79,7 @@ def main() -> int:
     parser.add_argument("--images", type=int, default=16)
     options = parser.parse_args()
     config = load_config(options.config, ["policy.compute_dtype=float32"])
+    config = with_local_files(config, ["eval_data"])
     run = Path(config.run_dir)
     opened = open_policy(config, run)
     source = open_source(config.eval_data)

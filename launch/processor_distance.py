@@ -36,6 +36,7 @@ from segr1_jax.prompt.tokenizer import Tokenizer
 from segr1_jax.reward.client import RewardClient
 from segr1_jax.reward.judging import AnswerText
 from segr1_jax.reward.terms import Terms
+from segr1_jax.runtime.hub_files import with_local_files
 from segr1_jax.training.evaluation import Scorer
 from segr1_jax.types import Example, Frame
 
@@ -188,6 +189,7 @@ def main() -> None:
     )
     options = parser.parse_intermixed_args()
     config = load_config(options.config, options.overrides)
+    config = with_local_files(config, ["eval_data", "reward"])
     source = open_source(config.eval_data)
     examples = [source[index] for index in range(min(options.images, len(source)))]
     print_pixels(config, examples)

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# All stages on 2 CPU cores, or on one GPU: tiny policy, supervised cold start, GRPO with mask rewards, export,
-# table, predictions.
+# All stages on 2 CPU cores, or on one GPU: tiny policy, supervised cold start, GRPO with mask
+# rewards, export, table, predictions.
 #
 #   bash launch/quickstart.sh
 #
@@ -34,7 +34,10 @@ SEGR1=.venv/bin/segr1
 stage sft "$SEGR1" sft configs/quickstart_sft.yaml
 stage grpo "$SEGR1" train "$GRPO"
 [[ -d $RUN/grpo/export ]] || stage export "$SEGR1" export "$GRPO"
-stage check .venv/bin/python launch/export_check.py "$GRPO"
+# A cuda12 environment has no torch; the export has been compared by the sidecar's interpreter.
+if .venv/bin/python -c 'import importlib.util as u; exit(u.find_spec("torch") is None)'; then
+  stage check .venv/bin/python launch/export_check.py "$GRPO"
+fi
 stage eval "$SEGR1" eval "$GRPO"
 stage predict "$SEGR1" predict "$GRPO" --count 4
 

@@ -24,6 +24,7 @@ from segr1_jax.config.loading import load_config
 from segr1_jax.config.schema import RunConfig
 from segr1_jax.reward.client import RewardClient, Stats
 from segr1_jax.reward.transport.gpus import placed_here
+from segr1_jax.runtime.hub_files import with_local_files
 from segr1_jax.runtime.metrics_log import read_metrics
 from segr1_jax.runtime.processes import prepare_runtime
 from segr1_jax.runtime.run_directory import RunDir
@@ -142,6 +143,7 @@ def main() -> None:
     prepare_runtime(
         deterministic=config.deterministic, memory_share=placed_here(config.reward).share_of_jax
     )
+    config = with_local_files(config)
     with tempfile.TemporaryDirectory() as folder:
         live_client = Recording(config.reward)
         live_client.kept = []

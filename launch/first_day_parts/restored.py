@@ -8,6 +8,7 @@ from first_day_parts.training import overrides
 
 from segr1_jax.config.loading import load_config
 from segr1_jax.errors import UserError
+from segr1_jax.runtime.hub_files import with_local_files
 from segr1_jax.training.run import Run
 
 
@@ -20,6 +21,7 @@ def measure(request: Request) -> list[Row]:
         )
     config = load_config(request.file, overrides(request))
     request.prepare_jax()
+    config = with_local_files(config)
     with Run(config) as run:
         step = run.first_step
         restored = digests(run.state, run.feed.position)

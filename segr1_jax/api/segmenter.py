@@ -199,15 +199,36 @@ def _config_of(directory: Path, overrides: Sequence[str]) -> RunConfig:
     if (directory / CONFIG).is_file():
         return load_config(directory, overrides)
     kept = directory / SETTINGS
-    settings = json.loads(kept.read_text()) if kept.is_file() else {}
-    return override(RunConfig(), [*_kept_overrides(settings), *overrides])
+    settings = _read_settings(kept) if kept.is_file() else {}
+    config = override(override(RunConfig(), [*_kept_overrides(settings)]), overrides)
+    if not (settings.get("nano", True) or config.reward.sam2 or config.reward.sam2_config):
+        raise UserError(
+            str(kept),
+            expected="a SAM2 for a policy that was trained with one of local files",
+            got="none",
+            remedy="name it in the overrides: reward.sam2=facebook/sam2.1-hiera-large, or "
+            "reward.sam2_config and reward.sam2_checkpoint",
+        )
+    return config
+
+
+def _read_settings(file: Path) -> Mapping[str, Any]:
+    try:
+        settings = json.loads(file.read_text())
+        if not isinstance(settings, dict):
+            raise ValueError(f"a {type(settings).__name__}")
+    except (OSError, ValueError) as error:
+        raise UserError(
+            str(file),
+            expected="the settings that segr1 export wrote",
+            got=str(error),
+            remedy="export the run again",
+        ) from error
+    return settings
 
 
 def _kept_overrides(settings: Mapping[str, Any]) -> Iterator[str]:
-    """Yield the settings of an export (export/model_card.py) as `key=value`.
-
-    A SAM2 that is not on the Hub is not among them: the nano SAM2, or one that the caller names.
-    """
+    """Yield the settings of an export (export/model_card.py) as `key=value`."""
     for key, name in KEPT.items():
         if name in settings:
             yield f"{key}={settings[name]}"

@@ -65,7 +65,7 @@ def _rescore(options: argparse.Namespace) -> int:
     from segr1_jax.runtime.hub_files import with_local_files
     from segr1_jax.runtime.progress import show_markdown
 
-    config = with_local_files(config, ["eval_data"])
+    config = with_local_files(config, ANSWERING)
     out = options.out or Path(config.run_dir) / "eval" / "rescored"
     show_markdown(run_rescore(config, options.predictions, out, options.protocol))
     print(f"wrote {out}")

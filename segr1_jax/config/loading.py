@@ -24,6 +24,7 @@ from segr1_jax.errors import UserError
 from segr1_jax.reward.term_files import with_term_files
 
 WARMUP = "optimizer.warmup_steps"
+SAM2, LOCAL_SAM2 = "reward.sam2", ("reward.sam2_config", "reward.sam2_checkpoint")
 # Values that a key had before it named choices. Run directories of that time stay readable.
 FORMER_VALUES = {"policy.remat": {True: "full", False: "none"}}
 WHAT = "a YAML configuration file"
@@ -63,11 +64,22 @@ def override(config: RunConfig, overrides: Sequence[str], folder: Path = Path())
     Files of own terms that do not exist relative to the working directory are looked up in
     `folder`.
     """
+    overrides = [*overrides, *_replaced_sam2(overrides)]
     changed = _apply(config, _read_overrides(overrides), "command line")
     if not any(_key(text) == WARMUP for text in overrides):
         changed = _with_fitting_warmup(config, changed)
     check_rules(changed)
     return dataclasses.replace(changed, reward=with_term_files(changed.reward, folder))
+
+
+def _replaced_sam2(overrides: Sequence[str]) -> list[str]:
+    """Return overrides that empty the other way to name a SAM2: on the Hub, or by local files."""
+    given = {_key(text) for text in overrides if text.partition("=")[2].strip()}
+    if SAM2 in given and not given & set(LOCAL_SAM2):
+        return [f"{key}=" for key in LOCAL_SAM2]
+    if given & set(LOCAL_SAM2) and SAM2 not in given:
+        return [f"{SAM2}="]
+    return []
 
 
 def _with_fitting_warmup(before: RunConfig, config: RunConfig) -> RunConfig:

@@ -138,8 +138,8 @@ def conversations(builder: PromptBuilder) -> dict[str, list]:
 def settings(config: RunConfig, messages: dict[str, list]) -> str:
     """Return what the script and `segr1_jax.load` need to know of a run, as JSON.
 
-    `messages` are those of `conversations`. `sam2` is a repository on the Hub, or None. The nano
-    SAM2 is built without post-processing, as the sidecar builds it.
+    `messages` are those of `conversations`. `sam2` is a repository on the Hub, or None; `nano` says
+    that it was the nano SAM2, which is built without post-processing, as the sidecar builds it.
     """
     task, reward = config.prompt.task, portable(config).reward
     known = {
@@ -147,6 +147,7 @@ def settings(config: RunConfig, messages: dict[str, list]) -> str:
         "frame": config.prompt.frame,
         "max_new_tokens": config.answer_tokens,
         "sam2": [reward.sam2] if reward.sam2 else None,
+        "nano": not (reward.sam2 or reward.sam2_config),
         "postprocessing": reward.postprocessing and bool(reward.sam2 or reward.sam2_config),
         "messages": messages,
     }

@@ -14,10 +14,14 @@ from segr1_jax.common.hub_ids import HubId, RepoType, hub_id
 from segr1_jax.common.optional_packages import optional_package
 from segr1_jax.errors import UserError
 from segr1_jax.hf.hub_faults import naming_hub_faults
+from segr1_jax.prompt.texts import TEXTS_FILE
 from segr1_jax.reward.config import RewardConfig
 
 # Files of a policy: weights in safetensors only, and nothing below a subfolder.
-POLICY_FILES = ("*.safetensors", "*.json", "*.txt", "*.jinja", "*.model", "*.md", "LICENSE*")
+POLICY_FILES = (
+    *("*.safetensors", "*.json", "*.txt", "*.jinja", "*.model", "*.md", "LICENSE*"),
+    TEXTS_FILE,
+)
 NO_SUBFOLDERS = ("*/*",)
 _BY_SIZE = {"tiny": "t", "small": "s", "base-plus": "b+", "large": "l"}
 # Repository -> (configuration inside the sam2 package, weights), as sam2.build_sam has it, which

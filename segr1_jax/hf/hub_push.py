@@ -7,10 +7,11 @@ from huggingface_hub import HfApi
 from segr1_jax.common.hub_ids import HubId, hub_id
 from segr1_jax.errors import UserError
 from segr1_jax.hf.hub_faults import naming_hub_faults
+from segr1_jax.prompt.texts import TEXTS_FILE
 
 OPTION = "--push"
 # Files of an earlier export that this one may not have, such as shards of another number.
-REPLACED = ("*.safetensors", "*.safetensors.index.json", "*.py")
+REPLACED = ("*.safetensors", "*.safetensors.index.json", "*.py", TEXTS_FILE)
 
 
 def check_push(target: str) -> HubId:

@@ -57,7 +57,7 @@ def open_policy(config: RunConfig, source: Path) -> Opened:
         UserError: `source` is neither, or holds no finished checkpoint.
     """
     start = resolve_start(source)
-    builder = PromptBuilder.from_directory(start.base, config.prompt)
+    builder = PromptBuilder.from_directory(start.base, config.prompt, start.texts)
     arch = read_arch(Path(start.base)).knowing(builder.tokenizer.ids)
     policy = Policy(arch, compute_dtype(config))
     engine = Engine(

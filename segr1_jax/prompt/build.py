@@ -45,13 +45,20 @@ class PromptBuilder:
         self.config = config
 
     @classmethod
-    def from_directory(cls, directory: str | Path, config: PromptConfig) -> "PromptBuilder":
-        """Return a builder for a policy directory; its texts are used if `config` has none.
+    def from_directory(
+        cls, directory: str | Path, config: PromptConfig, inherited: Texts | None = None
+    ) -> "PromptBuilder":
+        """Return a builder for a policy directory.
+
+        If `config` has no texts, those of the run that made the weights are used (`inherited`), or
+        else those of the directory.
 
         Raises UserError for missing files, for files of another model and for texts that lack the
         task.
         """
-        config = dataclasses.replace(config, texts=config.texts or exported_texts(directory))
+        config = dataclasses.replace(
+            config, texts=config.texts or inherited or exported_texts(directory)
+        )
         return cls(Tokenizer(directory), read_vision_settings(directory), config)
 
     def messages(self, instruction: str | None, task: str = "") -> list[dict]:

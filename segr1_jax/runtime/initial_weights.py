@@ -41,6 +41,7 @@ class Start:
         step: the step in `checkpoints`; its weights take precedence over those of `below`.
         below: the start of that run.
         lora: configuration of the adapters that the run trained, or None.
+        texts: texts of the prompts that the run was trained on, empty for those of `base`.
     """
 
     base: str
@@ -48,6 +49,7 @@ class Start:
     step: int = 0
     below: "Start | None" = None
     lora: LoraConfig | None = None
+    texts: dict[str, dict[str, str]] = dataclasses.field(default_factory=dict)
 
     def load(self, policy: Policy, shardings: dict[str, NamedSharding], dtype: DTypeLike) -> Params:
         """Load the weights that `shardings` names, with adapters merged.
@@ -137,6 +139,7 @@ def _from_run(path: Path, step: int | None = None, *, best: bool = False) -> Sta
         step=newest_step(checkpoints) if step is None else step,
         below=below,
         lora=lora if lora.rank else None,
+        texts=config.prompt.texts or below.texts,
     )
 
 

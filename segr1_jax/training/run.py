@@ -79,7 +79,7 @@ class Run:
         check(self.source, answer_suffices=config.stage == "sft")
         check(self.held_out)
         self.start = recorded_start(config)
-        builder = PromptBuilder.from_directory(self.start.base, config.prompt)
+        builder = PromptBuilder.from_directory(self.start.base, config.prompt, self.start.texts)
         self.engine = make_engine(
             fit_prompts(config, builder, (self.source, self.held_out)),
             read_arch(Path(self.start.base)),

@@ -85,6 +85,9 @@ def repeating(config: RunConfig) -> str:
     """Return the command that repeats a run in another directory."""
     place = config.run_dir.rstrip("/")
     words = ["segr1", COMMANDS[config.stage], place, f"run_dir={place}_again"]
+    # Otherwise the second run would find the checkpoints of the first.
+    if elsewhere := config.checkpoint_dir.rstrip("/"):
+        words.append(f"checkpoint_dir={elsewhere}_again")
     return shlex.join(words)
 
 

@@ -1,5 +1,7 @@
 """`segr1_jax.load` and `segment` against `segr1 predict` on the same images."""
 
+import json
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -98,3 +100,28 @@ def test_a_directory_without_a_policy_is_refused_before_sam2_starts(tmp_path, mo
         segr1_jax.load(tmp_path)
     with pytest.raises(UserError, match="did you mean prompt"):
         segr1_jax.load(tmp_path, ["promt.frame=168"])
+
+
+@pytest.mark.parametrize(
+    ("content", "overrides", "words"),
+    [
+        ('{"nano": false, "sam2": null, "frame": 168}', [], "trained with one of local files"),
+        ('{"nano": fal', [], "the settings that segr1 export wrote"),
+        ("[]", [], "a list"),
+    ],
+)
+def test_an_export_does_not_get_another_sam2_in_silence(tmp_path, content, overrides, words):
+    (tmp_path / "segment.json").write_text(content)
+    with pytest.raises(UserError, match=words):
+        segr1_jax.load(tmp_path, overrides)
+
+
+def test_the_settings_of_an_export_are_those_of_its_run(tmp_path):
+    kept = {"task": "prerl", "frame": 336, "max_new_tokens": 48, "postprocessing": False}
+    text = json.dumps(kept | {"sam2": ["me/sam2@main"], "nano": False, "messages": {}})
+    (tmp_path / "segment.json").write_text(text)
+    config = segmenter._config_of(tmp_path, ["prompt.frame=168"])
+    assert (config.prompt.task, config.prompt.frame, config.answer_tokens) == ("prerl", 168, 48)
+    assert (config.reward.sam2, config.reward.postprocessing) == ("me/sam2@main", False)
+    local = ["reward.sam2_config=a.yaml", "reward.sam2_checkpoint=a.pt"]
+    assert segmenter._config_of(tmp_path, local).reward.sam2 == ""

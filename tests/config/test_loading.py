@@ -219,3 +219,15 @@ def test_former_values_of_a_key_are_read(tmp_path, former, now):
     file = tmp_path / "config.yaml"
     file.write_text(f"policy: {{remat: {former}}}\n")
     assert load_config(file).policy.remat == now
+
+
+def test_one_way_to_name_a_sam2_takes_the_place_of_the_other(write):
+    local = ["reward.sam2_config=a.yaml", "reward.sam2_checkpoint=a.pt"]
+    path = write("reward: {sam2_config: b.yaml, sam2_checkpoint: b.pt}")
+    reward = load_config(path, ["reward.sam2=me/sam2"]).reward
+    assert (reward.sam2, reward.sam2_config, reward.sam2_checkpoint) == ("me/sam2", "", "")
+    with pytest.raises(UserError, match="got both"):
+        load_config(path, ["reward.sam2=me/sam2", *local])
+    assert load_config(path, ["reward.sam2="]).reward.sam2_config == "b.yaml"
+    reward = load_config(write("reward: {sam2: me/sam2}"), local).reward
+    assert (reward.sam2, reward.sam2_config) == ("", "a.yaml")

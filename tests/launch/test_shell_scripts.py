@@ -96,6 +96,7 @@ def test_quickstart(dry_run):
         "segr1 sft",
         "segr1 train",
         "segr1 export",
+        "python -c",  # is there torch?
         "python launch/export_check.py",
         "segr1 eval",
         "segr1 predict",
