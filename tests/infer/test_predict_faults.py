@@ -168,7 +168,7 @@ def test_two_batches_of_images_are_alive(folder, tmp_path, monkeypatch):
 
 def test_the_script_answers_at_the_length_of_predictions(folder):
     config = config_of(folder, "rollout.max_tokens=24", "eval_max_tokens=5")
-    assert json.loads(settings(config))["max_new_tokens"] == 5
+    assert json.loads(settings(config, {}))["max_new_tokens"] == 5
 
 
 def test_masks_are_whole_pictures(folder, tmp_path):
