@@ -36,7 +36,7 @@ def with_local_files(config: RunConfig, sections: Collection[str] = SECTIONS) ->
     found = {field: name for field, text in named.items() if (name := hub_id(text))}
     # A path may stand for the other fields, but no path is a SAM2 with its configuration.
     if named.get("reward.sam2") and "reward.sam2" not in found:
-        local_sam2(config.reward.sam2)
+        with_local_sam2(config.reward)
     if not found:
         return config
     known = dict(config.commits) | _recorded(config)
