@@ -20,7 +20,7 @@ def _add_plan(add: AddParser) -> None:
         "memory, FLOPs and time of a run, without weights, data or the target devices",
         """\
         example:  segr1 plan paper/rl_cod_3b
-                  segr1 plan paper/rl_cod_3b hardware.kind=h200 batch=32
+                  segr1 plan paper/rl_cod_3b hardware.kind=h200 batch=48
                   segr1 plan ours/rl_cod_7b_v5e --topology v5e:8x8
                   segr1 plan ours/rl_cod_3b_one_gpu --topology h100:1 \\
                     --answer-tokens 200
