@@ -3,8 +3,8 @@
 import dataclasses
 import os
 from collections.abc import Sequence
-from types import TracebackType
 
+from segr1_jax.api.closing import Closing
 from segr1_jax.api.pictures import Picture, as_image, as_mask
 from segr1_jax.config.checks import MERGED_PATCH, check_reward_paths
 from segr1_jax.config.loading import load_config, override
@@ -17,7 +17,7 @@ from segr1_jax.reward.terms import Terms
 from segr1_jax.types import Example, Frame, Reward
 
 
-class Scorer:
+class Scorer(Closing):
     """Rewards of answers, computed in a sidecar that runs until `close`.
 
         with segr1_jax.Scorer() as scorer:
@@ -72,17 +72,6 @@ class Scorer:
     def close(self) -> None:
         """End the sidecar. A second call does nothing."""
         self._client.close()
-
-    def __enter__(self) -> "Scorer":
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def score(

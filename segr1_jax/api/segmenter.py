@@ -10,7 +10,6 @@ import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any, overload
 
 import numpy as np
@@ -18,6 +17,7 @@ from jaxtyping import Bool, Float, Int, UInt8
 from PIL import Image
 
 from segr1_jax.answer.grammar import sam_prompts
+from segr1_jax.api.closing import Closing
 from segr1_jax.api.pictures import Picture, as_image
 from segr1_jax.api.runtime import prepare
 from segr1_jax.common.drawing import overlay, png
@@ -88,7 +88,7 @@ class Segmentation:
         return png(np.asarray(self.overlay()))
 
 
-class Segmenter:
+class Segmenter(Closing):
     """A policy with its SAM2 process, ready to answer until `close`. Made by `load`.
 
     with segr1_jax.load("runs/quickstart/grpo") as policy:
@@ -137,17 +137,6 @@ class Segmenter:
     def close(self) -> None:
         """End the process of SAM2. A second call does nothing."""
         self._resources.close()
-
-    def __enter__(self) -> "Segmenter":
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def _results(
         self, images: Sequence[Picture], instructions: Sequence[str | None]
