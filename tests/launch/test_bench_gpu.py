@@ -20,8 +20,10 @@ from gpu_parts.marked_tests import row_of
 from gpu_parts.record import Record
 from gpu_parts.request import Request
 from gpu_parts.runner import Part, interrupt, run_parts
+from gpu_parts.training import SameScores
 
 from segr1_jax.config.loading import load_config
+from segr1_jax.reward.client import RewardClient
 
 pytestmark = pytest.mark.usefixtures("compile_quickly")
 
@@ -211,6 +213,11 @@ def test_results_of_pytest_are_rows():
     text = '<testcase name="test_masks" time="2.5"><failure message="2 pixels&#10; differ"/>'
     row = row_of(ElementTree.fromstring(text + "</testcase>"))
     assert row == {"name": "test_masks", "seconds": 2.5, "error": "2 pixels differ"}
+
+
+def test_clients_without_a_sidecar_have_what_a_run_calls():
+    public = {name for name in vars(RewardClient) if not name.startswith("_")}
+    assert public - {"start", "close", "sidecar_pids"} <= set(dir(SameScores))
 
 
 def test_a_mistake_is_one_sentence_before_anything_runs(tmp_path, monkeypatch, capsys):
