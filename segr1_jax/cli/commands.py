@@ -132,10 +132,11 @@ def export(options: argparse.Namespace) -> int:
     out = options.out or Path(config.run_dir) / ("adapter" if options.adapter else "export")
     from segr1_jax.export.export import run_export, run_export_adapter
     from segr1_jax.hf.hub_push import check_push, push_folder
+    from segr1_jax.runtime.hub_files import at_recorded_commits, local_source
 
     target = check_push(options.push) if options.push else None
     _prepare(config)
-    config, source = _on_this_host(config, source)
+    config, source = at_recorded_commits(config), local_source(source, "--source")
     if options.adapter:
         run_export_adapter(config, source, out, overwrite=options.overwrite)
     else:

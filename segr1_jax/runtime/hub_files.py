@@ -63,6 +63,27 @@ def with_local_files(config: RunConfig, sections: Collection[str] = SECTIONS) ->
     )
 
 
+def at_recorded_commits(config: RunConfig) -> RunConfig:
+    """Return `config` with its repositories at the commits that its run recorded.
+
+    Nothing is downloaded. A name stays as it is where no commit was recorded for it.
+    """
+    known = dict(config.commits) | _recorded(config)
+    at = {}
+    for field, text in _texts(config).items():
+        name = hub_id(text)
+        commit = known.get(_key(field, name)) if name else None
+        at[field] = str(HubId(name.repo, commit)) if commit else text
+    return replace(
+        config,
+        commits=known,
+        policy=replace(config.policy, path=at["policy.path"]),
+        data=replace(config.data, path=at.get("data.path", config.data.path)),
+        eval_data=replace(config.eval_data, path=at.get("eval_data.path", config.eval_data.path)),
+        reward=replace(config.reward, sam2=at["reward.sam2"]),
+    )
+
+
 def local_source(source: Path, option: str) -> Path:
     """Return the directory of a policy that an option names, by path or as ORG/NAME[@revision]."""
     name = hub_id(str(source))

@@ -14,7 +14,7 @@ from segr1_jax.data.config import DataConfig
 from segr1_jax.errors import UserError
 from segr1_jax.reward.config import RewardConfig
 from segr1_jax.reward.transport.command import model_settings
-from segr1_jax.runtime.hub_files import local_source, with_local_files
+from segr1_jax.runtime.hub_files import at_recorded_commits, local_source, with_local_files
 from segr1_jax.runtime.initial_weights import Start, record_start, recorded_start
 from segr1_jax.runtime.run_directory import RunDir, make_run_dir
 
@@ -108,6 +108,19 @@ def test_a_run_that_has_begun_keeps_its_commits(cache, tmp_path):
     other = replace(config, policy=PolicyConfig(path=f"me/tiny@{NEW}"))
     (refused,) = refused_changes(before, with_local_files(other))
     assert refused == f"policy.path: 'me/tiny@{OLD}' -> 'me/tiny@{NEW}'"
+
+
+def test_the_configuration_of_a_run_gets_the_commits_of_the_run(cache, tmp_path):
+    """An export names them and the hash of the run, whichever of the two it is started from."""
+    config = config_of(tmp_path / "run")
+    assert at_recorded_commits(config) == config
+    begin(with_local_files(config))
+    cache.rename(tmp_path / "no_cache_is_needed")
+    named, run = at_recorded_commits(config), load_config(tmp_path / "run")
+    assert named.reward.sam2 == f"facebook/sam2.1-hiera-tiny@{NEW}"
+    assert named.data.path == named.eval_data.path == f"me/fish@{NEW}"
+    assert config_hash(named) == config_hash(run) != config_hash(config)
+    assert at_recorded_commits(run) == run
 
 
 def test_the_hash_and_the_start_do_not_depend_on_the_place_of_the_cache(
