@@ -51,7 +51,7 @@ def test_every_python_block_compiles():
     assert [ast.parse(text) for text in blocks("python")]
 
 
-@pytest.mark.slow
+@pytest.mark.e2e
 def test_the_examples_of_own_images_and_of_python_run(tmp_path):
     make_tiny_policy(tmp_path / "tiny", seed=0)
     write_toy_sets(tmp_path / "toy", seed=0)

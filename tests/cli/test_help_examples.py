@@ -65,7 +65,7 @@ def test_each_command_has_an_example_that_is_found():
     assert named == set(_parsers())
 
 
-@pytest.mark.slow
+@pytest.mark.e2e
 def test_every_example_runs(tmp_path):
     from PIL import Image
 
