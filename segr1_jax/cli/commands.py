@@ -74,7 +74,8 @@ def _rescore(options: argparse.Namespace) -> int:
 
 def predict(options: argparse.Namespace) -> int:
     """Write masks for images; return 1 if an image could not be read."""
-    _require_positive("--count", options.count)
+    if options.count is not None:
+        _require_positive("--count", options.count)
     config, source = _config_and_source(options)
     out = options.out or Path(config.run_dir) / "samples" / "predict"
     from segr1_jax.infer.predict import run_predict
@@ -92,7 +93,8 @@ def predict(options: argparse.Namespace) -> int:
         overlays=options.overlays,
     )
     counts = Counter(prediction.status for prediction in predictions)
-    print(f"wrote {out}: {', '.join(f'{count} {status}' for status, count in counts.items())}")
+    answers = ", ".join(f"{count} {status}" for status, count in counts.items())
+    print(f"wrote {out}; answers: {answers}")
     reasons = [prediction.reason for prediction in predictions if prediction.reason]
     for reason in reasons[:REASONS_SHOWN]:
         print(reason, file=sys.stderr)

@@ -88,15 +88,15 @@ def _add_predict(add: AddParser) -> None:
     predict.add_argument(
         "--count",
         type=int,
-        default=4,
         metavar="N",
-        help="without --images: number of held-out images (default 4)",
+        help="number of images, the first ones (default: all of --images, or 4 held-out ones)",
     )
     predict.add_argument(
         "--overlays",
         choices=("none", "small", "full"),
         default="small",
-        help="pictures of the masks on their images: none, of 1024 pixels (default), or full size",
+        help="pictures of the masks on their images: none, of at most 1024 pixels (default), or "
+        "full size",
     )
     predict.add_argument(
         "--out",

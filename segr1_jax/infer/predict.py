@@ -34,6 +34,7 @@ from segr1_jax.reward.judging import AnswerText, Judged
 from segr1_jax.runtime.processes import is_first, wait_for_all
 from segr1_jax.runtime.progress import Progress
 
+HELD_OUT = 4  # examples without `images` and `count`
 OVERLAY_FOLDER, PAGE = "overlays", "report.html"
 # Longer side in pixels of an overlay; 0 is the image's own.
 OVERLAYS = {"none": None, "small": 1024, "full": 0}
@@ -47,7 +48,7 @@ def run_predict(
     *,
     images: Sequence[str] = (),
     instruction: str | None = None,
-    count: int = 4,
+    count: int | None = None,
     overlays: str = "small",
 ) -> list[Prediction]:
     """Predict masks of images and write them below `out`.
@@ -56,9 +57,10 @@ def run_predict(
     report.html.
 
     `images` are files, folders (all pictures below them) and patterns; NAME is the path below the
-    folder that all share, without its suffix. Without `images` the first `count` held-out examples
-    are used. An answer that does not parse has no mask; a file that cannot
-    be read is listed with its reason. The page shows the first MOST_SAMPLES.
+    folder that all share, without its suffix. Without `images` held-out examples are used. `count`
+    is the number of samples, by default all images or HELD_OUT examples. An answer that does not
+    parse has no mask; a file that cannot be read is listed with its reason. The page shows the
+    first MOST_SAMPLES.
 
     Lines are written as the answers come. The same call continues where it was interrupted; files
     of another call in `out` are deleted.
@@ -69,8 +71,9 @@ def run_predict(
     if images:
         written = (out / MASKS, out / OVERLAY_FOLDER)
         found = named_pictures(images, instruction, but=written)
+        found = first(found, count) if count else found
     else:
-        found = first(open_source(config.eval_data), count)
+        found = first(open_source(config.eval_data), count or HELD_OUT)
     call = {"command": COMMAND, "images": _marks(found), "overlays": overlays}
     _require_own(out)
     with responding(config, source) as responder, Progress(COMMAND, len(found)) as progress:

@@ -49,6 +49,8 @@ def test_predict_mirrors_folders_and_lists_bad_files(folder, scripted, tmp_path,
     page = (tmp_path / "out/report.html").read_text()
     assert page.count("<li ") == 4
     assert lines[1]["reason"].split(":")[0] in page
+    two = run_predict(config_of(folder), folder / "tiny", tmp_path / "two", images=given, count=2)
+    assert [prediction.name for prediction in two] == ["a/b/cat", "a/broken"]
     run_predict(config_of(folder), folder / "tiny", tmp_path / "out", images=["in/a/cat.png"])
     pictures = [path.name for path in sorted((tmp_path / "out").glob("*/**/*.*g"))]
     assert pictures == ["cat.png", "cat.jpg"], "one mask, one overlay"
