@@ -64,11 +64,12 @@ def _sentence(
     then = f"the mean held-out IoU was {before['iou']:.3f} before and is {iou} after"
     if change is None or not math.isfinite(change.error):
         return f"{training}: {then}."
+    by = f"({change.iou:+.3f} ± {change.error:.3f})"
     if abs(change.iou) < CLEAR * change.error or not change.iou:
-        return f"{training} made no clear difference: {then}, on {count} images."
+        return f"{training} made no clear difference: {then} {by}, on {count} images."
     verb = "raised" if change.iou > 0 else "lowered"
     start = f"from {before['iou']:.3f} to {iou}"
-    return f"{training} {verb} the mean held-out IoU {start}, on {count} images."
+    return f"{training} {verb} the mean held-out IoU {start} {by}, on {count} images."
 
 
 def _fault(pairs: Sequence[Pair]) -> str:

@@ -36,7 +36,7 @@ def show_ended_run(config: RunConfig) -> bool:
     directory = RunDir(Path(config.run_dir))
     if not directory.report.is_file() or not same_run(load_config(directory.config), config):
         return False
-    show_markdown(directory.report.read_text())
+    _show(directory)
     return True
 
 
@@ -51,16 +51,19 @@ def closing_report(run: Run, client: RewardClient) -> None:
         reasons = run.tally.skipped.reasons | run.unreadable.reasons
         skipped = "".join(f"- skipped {name}: {reason}\n" for name, reason in reasons.items())
         columns = COLUMNS | {name: name for name in own_figures(run.config)}
-        text = f"# {run.directory.path.name}\n\n{markdown_table(rows, columns)}\n" + (
-            f"\n{skipped}" if skipped else ""
-        )
         after = f"after {run.config.stage.upper()}"
         table = figures_table("Held-out set", rows, columns, skipped, after)
-        write_run_page(run, client, rows, table)
+        verdict = write_run_page(run, client, rows, table)
+        parts = [f"# {run.directory.path.name}", verdict.sentence, markdown_table(rows, columns)]
         # Last: a run with this file has ended.
-        write_atomically(run.directory.report, text)
-        show_markdown(text)
+        write_atomically(run.directory.report, "\n\n".join([*parts, skipped]).rstrip() + "\n")
+        _show(run.directory)
     wait_for_all("closing report")
+
+
+def _show(directory: RunDir) -> None:
+    show_markdown(directory.report.read_text())
+    print(f"wrote {directory.page}")
 
 
 def _rows(run: Run, client: RewardClient, last: Evaluation) -> dict[str, dict[str, float]]:

@@ -12,6 +12,7 @@ from segr1_jax.metrics.paired_rows import Pair, best_median_worst, of_every_qual
 from segr1_jax.metrics.report_page import write_report
 from segr1_jax.metrics.sample_cards import ReportSample, ShownAnswer
 from segr1_jax.metrics.tables import Table
+from segr1_jax.metrics.verdict import Verdict
 from segr1_jax.reward.client import RewardClient
 from segr1_jax.reward.judging import AnswerText, Judged
 from segr1_jax.reward.term_entries import own_entries
@@ -41,8 +42,11 @@ CURVES = (
 
 def write_run_page(
     run: Run, client: RewardClient, figures: Mapping[str, Mapping[str, float]], table: Table
-) -> None:
-    """Write the page of a run that has ended. `figures` are the rows of `table` by their names."""
+) -> Verdict:
+    """Write the page of a run that has ended, and return its verdict.
+
+    `figures` are the rows of `table` by their names.
+    """
     after = _of_this_set(run, stored_rows(run.directory, run.config.steps))
     pairs = paired_rows(stored_rows(run.directory, 0), after)
     lines = read_metrics(run.directory)
@@ -51,16 +55,18 @@ def write_run_page(
         for name in (*CURVES, *own_figures(run.config))
     }
     best, others = best_median_worst(pairs), of_every_quality(pairs, SAMPLES)
+    verdict = run_verdict(run, figures, pairs, lines)
     write_report(
         run.directory.page,
         run.directory.path.name,
         [table],
         curves,
         _samples(run, client, others),
-        verdict=run_verdict(run, figures, pairs, lines),
+        verdict=verdict,
         highlights=_samples(run, client, list(best.values()), list(best)),
         sections=[completion_section(lambda: complete_lines(run.directory.completions))],
     )
+    return verdict
 
 
 def _of_this_set(run: Run, rows: Sequence[EvalRow]) -> list[EvalRow]:

@@ -21,6 +21,8 @@ from segr1_jax.training.run import Run
 
 CONSTANT, PERFECT = "best constant answer", "prompt from the ground truth"
 COMMANDS = {"sft": "sft", "grpo": "train"}
+# Memorized samples were seen often, and have much better masks than those never seen.
+MANY_PASSES, MUCH_BETTER, LAST_STEPS = 5, 0.2, 10
 SYNTHETIC = "The policy was trained on synthetic pictures only; on photographs it may fail."
 
 
@@ -40,6 +42,7 @@ def run_verdict(
     before, after = figures.get(f"before {stage}"), figures[f"after {stage}"]
     found = outcome(training, before, after, pairs)
     notes = [*found.notes, _scale(figures)]
+    notes += memorized(config.steps * config.batch, len(run.source), lines, after["iou"])
     if only_synthetic([config, *(runs_behind(run.start) or [])]):
         notes.append(SYNTHETIC)
     facts = {
@@ -53,6 +56,27 @@ def run_verdict(
         "Command to repeat it": repeating(config),
     }
     return Verdict(found.sentence, found.figures, notes, facts)
+
+
+def memorized(
+    seen: int, count: int, lines: Sequence[Mapping[str, Any]], held_out: float
+) -> list[str]:
+    """Return a note if the policy has memorized its training samples, otherwise nothing.
+
+    `seen` samples were drawn from `count`; `lines` are those of metrics.jsonl, and `held_out` is
+    the IoU of samples that were never seen.
+    """
+    ious = [line["iou"] for line in lines if "iou" in line][-LAST_STEPS:]
+    if seen < MANY_PASSES * count or not ious:
+        return []
+    trained = sum(ious) / len(ious)
+    if trained - held_out < MUCH_BETTER:
+        return []
+    return [
+        f"In the last {len(ious)} steps the training samples had an IoU of {trained:.3f}, after "
+        f"{seen / count:.2g} passes over {count} samples: the policy has memorized them. More "
+        "samples help, more steps do not."
+    ]
 
 
 def named(data: DataConfig) -> str:

@@ -39,7 +39,8 @@ def test_a_gain_is_compared_with_the_error_of_the_differences(shift, word):
     head = found(rows(BEFORE), rows(after))
     error = np.std(after - BEFORE, ddof=1) / math.sqrt(40)
     assert abs(shift) < np.std(BEFORE, ddof=1) / math.sqrt(40) * 2
-    assert f"{word} the mean held-out IoU from 0.500 to {after.mean():.3f}" in head.sentence
+    by = f"({np.mean(after - BEFORE):+.3f} ± {error:.3f})"
+    assert f"{word} the mean held-out IoU from 0.500 to {after.mean():.3f} {by}" in head.sentence
     (figure,) = [figure for figure in head.figures if figure.label == "gain"]
     assert figure.value == f"{np.mean(after - BEFORE):+.3f}"
     assert figure.note == f"± {error:.3f}, paired"

@@ -52,7 +52,7 @@ def test_a_resumed_run_shows_the_gain_since_its_first_evaluation(monkeypatch, po
         page = page_of(monkeypatch, policy, tmp_path / "run", f"steps={steps}")
         assert sentence(page) == (
             f"{steps} steps of GRPO on synthetic pictures raised the mean held-out IoU from 0.000 "
-            "to 0.500, on 8 images."
+            "to 0.500 (+0.500 ± 0.000), on 8 images."
         )
         assert f"for {steps} steps" in page
         assert page.count("<small>no mask: missing_think</small>") == 8, "the answers before"

@@ -13,7 +13,7 @@ from segr1_jax.metrics.held_out_figures import EvalRow
 from segr1_jax.runtime.run_directory import RunDir, make_run_dir
 from segr1_jax.training.evaluation import Evaluation
 from segr1_jax.training.evaluation_files import stored_rows, write_evaluation
-from segr1_jax.training.run_verdict import described, repeating, trained_seconds
+from segr1_jax.training.run_verdict import described, memorized, repeating, trained_seconds
 from segr1_jax.types import ParseStatus
 
 
@@ -27,6 +27,16 @@ def test_the_time_of_a_line_is_that_of_each_step_since_the_line_before():
     ]
     assert trained_seconds(lines) == (10 + 15 + 20, 12)
     assert trained_seconds([]) == (0, 0)
+
+
+def test_memorized_samples_are_seen_often_and_have_better_masks_than_others():
+    lines = [{"step": step, "iou": 0.3} for step in range(20)]
+    lines += [{"step": step, "iou": 0.8} for step in range(20, 30)] + [{"step": 30, "eval/iou": 0}]
+    (note,) = memorized(2560, 36, lines, held_out=0.5)
+    assert "IoU of 0.800, after 71 passes over 36 samples" in note
+    assert not memorized(2560, 36, lines, held_out=0.65)
+    assert not memorized(2560, 640, lines, held_out=0.5)
+    assert not memorized(2560, 36, [{"step": 1, "loss": 2.0}], held_out=0.5)
 
 
 @pytest.mark.parametrize(
