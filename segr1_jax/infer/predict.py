@@ -54,13 +54,12 @@ def run_predict(
     """Predict masks of images and write them below `out`.
 
     Write masks/NAME.png (0 and 255, native size), overlays/NAME.jpg, predictions.jsonl and
-    report.html.
+    report.html, which shows the first MOST_SAMPLES.
 
     `images` are files, folders (all pictures below them) and patterns; NAME is the path below the
     folder that all share, without its suffix. Without `images` held-out examples are used. `count`
     is the number of samples, by default all images or HELD_OUT examples. An answer that does not
-    parse has no mask; a file that cannot be read is listed with its reason. The page shows the
-    first MOST_SAMPLES.
+    parse has no mask; a file that cannot be read is listed with its reason.
 
     Lines are written as the answers come. The same call continues where it was interrupted; files
     of another call in `out` are deleted.
@@ -69,11 +68,10 @@ def run_predict(
         UserError: no picture to be found, or `out` holds an evaluation.
     """
     if images:
-        written = (out / MASKS, out / OVERLAY_FOLDER)
-        found = named_pictures(images, instruction, but=written)
-        found = first(found, count) if count else found
+        every = named_pictures(images, instruction, but=(out / MASKS, out / OVERLAY_FOLDER))
     else:
-        found = first(open_source(config.eval_data), count or HELD_OUT)
+        every = open_source(config.eval_data)
+    found = first(every, count or (len(every) if images else HELD_OUT))
     call = {"command": COMMAND, "images": _marks(found), "overlays": overlays}
     _require_own(out)
     with responding(config, source) as responder, Progress(COMMAND, len(found)) as progress:
