@@ -61,7 +61,7 @@ def run_verdict(
 def memorized(
     seen: int, count: int, lines: Sequence[Mapping[str, Any]], held_out: float
 ) -> list[str]:
-    """Return a note if the policy has memorized its training samples, otherwise nothing.
+    """Return a note if the policy seems to have memorized its samples, otherwise nothing.
 
     `seen` samples were drawn from `count`; `lines` are those of metrics.jsonl, and `held_out` is
     the IoU of samples that were never seen.
@@ -74,8 +74,8 @@ def memorized(
         return []
     return [
         f"In the last {len(ious)} steps the training samples had an IoU of {trained:.3f}, after "
-        f"{seen / count:.2g} passes over {count} samples: the policy has memorized them. More "
-        "samples help, more steps do not."
+        f"{seen / count:.2g} passes over {count} samples: the policy seems to have memorized them. "
+        "More samples help, more steps do not."
     ]
 
 
