@@ -160,7 +160,7 @@ class Summary:
         return {term: self.sums[term] / self.scored for term in self.terms} if self.scored else {}
 
     def markdown(self) -> str:
-        """The table of means, the count of each outcome, the first reasons for skipping."""
+        """Return the table of means, the counts of outcomes, the first reasons for skipping."""
         means = markdown_table(
             {str(self.answers): self.means() | {"count": self.scored}},
             self.terms | {"count": "scored"},
