@@ -1,5 +1,6 @@
 """Base of the objects of the Python interface that hold a process."""
 
+from abc import abstractmethod
 from contextlib import AbstractContextManager
 from types import TracebackType
 
@@ -7,9 +8,9 @@ from types import TracebackType
 class Closing(AbstractContextManager):
     """Context manager that calls `close` at its end."""
 
+    @abstractmethod
     def close(self) -> None:
         """Free what the object holds. A second call does nothing."""
-        raise NotImplementedError
 
     def __exit__(
         self,
