@@ -1,7 +1,7 @@
 """The records that travel between the stages (numpy and stdlib only).
 
     Example --prompt--> Prompt --rollout--> Completion --answer--> Answer | ParseStatus
-      --reward client--> Score | ScoreStatus --advantages--> Group --batch--> TrainBatch
+      --reward--> Score | ScoreStatus --combine--> Reward --objective--> advantages, TrainBatch
 
 Shape legend: H W native image height and width in pixels; TH TW height and width of its truth
 mask, which may differ; P prompt tokens; T completion tokens; W windows of the vision tower;
@@ -115,8 +115,8 @@ class Completion:
     """One sampled answer.
 
     `logprobs` holds the sampler's log-probability of each token under the distribution with
-    temperature applied, before top-p truncation. `token_ids` ends with the end-of-turn token when
-    `finished`; otherwise it was cut at the length limit.
+    temperature applied. `token_ids` ends with the end-of-turn token when `finished`; otherwise it
+    was cut at the length limit.
     """
 
     example_id: int

@@ -7,7 +7,13 @@ from typing import Literal
 
 from segr1_jax.common.config_fields import knob, others, require_range
 from segr1_jax.errors import UserError
-from segr1_jax.reward.term_entries import BUILT_IN, check_entries, check_weights, term_name
+from segr1_jax.reward.term_entries import (
+    BUILT_IN,
+    check_entries,
+    check_left_out,
+    check_weights,
+    term_name,
+)
 from segr1_jax.reward.transport.protocol import MAX_SIDE
 
 # Share of a GPU's memory taken by the CUDA contexts and library workspaces of both processes.
@@ -187,6 +193,7 @@ class RewardConfig:
                 )
         check_entries(self.terms)
         check_weights(self.terms, self.weights.own)
+        check_left_out(self.terms, vars(self.weights), vars(RewardWeights()))
         require_range("reward.term_timeout_s", self.term_timeout_s, 0.01)
         require_range("reward.threads", self.threads, 1)
         require_range("reward.queue", self.queue, 1)

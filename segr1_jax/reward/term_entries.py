@@ -74,6 +74,23 @@ def check_weights(entries: Sequence[str], own_weights: Mapping[str, float]) -> N
         )
 
 
+def check_left_out(
+    entries: Sequence[str], weights: Mapping[str, Any], defaults: Mapping[str, Any]
+) -> None:
+    """Raise UserError if a built-in term that is not listed has a weight that was set.
+
+    A weight of 0, or its default, may stand beside a term that is left out.
+    """
+    for name in BUILT_IN:
+        if name not in entries and weights[name] not in (0, defaults[name]):
+            raise UserError(
+                "reward.weights",
+                expected=f"no weight of {name}, which reward.terms leaves out",
+                got=f"{name}={weights[name]}",
+                remedy=f"add {name} to reward.terms, or remove its weight",
+            )
+
+
 def _check_entry(entry: Any) -> None:
     if entry in BUILT_IN:
         return

@@ -1,6 +1,6 @@
 """The policy on its mesh: the jitted functions that a run calls, with their shardings.
 
-No other module of a run compiles anything.
+The programs of the update are in `moments`, the division of a batch in `micro_batches`.
 """
 
 import functools

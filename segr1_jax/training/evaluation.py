@@ -2,13 +2,13 @@
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
 
 from segr1_jax.data.sources import Source
-from segr1_jax.metrics.held_out_figures import EvalRow, aggregate, mean_absolute_error
+from segr1_jax.metrics.held_out_figures import TERMS, EvalRow, aggregate, mean_absolute_error
 from segr1_jax.reward.client import RewardClient
 from segr1_jax.reward.judging import AnswerText, Judged, Pending, collect, one_behind, submit
 from segr1_jax.reward.resize import resize_mask
@@ -148,11 +148,17 @@ def _few(texts: Iterable[AnswerText]) -> Iterator[list[AnswerText]]:
 
 def _row(item: AnswerText, result: Judged) -> EvalRow:
     reward, example = result.reward, item.example
+    invalid = EvalRow(
+        example_id=example.id,
+        name=example.name,
+        text=item.text,
+        parse=reward.parse,
+        own=reward.own,
+    )
     if result.mask is None:
-        return EvalRow(example.id, example.name, item.text, reward.parse, own=reward.own)
+        return invalid
     mae = mean_absolute_error(resize_mask(result.mask, example.mask.shape), example.mask)
-    found = reward.iou, reward.s_measure, mae, reward.own
-    return EvalRow(example.id, example.name, item.text, reward.parse, *found)
+    return replace(invalid, iou=reward.iou, s_measure=reward.s_measure, mae=mae)
 
 
 def figures_everywhere(
@@ -162,21 +168,24 @@ def figures_everywhere(
     own_names: Sequence[str],
 ) -> dict[str, float]:
     """Return figures over the rows of all processes, whose example ids are below `total`."""
-    table = np.zeros((total, 5 + len(own_names)), np.float64)
+    table = np.zeros((total, 2 + len(TERMS) + len(own_names)), np.float64)
     for row in rows:
+        found = [getattr(row, name) for name in TERMS]
         own = [row.own[name] for name in own_names]
-        found = STATUSES.index(row.parse), row.iou, row.s_measure, row.mae
-        table[row.example_id] = (1, *found, *own)
+        table[row.example_id] = (1, STATUSES.index(row.parse), *found, *own)
     return aggregate(
         [
-            EvalRow(example_id, "", "", STATUSES[int(status)], *parts, _named(own_names, own))
-            for example_id, (present, status, *parts, own) in enumerate(
-                (*row[:5], row[5:]) for row in sum_over_processes(table).tolist()
+            EvalRow(
+                example_id=example_id,
+                name="",
+                text="",
+                parse=STATUSES[int(status)],
+                **dict(zip(TERMS, values, strict=False)),
+                own=dict(zip(own_names, values[len(TERMS) :], strict=True)),
+            )
+            for example_id, (present, status, *values) in enumerate(
+                sum_over_processes(table).tolist()
             )
             if present
         ]
     )
-
-
-def _named(names: Sequence[str], values: Sequence[float]) -> dict[str, float]:
-    return dict(zip(names, values, strict=True))

@@ -1,7 +1,8 @@
-"""The order of the stages of training. No other module depends on it.
+"""The order of the stages of training. Only the commands and the Python interface call it.
 
 Example --prompt--> Prompt --rollout--> Completion --answer--> Answer | ParseStatus
-  --reward client--> Reward --advantages--> TrainBatch --update--> TrainState --checkpoint--> params
+  --reward--> Score | ScoreStatus --combine--> Reward --objective--> advantages, TrainBatch
+  --update--> TrainState --runtime--> checkpoint
 """
 
 import functools

@@ -9,7 +9,7 @@ from segr1_jax.config.loading import dump_config, load_config
 from segr1_jax.config.resume_rules import config_hash, refused_changes
 from segr1_jax.config.schema import RunConfig
 from segr1_jax.errors import UserError
-from segr1_jax.reward.config import RewardConfig
+from segr1_jax.reward.config import RewardConfig, RewardWeights
 from segr1_jax.reward.terms import Terms
 from segr1_jax.types import Answer, Example, Frame
 
@@ -35,6 +35,10 @@ def value(reward: RewardConfig) -> float:
         (["reward.terms=[a.py:iou]"], ("a.py:iou, whose name is that of a built-in",)),
         (["reward.terms=[iou,a.py:t]"], ("none for t", "reward.weights.t; 0 only logs")),
         (["reward.weights.iuo=1"], ("reward.weights", "got iuo", "did you mean iou")),
+        (
+            ["reward.terms=[format,s_measure]", "reward.weights.iou=0.9"],
+            ("reward.weights", "got iou=0.9", "add iou to reward.terms"),
+        ),
         (["reward.terms=[a.py:t]", "reward.weights.t=x"], ("reward.weights.t", "'x' (str)")),
         (
             [
@@ -50,6 +54,11 @@ def test_wrong_entries_and_weights_are_named(tmp_path, overrides, words):
     with pytest.raises(UserError) as error:
         load_config(tmp_path / "run.yaml", overrides)
     assert all(word in str(error.value) for word in words), str(error.value)
+
+
+def test_weight_zero_may_stand_beside_a_term_left_out():
+    reward = RewardConfig(terms=["format", "iou"], weights=RewardWeights(s_measure=0.0))
+    assert reward.term_weights == {"format": 1.0, "iou": 0.7}
 
 
 def test_a_configuration_with_own_terms_is_read_back(tmp_path):
