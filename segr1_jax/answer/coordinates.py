@@ -40,9 +40,9 @@ def move_coordinates(text: str, source: Frame, target: Frame) -> str:
 
 
 def given_answer(text: str, source: Frame, target: Frame, *, task: str, name: str) -> str:
-    """Convert a given answer to the sample `name` from pixels of `source` to pixels of `target`.
+    """Convert the answer given for the sample `name` from pixels of `source` to those of `target`.
 
-    The result is the answer that the policy should write. Raises UserError where it does not parse
+    The result is the answer that the policy should write. Raises UserError if it does not parse
     as an answer of this `task`.
     """
     moved = move_coordinates(text.strip(), source, target)

@@ -21,7 +21,7 @@ from segr1_jax.types import Answer, Frame, ParseStatus, SamPrompt
 
 _SPACE = " \t\r\n"
 _DIGITS = "0123456789"
-# Larger integers saturate here: they are outside of every frame, and int() of a long digit string
+# Larger integers saturate here: they are outside every frame, and int() of a long digit string
 # takes quadratic time.
 _HUGE = 10**6
 

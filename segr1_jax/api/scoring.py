@@ -1,4 +1,4 @@
-"""Rewards of answer texts from Python, without a policy."""
+"""Score answer texts from Python, without a policy."""
 
 import dataclasses
 import os
@@ -18,18 +18,18 @@ from segr1_jax.types import Example, Frame, Reward
 
 
 class Scorer(Closing):
-    """Rewards of answers, computed in a sidecar that runs until `close`.
+    """Rewards for answers, computed in a sidecar that runs until `close` is called.
 
         with segr1_jax.Scorer() as scorer:
             rewards = scorer.score(texts, "photo.jpg", "truth.png")
 
     Args:
-        config: a YAML file, recipe or run directory whose sections reward and prompt apply; None
-            for the defaults.
+        config: a YAML file, recipe or run directory whose `reward` and `prompt` sections apply;
+            None for the defaults.
         overrides: `key=value`, as on the command line.
 
     Raises:
-        UserError: the configuration or the files of SAM2 cannot be used.
+        UserError: the configuration or the SAM2 files cannot be used.
     """
 
     def __init__(
@@ -45,12 +45,12 @@ class Scorer(Closing):
         self._client.start()
 
     def score(self, texts: Sequence[str], image: Picture, mask: Picture) -> list[Reward]:
-        """Return the reward of each answer to one image, whose truth is `mask`.
+        """Return the reward of each answer to one image, whose ground truth is `mask`.
 
         Coordinates in a text are pixels of the model's frame (prompt.frame).
 
         Raises:
-            UserError: image or mask cannot be used.
+            UserError: the image or the mask cannot be used.
         """
         pixels = as_image(image)
         example = Example(0, "image", pixels, as_mask(mask, *pixels.shape[:2]))
@@ -70,7 +70,7 @@ class Scorer(Closing):
         return model_frame(example.frame, self._config.prompt, MERGED_PATCH, example.name)
 
     def close(self) -> None:
-        """End the sidecar. A second call does nothing."""
+        """Stop the sidecar. A second call does nothing."""
         self._client.close()
 
 
@@ -81,7 +81,7 @@ def score(
     config: str | os.PathLike | None = None,
     overrides: Sequence[str] = (),
 ) -> list[Reward]:
-    """Return the reward of each answer to one image; see Scorer, which serves many images.
+    """Return the reward of each answer to one image; use Scorer to score many images.
 
     Example:
         >>> (reward,) = segr1_jax.score([text], "a.jpg", "a.png")  # doctest: +SKIP

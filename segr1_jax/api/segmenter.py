@@ -130,7 +130,7 @@ class Segmenter(Closing):
                 "instruction",
                 expected=f"one for each of the {len(image)} images",
                 got=str(len(instructions)),
-                remedy="pass lists of the same length, or one sentence for all",
+                remedy="pass lists of the same length, or one instruction for all",
             )
         return list(self._results(image, instructions))
 

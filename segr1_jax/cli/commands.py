@@ -1,7 +1,7 @@
 """Functions of the subcommands.
 
 Implementations are imported after the configuration has been read and checked, so that `--help` and
-the error for a misspelt key appear at once, without loading JAX.
+the error for a misspelled key appear at once, without loading JAX.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""Parsers of the commands that report the cost of a run: plan and profile."""
+"""Parsers for the commands that report the cost of a run: plan and profile."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ from segr1_jax.cli.command_parser import AddParser, add_command, add_config
 
 
 def add_commands(add: AddParser) -> None:
-    """Add plan and profile."""
+    """Add the commands plan and profile."""
     _add_plan(add)
     _add_profile(add)
 
@@ -25,13 +25,13 @@ def _add_plan(add: AddParser) -> None:
                   segr1 plan ours/rl_cod_3b_one_gpu --topology h100:1 \\
                     --answer-tokens 200
         prints:   every buffer per device, the buffers that exist at the same time, whether they
-                  fit, are tight or do not fit, with the keys that would make them fit, what
-                  checkpoints need of disk and hosts, and the phases of a step; exit status 1 if
-                  the run does not fit
-        compile:  replaces estimates by the numbers of XLA, for TPUs (extra tpu) or GPUs (extra
+                  fit, are tight or do not fit, with the keys that would make them fit, how much
+                  disk and host memory checkpoints need, and the phases of a step; exit status 1
+                  if the run does not fit
+        compile:  replaces estimates with XLA's numbers, for TPUs (extra tpu) or GPUs (extra
                   cuda13) that are not attached, or for fake CPU devices; takes minutes
-        hardware: from the configuration (hardware.kind, .hosts, .chips); the architecture is that
-                  in policy.path, else policy.arch""",
+        hardware: from the configuration (hardware.kind, .hosts, .chips); the architecture comes
+                  from policy.path, or else from policy.arch""",
     )
     add_config(plan)
     plan.add_argument(
@@ -50,7 +50,7 @@ def _add_plan(add: AddParser) -> None:
         type=int,
         default=0,
         metavar="N",
-        help="length of all answers, for the times of reference and update (default: "
+        help="length assumed for all answers when timing the reference and the update (default: "
         "rollout.max_tokens); memory is always planned for rollout.max_tokens",
     )
     plan.add_argument(
@@ -66,7 +66,7 @@ def _add_profile(add: AddParser) -> None:
         "the time of a step: phases, functions, MFU, an XProf trace",
         """\
         example:  segr1 profile quickstart_grpo --steps 3
-        prints:   share of each phase of a step, prefill and decode; per jitted function
+        prints:   share of each phase of a step, prefill and decode; for each jitted function:
                   compilations, FLOPs, memory, seconds, MFU
         writes:   profile.md, profile.json and profile/ (the trace) in a new run directory,
                   RUN_DIR_profile_1 (2, 3, ...)
@@ -78,10 +78,10 @@ def _add_profile(add: AddParser) -> None:
         type=int,
         default=3,
         metavar="N",
-        help="steps to trace, and as many to time after that (default 3)",
+        help="steps to trace; as many again are then timed (default 3)",
     )
     profile.add_argument(
-        "--hlo", type=Path, metavar="DIR", help="write the compiled text of each function there"
+        "--hlo", type=Path, metavar="DIR", help="write the HLO text of each function to it"
     )
     profile.add_argument(
         "--peak-flops",

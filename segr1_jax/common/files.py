@@ -29,7 +29,7 @@ def found_beside(path: str | Path, folder: Path) -> Path:
 
 @contextlib.contextmanager
 def naming_storage_faults(place: str, kept: Callable[[], str] = lambda: "") -> Iterator[None]:
-    """Raise UserError where the block meets a full, read-only or failing file system.
+    """Raise UserError if the block hits a full, read-only or failing file system.
 
     `place` names the location where the system error names no file; `kept` returns a note for the
     remedy on what is still intact.
@@ -41,7 +41,7 @@ def naming_storage_faults(place: str, kept: Callable[[], str] = lambda: "") -> I
             raise
         raise UserError(
             str(error.filename or place),
-            expected="a file system that can be written",
+            expected="a writable file system",
             got=error.strerror or str(error),
             remedy="check its free space and permissions"
             + (f"; {text}" if (text := kept()) else ""),

@@ -15,7 +15,7 @@ _MISSING = object()
 def read_object(path: Path, *, remedy: str) -> dict[str, Any]:
     """Read a file that holds one JSON object.
 
-    Raises UserError where the file is missing or holds anything else.
+    Raises UserError if the file is missing or holds anything else.
     """
     path = Path(path)
     try:
@@ -32,8 +32,8 @@ def read_object(path: Path, *, remedy: str) -> dict[str, Any]:
 class Fields:
     """Fields of an object in the file `where`; `remedy` is the remedy that errors suggest.
 
-    The methods that read a field take its name, or the names that it may have, and a default where
-    the field may be missing.
+    The methods that read a field take its name, or the names that it may have, and a default if
+    the field is optional.
     """
 
     def __init__(self, values: Mapping[str, Any], where: str, remedy: str):
@@ -52,7 +52,7 @@ class Fields:
         return float(self._take(names, default, "a positive number", _is_positive))
 
     def sizes(self, name: str, count: int | None = None) -> tuple[int, ...]:
-        """Return a list of non-negative integers, of length `count` where given."""
+        """Return a list of non-negative integers, of length `count` if given."""
         return self._list(name, count, "non-negative integers", _is_index)
 
     def numbers(self, name: str, count: int) -> tuple[float, ...]:

@@ -1,4 +1,4 @@
-"""Accelerators: the hardware section of a configuration, and the data of each kind."""
+"""Accelerators: the hardware section of a configuration, and the specifications of each kind."""
 
 import math
 import os
@@ -13,12 +13,12 @@ GIB = 2.0**30
 
 @dataclass(frozen=True)
 class Device:
-    """Data of an accelerator. Unknown speeds are NaN.
+    """Specifications of an accelerator. Unknown speeds are NaN.
 
     Attributes:
         memory: bytes.
         flops: dense bfloat16 FLOP/s.
-        bandwidth: of the memory, in bytes/s.
+        bandwidth: memory bandwidth, in bytes/s.
         jax_share: share of the memory that JAX takes by default.
     """
 
@@ -60,12 +60,12 @@ class HardwareConfig:
 
     @property
     def devices(self) -> int:
-        """The number of accelerators of all hosts."""
+        """The number of accelerators on all hosts."""
         return self.hosts * self.chips
 
 
 def device_named(kind: str) -> Device:
-    """Return the device of a `hardware.kind`; a CPU has the memory of this host.
+    """Return the device for a `hardware.kind`; the memory of a CPU is that of this host.
 
     Raises:
         UserError: the kind is empty or unknown.

@@ -39,7 +39,7 @@ class PolicyConfig:
     )
     remat: Remat = knob(
         "full",
-        "what the backward pass computes again: full (whole layers; least memory), products (all "
+        "what the backward pass recomputes: full (whole layers; least memory), products (all "
         "but the results of linear maps and fused attention, which are kept) or none",
     )
     head_chunk: int = knob(16, "completion positions per chunk of the vocabulary projection")

@@ -1,4 +1,4 @@
-"""Check of one configuration value against the type of its field."""
+"""Check one configuration value against the type of its field."""
 
 import sys
 from typing import Any, get_args
@@ -10,12 +10,13 @@ LARGEST = sys.float_info.max
 
 
 def typed(value: Any, kind: type, hint: Any, where: str) -> Any:
-    """Return `value` as the type `kind` of its default and one of the choices of a Literal `hint`.
+    """Return `value`, checked against the type `kind` of its default and any Literal `hint`.
 
-    Integers become floats where a float is due; nothing else is converted.
+    Integers become floats where a float is expected; nothing else is converted.
 
     Raises:
-        UserError: another type, a number that is not finite, an interpolation, no such choice.
+        UserError: the value has another type, is not finite, contains an interpolation, or is not
+            one of the choices.
     """
     if isinstance(value, str) and "${" in value:
         raise UserError(

@@ -63,7 +63,7 @@ class Question:
         return self.index
 
     def image(self) -> UInt8[np.ndarray, "H W 3"]:
-        """Decode the image. Raises UserError where the cell does not hold a picture."""
+        """Decode the image. Raises UserError if the cell does not hold a picture."""
         try:
             content = base64.b64decode(self.picture, validate=True)
         except (binascii.Error, ValueError) as error:

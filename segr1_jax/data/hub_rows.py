@@ -1,8 +1,8 @@
 """Samples in the rows of a Hugging Face data set: an image, a mask and, optionally, a sentence.
 
-`datasets` reads local files only: hf/hub.py has downloaded a repository before. It converts parquet
-to Arrow once, in its own cache, and maps the Arrow files into memory, so a set may be larger than
-memory and a row is read where it is used.
+`datasets` reads only local files: hf/hub.py has already downloaded the repository. `datasets`
+converts parquet to Arrow once, in its own cache, and memory-maps the Arrow files, so a set may be
+larger than memory, and a row is read only when it is used.
 """
 
 import contextlib
@@ -27,7 +27,7 @@ ONE_TABLE, SPLITS = "state.json", "dataset_dict.json"
 
 
 def hub_entries(config: DataConfig) -> list[Entry]:
-    """Return one entry for each row of the set in config.path, named by the number of its row.
+    """Return one entry for each row of the set in config.path, named by its row number.
 
     Raises:
         UserError: not a data set, no such split, subset or column, damaged files, or a full disk.
@@ -114,7 +114,7 @@ def _pictures(
 ) -> list[Picture | None]:
     """Return the pictures of a column; a cell that names a file is the path of this file.
 
-    An empty mask is None. An empty image stays a cell, which raises UserError where it is opened.
+    An empty mask is None. An empty image stays a cell, which raises UserError if it is opened.
     """
     types = optional_package("pyarrow.types", EXTRA)
     compute = optional_package("pyarrow.compute", EXTRA)

@@ -42,7 +42,7 @@ def rgb_pixels(image: Image.Image, name: str) -> UInt8[np.ndarray, "H W 3"]:
     if image.mode in ("I", "F"):
         raise UserError(
             name,
-            expected="an image of 8 or 16 bits per channel",
+            expected="an image with 8 or 16 bits per channel",
             got=f"mode {image.mode}",
             remedy="convert it to 8-bit RGB",
         )
@@ -56,7 +56,7 @@ def open_mask(path: Picture, height: int, width: int) -> Bool[np.ndarray, "TH TW
 
     The mask is True where its gray value is above 128 of 255, the threshold of pysodmetrics (of 16
     bits the high byte counts). Transparent pixels are composited over black. 1-bit masks, and masks
-    with no value above 1, are True where the value is not 0. Raises UserError where no pixel is
+    with no value above 1, are True where the value is not 0. Raises UserError if no pixel is
     True: such a sample has no object, often because the mask holds class numbers.
     """
     mask = _open(path, "mask")

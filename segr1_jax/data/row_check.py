@@ -1,4 +1,4 @@
-"""Check of a data set with pictures in rows: every split, and every problem with its remedy."""
+"""Check a data set whose rows hold images: every split, and every problem with its remedy."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -12,7 +12,7 @@ from segr1_jax.errors import UserError
 
 
 def holds_rows(path: Path) -> bool:
-    """Return whether a path is a parquet file, a folder of them, or written by save_to_disk."""
+    """Return whether a path is a parquet file, a folder of them, or a save_to_disk directory."""
     if path.is_file():
         return path.suffix == ".parquet"
     saved = any((path / name).is_file() for name in (ONE_TABLE, SPLITS))
@@ -28,8 +28,8 @@ def check_rows(
 ) -> list[SplitReport]:
     """Check the splits of the set in config.path, by default all of them.
 
-    Headers are read, pixels are not decoded. `title` is the name of the set in the report, and
-    `progress` that of check_sets. Raises UserError where the path holds no data set.
+    Only image headers are read; pixels are not decoded. `title` is the name of the set in the
+    report, and `progress` is as in check_sets. Raises UserError if the path holds no data set.
     """
     names = splits or split_names(config)
     return [_check_split(config, title, name, progress) for name in names]

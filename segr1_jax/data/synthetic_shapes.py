@@ -21,7 +21,7 @@ SHRINK = 0.8
 def place_shapes(rng: np.random.Generator, side: int, count: int) -> list[Bool[np.ndarray, "N N"]]:
     """Return disjoint masks of up to `count` objects (at least one), each inside the image.
 
-    An object without a free place is made smaller, and left out where it would be too small.
+    An object for which no free place is found is shrunk, and is left out if it becomes too small.
     """
     taken_NN = np.zeros((side, side), bool)
     masks = []
@@ -29,7 +29,7 @@ def place_shapes(rng: np.random.Generator, side: int, count: int) -> list[Bool[n
         length = side * rng.uniform(*SIDE_RANGE)
         inside = SHAPES[rng.choice(len(SHAPES), p=SHAPE_ODDS)](rng)
         while length >= side * SIDE_RANGE[0]:
-            crop_hw = _rasterise(inside, length)
+            crop_hw = _rasterize(inside, length)
             where = _free_place(rng, taken_NN, crop_hw)
             if where is not None:
                 mask_NN = np.zeros((side, side), bool)
@@ -54,7 +54,7 @@ def _free_place(
     return None
 
 
-def _rasterise(inside: Inside, length: float) -> Bool[np.ndarray, "h w"]:
+def _rasterize(inside: Inside, length: float) -> Bool[np.ndarray, "h w"]:
     """Return the mask of a shape of the unit disc, cut to its box.
 
     The shape is scaled so that its long side is about `length` pixels.

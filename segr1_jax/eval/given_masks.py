@@ -44,7 +44,7 @@ def given_masks(folder: Path, source: Source) -> dict[str, Path]:
 
 
 def require_own_masks(predictions: Iterable[Prediction], where: Path) -> None:
-    """Raise UserError where a mask is outside the folder of its lines, or has two samples."""
+    """Raise UserError if a mask is outside the folder of its lines, or has two samples."""
     owners: dict[str, str] = {}
     for prediction in predictions:
         if prediction.mask is None:
@@ -54,8 +54,8 @@ def require_own_masks(predictions: Iterable[Prediction], where: Path) -> None:
             raise UserError(
                 str(where),
                 expected=f"masks below {where.parent}",
-                got=f"{prediction.mask} of {prediction.name}",
-                remedy="copy the folder of an evaluation as a whole",
+                got=f"{prediction.mask} for sample {prediction.name}",
+                remedy="copy the whole folder of the evaluation",
             )
         other = owners.setdefault(place, prediction.name)
         if other != prediction.name:
@@ -134,7 +134,7 @@ def _both(names: Sequence[str]) -> str:
 
 
 def _require_no_image(found: dict[str, Path], source: Source) -> None:
-    """Raise UserError where a given mask is an image of the set itself."""
+    """Raise UserError if a given mask is an image of the set itself."""
     if not isinstance(source, FileSource):
         return
     images = {picture_key(entry.image) for entry in source.entries}

@@ -1,4 +1,4 @@
-"""Tables of the paper: sets, columns and published numbers (assets/published.json) beside ours."""
+"""The paper's tables: sets, columns and published numbers (assets/published.json) beside ours."""
 
 import json
 from collections.abc import Mapping
@@ -28,12 +28,12 @@ class SuiteTable:
 
 @dataclass(frozen=True)
 class SuiteCell:
-    """One set of ours: its figures, or why there are none.
+    """Our figures for one set, or why there are none.
 
     Attributes:
-        count: samples that are in the figures.
-        present: samples of the set that are below the root.
-        published: samples that the set was published with; None where that is not known.
+        count: number of samples that the figures cover.
+        present: number of samples of the set found under the root.
+        published: number of samples in the published set; None if not known.
     """
 
     figures: Mapping[str, float]
@@ -46,7 +46,7 @@ class SuiteCell:
 
     @property
     def is_partial(self) -> bool:
-        """True where the figures are of fewer samples than the published ones."""
+        """True if the figures cover fewer samples than were published."""
         return self.published is not None and not self.absent and self.present < self.published
 
 

@@ -58,7 +58,7 @@ def obstacle(policy: Policy, python: str) -> str | None:
 
 
 def verify_export(opened: Opened, directory: Path, python: str) -> float:
-    """Return the largest difference between the logits of `directory` and of `opened`.
+    """Return the largest difference between the logits of `directory` and those of `opened`.
 
     It is relative to the largest logit. Both compute in float32, ours from the weights in memory,
     rounded to the dtypes of the directory.
@@ -108,7 +108,7 @@ def answer_logits(
 ) -> Float[np.ndarray, "B T V"]:
     """Return the logits of each token of one answer per prompt, without bans or temperature.
 
-    Answers are padded to the longest.
+    Answers are padded to the length of the longest one.
     """
     engine = opened.engine
     on_mesh = engine.put_prompts(prompts)
@@ -127,7 +127,7 @@ def answer_logits(
 def transformers_logits(
     directory: Path, inputs: dict[str, np.ndarray], python: str, dtype: str = "float32"
 ) -> Float[np.ndarray, "B P V"]:
-    """Return the logits of transformers, run by `python` on the CPU, for `inputs` of its forward.
+    """Return the logits of transformers, run by `python` on the CPU, for `inputs` to its forward.
 
     Raises:
         UserError: it cannot read the directory, or fails.
@@ -149,6 +149,6 @@ def transformers_logits(
                 "export check",
                 expected=f"transformers to read {directory}",
                 got="; ".join(done.stderr.strip().splitlines()[-2:]),
-                remedy="read the message; --no-check leaves the check out",
+                remedy="read the message; --no-check skips the check",
             )
         return np.load(out)

@@ -14,7 +14,7 @@ LOGIN = "log in with `hf auth login`, or set HF_TOKEN"
 
 @contextlib.contextmanager
 def naming_hub_faults(field: str, name: HubId, repo_type: RepoType) -> Iterator[None]:
-    """Raise UserError where the block meets a fault of the Hub, of the network or of the disk.
+    """Raise UserError if the block hits a fault of the Hub, of the network or of the disk.
 
     `field` is the key of the configuration, or the option, that names the repository.
     """

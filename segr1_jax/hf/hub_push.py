@@ -1,4 +1,4 @@
-"""Upload of a folder to a repository on the Hugging Face Hub."""
+"""Upload a folder to a repository on the Hugging Face Hub."""
 
 from pathlib import Path
 
@@ -15,9 +15,9 @@ REPLACED = ("*.safetensors", "*.safetensors.index.json", "*.py", TEXTS_FILE)
 
 
 def check_push(target: str) -> HubId:
-    """Return the repository that --push names, after a check of the token.
+    """Return the repository that --push names, after checking the token.
 
-    Call it before the work that is to be pushed. Nothing is created here.
+    Call this before doing the work whose result is to be pushed. Nothing is created here.
 
     Raises:
         UserError: `target` is not ORG/NAME, there is no valid token, or no network.
@@ -28,7 +28,7 @@ def check_push(target: str) -> HubId:
             OPTION,
             expected="ORG/NAME of a repository on the Hub",
             got=repr(target),
-            remedy="name one without a revision, which is no folder here",
+            remedy="name one without a revision, which is not a folder here",
         )
     with naming_hub_faults(OPTION, name, "model"):
         HfApi().whoami()
@@ -36,10 +36,10 @@ def check_push(target: str) -> HubId:
 
 
 def push_folder(folder: Path, name: HubId, message: str, *, private: bool = False) -> str:
-    """Make the files of `folder` the next commit of a repository and return its address.
+    """Commit the files of `folder` to a repository and return the URL of the commit.
 
     A missing repository is created; `private` has no effect on an existing one. The commit is
-    atomic: a failed upload leaves the repository as it was, and can be repeated.
+    atomic: a failed upload leaves the repository as it was and can be retried.
 
     Raises:
         UserError: no permission, no network, or the Hub refuses the files.

@@ -96,7 +96,7 @@ def stored_dtypes(directory: Path, policy: Policy) -> dict[str, np.dtype]:
 def stored_layout(directory: Path) -> str:
     """Return the layout of the tensor names in a Hugging Face directory (keys.LAYOUTS).
 
-    Raises UserError where the names are not those of a Qwen2.5-VL.
+    Raises UserError if the names are not those of a Qwen2.5-VL.
     """
     stored = open_checkpoint(Path(directory))
     layout = detect_layout(stored)
@@ -162,7 +162,7 @@ class _Weight:
                 ", ".join(files),
                 expected="finite weights",
                 got=f"values in {self._name} that are not finite",
-                remedy="copy or download the file again, or take an earlier checkpoint",
+                remedy="copy or download the file again, or use an earlier checkpoint",
             )
         return rows
 

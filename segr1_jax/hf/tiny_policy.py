@@ -1,8 +1,8 @@
-"""A tiny Qwen2.5-VL policy directory in the published layout, to run everything on a CPU.
+"""A tiny Qwen2.5-VL policy directory in the published layout, for running everything on a CPU.
 
 The architecture has all parts of the 3B model (window and full vision attention, merger, M-RoPE,
-grouped queries, tied head). Only the sizes differ: about 2 million parameters and, at 168 pixels,
-3 x 3 vision windows and 36 image tokens.
+grouped-query attention, tied head). Only the sizes differ: about 2 million parameters and, at 168
+pixels, 3 x 3 vision windows and 36 image tokens.
 """
 
 import json
@@ -46,7 +46,7 @@ CHAT_TEMPLATE = (
 
 
 def make_tiny_policy(path: str | Path, *, seed: int = 0, frame: int = 168) -> Path:
-    """Write a randomly initialized policy for square images of `frame` pixels.
+    """Write a randomly initialized policy for images of `frame` x `frame` pixels.
 
     The same arguments give the same bytes, and transformers loads the directory without changes. It
     is renamed into place when it is complete. Raises UserError if `path` exists or `frame` is not a
@@ -76,8 +76,8 @@ def make_tiny_policy(path: str | Path, *, seed: int = 0, frame: int = 168) -> Pa
 def tiny_weights(vocabulary: int, seed: int) -> dict[str, Float[np.ndarray, "..."]]:
     """Return random float32 weights by published name (`model.*`, `visual.*`; the head is tied).
 
-    Matrices have the deviation 1/sqrt(inputs). Those that write into a residual stream are smaller
-    by a factor of sqrt(2 * layers).
+    Matrices have standard deviation 1/sqrt(inputs). Those that write into a residual stream are
+    smaller by a factor of sqrt(2 * layers).
     """
     rng = np.random.Generator(np.random.Philox(seed))
     weights: dict[str, np.ndarray] = {}

@@ -158,7 +158,7 @@ def _checked(image: str | None) -> Path:
             "image",
             expected=f"at most {MOST_PIXELS / 1e6:.0f} megapixels",
             got=got,
-            remedy="send a smaller picture",
+            remedy="send a smaller image",
         )
     return path
 

@@ -1,4 +1,4 @@
-"""The page of an evaluated set: its table, the worst samples, and samples of every quality."""
+"""The page for an evaluated set: its table, the worst samples, and a spread of the others."""
 
 import dataclasses
 import math
@@ -34,7 +34,7 @@ def write_gallery(
 ) -> None:
     """Write the page to `path`; masks are in `folder`.
 
-    Of many samples it shows the worst, and as many spread over the others.
+    If there are many samples, it shows the worst ones and as many spread over the rest.
     """
     scored = {sample.name: sample for sample in result.samples}
     readable = [item for item in counted if item.prediction.name in scored]
@@ -88,7 +88,7 @@ def _samples(
 
 
 def sample_of(folder: Path, prediction: Prediction, example: Example) -> ReportSample:
-    """Return a prediction as the page shows it, without truth and score."""
+    """Return a prediction as the page shows it, without ground truth and score."""
     mask_HW = None
     if prediction.mask is not None:
         mask_HW = resize_map(read_map(folder / prediction.mask), example.image.shape[:2]) > HALF

@@ -1,4 +1,4 @@
-"""Lines written by several processes in batches; a killed call continues to the same bytes."""
+"""Lines written by several processes in batches; rerunning a killed call gives the same bytes."""
 
 import json
 import math
@@ -31,9 +31,10 @@ def write_lines(
     """Write `total` lines to folder/predictions.jsonl in order, and return its path.
 
     `lines_from` gets this process's remaining positions and the number of batches. It yields the
-    lines of `rows` positions at a time, then empty batches: the processes answer in one program, so
-    each has the same number. Files that the lines of a batch name are on disk by then. Batches
-    depend only on `total`, `rows` and the number of processes.
+    lines of `rows` positions at a time, then pads with empty batches: the processes run one program
+    together, so all need the same number of batches. The files that the lines of a batch name are
+    on disk before it is yielded. Batches depend only on `total`, `rows` and the number of
+    processes.
 
     `foreign(position, line)` returns the name of the sample at `position` if the existing line
     belongs to a different sample. It is called from several threads.
@@ -62,7 +63,7 @@ def write_lines(
 
 
 def remove_lines(folder: Path) -> None:
-    """Delete the lines in `folder`, those of an interrupted call included."""
+    """Delete the lines in `folder`, including those of an interrupted call."""
     for path in [folder / LINES, *folder.glob(f".{LINES}.*-of-*")]:
         path.unlink(missing_ok=True)
 

@@ -9,7 +9,7 @@ from segr1_jax.metrics.held_out_figures import EvalRow, standard_error
 
 
 class Pair(NamedTuple):
-    """The rows of one sample at the end of a run and before its first update, where it has one."""
+    """The rows of one sample at the end of a run and, if it has one, before the first update."""
 
     after: EvalRow
     before: EvalRow | None
@@ -33,7 +33,7 @@ def paired_rows(before: Sequence[EvalRow], after: Sequence[EvalRow]) -> list[Pai
 
 
 def gain(pairs: Sequence[Pair]) -> Gain | None:
-    """Return the gain over the samples that have both rows, None where none has.
+    """Return the gain over the samples that have both rows, or None if there are none.
 
     Samples differ far more from each other than from themselves at another step, so the standard
     error of the differences is smaller than that of a difference of means.
@@ -53,9 +53,9 @@ def gain(pairs: Sequence[Pair]) -> Gain | None:
 
 
 def best_median_worst(pairs: Sequence[Pair]) -> dict[str, Pair]:
-    """Return the samples of the highest, the middle and the lowest IoU at the end, by those words.
+    """Return the samples with the best, median and worst IoU at the end, keyed by those words.
 
-    There are none in sets of fewer than three samples, and where all have the same IoU.
+    The result is empty for fewer than three samples, or if all have the same IoU.
     """
     ranked = by_iou(pairs)
     if len(ranked) < 3 or ranked[0].after.iou == ranked[-1].after.iou:
@@ -71,5 +71,5 @@ def of_every_quality(pairs: Sequence[Pair], most: int) -> list[Pair]:
 
 
 def by_iou(pairs: Sequence[Pair]) -> list[Pair]:
-    """Return the samples in the order of their IoU at the end, the best first."""
+    """Return the samples sorted by their IoU at the end, best first."""
     return sorted(pairs, key=lambda pair: pair.after.iou, reverse=True)

@@ -5,7 +5,7 @@ from segr1_jax.types import ParseStatus
 
 MEANINGS = {
     ParseStatus.OK.value: "the answer is well formed",
-    ParseStatus.TOO_LONG.value: "the answer has more characters than are read",
+    ParseStatus.TOO_LONG.value: "the answer is longer than the limit",
     ParseStatus.MISSING_THINK.value: "the answer does not begin with its reasoning",
     ParseStatus.MISSING_BOX.value: "there is no box after the reasoning",
     ParseStatus.MISSING_POINTS.value: "there is no list of points after the boxes",
@@ -15,8 +15,8 @@ MEANINGS = {
     ParseStatus.BAD_POINTS.value: "the points are not a list of pairs of integers",
     ParseStatus.BAD_LABELS.value: "the labels are not a list of 0 and 1",
     ParseStatus.LABELS_MISMATCH.value: "there are not as many labels as points",
-    ParseStatus.OUT_OF_FRAME.value: "a coordinate is outside of the image",
-    ParseStatus.TOO_MANY.value: "there are more boxes or points than are read",
+    ParseStatus.OUT_OF_FRAME.value: "a coordinate is outside the image",
+    ParseStatus.TOO_MANY.value: "there are more boxes or points than the limit allows",
     ParseStatus.TRAILING_TEXT.value: "there is text after the labels",
     ParseStatus.UNFINISHED.value: "the answer ends before it is complete",
     QUARANTINED: "SAM2 failed on this answer, so there is no mask",
@@ -25,5 +25,5 @@ MEANINGS = {
 
 
 def meaning(status: str) -> str:
-    """Return what a status means, or the status itself where it is of another version."""
+    """Return what a status means, or the status itself if it comes from another version."""
     return MEANINGS.get(status, status)

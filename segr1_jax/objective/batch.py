@@ -13,9 +13,9 @@ from segr1_jax.errors import UserError
 
 
 class AnswerBatch(NamedTuple):
-    """Target answers of SFT (G = 1).
+    """Target answers for SFT (G = 1).
 
-    `mask` marks real tokens, the end-of-turn token included; `weight` is the weight of each
+    `mask` marks real tokens, including the end-of-turn token; `weight` is the weight of each
     completion in the loss, 0 for one that is left out.
     """
 
@@ -27,8 +27,8 @@ class AnswerBatch(NamedTuple):
 class GroupBatch(NamedTuple):
     """Sampled completions, with their advantages and log-probabilities for GRPO.
 
-    `mask` and `weight` are those of AnswerBatch. `sampler_logprobs` are of the policy that sampled,
-    `reference_logprobs` of the reference policy.
+    `mask` and `weight` are as in AnswerBatch. `sampler_logprobs` come from the policy that sampled,
+    `reference_logprobs` from the reference policy.
     """
 
     tokens: Int32[Array, "B G T"]
@@ -43,7 +43,7 @@ def answer_batch(answers: Sequence[np.ndarray], capacity: int) -> AnswerBatch:
     """Build the batch of one target answer per prompt, padded to `capacity` tokens.
 
     Raises:
-        UserError: an answer longer than `capacity`.
+        UserError: an answer is longer than `capacity`.
     """
     longest = max(len(ids) for ids in answers)
     if longest > capacity:

@@ -43,7 +43,7 @@ def is_clipped(
 ) -> Bool[Array, "B G T"]:
     """Mark the tokens that have no gradient because of the clip.
 
-    Their ratio is past the bound towards which the advantage moves it.
+    Their ratio is past the bound toward which the advantage moves it.
     """
     advantages = advantages_BG[..., None]
     return ((ratio > 1 + high) & (advantages > 0)) | ((ratio < 1 - low) & (advantages < 0))

@@ -1,6 +1,6 @@
-"""FLOPs of the matrix products of a traced program, loops included.
+"""FLOPs of the matrix products of a traced program, including loops.
 
-A compiler's own count takes every loop body once.
+A compiler's own count includes every loop body only once.
 """
 
 import math
@@ -10,7 +10,7 @@ from jax.extend.core import Jaxpr, JaxprEqn
 
 
 def matmul_flops(jaxpr: Jaxpr, *, trips: int, true_share: float) -> float:
-    """Return FLOPs of all matrix products: 2 per multiply-add, 0 for elementwise work.
+    """Return the FLOPs of all matrix products: 2 per multiply-add, 0 for elementwise work.
 
     `trips` is the number of iterations of each while loop (decoding: the longest completion).
     `true_share` is the share of `cond`s that take the true branch (the tower: the layers that

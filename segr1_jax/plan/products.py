@@ -16,7 +16,7 @@ FORWARD, BACKWARD = 2, 5
 
 @dataclass(frozen=True)
 class Product:
-    """A matrix product: 2 FLOPs per multiply-add, and the dtype of its left operand."""
+    """A matrix product: its FLOPs (2 per multiply-add) and the dtype of its left operand."""
 
     flops: int
     dtype: str

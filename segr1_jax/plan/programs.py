@@ -52,7 +52,7 @@ class Programs:
         return make_engine(self.config, self.arch, self.mesh, builder=None)
 
     def check(self) -> None:
-        """Raise UserError where a batch or a tensor group does not fit the mesh, as a run does."""
+        """Raise UserError if a batch or a tensor group does not fit the mesh, as a run does."""
         config = self.config
         self.engine.placement.check_sizes(
             batch=config.batch // config.micro_batches, eval_batch=config.eval_batch

@@ -1,8 +1,9 @@
-"""Devices that are not attached, for which XLA's compilers run on any machine.
+"""Devices that are not attached, but for which XLA's compilers can compile on any machine.
 
-A TPU topology is v5e:8x8, read by libtpu. A GPU topology is h100:8, or h100:2x8 for two hosts of
-eight; the CUDA plugin compiles for the description in assets/, without a GPU or a driver.
-Autotuning is not available then, so the compiler chooses between cuBLAS and Triton by heuristics.
+A TPU topology is written v5e:8x8 and parsed by libtpu. A GPU topology is written h100:8, or
+h100:2x8 for two hosts with eight GPUs each; the CUDA plugin compiles for the description in
+assets/, without a GPU or a driver. Autotuning is not possible without the device, so the compiler
+uses heuristics to choose between cuBLAS and Triton.
 """
 
 import re

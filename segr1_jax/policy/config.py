@@ -6,7 +6,7 @@ from typing import Literal
 from segr1_jax.common.config_fields import knob, require_range
 
 Remat = Literal["none", "products", "full"]
-"""What the backward pass computes again: nothing, all but the values named PRODUCT, or layers."""
+"""What the backward pass recomputes: nothing, all but the values named PRODUCT, or whole layers."""
 PRODUCT = "product"
 
 
@@ -17,7 +17,7 @@ class LoraConfig:
     y = x W + (alpha / rank) x A B
     """
 
-    rank: int = knob(0, "width of the adapters; 0 = none, the weights themselves are trained")
+    rank: int = knob(0, "rank of the adapters; 0 = none, the weights themselves are trained")
     alpha: float = knob(32.0, "adapters are scaled by alpha / rank")
 
     def __post_init__(self):

@@ -3,7 +3,7 @@
 The transpose of `x @ w.astype(bfloat16)` is a bfloat16 product: XLA rounds it to bfloat16, and on a
 mesh sums the rounded products of all devices in bfloat16, before it converts the sum to float32.
 Here the forward pass is that expression, but the gradient of the weight is a product of bfloat16
-operands with a float32 result. Where dtypes agree nothing is rounded, and plain autodiff is used.
+operands with a float32 result. If the dtypes agree, nothing is rounded and plain autodiff is used.
 
 Shape legend: I, O sizes of a linear map; ... any leading axes.
 """
@@ -19,7 +19,7 @@ from jaxtyping import Array, Float
 def times(
     x: Float[Array, "... I"], weight_IO: Float[Array, "I O"], dtype: DTypeLike | None = None
 ) -> Float[Array, "... O"]:
-    """Return x @ weight, multiplied in the dtype of x, as `dtype` (default: the dtype of x)."""
+    """Return x @ weight, multiplied in the dtype of x and cast to `dtype` (default: that of x)."""
     dtype = jnp.dtype(dtype or x.dtype)
     if x.dtype == weight_IO.dtype:
         return jnp.matmul(x, weight_IO, preferred_element_type=dtype)

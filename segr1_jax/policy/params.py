@@ -41,7 +41,7 @@ class Policy:
     Attributes:
         arch: sizes and special tokens.
         dtype: dtype of the computation; weights keep their own.
-        remat: what the backward pass computes again.
+        remat: what the backward pass recomputes.
         lora: adapters on the linear maps of the language model; their names end in ADAPTER.
         attention: implementation of attention in training.
     """

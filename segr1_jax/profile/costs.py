@@ -23,16 +23,16 @@ MFU = (
 
 @dataclass(frozen=True)
 class FunctionCost:
-    """One jitted function. Bytes are per device.
+    """Costs of one jitted function. Bytes are per device.
 
     Attributes:
-        flops: of the matrix products of one call as the program does them, loops counted, over all
-            devices; None where the profiled steps made no call.
-        model_flops: of one call as the formulas need them (model_flops.py), over all devices; None
-            without a call, and without such products.
+        flops: FLOPs of the matrix products that the program performs in one call, with loops
+            counted, over all devices; None if the profiled steps made no call.
+        model_flops: FLOPs that the formulas require for one call (model_flops.py), over all
+            devices; None if there was no call or the function has no such products.
         xla_flops, xla_bytes: the compiler's count for one device, every loop body counted once.
-        seconds: mean of the timed calls, each waited for; None without a call.
-        mfu, hfu: see MFU; None without a known peak.
+        seconds: mean over the timed calls, each waited for; None if there was no call.
+        mfu, hfu: see MFU; None if the peak is unknown.
     """
 
     name: str
@@ -60,10 +60,10 @@ def function_costs(
     peak: float | None,
     hlo: Path | None,
 ) -> list[FunctionCost]:
-    """Return the costs of every called function, the largest first; `hlo` is a folder for texts.
+    """Return the costs of every called function, most expensive first.
 
-    Each function is compiled another time. `adapters`: only adapters are trained. `peak` is the
-    FLOP/s of all devices.
+    `hlo` is a folder for compiled texts. Each function is compiled once more. `adapters`: only
+    adapters are trained. `peak` is the FLOP/s of all devices.
     """
     if hlo:
         hlo.mkdir(parents=True, exist_ok=True)

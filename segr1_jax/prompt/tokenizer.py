@@ -22,13 +22,13 @@ VISION_TOKENS = (
 
 
 class Tokenizer:
-    """Tokenizer of a policy directory (`tokenizer.json`).
+    """Tokenizer from a policy directory (`tokenizer.json`).
 
-    Raises UserError where a file is missing or unreadable, or lacks one of the tokens below.
+    Raises UserError if a file is missing or unreadable, or lacks one of the tokens below.
 
     Attributes:
         end_ids: ids that end an answer. The first is that of END_OF_TURN, which ends every target
-            answer; the others are those that `generation_config.json` names, where there is one.
+            answer; the others are those that `generation_config.json` names, if it exists.
         ids: all ids of the tokenizer. The vocabulary of a policy may be larger.
         image_pad_id: id that marks image slots.
         special_tokens: texts of the special tokens.

@@ -10,17 +10,17 @@ DIGEST_BYTES = 16
 
 
 class Digests:
-    """Hashes of arrays that are alive. Safe to call from several threads.
+    """Hashes of live arrays. Safe to call from several threads.
 
-    A photo of 6 megapixels takes about 20 ms, and its completions are sent in several parts. An
-    array must not be changed after its first call.
+    Hashing a 6-megapixel photo takes about 20 ms, and its completions are sent in several requests
+    that would each hash it again. An array must not be changed after it is first hashed.
     """
 
     def __init__(self):
         self._known: dict[int, tuple[weakref.ref, bytes]] = {}
 
     def of(self, array: Shaped[np.ndarray, "..."]) -> bytes:
-        """Return a hash over shape, type and bytes."""
+        """Return a hash of the array's shape, dtype and bytes."""
         key = id(array)
         reference, digest = self._known.get(key, (None, b""))
         # Another array may have the id of one that is gone.

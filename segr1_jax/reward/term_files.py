@@ -102,7 +102,7 @@ def _module(file: str, mark: str) -> ModuleType:
     if mark != (found := _mark(file, content)):
         raise UserError(
             file,
-            expected=f"the content that the configuration was read with ({mark})",
+            expected=f"the content of the file when the configuration was read ({mark})",
             got=found,
             remedy="restore the file, or choose another run_dir",
         )

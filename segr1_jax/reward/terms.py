@@ -1,21 +1,22 @@
-"""The terms of the reward: their weights, and the values of those that are functions of the user.
+"""The terms of the reward: their weights, and the values of the user-defined ones.
 
-An own term is called for each answer that parses, with the arguments that it names:
+A user-defined term is called for each answer that parses, with the arguments that it names:
 
     text     what the policy wrote
     answer   the parsed Answer (types.py), in pixels of the model's frame
-    mask     the mask of SAM2, bool, resized to the size of `truth`
-    truth    the mask of the sample, bool
+    mask     SAM2's mask, bool, resized to the size of `truth`
+    truth    the ground-truth mask of the sample, bool
     example  the Example: name, image, instruction
 
 It returns a finite number. It must be a pure function: the processes of a run score their own
 groups, and a resumed run repeats its step. Arrays are read-only.
 
-A fault (an exception, a missed deadline, a result that is no finite number) is one of ours and not
-of the policy, as an unanswered request of SAM2 is: the completion leaves its group, and a line on
-standard error names function and sample. A reward of 0 would teach the policy to avoid samples on
-which a function fails, and ending the run would lose the night after a single odd sample. Above
-FAULT_SHARE of its calls a function is broken, and the run ends.
+A fault (an exception, a missed deadline, a result that is not a finite number) counts as ours, not
+the policy's, just as an unanswered SAM2 request does: the completion leaves its group, and a line
+on standard error names the function and the sample. A reward of 0 would teach the policy to avoid
+samples on which a function fails, and ending the run would waste a whole night because of a single
+odd sample. If more than FAULT_SHARE of its calls fail, a function is considered broken, and the run
+ends.
 """
 
 import dataclasses
@@ -43,15 +44,15 @@ FAULT_FLOOR = 20
 
 
 class TermFault(Exception):
-    """An own term gave no value for a sample; the message names both."""
+    """A user-defined term gave no value for a sample; the message names both."""
 
 
 class Terms:
-    """The terms of a reward, with the counts of calls and faults of own ones in this process.
+    """The terms of a reward, with this process's counts of calls and faults of user-defined ones.
 
     Attributes:
         weights: the weight of each term by name, in the order in which they are added up.
-        own_names: the names of the own terms.
+        own_names: the names of the user-defined terms.
     """
 
     def __init__(self, reward: RewardConfig):
@@ -72,7 +73,7 @@ class Terms:
     def own_values(
         self, text: str, answer: Answer, mask: Bool[np.ndarray, "H W"] | None, example: Example
     ) -> dict[str, float]:
-        """Return the value of each own term by name. `mask` is needed if `need_masks`.
+        """Return the value of each user-defined term by name. `mask` is needed if `need_masks`.
 
         Raises:
             TermFault: a function gave no value.
@@ -110,7 +111,7 @@ class Terms:
                 str(term.place),
                 expected=f"a finite number for all but {FAULT_SHARE:.0%} of the answers",
                 got=f"{faults} faults in {calls} calls, the last on sample {name}: {fault}",
-                remedy="correct the function, and start it in another run_dir",
+                remedy="fix the function, and start the run again in another run_dir",
             )
 
 

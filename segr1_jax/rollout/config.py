@@ -22,7 +22,7 @@ class RolloutConfig:
     )
     refill: int = knob(
         0,
-        "extra rollouts per step that replace groups of equal rewards by new prompts (DAPO); "
+        "extra rollouts per step that replace groups of equal rewards with new prompts (DAPO); "
         "0 = off",
     )
 

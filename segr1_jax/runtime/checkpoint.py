@@ -227,7 +227,7 @@ def restore_params(
             str(directory),
             expected=f"the checkpoint of step {step}",
             got=f"steps {sorted(steps)}",
-            remedy="raise `keep` of that run, or start a new run from one of its steps",
+            remedy="increase `keep` for that run, or start a new run from one of these steps",
         )
     item = directory / str(step) / "params"
     require_undamaged(item.parent, item.name, remedy="copy it again, or name another step")

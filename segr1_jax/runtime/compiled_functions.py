@@ -27,7 +27,7 @@ class Leaf(NamedTuple):
 class Watched(Generic[P, R]):
     """Jitted function of the run.
 
-    A call sets one context variable; apart from that it is a call of the plain jitted function.
+    A call sets one context variable; apart from that, it is a plain call of the jitted function.
     """
 
     def __init__(self, name: str, function: Callable[P, R], **jit_options: Any):

@@ -14,7 +14,7 @@ from segr1_jax.runtime.run_directory import RunDir
 def run_of(start: Start) -> Path | None:
     """Return the directory of the run whose checkpoint `start` is.
 
-    None for a Hugging Face directory, and for checkpoints outside of their run (checkpoint_dir).
+    None for a Hugging Face directory, and for checkpoints outside their run (checkpoint_dir).
     """
     if start.checkpoints is None or "://" in start.checkpoints:
         return None

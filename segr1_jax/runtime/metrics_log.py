@@ -22,11 +22,11 @@ OTHER = "other"  # host work outside every named phase
 
 
 class MetricsWriter:
-    """Writer of metrics.jsonl, completions.jsonl, and of the trackers of `config.log`.
+    """Writer for metrics.jsonl, completions.jsonl and the trackers in `config.log`.
 
-    metrics.jsonl has one line per call with sorted keys. Lines are flushed at once, so a full disk
-    raises OSError here. The trackers show the same numbers in groups (`train/reward`), and pictures
-    beside them.
+    metrics.jsonl has one line per call, with its keys sorted. Lines are flushed immediately, so a
+    full disk raises OSError here. The trackers show the same numbers in groups (`train/reward`),
+    with pictures beside them.
 
     `start_step` is the restored step. Lines after it are deleted, so that a killed and resumed run
     leaves the same lines as an uninterrupted one; 0 deletes all earlier lines. Use it as a context
@@ -48,7 +48,7 @@ class MetricsWriter:
 
     @property
     def shows_pictures(self) -> bool:
-        """True where a tracker shows the pictures that `write` is given."""
+        """True if a tracker shows the pictures that `write` is given."""
         return bool(self._trackers)
 
     def write(
@@ -69,7 +69,7 @@ class MetricsWriter:
             file.write(lines)
 
     def close(self, *, failed: bool = False) -> None:
-        """Close the file and the trackers; `failed` tells them that the run ended by an error."""
+        """Close the file and the trackers; `failed` tells them that the run ended with an error."""
         self._lines.close()
         for tracker in self._trackers:
             tracker.close(failed=failed)
@@ -82,9 +82,9 @@ class MetricsWriter:
 
 
 def read_metrics(run: RunDir) -> list[dict[str, Any]]:
-    """Return the lines of metrics.jsonl in order, without a last line cut short by a kill.
+    """Return the lines of metrics.jsonl in order, without a last line that a kill cut short.
 
-    Values that are not finite, which JSON stores as words, are converted back to numbers.
+    Values that are not finite, which JSON stores as strings, are converted back to numbers.
     """
     return [
         {name: NOT_FINITE.get(value, value) for name, value in line.items()}
@@ -93,7 +93,7 @@ def read_metrics(run: RunDir) -> list[dict[str, Any]]:
 
 
 class PhaseTimer:
-    """Timer of the host's wall clock per phase of a step. A trace shows the same phases.
+    """Measure the host's wall-clock time per phase of a step. A trace shows the same phases.
 
     All time belongs to exactly one phase, the innermost, or to `other`, so the phases add up to
     `time/step_s`. Devices work asynchronously: a phase includes the work and the waiting of the

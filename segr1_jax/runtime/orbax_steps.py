@@ -78,7 +78,7 @@ def explaining_failed_restore(step: epath.Path) -> Iterator[None]:
         # Orbax raises errors of the storage as bare Exceptions.
         raise UserError(
             str(step),
-            expected="a complete checkpoint that fits",
+            expected="a complete checkpoint that matches this run",
             got=f"{type(error).__name__}: {str(error)[:300]}",
-            remedy="copy it again, or delete it to use the one before",
+            remedy="copy it again, or delete it to use the previous one",
         ) from error

@@ -15,8 +15,8 @@ STEP_EVENT = "step"  # name of a step in a trace
 class StepTrace:
     """Trace of the steps from the first to the last of `steps`, or of none if `steps` is empty.
 
-    It is written to a folder in `folder` that is named by the time. Use it as a context manager: a
-    run that ends earlier leaves the trace of the steps so far.
+    The trace is written to a subfolder of `folder` named after the current time. Use it as a
+    context manager: a run that ends early still writes the trace of its steps so far.
     """
 
     def __init__(self, steps: Sequence[int], folder: Path, timer: PhaseTimer):

@@ -58,7 +58,7 @@ class Engine:
     optimizer: optax.GradientTransformation
 
     def check_rows(self) -> None:
-        """Raise UserError where a batch does not fit the mesh."""
+        """Raise UserError if a batch does not fit the mesh."""
         config = self.config
         self.placement.check_rows(
             batch=config.batch // config.micro_batches, eval_batch=config.eval_batch
@@ -87,7 +87,7 @@ class Engine:
 
     @functools.cached_property
     def init_adapters(self) -> Watched[[], Params]:
-        """() -> the initial adapters, the same on every mesh; no weights where there are none."""
+        """() -> the initial adapters, the same on every mesh; no weights if there are none."""
         names = [name for name in self.trained_specs if name.endswith(ADAPTER)]
         shardings = {name: self.state_shardings.params[name] for name in names}
 
@@ -186,7 +186,7 @@ class Engine:
 
     @functools.cached_property
     def capacities(self) -> list[int]:
-        """Completion tokens of a prompt that reference and gradient are compiled for."""
+        """Numbers of completion tokens per prompt for which programs are compiled."""
         return capacities(self.config.rollout.max_tokens * self.group)
 
     @property
@@ -198,7 +198,7 @@ class Engine:
     def reference_logprobs(self) -> Watched[..., jax.Array]:
         """(reference weights, prompts, tokens, mask, slots) -> logprobs of the completion tokens.
 
-        `slots` is that of score_tokens, and static.
+        `slots` is as in score_tokens, and is static.
         """
 
         def score(params: Params, prompts: PromptBatch, tokens, mask, slots: int | None):
@@ -250,7 +250,7 @@ class Engine:
         return Watched(name, on_mesh, out_shardings=out_shardings, **jit_options)
 
     def rollout_key(self, step: int, refill: int = 0) -> jax.Array:
-        """Return the random key of a rollout of a step: the first, or the refill of this number."""
+        """Return the random key of the first rollout of a step, or of its refill `refill`."""
         return _rollout_key(self.config.seed, step, refill)
 
     def put_prompts(self, prompts: Sequence[Prompt]) -> PromptBatch:

@@ -145,7 +145,7 @@ class Run:
         """Yield (step number from 1, this process's samples) until config.steps.
 
         The caller ends each step with `finish`. Prompts (`build`, by default the builder's) and
-        targets are made ahead; a sample for which one of them raises UserError is skipped and
+        targets are built ahead of time; a sample for which either raises UserError is skipped and
         counted.
         """
         config = self.config
@@ -191,7 +191,7 @@ class Run:
         return int(sum_over_processes(np.array([len(self.tally.skipped)]))[0])
 
     def is_due(self, step: int, every: int) -> bool:
-        """Return True every `every` steps and at the last; 0 means only at the last."""
+        """Return True every `every` steps and at the last step; 0 means only at the last."""
         return step == self.config.steps or (every > 0 and step % every == 0)
 
     def save(self, step: int) -> None:
@@ -210,9 +210,9 @@ class Run:
             self._checkpoints.wait()
 
     def stop_if_asked(self, step: int) -> None:
-        """Save `step` and raise Preempted once any process was sent a signal to stop.
+        """Save `step` and raise Preempted if any process has received a signal to stop.
 
-        All processes must call this at the same place: they agree on it.
+        All processes must call this at the same place, because they agree on it together.
         """
         if number := self.preemption.agreed():
             self.save(step)
@@ -220,9 +220,9 @@ class Run:
             raise Preempted(step, number)
 
     def evaluate(self, step: int, client: RewardClient) -> Evaluation:
-        """Evaluate the current weights on the held-out set, and write and log what it finds.
+        """Evaluate the current weights on the held-out set; write and log the results.
 
-        An evaluation that metrics.jsonl has already is not logged again. A signal to stop ends it
+        An evaluation that is already in metrics.jsonl is not logged again. A signal to stop ends it
         between two batches.
         """
         self.stop_if_asked(step)
@@ -258,7 +258,7 @@ class Run:
     def final_evaluation(self, client: RewardClient) -> Evaluation:
         """Return the evaluation of the last step.
 
-        Compute it if this process has not, as when a run is resumed after its last update.
+        Compute it if this process has not, for example if a run resumes after its last update.
         """
         if self._last_evaluation is None or self._last_evaluation[0] != self.config.steps:
             return self.evaluate(self.config.steps, client)

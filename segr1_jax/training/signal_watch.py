@@ -1,7 +1,8 @@
 """Tell the user, once, that a run has nothing to learn from.
 
-A group whose completions all have the same reward has no advantages. If this holds for nearly all
-groups over several steps, the policy does not improve, and the logged metrics do not show why.
+A group whose completions all have the same reward gives no learning signal: all its advantages are
+zero. If this holds for nearly all groups over several steps, the policy does not improve, and the
+logged metrics do not show why.
 """
 
 import sys
@@ -16,9 +17,9 @@ PARSED_SHARE = 0.5  # below: blame answers that do not parse; above: blame too l
 
 
 class SignalWatch:
-    """Print one line on standard error after WINDOW steps of dead groups.
+    """Print one line to standard error after WINDOW steps of dead groups.
 
-    The figures are means over all processes (training/step_figures.py), so one process watches.
+    The figures are means over all processes (training/step_figures.py), so one watcher is enough.
     """
 
     def __init__(self):
@@ -42,12 +43,12 @@ def _mean(values: deque[float]) -> float:
 def _advice(dead: float, parsed: float) -> str:
     found = (
         f"nothing to learn from in the last {WINDOW} steps: in {dead:.0%} of the groups every "
-        "answer earned the same"
+        "answer earned the same reward"
     )
     if parsed < PARSED_SHARE:
         return (
-            f"{found}, and {parsed:.0%} of the answers parsed. Remedy: stop, run `segr1 sft` with "
-            "this data and prompt first, and set policy.path to its run_dir"
+            f"{found}, and only {parsed:.0%} of the answers parsed. Remedy: stop, run `segr1 sft` "
+            "with this data and prompt first, and set policy.path to its run_dir"
         )
     return (
         f"{found}. Remedy: a higher rollout.temperature, a larger rollout.group, or rollout.refill,"

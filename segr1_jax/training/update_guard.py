@@ -54,7 +54,7 @@ def keep_batch(
 
 
 def check_skips(figures: Mapping[str, Any], step: int, guard: GuardConfig, folder: Path) -> None:
-    """Raise UserError where the last update was skipped, and too many in a row or of all steps."""
+    """Raise UserError if the last update was skipped, and too many in a row or of all steps."""
     in_a_row, total = int(figures["skipped_in_a_row"]), int(figures["skipped_total"])
     often = total > max(guard.in_a_row, guard.rate * step)
     if not figures["skipped_update"] or (in_a_row < guard.in_a_row and not often):
@@ -66,8 +66,8 @@ def check_skips(figures: Mapping[str, Any], step: int, guard: GuardConfig, folde
     )
     raise UserError(
         "training",
-        expected=f"fewer than {guard.in_a_row} skipped updates in a row, and at most "
-        f"{guard.rate:.0%} of all steps with one",
+        expected=f"fewer than {guard.in_a_row} skipped updates in a row, and skipped updates in at "
+        f"most {guard.rate:.0%} of all steps",
         got=f"{in_a_row} in a row and {total} in {step} steps, the last with {last}",
         remedy=f"look at the batches in {folder}; no checkpoint holds a skipped update, so "
         "continue from this run (policy.path) in another run_dir with a lower "

@@ -76,5 +76,5 @@ def test_the_model_is_that_of_the_sidecar(segment, monkeypatch):
 
 def test_a_configuration_that_names_another_program_is_refused(segment, tmp_path):
     (tmp_path / "bad.yaml").write_text("model: {_target_: subprocess.Popen, args: [touch, gone]}\n")
-    with pytest.raises(SystemExit, match=r"names subprocess.Popen, which is no class of sam2"):
+    with pytest.raises(SystemExit, match=r"names subprocess.Popen, which is not a class of sam2"):
         segment.make_model(str(tmp_path / "bad.yaml"), False)

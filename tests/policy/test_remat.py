@@ -1,4 +1,4 @@
-"""What the backward pass computes again changes FLOPs and memory, not gradients."""
+"""What the backward pass recomputes changes FLOPs and memory, not gradients."""
 
 import dataclasses
 

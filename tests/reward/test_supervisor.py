@@ -90,7 +90,7 @@ def test_a_stuck_request_is_named_with_the_stacks_of_both_sides(requests, sabota
     stacks = sorted((tmp_path / "incidents").glob("stacks_*.txt"))
     assert len(stacks) == 2
     text = stacks[0].read_text()
-    assert "score of a 120x120 image, 2 prompts) in work, 1 waiting for an answer" in text
+    assert "score of a 120x120 image, 2 prompts) in progress, 1 waiting for an answer" in text
     trainer, sidecar = text.split("\nSidecar:\n")
     assert "in collect" in trainer
     assert "in when" in sidecar

@@ -41,7 +41,7 @@ def check_sets(
     """Check every split of every set whose folder is in `root`.
 
     Headers are read, pixels are not decoded. `progress` is called with (set and split, samples
-    done, total samples). Raises UserError where `root` has no set.
+    done, total samples). Raises UserError if `root` has no set.
     """
     present = [published for published in SETS.values() if (root / published.folder).is_dir()]
     if not present:

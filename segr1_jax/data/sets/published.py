@@ -18,7 +18,7 @@ class PublishedSet:
 
     Attributes:
         title: name for reports.
-        folder: folder below the root of all sets; the set is present where the folder exists.
+        folder: folder below the root of all sets; the set is present if the folder exists.
         kind: task of the samples, which selects the metrics of an evaluation; `answers` are for a
             cold start and have no masks.
         counts: split -> number of samples as published (None: not known).

@@ -97,7 +97,7 @@ def _truth(ref: Mapping, image: Mapping | None, annotation: Mapping | None, wher
                     str(where),
                     expected=f"{kind}_id {number} of reference {ref['ref_id']}",
                     got="none",
-                    remedy="take REFER's own file",
+                    remedy="use REFER's original file",
                 )
             )
     return CocoSegmentation(
@@ -145,7 +145,7 @@ def _malformed(path: Path, got: str) -> UserError:
         str(path),
         expected="a pickle of REFER's references, with plain data only",
         got=got[:300],
-        remedy="take REFER's own file",
+        remedy="use REFER's original file",
     )
 
 

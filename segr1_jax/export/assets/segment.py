@@ -146,7 +146,7 @@ def make_model(config: str, postprocessing: bool) -> torch.nn.Module:
     # Hydra calls what a file names, so a class of another package could run any program.
     for target in re.findall(r"_target_: *(\S+)", omegaconf.OmegaConf.to_yaml(tree)):
         if not hydra.utils.get_class(target).__module__.startswith("sam2."):
-            raise SystemExit(f"segment.py: {file} names {target}, which is no class of sam2")
+            raise SystemExit(f"segment.py: {file} names {target}, which is not a class of sam2")
     if postprocessing:
         overrides = {
             "dynamic_multimask_via_stability": True,
@@ -184,7 +184,7 @@ def read_answer(text: str, frame: int, *, boxed: bool) -> Answer | None:
     """Return the boxes and points of an answer, or None if it holds no mask.
 
     That is the case without points or, if `boxed`, without a box; with points that lack a label;
-    and with coordinates outside of the frame.
+    and with coordinates outside the frame.
     """
     text = text.split("</think>")[-1]
     boxes = [numbers(each) for each in re.findall(r"<bbox>(.*?)</bbox>", text)]

@@ -35,7 +35,7 @@ def pad_windows(prompt: Prompt, capacity: int) -> Prompt:
             "windows",
             expected=f"at most {capacity}",
             got=str(len(prompt.patches)),
-            remedy="take a larger capacity",
+            remedy="use a larger capacity",
         )
     return dataclasses.replace(
         prompt,

@@ -4,7 +4,7 @@ The prefix of a prompt (image and text) is computed once. Its G completions atte
 values of the prefix, and each to its own.
 
 Positions and masks are separate. A position sets the rotary angle: text counts up on all three
-axes, and the tokens of an image have the row and the column of its grid (prompt/positions.py). A
+axes, and the tokens of an image take the row and the column of its grid (prompt/positions.py). A
 mask works on slots of the arrays: it hides padding and later tokens. Keys are rotated before they
 are cached, so attention needs no positions.
 
@@ -60,7 +60,7 @@ def suffix_rotary(
 
 
 class TextAttention(nnx.Module):
-    """Maps of grouped-query attention: q, k and v have a bias, the output map has none."""
+    """Projections of grouped-query attention: q, k and v have a bias; the output has none."""
 
     def __init__(self, rngs: nnx.Rngs, arch: TextArch, lora: LoraConfig | None):
         self.arch = arch

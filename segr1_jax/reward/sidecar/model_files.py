@@ -1,4 +1,4 @@
-"""SAM2 models from a configuration YAML and a file of weights."""
+"""SAM2 models from a YAML configuration and a weights file."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def build_model(
     """Build a SAM2Base and load its weights.
 
     Args:
-        config: a YAML path, or a name inside the sam2 package.
+        config: the path of a YAML file, or the name of a configuration in the sam2 package.
         checkpoint: the weights; None leaves them random.
         postprocessing: apply the overrides that `build_sam2` adds to the YAML.
 

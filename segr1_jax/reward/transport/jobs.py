@@ -17,7 +17,7 @@ DEATHS_TO_QUARANTINE = 6
 
 @dataclass
 class Job:
-    """A request in flight. Both calls are made with the supervisor's lock held.
+    """A request in flight. `done` and `rewrite` are called with the supervisor's lock held.
 
     `done` gets the reply, or None if the request is quarantined. `rewrite` writes the blocks of the
     request again.
@@ -31,13 +31,13 @@ class Job:
     damages: int = 0
 
     def count_death(self, *, at_fault: bool) -> bool:
-        """Count a sidecar that ended with this request in work; True if it must be quarantined."""
+        """Count a sidecar that ended during this request; return whether to quarantine it."""
         self.deaths += 1
         self.faults += at_fault
         return self.faults >= FAULTS_TO_QUARANTINE or self.deaths >= DEATHS_TO_QUARANTINE
 
     def count_damage(self) -> bool:
-        """Count a damaged block of this request; True if it must be quarantined."""
+        """Count a damaged block of this request; return whether to quarantine it."""
         self.damages += 1
         return self.damages >= DAMAGES_TO_QUARANTINE
 
@@ -45,7 +45,7 @@ class Job:
 class Failure(NamedTuple):
     """Reason to replace a sidecar.
 
-    `request_at_fault` is None if the sidecar has ended by itself: its exit status then decides.
+    `request_at_fault` is None if the sidecar exited on its own: its exit status then decides.
     """
 
     reason: str

@@ -56,7 +56,7 @@ class Ending(NamedTuple):
 
     @property
     def own_fault(self) -> bool:
-        """False if a signal from outside ended it; the request in work is then not at fault."""
+        """False if a signal from outside ended it; the request in progress is then not at fault."""
         return self.status not in FROM_OUTSIDE or (
             self.status == -signal.SIGKILL and self.out_of_memory
         )

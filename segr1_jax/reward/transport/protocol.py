@@ -16,9 +16,9 @@ The module needs the standard library only, so each side may run in its own inte
        two      H W 3 uint8  TH TW uint8   prompts_block   H W bits
        uint64
 
-The header has the sequence number of the request in work and the number of heartbeats, which the
-sidecar increments while it runs (heartbeat_timeout_s). Blocks start at multiples of 64 bytes, in
-any order; the trainer places them (shared_memory.py).
+The header has the sequence number of the request in progress and the number of heartbeats, which
+the sidecar increments while it runs (heartbeat_timeout_s). Blocks start at multiples of 64 bytes,
+in any order; the trainer places them (shared_memory.py).
 
 The trainer enforces the three deadlines (deadlines.py, process.py): it kills a sidecar that misses
 one and sends its requests to the next sidecar.
@@ -46,7 +46,7 @@ from typing import NamedTuple
 
 PROTOCOL_VERSION = 5
 MAGIC = 0x5E612
-# Two uint64: the sequence number of the request in work (0 when idle) and the heartbeats. The
+# Two uint64: the sequence number of the request in progress (0 when idle) and the heartbeats. The
 # remainder of the first cache line is unused.
 HEADER_BYTES = 64
 # Address space only: a memfd allocates memory for the pages that have been written.
@@ -155,12 +155,12 @@ def open_region(fd: int) -> mmap.mmap:
 
 
 def set_working(region: mmap.mmap, seq: int) -> None:
-    """Store the request in work, so that the trainer knows it if the sidecar dies (sidecar)."""
+    """Store the request in progress, so that the trainer knows it if the sidecar dies (sidecar)."""
     _WORD.pack_into(region, _WORKING_AT, seq)
 
 
 def get_working(region: mmap.mmap) -> int:
-    """Return the sequence number of the request in work, or 0 (trainer)."""
+    """Return the sequence number of the request in progress, or 0 (trainer)."""
     return _WORD.unpack_from(region, _WORKING_AT)[0]
 
 

@@ -137,7 +137,7 @@ class Supervisor:
         with self.changed:
             self._sidecar, self._was_up = sidecar, True
             self._deadlines.restart()
-            # A request that was in work when a sidecar died is sent last, so that another death
+            # A request that was in progress when a sidecar died is sent last, so that another death
             # does not delay the other requests.
             self._unsent = deque(sorted(self._jobs, key=lambda seq: (self._jobs[seq].deaths, seq)))
             self._flush()
@@ -235,13 +235,13 @@ class Supervisor:
     def _report_missed(self, missed: str) -> Failure:
         """Report a missed deadline with the stacks of both processes.
 
-        The request in work is not at fault if the sidecar was stopped from outside.
+        The request in progress is not at fault if the sidecar was stopped from outside.
         """
         job = self._jobs.get(protocol.get_working(self._region))
         work = describe(job.request) if job else "nothing"
         stopped, stacks = self._sidecar.is_stopped, self._sidecar.stacks()
         self._incidents.missed_deadline(
-            f"reward sidecar {self._sidecar.pid} {missed}, with {work} in work, "
+            f"reward sidecar {self._sidecar.pid} {missed}, with {work} in progress, "
             f"{len(self._jobs)} waiting for an answer",
             stacks,
         )

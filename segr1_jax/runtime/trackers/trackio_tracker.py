@@ -1,7 +1,7 @@
 """trackio as a tracker.
 
-Rows are in trackio's local store, or in a Space (TRACKIO_SPACE_ID). It sends them in a thread of
-its own and keeps locally what a Space does not take.
+Rows are stored locally by trackio, or in a Space (TRACKIO_SPACE_ID). trackio sends them from its
+own thread and keeps locally what a Space does not accept.
 """
 
 from segr1_jax.common.optional_packages import optional_package
@@ -9,10 +9,10 @@ from segr1_jax.runtime.trackers.tracker import Row, RunIdentity
 
 
 class TrackioTracker:
-    """A run of trackio, which continues at a resume.
+    """A trackio run, which is continued when training resumes.
 
-    trackio finds a run by its name, so the name holds the id: run directories of the same name
-    are different runs.
+    trackio finds a run by its name, so the name contains the id: run directories with the same
+    name are different runs.
     """
 
     def __init__(self, identity: RunIdentity):
